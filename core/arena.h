@@ -1,0 +1,53 @@
+#pragma once
+#include <cstddef>
+#include <initializer_list>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/device.h"
+#include "core/tensor.h"
+
+namespace upcycle {
+
+// One block of device memory, laid out by bumping a cursor. The same layout function runs twice: over a planning
+// arena, which has no memory and only counts (its views have null data), and over the allocated one. So what
+// `upcycle plan` prints and what training allocates can not differ.
+//
+//   Arena arena("activations");
+//   layout(arena);                 // counts
+//   arena.allocate(device);        // exactly high_water() bytes
+//   auto views = layout(arena);    // the same takes, now with addresses
+class Arena {
+ public:
+  explicit Arena(std::string name) : name_(std::move(name)) {}
+  ~Arena();
+  Arena(Arena&& other) noexcept;
+  Arena& operator=(Arena&& other) noexcept;
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+
+  // Uninitialised after reuse (zero on first use), aligned to 64 bytes. Throws Error past the allocated size.
+  Tensor take(DType dtype, std::initializer_list<std::int64_t> shape);
+
+  // Takes after `mark` are given back by `release_to`: buffers whose lifetimes do not overlap share memory.
+  std::size_t mark() const { return used_; }
+  void release_to(std::size_t mark);
+
+  void allocate(Device& device);  // high_water() bytes; the cursor returns to the start
+  void free();
+
+  const std::string& name() const { return name_; }
+  bool allocated() const { return device_ != nullptr; }
+  void* data() const { return data_; }
+  std::size_t capacity() const { return capacity_; }    // bytes, 0 while planning
+  std::size_t high_water() const { return high_water_; }  // bytes, the most ever in use
+
+ private:
+  std::string name_;
+  Device* device_ = nullptr;
+  char* data_ = nullptr;
+  std::size_t capacity_ = 0, used_ = 0, high_water_ = 0;
+};
+
+}  // namespace upcycle

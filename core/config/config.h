@@ -1,0 +1,129 @@
+#pragma once
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/dtype.h"
+
+// The one configuration of a run. Field names are the JSON keys; fields.cpp is the table of all of them with defaults
+// and one line of help each, from which parsing, `upcycle help config`, the saved resolved config and the unknown-key
+// suggestions are all made.
+namespace upcycle {
+
+struct RopeScaling {          // Llama-3's (rope_type "llama3"); factor 1 is plain RoPE
+  std::string rope_type;      // "" = none
+  double factor = 1, low_freq_factor = 1, high_freq_factor = 4;
+  std::int64_t original_max_position_embeddings = 8192;
+  bool operator==(const RopeScaling&) const = default;
+};
+
+struct ModelConfig {
+  std::int64_t hidden_size = 0, intermediate_size = 0, num_hidden_layers = 0, num_attention_heads = 0;
+  std::int64_t num_key_value_heads = 0;  // 0: num_attention_heads
+  std::int64_t head_dim = 0;             // 0: hidden_size / num_attention_heads
+  std::int64_t vocab_size = 0, max_position_embeddings = 2048;
+  double rope_theta = 10000, rms_norm_eps = 1e-5, initializer_range = 0.02;
+  RopeScaling rope_scaling;
+  bool tie_word_embeddings = false;
+  std::int64_t bos_token_id = -1, eos_token_id = -1;  // -1: none
+  // Experts; num_local_experts 0 is dense.
+  std::int64_t num_local_experts = 0, num_experts_per_tok = 2;
+  std::int64_t moe_intermediate_size = 0;  // 0: intermediate_size
+  double router_aux_loss_coef = 0.01, router_z_loss_coef = 0;
+  std::string router_softmax = "topk_then_softmax";  // or "softmax_then_topk"
+  std::int64_t moe_every_n_layers = 1;               // layer i is MoE when (i + 1) % n == 0
+  bool shared_expert = false;                        // of intermediate_size, beside the routed ones
+
+  bool is_moe() const { return num_local_experts > 0; }
+  bool is_moe_layer(std::int64_t layer) const { return is_moe() && (layer + 1) % moe_every_n_layers == 0; }
+  std::int64_t kv_heads() const { return num_key_value_heads > 0 ? num_key_value_heads : num_attention_heads; }
+  std::int64_t head_size() const { return head_dim > 0 ? head_dim : hidden_size / num_attention_heads; }
+  std::int64_t expert_size() const { return moe_intermediate_size > 0 ? moe_intermediate_size : intermediate_size; }
+  bool operator==(const ModelConfig&) const = default;
+};
+
+struct InitConfig {
+  std::string load, upcycle;  // directories; both empty: random
+};
+
+struct UpcycleConfig {
+  std::string mode = "copy";   // copy | virtual_group
+  std::string scale = "none";  // none | down | cube_root
+  double drop_ratio = 0, noise_std = 0, router_std = 0.02;
+  std::int64_t at_step = -1;   // live conversion after this many steps; -1: none
+};
+
+struct WeightedPath {
+  std::string path;
+  double weight = 1;
+};
+struct DataConfig {
+  std::vector<WeightedPath> train;           // a PREFIX alone is one path of weight 1
+  std::map<std::string, std::string> valid;  // name -> PREFIX; a PREFIX alone is named "valid"
+  std::string tokenizer;
+  std::int64_t seed = 1;
+};
+
+struct TrainConfig {
+  std::int64_t steps = 0, tokens = 0;  // exactly one is given
+  std::int64_t seq_length = 256, micro_batch_size = 1, global_batch_size = 8;  // sequences
+  std::string optimizer = "adamw";                                             // adamw | sgd
+  double lr = 3e-4, min_lr = 3e-5;
+  std::string schedule = "cosine";  // constant | cosine | wsd
+  std::int64_t warmup_steps = 0;
+  double decay_fraction = 0.2;      // wsd: the last part of the steps falls to min_lr
+  double weight_decay = 0.1, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, clip_grad = 1.0;
+  std::string recompute = "none";        // none | full
+  std::vector<std::string> freeze;       // patterns of canonical parameter names, * and ? as in a shell
+  std::int64_t eval_every = 0, eval_steps = 0, log_every = 1;
+  std::int64_t check_replicas_every = 100;
+};
+
+struct ParallelConfig {
+  std::int64_t tp = 1, ep = 1, etp = 1, dispatch_chunks = 1;
+  double imbalance_factor = 2.0;
+};
+
+struct CheckpointConfig {
+  std::string dir;
+  std::int64_t every = 0, keep = 0;  // keep 0: all
+  bool background = true, resume = true;
+};
+
+struct Config {
+  std::int64_t seed = 1;
+  std::string dtype = "bf16", device = "cpu";
+  ModelConfig model;
+  InitConfig init;
+  UpcycleConfig upcycle;
+  DataConfig data;
+  TrainConfig train;
+  ParallelConfig parallel;
+  CheckpointConfig checkpoint;
+  std::vector<std::string> given;  // dotted keys that the user set (file or override), e.g. "model.num_local_experts"
+
+  bool was_given(std::string_view key) const;
+  bool section_given(std::string_view section) const;  // any key below "section."
+  DType storage() const { return dtype == "bf16" ? DType::BF16 : DType::F32; }
+};
+
+// Reads `file` ("" = none: defaults), at most 1 MiB, then applies overrides "--a.b=value" or "a.b=value", in order.
+// Values of overrides are JSON where they parse as the field's type, else text. Throws InputError naming file, field,
+// found and expected; an unknown key names the nearest known one.
+Config parse_config(const std::string& file, const std::vector<std::string>& overrides);
+Config parse_config_text(const std::string& text, const std::string& source_name,
+                         const std::vector<std::string>& overrides);
+
+std::string to_json(const Config& config);       // the resolved config, every key, indented
+std::string to_json(const ModelConfig& model);   // the model section alone (manifest, inspect)
+ModelConfig model_from_json(const std::string& text, const std::string& source_name);
+std::string config_help();                       // one line a key: name, type, default, meaning
+
+// Sizes that must fit together (H % N, N % K, k <= E, expert sizes > 0 ...); `where` names the file for the message.
+void check_model(const ModelConfig& model, const std::string& where);
+// What `train` needs beyond a model: steps or tokens, batch divisible, known names of modes.
+void check_train(const Config& config);
+
+}  // namespace upcycle

@@ -1,0 +1,43 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+namespace upcycle {
+
+enum class DeviceKind : std::uint8_t { Cpu, Cuda };
+
+// A point in a stream's work. On the CPU work is done when it is issued, so an event is always reached.
+struct Event {
+  std::shared_ptr<void> native;  // null: reached
+};
+
+// An ordered queue of device work. CPU streams are synchronous: an op has finished when its call returns.
+class Stream {
+ public:
+  virtual ~Stream() = default;
+  virtual DeviceKind kind() const = 0;
+  virtual Event record() = 0;
+  virtual void wait(const Event& event) = 0;  // later work of this stream starts after `event`
+  virtual void synchronize() = 0;             // blocks the host; never called inside a step
+  virtual void* native() = 0;                 // cudaStream_t, or null
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual DeviceKind kind() const = 0;
+  virtual std::unique_ptr<Stream> make_stream() = 0;
+  virtual void* allocate(std::size_t bytes) = 0;  // zeroed, aligned to 64 bytes at least; throws Error when out of memory
+  virtual void release(void* data, std::size_t bytes) = 0;
+  virtual void copy_to_host(Stream& stream, void* host, const void* device, std::size_t bytes) = 0;
+  virtual void copy_from_host(Stream& stream, void* device, const void* host, std::size_t bytes) = 0;
+};
+
+std::unique_ptr<Device> make_cpu_device();
+
+// Allocations made through any Device of this process so far: the test that a step makes none reads it.
+std::uint64_t device_allocation_count();
+void count_device_allocation();
+
+}  // namespace upcycle

@@ -1,0 +1,59 @@
+#pragma once
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <string_view>
+
+namespace upcycle::rng {
+
+// Counter-based randomness: every draw is a pure function of (seed, key, element), so each layout of ranks and
+// threads starts from the same bits. Philox4x32-10, Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011).
+inline std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key) {
+  for (int round = 0; round < 10; ++round) {
+    const std::uint64_t a = 0xD2511F53ull * counter[0], b = 0xCD9E8D57ull * counter[2];
+    counter = {static_cast<std::uint32_t>(b >> 32) ^ counter[1] ^ key[0], static_cast<std::uint32_t>(b),
+               static_cast<std::uint32_t>(a >> 32) ^ counter[3] ^ key[1], static_cast<std::uint32_t>(a)};
+    key[0] += 0x9E3779B9u;
+    key[1] += 0xBB67AE85u;
+  }
+  return counter;
+}
+
+// Names a stream of draws, e.g. a canonical tensor name (FNV-1a, 64 bits).
+constexpr std::uint64_t key_of(std::string_view name) {
+  std::uint64_t h = 0xcbf29ce484222325ull;
+  for (const char c : name) h = (h ^ static_cast<unsigned char>(c)) * 0x100000001b3ull;
+  return h;
+}
+
+// 128 random bits for `element` of stream `key`.
+inline std::array<std::uint32_t, 4> bits(std::uint64_t seed, std::uint64_t key, std::uint64_t element) {
+  return philox({static_cast<std::uint32_t>(element), static_cast<std::uint32_t>(element >> 32),
+                 static_cast<std::uint32_t>(key), static_cast<std::uint32_t>(key >> 32)},
+                {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
+}
+
+// Uniform on (0, 1): 53 bits, never 0.
+inline double uniform(std::uint64_t seed, std::uint64_t key, std::uint64_t element) {
+  const auto b = bits(seed, key, element);
+  const std::uint64_t u = (static_cast<std::uint64_t>(b[0]) << 32 | b[1]) >> 11;
+  return (static_cast<double>(u) + 0.5) * 0x1p-53;
+}
+
+// Standard normal by Box-Muller; one draw an element, so that slices need no neighbour.
+inline double normal(std::uint64_t seed, std::uint64_t key, std::uint64_t element) {
+  const auto b = bits(seed, key, element);
+  const std::uint64_t u = (static_cast<std::uint64_t>(b[0]) << 32 | b[1]) >> 11;
+  const std::uint64_t v = (static_cast<std::uint64_t>(b[2]) << 32 | b[3]) >> 11;
+  const double radius = std::sqrt(-2.0 * std::log((static_cast<double>(u) + 0.5) * 0x1p-53));
+  return radius * std::cos(6.283185307179586 * (static_cast<double>(v) + 0.5) * 0x1p-53);
+}
+
+// Uniform integer in [0, n), n > 0 (multiply-shift; bias below n / 2^64).
+inline std::uint64_t below(std::uint64_t n, std::uint64_t seed, std::uint64_t key, std::uint64_t element) {
+  const auto b = bits(seed, key, element);
+  const std::uint64_t u = static_cast<std::uint64_t>(b[0]) << 32 | b[1];
+  return static_cast<std::uint64_t>((static_cast<unsigned __int128>(u) * n) >> 64);
+}
+
+}  // namespace upcycle::rng
