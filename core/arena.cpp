@@ -35,6 +35,11 @@ void Arena::release_to(std::size_t mark) {
   used_ = mark;
 }
 
+void Arena::advance_to(std::size_t mark) {
+  UPCYCLE_CHECK(mark <= high_water_, "arena {}: advance to {} past {}", name_, mark, high_water_);
+  used_ = std::max(used_, mark);
+}
+
 void Arena::allocate(Device& device) {
   UPCYCLE_CHECK(!allocated(), "arena {} is already allocated", name_);
   capacity_ = high_water_;

@@ -33,6 +33,8 @@ class Arena {
   // Takes after `mark` are given back by `release_to`: buffers whose lifetimes do not overlap share memory.
   std::size_t mark() const { return used_; }
   void release_to(std::size_t mark);
+  // Moves the cursor on to `mark` where it stands before it: later takes lie past everything that shares memory.
+  void advance_to(std::size_t mark);
 
   void allocate(Device& device);  // high_water() bytes; the cursor returns to the start
   void free();

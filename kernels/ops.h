@@ -154,10 +154,11 @@ class Ops {
   virtual void router_backward(Stream&, const Tensor& dlogits, const Tensor& dweights, const Tensor& probs,
                                const Tensor& experts, const Tensor& weights, const Tensor& lse,
                                const Tensor& expert_scale, float z_scale, RouterSoftmax order) = 0;
-  // Stable sort of the T*k assignments by expert: counts i32 (E), order i32 (T*k): order[i] = the assignment (t*k + j)
-  // at sorted place i, slot i32 (T, k): its inverse.
-  virtual void sort_by_expert(Stream&, Workspace, const Tensor& counts, const Tensor& order, const Tensor& slot,
-                              const Tensor& experts, std::int64_t E) = 0;
+  // Stable sort of the T*k assignments by expert, into a buffer whose segments begin at multiples of `align` rows:
+  // counts i32 (E); source i32 (R): the token of each row, -1 where a row is padding or past the end; slot i32 (T, k):
+  // the row of each assignment. R >= sum over e of round_up(counts[e], align).
+  virtual void sort_by_expert(Stream&, Workspace, const Tensor& counts, const Tensor& source, const Tensor& slot,
+                              const Tensor& experts, std::int64_t align) = 0;
   // out (R, H): row r = x (., H)[source[r]], zeros where source[r] < 0. source: i32 (R).
   virtual void gather_rows(Stream&, const Tensor& out, const Tensor& x, const Tensor& source) = 0;
   // out (T, H) = (or +=) sum over j of weights[t, j] * rows (R, H)[slot[t, j]], j rising; slot i32 (T, k), -1 adds

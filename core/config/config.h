@@ -12,8 +12,8 @@
 // suggestions are all made.
 namespace upcycle {
 
-struct RopeScaling {          // Llama-3's (rope_type "llama3"); factor 1 is plain RoPE
-  std::string rope_type;      // "" = none
+struct RopeScaling {      // Llama-3's (rope_type "llama3"); factor 1 is plain RoPE
+  std::string rope_type;  // "" = none
   double factor = 1, low_freq_factor = 1, high_freq_factor = 4;
   std::int64_t original_max_position_embeddings = 8192;
   bool operator==(const RopeScaling&) const = default;
@@ -46,50 +46,57 @@ struct ModelConfig {
 
 struct InitConfig {
   std::string load, upcycle;  // directories; both empty: random
+  bool operator==(const InitConfig&) const = default;
 };
 
 struct UpcycleConfig {
   std::string mode = "copy";   // copy | virtual_group
   std::string scale = "none";  // none | down | cube_root
   double drop_ratio = 0, noise_std = 0, router_std = 0.02;
-  std::int64_t at_step = -1;   // live conversion after this many steps; -1: none
+  std::int64_t at_step = -1;  // live conversion after this many steps; -1: none
+  bool operator==(const UpcycleConfig&) const = default;
 };
 
 struct WeightedPath {
   std::string path;
   double weight = 1;
+  bool operator==(const WeightedPath&) const = default;
 };
 struct DataConfig {
   std::vector<WeightedPath> train;           // a PREFIX alone is one path of weight 1
   std::map<std::string, std::string> valid;  // name -> PREFIX; a PREFIX alone is named "valid"
   std::string tokenizer;
   std::int64_t seed = 1;
+  bool operator==(const DataConfig&) const = default;
 };
 
 struct TrainConfig {
-  std::int64_t steps = 0, tokens = 0;  // exactly one is given
+  std::int64_t steps = 0, tokens = 0;                                          // exactly one is given
   std::int64_t seq_length = 256, micro_batch_size = 1, global_batch_size = 8;  // sequences
   std::string optimizer = "adamw";                                             // adamw | sgd
   double lr = 3e-4, min_lr = 3e-5;
   std::string schedule = "cosine";  // constant | cosine | wsd
   std::int64_t warmup_steps = 0;
-  double decay_fraction = 0.2;      // wsd: the last part of the steps falls to min_lr
+  double decay_fraction = 0.2;  // wsd: the last part of the steps falls to min_lr
   double weight_decay = 0.1, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, clip_grad = 1.0;
-  std::string recompute = "none";        // none | full
-  std::vector<std::string> freeze;       // patterns of canonical parameter names, * and ? as in a shell
+  std::string recompute = "none";   // none | full
+  std::vector<std::string> freeze;  // patterns of canonical parameter names, * and ? as in a shell
   std::int64_t eval_every = 0, eval_steps = 0, log_every = 1;
   std::int64_t check_replicas_every = 100;
+  bool operator==(const TrainConfig&) const = default;
 };
 
 struct ParallelConfig {
   std::int64_t tp = 1, ep = 1, etp = 1, dispatch_chunks = 1;
   double imbalance_factor = 2.0;
+  bool operator==(const ParallelConfig&) const = default;
 };
 
 struct CheckpointConfig {
   std::string dir;
   std::int64_t every = 0, keep = 0;  // keep 0: all
   bool background = true, resume = true;
+  bool operator==(const CheckpointConfig&) const = default;
 };
 
 struct Config {
@@ -103,7 +110,11 @@ struct Config {
   ParallelConfig parallel;
   CheckpointConfig checkpoint;
   std::vector<std::string> given;  // dotted keys that the user set (file or override), e.g. "model.num_local_experts"
+  std::vector<std::string> overridden;  // those of them whose last word was the command line's
+  std::string file;                     // where the others come from; "" = no file
 
+  // For messages: the file that `key` comes from, "command line", or "default".
+  std::string where(std::string_view key) const;
   bool was_given(std::string_view key) const;
   bool section_given(std::string_view section) const;  // any key below "section."
   DType storage() const { return dtype == "bf16" ? DType::BF16 : DType::F32; }
@@ -111,19 +122,29 @@ struct Config {
 
 // Reads `file` ("" = none: defaults), at most 1 MiB, then applies overrides "--a.b=value" or "a.b=value", in order.
 // Values of overrides are JSON where they parse as the field's type, else text. Throws InputError naming file, field,
-// found and expected; an unknown key names the nearest known one.
+// found and expected (type, range, known names); an unknown key names the nearest known one.
 Config parse_config(const std::string& file, const std::vector<std::string>& overrides);
 Config parse_config_text(const std::string& text, const std::string& source_name,
                          const std::vector<std::string>& overrides);
 
-std::string to_json(const Config& config);       // the resolved config, every key, indented
-std::string to_json(const ModelConfig& model);   // the model section alone (manifest, inspect)
+std::string to_json(const Config& config);      // the resolved config, every key, indented
+std::string to_json(const ModelConfig& model);  // the model section alone (manifest, inspect)
+// Reads what to_json(ModelConfig) writes; absent keys keep their defaults. Not yet checked: call check_model.
 ModelConfig model_from_json(const std::string& text, const std::string& source_name);
-std::string config_help();                       // one line a key: name, type, default, meaning
+std::string config_help();  // one line a key: name, type, default, allowed values, meaning
 
+// True for "a.b=value" and "--a.b=value" (of any key, known or not): what a command passes on to parse_config.
+bool is_override(std::string_view argument);
+
+// Each of these throws InputError naming where the value comes from, field, found, expected and what to do.
+//
 // Sizes that must fit together (H % N, N % K, k <= E, expert sizes > 0 ...); `where` names the file for the message.
+// k = 1 under topk_then_softmax passes, though its one weight is always 1 and the LM gives the router no gradient.
 void check_model(const ModelConfig& model, const std::string& where);
-// What `train` needs beyond a model: steps or tokens, batch divisible, known names of modes.
+// What a training step needs beyond a model: steps or tokens, batch divisible, known names of modes. Before the model
+// is known (hidden_size 0, to be inherited from `init`) seq_length is not compared with its positions: call it again.
 void check_train(const Config& config);
+// What `train` reads: token sets named and weighted, a validation set where eval_every asks for one.
+void check_data(const Config& config);
 
 }  // namespace upcycle

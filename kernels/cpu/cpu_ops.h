@@ -52,8 +52,8 @@ class CpuOps final : public Ops {
   void router_backward(Stream&, const Tensor& dlogits, const Tensor& dweights, const Tensor& probs,
                        const Tensor& experts, const Tensor& weights, const Tensor& lse, const Tensor& expert_scale,
                        float z_scale, RouterSoftmax order) override;
-  void sort_by_expert(Stream&, Workspace, const Tensor& counts, const Tensor& order, const Tensor& slot,
-                      const Tensor& experts, std::int64_t E) override;
+  void sort_by_expert(Stream&, Workspace, const Tensor& counts, const Tensor& source, const Tensor& slot,
+                      const Tensor& experts, std::int64_t align) override;
   void gather_rows(Stream&, const Tensor& out, const Tensor& x, const Tensor& source) override;
   void combine_rows(Stream&, const Tensor& out, const Tensor& rows, const Tensor& slot, const Tensor& weights,
                     Store) override;
@@ -68,6 +68,8 @@ class CpuOps final : public Ops {
              const Tensor& scale, const AdamwStep& step) override;
   void sgd(Stream&, const Tensor& param, const Tensor& master, const Tensor& grad, const Tensor& scale, float lr,
            float weight_decay) override;
+
+  std::size_t matmul_primitives() const;  // made so far; a training step after prepare adds none
 
  private:
   struct MatmulCache;  // oneDNN primitives by shape

@@ -15,6 +15,9 @@ namespace upcycle {
 //
 // Reductions do not depend on the MPI library: bytes move by all-to-all, sums run here in rank order, in fp32
 // (fp64 tensors in fp64). Counts past 2^31 elements are cut.
+//
+// Tensors are contiguous. Buffers overlap only where a call says so. Throws Error: for a wrong argument, before
+// anything is sent; for a failed MPI call; and where a rank receives more than its counts say.
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -24,21 +27,24 @@ class Communicator {
 
   // data (n), fp32, f64 or bf16 (summed in fp32, rounded once), replaced by the sum over ranks, bitwise equal on all.
   virtual Event all_reduce(const Tensor& data) = 0;
-  // out (n / size) = this rank's part of the sum of in (n) over ranks; n divisible by size. out may alias its part of in.
+  // out (n / size) = this rank's part of the sum of in (n) over ranks; n divisible by size. out may alias its
+  // part of in.
   virtual Event reduce_scatter(const Tensor& out, const Tensor& in) = 0;
   // out (n * size) = every rank's in (n), in rank order. in may alias its place in out.
   virtual Event all_gather(const Tensor& out, const Tensor& in) = 0;
   // Rows (the leading dimension): send_counts[r] rows of `in` go to rank r, in order; recv_counts[r] rows come from it.
-  // Counts are on the host. Any may be zero.
+  // Counts are on the host. Any may be zero. Both tensors may have more rows than their counts add up to (they are
+  // not touched); rows have equal columns and type on both sides. At most 2^31 - 1 rows a rank and direction.
+  // In a group of one `out` may be `in`.
   virtual Event all_to_all_v(const Tensor& out, std::span<const std::int64_t> recv_counts, const Tensor& in,
                              std::span<const std::int64_t> send_counts) = 0;
-  // Every rank's `send` values to every rank, on the host: out[r] = what rank r had in send[my rank].
+  // Host values, m for each rank: out (size, m), send (size, m); out[r] = what rank r had in send[my rank].
   virtual void exchange_counts(std::span<std::int64_t> out, std::span<const std::int64_t> send) = 0;
   virtual Event broadcast(const Tensor& data, int root) = 0;
   virtual void barrier() = 0;
 
-  // Host-side agreement, for errors, status and checkpoints (never inside a step's data path).
-  virtual double max_of(double value) = 0;
+  // Host-side agreement, for errors, status and checkpoints (never inside a step's data path; these may allocate).
+  virtual double max_of(double value) = 0;  // NaN if any rank's value is NaN
   virtual double sum_of(double value) = 0;  // fp64, rank order
   virtual std::string broadcast_text(const std::string& text, int root) = 0;
   virtual std::string gather_text(const std::string& text) = 0;  // all texts joined in rank order, on every rank

@@ -1,4 +1,5 @@
 #pragma once
+#include <cstddef>
 #include <memory>
 #include <string>
 
@@ -22,6 +23,9 @@ struct Coordinates {
 };
 Coordinates coordinates_of(const Layout& layout, int rank);
 
+// Bytes of host scratch that the six CPU communicators of one rank hold for reductions (resident once used).
+std::size_t collective_scratch_bytes(const Layout& layout);
+
 // All communicators of one rank, created eagerly.
 struct Mesh {
   Layout layout;
@@ -30,8 +34,14 @@ struct Mesh {
   std::shared_ptr<Communicator> world, tp, dp, ep, etp, edp;
 };
 
-// Starts and ends MPI (MPI_THREAD_FUNNELED). Without mpirun or srun it is one rank. Refuses an MPI size of 1 where
-// SLURM_NTASKS says more: srun without PMIx would run singletons.
+// Starts and ends MPI (MPI_THREAD_FUNNELED). Without mpirun or srun it is one rank. Throws InputError at an MPI size of
+// 1 where SLURM_NTASKS says more: srun without PMIx would run singletons. Names this rank in later errors
+// and warnings, and makes abort_job end the whole job.
+//
+// Ending: MPI_Finalize waits for all ranks, so the destructor calls it only where no exception passes through it. With
+// one in flight it leaves MPI as it is and does not wait; the launcher ends the other ranks when this process exits
+// without finalizing. A program that wants its exit code kept catches inside the session's life: what all ranks agreed
+// on (AgreedError, agree.h) returns from main with 2 on every rank, anything else calls abort_all.
 class MpiSession {
  public:
   MpiSession(int* argc, char*** argv);
@@ -43,9 +53,17 @@ class MpiSession {
 
  private:
   int rank_ = 0, size_ = 1;
+  int exceptions_at_start_ = 0;
   std::string host_;
 };
 
+// Ends all ranks of the job with this exit code (MPI_Abort), or this process where MPI does not run. Standard output is
+// flushed first; no destructor runs.
+[[noreturn]] void abort_all(int code);
+
+// All communicators, made in one order on all ranks (a collective call). The layout's world must be the session's size.
+// `stream` is a CPU stream. A group of one needs no MPI and gets the single-rank communicator. The mesh ends before the
+// session does.
 Mesh make_mesh(const MpiSession& session, const Layout& layout, Stream& stream);
 
 // One rank without MPI: for tests, tools and `plan`.

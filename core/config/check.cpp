@@ -1,0 +1,156 @@
+#include <cmath>
+
+#include "core/config/fields.h"
+#include "core/error.h"
+
+namespace upcycle {
+namespace {
+
+// Values of fields one by one; `where_of` says where a key comes from.
+template <class WhereOf>
+void check_fields(const Config& config, std::string_view prefix, const WhereOf& where_of) {
+  for (const Field& f : fields())
+    if (f.key.starts_with(prefix)) check_allowed(config, f, where_of(f.key));
+}
+
+// More than any machine holds; below it, sums of parameter counts and bytes can not overflow 64 bits.
+constexpr double parameters_max = 0x1p50;
+
+double parameters_about(const ModelConfig& m) {
+  const double h = static_cast<double>(m.hidden_size), d = static_cast<double>(m.head_size());
+  const double attention = h * d * static_cast<double>(2 * m.num_attention_heads + 2 * m.kv_heads());
+  double mlp = 3 * h * static_cast<double>(m.intermediate_size);
+  if (m.is_moe()) mlp += 3 * h * static_cast<double>(m.num_local_experts) * static_cast<double>(m.expert_size());
+  return 2 * h * static_cast<double>(m.vocab_size) + static_cast<double>(m.num_hidden_layers) * (attention + mlp);
+}
+
+void check_rope_scaling(const RopeScaling& r, const std::string& where) {
+  const std::string section = "model.rope_scaling.";
+  if (r.rope_type.empty()) {
+    if (r.factor != 1)
+      field_error(where, section + "factor", fmt::format("{}", r.factor), "1 where rope_type is empty",
+                  "set model.rope_scaling.rope_type to llama3, or leave the factor out");
+    return;
+  }
+  if (!(r.low_freq_factor < r.high_freq_factor))
+    field_error(where, section + "high_freq_factor", fmt::format("{}", r.high_freq_factor),
+                fmt::format("more than low_freq_factor = {}", r.low_freq_factor), "Llama 3 has 1 and 4");
+}
+
+}  // namespace
+
+void check_model(const ModelConfig& model, const std::string& where) {
+  Config config;
+  config.model = model;
+  check_fields(config, "model.", [&](const std::string&) { return where; });
+
+  const auto require_positive = [&](const char* key, std::int64_t value) {
+    if (value <= 0)
+      field_error(where, key, fmt::format("{}", value), "a positive integer",
+                  "set it, or name a model to inherit it from with init.load or init.upcycle");
+  };
+  require_positive("model.hidden_size", model.hidden_size);
+  require_positive("model.intermediate_size", model.intermediate_size);
+  require_positive("model.num_hidden_layers", model.num_hidden_layers);
+  require_positive("model.num_attention_heads", model.num_attention_heads);
+  require_positive("model.vocab_size", model.vocab_size);
+
+  const std::int64_t H = model.hidden_size, N = model.num_attention_heads, K = model.kv_heads();
+  if (model.head_dim == 0 && H % N != 0)
+    field_error(where, "model.hidden_size", fmt::format("{}", H),
+                fmt::format("a multiple of num_attention_heads = {}", N), "change one of them, or give model.head_dim");
+  if (N % K != 0)
+    field_error(where, "model.num_key_value_heads", fmt::format("{}", K),
+                fmt::format("a divisor of num_attention_heads = {}", N), "change one of them");
+  if (model.head_size() % 2 != 0)
+    field_error(where, "model.head_dim", fmt::format("{}", model.head_size()), "an even number",
+                "RoPE turns pairs: change model.head_dim, or hidden_size / num_attention_heads");
+  for (const auto& [key, id] :
+       {std::pair{"model.bos_token_id", model.bos_token_id}, std::pair{"model.eos_token_id", model.eos_token_id}})
+    if (id >= model.vocab_size)
+      field_error(where, key, fmt::format("{}", id), fmt::format("less than vocab_size = {}", model.vocab_size),
+                  "-1 means none");
+  check_rope_scaling(model.rope_scaling, where);
+
+  if (model.is_moe()) {
+    const std::int64_t E = model.num_local_experts, k = model.num_experts_per_tok;
+    if (k < 1 || k > E)
+      field_error(where, "model.num_experts_per_tok", fmt::format("{}", k),
+                  fmt::format("1 to num_local_experts = {}", E), "change one of them");
+    if (model.moe_every_n_layers > model.num_hidden_layers)
+      field_error(where, "model.moe_every_n_layers", fmt::format("{}", model.moe_every_n_layers),
+                  fmt::format("at most num_hidden_layers = {}", model.num_hidden_layers),
+                  "no layer would have experts: lower it, or leave out model.num_local_experts");
+  }
+  if (parameters_about(model) > parameters_max)
+    field_error(where, "model", fmt::format("sizes that make {:.1e} parameters", parameters_about(model)),
+                fmt::format("at most {:.1e}", parameters_max), "check hidden_size, intermediate_size and the like");
+}
+
+void check_train(const Config& config) {
+  check_fields(config, "", [&](const std::string& key) { return config.where(key); });
+  const TrainConfig& t = config.train;
+  const auto fail = [&](const char* key, const auto& found, const std::string& expected, const std::string& advice) {
+    field_error(config.where(key), key, fmt::format("{}", found), expected, advice);
+  };
+
+  if (config.device == "cuda")
+    fail("device", "cuda", "cpu", "this build has no CUDA backend: use --device=cpu, or a build with the preset cuda");
+
+  if (t.steps > 0 && t.tokens > 0)
+    fail("train.tokens", t.tokens, fmt::format("it absent beside train.steps = {}", t.steps), "give one of the two");
+  if (t.steps == 0 && t.tokens == 0)
+    fail("train.steps", "neither train.steps nor train.tokens", "one of them", "e.g. --train.steps=1000");
+  const std::int64_t step_tokens = t.seq_length * t.global_batch_size;
+  const std::int64_t steps = t.steps > 0 ? t.steps : (t.tokens + step_tokens - 1) / step_tokens;
+  if (config.model.hidden_size > 0 && t.seq_length > config.model.max_position_embeddings)
+    fail("train.seq_length", t.seq_length,
+         fmt::format("at most model.max_position_embeddings = {}", config.model.max_position_embeddings),
+         "shorten the sequences");
+  if (t.global_batch_size % t.micro_batch_size != 0)
+    fail("train.global_batch_size", t.global_batch_size,
+         fmt::format("a multiple of train.micro_batch_size = {}", t.micro_batch_size), "change one of them");
+  if (t.warmup_steps > steps)
+    fail("train.warmup_steps", t.warmup_steps, fmt::format("at most the run's {} steps", steps), "lower it");
+  // A constant learning rate never falls to min_lr.
+  if (t.schedule != "constant" && t.min_lr > t.lr)
+    fail("train.min_lr", t.min_lr, fmt::format("at most train.lr = {}", t.lr), "lower it, e.g. to a tenth of lr");
+
+  if (!config.init.load.empty() && !config.init.upcycle.empty())
+    fail("init.upcycle", "it beside init.load", "one of the two", "load continues a model, upcycle gives it experts");
+  if (config.upcycle.at_step >= 0) {
+    if (!config.init.upcycle.empty())
+      fail("upcycle.at_step", config.upcycle.at_step, "it absent beside init.upcycle",
+           "a model is upcycled once: use init.load for the dense model");
+    if (config.upcycle.at_step >= steps)
+      fail("upcycle.at_step", config.upcycle.at_step, fmt::format("less than the run's {} steps", steps), "lower it");
+  }
+  if (config.parallel.etp != 1 && config.parallel.etp != config.parallel.tp)
+    fail("parallel.etp", config.parallel.etp, fmt::format("1 or parallel.tp = {}", config.parallel.tp),
+         "1 keeps an expert whole on one rank");
+  if (config.checkpoint.every > 0 && config.checkpoint.dir.empty())
+    fail("checkpoint.every", config.checkpoint.every, "checkpoint.dir beside it", "name the run folder");
+}
+
+void check_data(const Config& config) {
+  if (config.data.train.empty())
+    field_error(config.where("data.train"), "data.train", "nothing", "a token set PREFIX",
+                "make one with `upcycle tokenize`");
+  for (const WeightedPath& p : config.data.train) {
+    if (p.path.empty())
+      field_error(config.where("data.train"), "data.train", "an empty path", "a token set PREFIX",
+                  "make one with `upcycle tokenize`");
+    if (!(p.weight > 0) || !std::isfinite(p.weight))
+      field_error(config.where("data.train"), "data.train", fmt::format("weight {} of {}", p.weight, p.path),
+                  "a finite weight > 0", "leave out what is not to be read");
+  }
+  for (const auto& [name, path] : config.data.valid)
+    if (path.empty())
+      field_error(config.where("data.valid"), "data.valid", "an empty path for " + name, "a token set PREFIX",
+                  "make one with `upcycle tokenize`");
+  if (config.train.eval_every > 0 && config.data.valid.empty())
+    field_error(config.where("train.eval_every"), "train.eval_every", fmt::format("{}", config.train.eval_every),
+                "data.valid beside it", "name a held-out token set, or set train.eval_every to 0");
+}
+
+}  // namespace upcycle

@@ -1,0 +1,136 @@
+// What the table says of a field: its type, its allowed values, its value as text.
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "core/config/fields.h"
+#include "core/error.h"
+#include "core/suggest.h"
+
+namespace upcycle {
+namespace {
+
+template <class... F>
+struct Overloaded : F... {
+  using F::operator()...;
+};
+
+Slot slot_of(const Config& config, const Field& field) {
+  return field.slot(const_cast<Config&>(config));  // only read through here
+}
+
+using Json = nlohmann::ordered_json;
+
+Json value_json(const Config& config, const Field& field) {
+  return std::visit(Overloaded{[](const std::vector<WeightedPath>* paths) {
+                                 Json list = Json::array();
+                                 for (const WeightedPath& p : *paths)
+                                   list.push_back(Json{{"path", p.path}, {"weight", p.weight}});
+                                 return list;
+                               },
+                               [](const std::map<std::string, std::string>* sets) {
+                                 Json object = Json::object();
+                                 for (const auto& [name, path] : *sets) object[name] = path;
+                                 return object;
+                               },
+                               [](const auto* value) { return Json(*value); }},
+                    slot_of(config, field));
+}
+
+// {"train": {"lr": ...}} for every field whose key starts with `prefix`, which is left off.
+Json section_json(const Config& config, std::string_view prefix) {
+  Json root = Json::object();
+  for (const Field& f : fields()) {
+    if (!f.key.starts_with(prefix)) continue;
+    std::string path = f.key.substr(prefix.size());
+    std::replace(path.begin(), path.end(), '.', '/');
+    root[Json::json_pointer("/" + path)] = value_json(config, f);
+  }
+  return root;
+}
+
+}  // namespace
+
+std::string type_name(const Field& field) {
+  Config c;
+  return std::visit(
+      Overloaded{
+          [](std::int64_t*) { return "an integer"; }, [](double*) { return "a number"; },
+          [](bool*) { return "true or false"; }, [](std::string*) { return "a text"; },
+          [](std::vector<std::string>*) { return "a list of texts"; },
+          [](std::vector<WeightedPath>*) { return "a PREFIX or a list of {\"path\": PREFIX, \"weight\": number}"; },
+          [](std::map<std::string, std::string>*) { return "a PREFIX or an object {\"name\": PREFIX, ...}"; }},
+      field.slot(c));
+}
+
+std::string allowed_values(const Field& field) {
+  if (!field.names.empty()) {
+    std::string all;
+    for (const std::string& n : field.names)
+      all += fmt::format("{}{}", all.empty() ? "" : " | ", n.empty() ? "\"\"" : n);
+    return all;
+  }
+  const Range& r = field.range;
+  if (!std::isinf(r.max) && r.max < 1000)
+    return fmt::format("in {}{}, {}{}", r.open_min ? '(' : '[', r.min, r.max, r.open_max ? ')' : ']');
+  if (std::isinf(r.min)) return "";
+  return fmt::format("{} {}", r.open_min ? ">" : ">=", r.min);
+}
+
+std::string value_text(const Config& config, const Field& field) { return value_json(config, field).dump(); }
+
+void field_error(const std::string& where, std::string_view key, const std::string& found, const std::string& expected,
+                 const std::string& advice) {
+  input_error("{}: {}: found {}, expected {}; {}", where, key, found, expected,
+              advice.empty() ? "see `upcycle help config`" : advice);
+}
+
+void check_allowed(const Config& config, const Field& field, const std::string& where) {
+  const Slot slot = slot_of(config, field);
+  if (const auto* text = std::get_if<std::string*>(&slot); text != nullptr && !field.names.empty()) {
+    if (std::find(field.names.begin(), field.names.end(), **text) != field.names.end()) return;
+    const std::string near = nearest(**text, field.names);
+    field_error(where, field.key, quote_text(**text), allowed_values(field),
+                near.empty() ? "" : "did you mean " + quote_text(near) + "?");
+  }
+  double value = 0;
+  if (const auto* integer = std::get_if<std::int64_t*>(&slot)) {
+    value = static_cast<double>(**integer);
+  } else if (const auto* number = std::get_if<double*>(&slot)) {
+    value = **number;
+  } else {
+    return;
+  }
+  if (field.range.contains(value)) return;
+  // Only a value past the largest one needs to read of that limit: help leaves it out.
+  const bool too_large = value > field.range.max && field.range.max >= 1000;
+  field_error(where, field.key, value_text(config, field),
+              too_large ? fmt::format("at most {:.0f}", field.range.max) : allowed_values(field));
+}
+
+std::string to_json(const Config& config) { return section_json(config, "").dump(2); }
+
+std::string to_json(const ModelConfig& model) {
+  Config c;
+  c.model = model;
+  return section_json(c, "model.").dump(2);
+}
+
+std::string config_help() {
+  const Config defaults;
+  std::string help = "Every key of the JSON config. On the command line: --KEY=VALUE, e.g. --train.lr=1e-4.\n";
+  std::string section = "-";
+  std::size_t width = 0;
+  for (const Field& f : fields()) width = std::max(width, f.key.size());
+  for (const Field& f : fields()) {
+    const std::string top = f.key.find('.') == std::string::npos ? "" : f.key.substr(0, f.key.find('.'));
+    if (top != section) help += '\n';
+    section = top;
+    const std::string allowed = allowed_values(f);
+    // A field with a list of names is a text, which its names show.
+    const std::string type = f.names.empty() ? type_name(f) + (allowed.empty() ? "" : " " + allowed) : allowed;
+    help += fmt::format("{:<{}}  {}; default {}; {}\n", f.key, width, type, value_text(defaults, f), f.meaning);
+  }
+  return help;
+}
+
+}  // namespace upcycle

@@ -1,0 +1,155 @@
+#include "core/config/fields.h"
+
+namespace upcycle {
+namespace {
+
+constexpr double sizes_end = 1 << 30;  // products of two sizes stay well inside 64 bits
+constexpr double counts_end = 0x1p53;  // every integer up to it is a double, as JSON numbers are
+constexpr Range size{0, sizes_end};
+constexpr Range positive_size{1, sizes_end};
+constexpr Range count{0, counts_end};
+constexpr Range positive_count{1, counts_end};
+constexpr Range share{0, 1};
+constexpr Range share_below_one{0, 1, false, true};
+constexpr Range not_negative{0};
+constexpr Range positive{0, std::numeric_limits<double>::infinity(), true};
+
+// The key is the path of the member, the default its initialiser: neither can differ from the structs.
+#define FIELD(path, ...)                                           \
+  Field {                                                          \
+#path, [](Config & c) -> Slot { return &c.path; }, __VA_ARGS__ \
+  }
+
+std::vector<Field> make_fields() {
+  return {
+      FIELD(seed, "seed of every random draw: initial weights, upcycling noise", {}, count),
+      FIELD(dtype, "type of working weights and activations; master weights and moments are always fp32",
+            {"bf16", "fp32"}),
+      FIELD(device, "what computes", {"cpu", "cuda"}),
+
+      FIELD(model.hidden_size, "H, width of the residual stream", {}, size),
+      FIELD(model.intermediate_size, "F, width of the dense MLP", {}, size),
+      FIELD(model.num_hidden_layers, "L, transformer layers", {}, size),
+      FIELD(model.num_attention_heads, "N, query heads", {}, size),
+      FIELD(model.num_key_value_heads, "K, key/value heads, a divisor of N; 0: N", {}, size),
+      FIELD(model.head_dim, "D, size of one head; 0: H / N", {}, size),
+      FIELD(model.vocab_size, "V, token ids", {}, size),
+      FIELD(model.max_position_embeddings, "longest sequence", {}, positive_size),
+      FIELD(model.rope_theta, "base of the rotary position embedding", {}, positive),
+      FIELD(model.rms_norm_eps, "added to the mean square in RMSNorm", {}, not_negative),
+      FIELD(model.initializer_range, "standard deviation of random initial weights", {}, not_negative),
+      FIELD(model.rope_scaling.rope_type, "stretching of RoPE for longer contexts; empty: none", {"", "llama3"}),
+      FIELD(model.rope_scaling.factor, "how many times longer", {}, Range{1}),
+      FIELD(model.rope_scaling.low_freq_factor, "wavelengths above original / this are stretched whole", {}, positive),
+      FIELD(model.rope_scaling.high_freq_factor, "wavelengths below original / this are kept", {}, positive),
+      FIELD(model.rope_scaling.original_max_position_embeddings, "positions before stretching", {}, positive_size),
+      FIELD(model.tie_word_embeddings, "the output layer is the input embedding"),
+      FIELD(model.bos_token_id, "begin of text; -1: none", {}, Range{-1, sizes_end}),
+      FIELD(model.eos_token_id, "end of document; -1: none", {}, Range{-1, sizes_end}),
+      FIELD(model.num_local_experts, "E, experts of an MoE layer; 0: the model is dense", {}, size),
+      FIELD(model.num_experts_per_tok, "k, experts that a token visits", {}, size),
+      FIELD(model.moe_intermediate_size, "width of one expert; 0: intermediate_size", {}, size),
+      FIELD(model.router_aux_loss_coef, "weight of the load-balancing loss", {}, not_negative),
+      FIELD(model.router_z_loss_coef, "weight of the router z-loss", {}, not_negative),
+      FIELD(model.router_softmax, "order of the two; softmax_then_topk does not renormalise the chosen weights",
+            {"topk_then_softmax", "softmax_then_topk"}),
+      FIELD(model.moe_every_n_layers, "layer i is MoE when (i + 1) mod this is 0", {}, positive_size),
+      FIELD(model.shared_expert, "a dense MLP that every token visits, beside the routed experts"),
+
+      FIELD(init.load, "model to continue from: a checkpoint or a Hugging Face directory"),
+      FIELD(init.upcycle, "dense model to turn into experts; with neither, weights are random"),
+
+      FIELD(upcycle.mode, "experts start as copies of the MLP, or as slices of it (virtual groups)",
+            {"copy", "virtual_group"}),
+      FIELD(upcycle.scale, "factor on the experts' matrices that makes up for their weights",
+            {"none", "down", "cube_root"}),
+      FIELD(upcycle.drop_ratio, "share of hidden units redrawn per expert (Drop-Upcycling)", {}, share),
+      FIELD(upcycle.noise_std, "standard deviation of noise on the copies", {}, not_negative),
+      FIELD(upcycle.router_std, "standard deviation of the initial router", {}, not_negative),
+      FIELD(upcycle.at_step, "turn the running dense model into experts after this many steps; -1: no", {},
+            Range{-1, counts_end}),
+
+      FIELD(data.train, "token set PREFIX, or a blend [{\"path\": PREFIX, \"weight\": w}, ...]"),
+      FIELD(data.valid, "held-out token set PREFIX, or several {\"name\": PREFIX, ...}"),
+      FIELD(data.tokenizer, "sentencepiece model; travels with the checkpoint"),
+      FIELD(data.seed, "seed of the order of training sequences", {}, count),
+
+      FIELD(train.steps, "optimizer steps in all; give this or tokens", {}, count),
+      FIELD(train.tokens, "training tokens in all; give this or steps", {}, count),
+      FIELD(train.seq_length, "S, tokens of a sequence", {}, positive_size),
+      FIELD(train.micro_batch_size, "B, sequences that go through the model at once on a rank", {}, positive_size),
+      FIELD(train.global_batch_size, "sequences of an optimizer step, over all ranks", {}, positive_size),
+      FIELD(train.optimizer, "rule that updates the weights", {"adamw", "sgd"}),
+      FIELD(train.lr, "highest learning rate", {}, not_negative),
+      FIELD(train.min_lr, "learning rate at the end of cosine and wsd", {}, not_negative),
+      FIELD(train.schedule, "course of the learning rate; wsd is warm-up, stable, decay",
+            {"constant", "cosine", "wsd"}),
+      FIELD(train.warmup_steps, "steps in which the learning rate rises linearly to lr", {}, count),
+      FIELD(train.decay_fraction, "wsd: the last part of the steps, that falls to min_lr", {}, share),
+      FIELD(train.weight_decay, "decoupled weight decay", {}, not_negative),
+      FIELD(train.beta1, "decay of AdamW's first moment", {}, share_below_one),
+      FIELD(train.beta2, "decay of AdamW's second moment", {}, share_below_one),
+      FIELD(train.eps, "added to AdamW's denominator", {}, positive),
+      FIELD(train.clip_grad, "largest global gradient norm; 0: no clipping", {}, not_negative),
+      FIELD(train.recompute, "activations: keep them, or recompute each layer in backward", {"none", "full"}),
+      FIELD(train.freeze, "parameters that do not train: patterns of names, * and ? as in a shell"),
+      FIELD(train.eval_every, "steps between evaluations on data.valid; 0: never", {}, count),
+      FIELD(train.eval_steps, "micro-batches of an evaluation of one set; 0: the whole set", {}, count),
+      FIELD(train.log_every, "steps between console lines", {}, positive_count),
+      FIELD(train.check_replicas_every, "steps between checks that replicated parameters are equal; 0: never", {},
+            count),
+
+      FIELD(parallel.tp, "ranks that share every matrix (tensor parallelism)", {}, positive_size),
+      FIELD(parallel.ep, "ranks that share the experts (expert parallelism)", {}, positive_size),
+      FIELD(parallel.etp, "ranks that share one expert: 1, or tp", {}, positive_size),
+      FIELD(parallel.dispatch_chunks, "parts of the expert exchange, so that transfers overlap GEMMs", {},
+            positive_size),
+      FIELD(parallel.imbalance_factor, "expert buffers, as a multiple of the even share", {}, Range{1}),
+
+      FIELD(checkpoint.dir, "the run folder; empty: nothing is saved"),
+      FIELD(checkpoint.every, "steps between checkpoints; 0: only the last step", {}, count),
+      FIELD(checkpoint.keep, "newest checkpoints to keep; 0: all", {}, count),
+      FIELD(checkpoint.background, "write while training goes on"),
+      FIELD(checkpoint.resume, "go on from the run folder's newest checkpoint"),
+  };
+}
+#undef FIELD
+
+}  // namespace
+
+bool Range::contains(double x) const {
+  return (open_min ? x > min : x >= min) && (open_max ? x < max : x <= max);  // false for NaN
+}
+
+const std::vector<Field>& fields() {
+  static const std::vector<Field> table = make_fields();
+  return table;
+}
+
+const Field* find_field(std::string_view key) {
+  for (const Field& f : fields())
+    if (f.key == key) return &f;
+  return nullptr;
+}
+
+bool is_section(std::string_view key) {
+  for (const Field& f : fields())
+    if (f.key.size() > key.size() && f.key[key.size()] == '.' && f.key.starts_with(key)) return true;
+  return false;
+}
+
+std::vector<std::string> keys_and_sections() {
+  std::vector<std::string> all;
+  for (const Field& f : fields()) {
+    for (std::size_t dot = f.key.find('.'); dot != std::string::npos; dot = f.key.find('.', dot + 1)) {
+      const std::string section = f.key.substr(0, dot);
+      bool known = false;
+      for (const std::string& a : all) known = known || a == section;
+      if (!known) all.push_back(section);
+    }
+    all.push_back(f.key);
+  }
+  return all;
+}
+
+}  // namespace upcycle

@@ -1,0 +1,92 @@
+#include "core/config/strict_json.h"
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "core/error.h"
+#include "core/suggest.h"
+
+namespace upcycle {
+namespace {
+
+using nlohmann::json;
+
+// The library's text reads "[json.exception.parse_error.101] parse error at line 1, column 5: what; last read: '...'".
+std::string reason_of(const std::string& what) {
+  std::size_t begin = what.find("] ");
+  begin = begin == std::string::npos ? 0 : begin + 2;
+  const std::size_t colon = what.find(": ", begin);
+  if (what.compare(begin, 11, "parse error") == 0 && colon != std::string::npos) begin = colon + 2;
+  std::string reason = what.substr(begin);
+  const std::size_t last_read = reason.find("; last read: ");
+  if (last_read != std::string::npos) {
+    const std::string expected = reason.find("; expected ", last_read) == std::string::npos
+                                     ? ""
+                                     : reason.substr(reason.find("; expected ", last_read));
+    const std::string read = reason.substr(last_read + 13, reason.size() - last_read - 13 - expected.size());
+    reason = reason.substr(0, last_read) + " at " + quote_text(read) + expected;
+  }
+  return reason.size() > 300 ? reason.substr(0, 300) + "..." : reason;
+}
+
+std::string line_and_column(const std::string& text, std::size_t byte) {
+  std::size_t line = 1, column = 1;
+  for (std::size_t i = 0; i + 1 < byte && i < text.size(); ++i) {
+    column = text[i] == '\n' ? 1 : column + 1;
+    line += text[i] == '\n';
+  }
+  return fmt::format("line {}, column {}", line, column);
+}
+
+}  // namespace
+
+json parse_strict_json(const std::string& text, const std::string& where) {
+  std::vector<std::set<std::string>> open;  // keys so far of every open object
+  const auto refuse_duplicates = [&](int, json::parse_event_t event, json& parsed) {
+    if (event == json::parse_event_t::object_start) open.emplace_back();
+    if (event == json::parse_event_t::object_end) open.pop_back();
+    if (event == json::parse_event_t::key && !open.back().insert(parsed.get<std::string>()).second)
+      input_error("{}: key {} is given twice in one object; remove one", where,
+                  quote_text(parsed.get_ref<const std::string&>()));
+    return true;
+  };
+  try {
+    return json::parse(text, refuse_duplicates);
+  } catch (const json::parse_error& e) {
+    input_error("{}: {}: not JSON: {}; mend the file there", where, line_and_column(text, e.byte), reason_of(e.what()));
+  } catch (const json::exception& e) {
+    input_error("{}: not JSON that can be held: {}; mend the file", where, reason_of(e.what()));
+  }
+}
+
+std::string read_config_file(const std::string& path) {
+  std::error_code error;
+  const std::filesystem::file_status status = std::filesystem::status(path, error);
+  if (status.type() == std::filesystem::file_type::not_found)
+    input_error("{}: found no such file, expected a JSON config; give its path", path);
+  if (std::filesystem::is_directory(status))
+    input_error("{}: found a directory, expected a JSON config file; give the file's path", path);
+  const auto refuse = [&](std::uintmax_t bytes) {
+    input_error("{}: found {} bytes or more, expected a config of at most {} bytes; is it the right file?", path, bytes,
+                config_bytes_max);
+  };
+  if (std::filesystem::is_regular_file(status)) {
+    const std::uintmax_t bytes = std::filesystem::file_size(path, error);
+    if (!error && bytes > config_bytes_max) refuse(bytes);
+  }
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), &std::fclose);
+  if (file == nullptr) input_error("{}: can not be opened: {}; check its permissions", path, std::strerror(errno));
+  // A pipe has no size beforehand, and a file may grow: one byte more than allowed is enough to know.
+  std::string text(config_bytes_max + 1, '\0');
+  text.resize(std::fread(text.data(), 1, text.size(), file.get()));
+  if (std::ferror(file.get()) != 0) input_error("{}: can not be read: {}", path, std::strerror(errno));
+  if (text.size() > config_bytes_max) refuse(text.size());
+  return text;
+}
+
+}  // namespace upcycle

@@ -1,0 +1,28 @@
+#pragma once
+#include <fmt/core.h>
+
+#include <string>
+#include <utility>
+
+namespace upcycle {
+
+enum class LogLevel { Info, Warning };
+
+// Rank 0 (the default) prints information; every rank prints its warnings, named by rank when it is not 0.
+void set_log_rank(int rank);
+int log_rank();
+
+// One line on standard error: standard output belongs to results (`--json`).
+void log_line(LogLevel level, const std::string& text);
+
+template <class... Args>
+void log_info(fmt::format_string<Args...> format, Args&&... args) {
+  if (log_rank() == 0) log_line(LogLevel::Info, fmt::format(format, std::forward<Args>(args)...));
+}
+
+template <class... Args>
+void log_warn(fmt::format_string<Args...> format, Args&&... args) {
+  log_line(LogLevel::Warning, fmt::format(format, std::forward<Args>(args)...));
+}
+
+}  // namespace upcycle

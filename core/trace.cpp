@@ -1,0 +1,69 @@
+#include "core/trace.h"
+
+#include <atomic>
+#include <mutex>
+
+namespace upcycle {
+namespace {
+
+std::atomic<TraceSink*> current_sink{nullptr};
+
+struct Recorded {
+  std::mutex mutex;
+  TraceCounters counters;
+};
+Recorded& recorded() {
+  static Recorded r;
+  return r;
+}
+
+}  // namespace
+
+void set_trace_sink(TraceSink* sink) { current_sink.store(sink, std::memory_order_release); }
+
+TraceRange::TraceRange(std::string_view name) : sink_(current_sink.load(std::memory_order_acquire)) {
+  if (sink_ != nullptr) sink_->begin(name);
+}
+
+TraceRange::~TraceRange() {
+  if (sink_ != nullptr) sink_->end();
+}
+
+CollectiveCount TraceCounters::of(std::string_view group, std::string_view op) const {
+  for (const CollectiveCount& c : counts)
+    if (c.group == group && c.op == op) return c;
+  return {std::string(group), std::string(op), 0, 0};
+}
+
+void record_collective(std::string_view group, std::uint64_t sequence, std::string_view op, std::size_t bytes) {
+  Recorded& r = recorded();
+  const std::lock_guard lock(r.mutex);
+  CollectiveRecord& last = r.counters.last;
+  last.group.assign(group);  // assign keeps the capacity: no allocation after the first few calls
+  last.op.assign(op);
+  last.sequence = sequence;
+  last.bytes = bytes;
+  last.when = std::chrono::steady_clock::now();
+  for (CollectiveCount& c : r.counters.counts) {
+    if (c.group == group && c.op == op) {
+      ++c.calls;
+      c.bytes += bytes;
+      return;
+    }
+  }
+  r.counters.counts.push_back({std::string(group), std::string(op), 1, bytes});
+}
+
+TraceCounters trace_counters() {
+  Recorded& r = recorded();
+  const std::lock_guard lock(r.mutex);
+  return r.counters;
+}
+
+void reset_trace_counters() {
+  Recorded& r = recorded();
+  const std::lock_guard lock(r.mutex);
+  r.counters = {};
+}
+
+}  // namespace upcycle

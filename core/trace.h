@@ -1,0 +1,57 @@
+#pragma once
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace upcycle {
+
+// Where named ranges go (a profiler, a timeline). Without a sink a range costs one atomic load.
+class TraceSink {
+ public:
+  virtual ~TraceSink() = default;
+  virtual void begin(std::string_view name) = 0;
+  virtual void end() = 0;  // of the innermost open range of this thread
+};
+
+// Not owned; must outlive every range opened under it. Null: none.
+void set_trace_sink(TraceSink* sink);
+
+// A named stretch of work, from construction to the end of the scope. It ends in the sink it began in.
+class TraceRange {
+ public:
+  explicit TraceRange(std::string_view name);
+  ~TraceRange();
+  TraceRange(const TraceRange&) = delete;
+  TraceRange& operator=(const TraceRange&) = delete;
+
+ private:
+  TraceSink* sink_;
+};
+
+struct CollectiveRecord {
+  std::string group, op;       // "tp", "all_reduce"; empty: none yet
+  std::uint64_t sequence = 0;  // of this group, as its communicator counts
+  std::size_t bytes = 0;       // what this rank gave
+  std::chrono::steady_clock::time_point when;
+};
+struct CollectiveCount {
+  std::string group, op;
+  std::uint64_t calls = 0, bytes = 0;
+};
+struct TraceCounters {
+  CollectiveRecord last;
+  std::vector<CollectiveCount> counts;  // one a (group, op), in the order of their first call
+
+  CollectiveCount of(std::string_view group, std::string_view op) const;  // zeros when it was never called
+};
+
+// Called by every communicator at the start of every collective; any thread may read meanwhile (the watchdog does).
+// Allocates only for a (group, op) that it has not met.
+void record_collective(std::string_view group, std::uint64_t sequence, std::string_view op, std::size_t bytes);
+TraceCounters trace_counters();
+void reset_trace_counters();
+
+}  // namespace upcycle

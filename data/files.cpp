@@ -1,0 +1,211 @@
+#include "data/files.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <utility>
+
+#include "core/error.h"
+
+namespace upcycle {
+namespace {
+
+bool user_can_mend(int code) {
+  switch (code) {
+    case ENOENT:
+    case ENOTDIR:
+    case EACCES:
+    case EPERM:
+    case EISDIR:
+    case EROFS:
+    case ELOOP:
+    case ENAMETOOLONG:
+    case ENOTEMPTY:
+    case EEXIST:
+      return true;
+    default:
+      return false;
+  }
+}
+
+[[noreturn]] void fail(const std::string& path, const char* what, int code) {
+  if (user_can_mend(code)) input_error("{}: cannot {}: {}", path, what, std::strerror(code));
+  throw_error(__FILE__, __LINE__, what, fmt::format("{}: cannot {}: {}", path, what, std::strerror(code)));
+}
+
+int open_checked(const std::string& path, int flags, const char* what) {
+  const int descriptor = ::open(path.c_str(), flags | O_CLOEXEC, 0666);
+  if (descriptor < 0) fail(path, what, errno);
+  return descriptor;
+}
+
+// Linux transfers at most 2^31 - 4096 bytes a call.
+constexpr std::size_t max_transfer = std::size_t{1} << 30;
+
+void sync_path(const std::string& path, int flags) {
+  FileDescriptor(open_checked(path, O_RDONLY | flags, "open for fsync"), path).sync();
+}
+
+std::string host_name() {
+  char name[256] = {};
+  UPCYCLE_CHECK(gethostname(name, sizeof name - 1) == 0, "gethostname: {}", std::strerror(errno));
+  return name;
+}
+
+}  // namespace
+
+FileDescriptor::~FileDescriptor() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+FileDescriptor::FileDescriptor(FileDescriptor&& other) noexcept
+    : descriptor_(std::exchange(other.descriptor_, -1)), path_(std::move(other.path_)) {}
+
+FileDescriptor& FileDescriptor::operator=(FileDescriptor&& other) noexcept {
+  std::swap(descriptor_, other.descriptor_);
+  std::swap(path_, other.path_);
+  return *this;
+}
+
+std::uint64_t FileDescriptor::size() const {
+  struct stat status {};
+  if (fstat(descriptor_, &status) != 0) fail(path_, "read the size", errno);
+  return static_cast<std::uint64_t>(status.st_size);
+}
+
+void FileDescriptor::read_at(std::uint64_t offset, void* out, std::size_t bytes) const {
+  auto* to = static_cast<char*>(out);
+  while (bytes > 0) {
+    const ssize_t n = ::pread(descriptor_, to, std::min(bytes, max_transfer), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail(path_, "read", errno);
+    if (n == 0) input_error("{}: ends at byte {}, expected {} bytes more; the file is truncated", path_, offset, bytes);
+    to += n;
+    offset += static_cast<std::uint64_t>(n);
+    bytes -= static_cast<std::size_t>(n);
+  }
+}
+
+void FileDescriptor::write_at(std::uint64_t offset, const void* data, std::size_t bytes) const {
+  const auto* from = static_cast<const char*>(data);
+  while (bytes > 0) {
+    const ssize_t n = ::pwrite(descriptor_, from, std::min(bytes, max_transfer), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail(path_, "write", errno);
+    from += n;
+    offset += static_cast<std::uint64_t>(n);
+    bytes -= static_cast<std::size_t>(n);
+  }
+}
+
+void FileDescriptor::sync() const {
+  if (::fsync(descriptor_) != 0) fail(path_, "fsync", errno);
+}
+
+void FileDescriptor::close_checked() {
+  const int descriptor = std::exchange(descriptor_, -1);
+  if (descriptor >= 0 && ::close(descriptor) != 0) fail(path_, "close", errno);
+}
+
+FileDescriptor open_regular_file(const std::string& path) {
+  // O_NONBLOCK: opening a pipe must not wait for its writer before we can refuse it.
+  FileDescriptor file(open_checked(path, O_RDONLY | O_NONBLOCK, "open"), path);
+  struct stat status {};
+  if (fstat(file.get(), &status) != 0) fail(path, "read the status", errno);
+  if (!S_ISREG(status.st_mode))
+    input_error("{}: found {}, expected a regular file", path, S_ISDIR(status.st_mode) ? "a folder" : "a special file");
+  return file;
+}
+
+FileDescriptor create_file(const std::string& path) {
+  return {open_checked(path, O_RDWR | O_CREAT | O_TRUNC, "create"), path};
+}
+
+std::string read_text(const std::string& path, std::size_t max_bytes) {
+  const FileDescriptor file(open_checked(path, O_RDONLY, "open"), path);
+  std::string text;
+  char block[65536];
+  while (true) {
+    const ssize_t n = ::read(file.get(), block, sizeof block);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail(path, "read", errno);
+    if (n == 0) return text;
+    if (static_cast<std::size_t>(n) > max_bytes - text.size())
+      input_error("{}: found more than {} bytes, expected at most that; is it the right file?", path, max_bytes);
+    text.append(block, static_cast<std::size_t>(n));
+  }
+}
+
+void write_text_atomic(const std::string& path, const std::string& text) {
+  const std::string aside = path + ".tmp";
+  try {
+    FileDescriptor file = create_file(aside);
+    file.write_at(0, text.data(), text.size());
+    file.sync();
+    file.close_checked();
+    rename_durable(aside, path);
+  } catch (...) {
+    ::unlink(aside.c_str());
+    throw;
+  }
+}
+
+void fsync_file(const std::string& path) { sync_path(path, 0); }
+void fsync_directory(const std::string& path) { sync_path(path, O_DIRECTORY); }
+
+void rename_durable(const std::string& from, const std::string& to) {
+  if (std::rename(from.c_str(), to.c_str()) != 0) fail(to, "rename a finished file into place", errno);
+  const std::string folder = parent_folder(to), other = parent_folder(from);
+  fsync_directory(folder);
+  if (other != folder) fsync_directory(other);
+}
+
+std::string parent_folder(const std::string& path) {
+  std::filesystem::path p(path);
+  if (!p.has_filename()) p = p.parent_path();  // "a/b/" names a/b
+  const std::string parent = p.parent_path().string();
+  return parent.empty() ? "." : parent;
+}
+
+void remove_tree(const std::string& path) {
+  UPCYCLE_CHECK(std::filesystem::path(path).has_relative_path(), "remove_tree of '{}'", path);
+  std::error_code code;
+  std::filesystem::remove_all(path, code);
+  if (code) fail(path, "remove", code.value());
+}
+
+FolderLock::FolderLock(const std::string& folder) {
+  const std::string path = folder + "/.lock";
+  file_ = FileDescriptor(open_checked(path, O_RDWR | O_CREAT, "open the lock"), path);
+  int result = 0;
+  do {
+    result = ::flock(file_.get(), LOCK_EX | LOCK_NB);
+  } while (result != 0 && errno == EINTR);
+  if (result != 0 && errno == EWOULDBLOCK) {
+    char text[400] = {};
+    const ssize_t n = ::pread(file_.get(), text, sizeof text - 1, 0);
+    std::string holder(text, n > 0 ? static_cast<std::size_t>(n) : 0);
+    holder.erase(std::find(holder.begin(), holder.end(), '\n'), holder.end());
+    input_error("{}: in use by {}; wait until it ends, or choose another folder", folder,
+                holder.empty() ? "another process" : holder);
+  }
+  if (result != 0)
+    input_error("{}: cannot lock: {}; choose a folder on a file system with flock", folder, std::strerror(errno));
+  if (::ftruncate(file_.get(), 0) != 0) fail(path, "empty the lock", errno);
+  const std::string holder = fmt::format("pid {} on host {}\n", ::getpid(), host_name());
+  file_.write_at(0, holder.data(), holder.size());
+}
+
+FolderLock::~FolderLock() {
+  // The next holder must not read our name between its flock and its write.
+  if (file_ && ::ftruncate(file_.get(), 0) != 0) return;
+}
+
+}  // namespace upcycle

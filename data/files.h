@@ -1,0 +1,71 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace upcycle {
+
+// Files and folders with every system call checked. What the user can mend (missing, not allowed, a folder where a
+// file should be) is an InputError; the rest (disk full, I/O error) is an Error.
+
+// An open file descriptor, closed on destruction. Close errors matter only after writing: see close_checked.
+class FileDescriptor {
+ public:
+  FileDescriptor() = default;
+  FileDescriptor(int descriptor, std::string path) : descriptor_(descriptor), path_(std::move(path)) {}
+  ~FileDescriptor();
+  FileDescriptor(FileDescriptor&& other) noexcept;
+  FileDescriptor& operator=(FileDescriptor&& other) noexcept;
+  FileDescriptor(const FileDescriptor&) = delete;
+  FileDescriptor& operator=(const FileDescriptor&) = delete;
+
+  int get() const { return descriptor_; }
+  const std::string& path() const { return path_; }
+  explicit operator bool() const { return descriptor_ >= 0; }
+
+  std::uint64_t size() const;  // bytes
+  // Exactly `bytes` at `offset`; InputError when the file ends before. Safe from several threads at once.
+  void read_at(std::uint64_t offset, void* out, std::size_t bytes) const;
+  void write_at(std::uint64_t offset, const void* data, std::size_t bytes) const;
+  void sync() const;
+  void close_checked();  // network file systems report late write errors here
+
+ private:
+  int descriptor_ = -1;
+  std::string path_;
+};
+
+FileDescriptor open_regular_file(const std::string& path);  // for reading; anything but a regular file is an InputError
+FileDescriptor create_file(const std::string& path);        // for writing, emptied if it is there
+
+// The whole file, at most max_bytes of it (checked before more is read). Pipes are read too.
+std::string read_text(const std::string& path, std::size_t max_bytes);
+
+// Readers see the old text or the new one, also after a crash: path.tmp, fsync, rename, fsync of the parent.
+// One writer a path at a time.
+void write_text_atomic(const std::string& path, const std::string& text);
+
+void fsync_file(const std::string& path);
+void fsync_directory(const std::string& path);
+// rename(2), replacing a file at `to`, then fsync of the folder of `to` (and of `from`'s, where it is another).
+void rename_durable(const std::string& from, const std::string& to);
+std::string parent_folder(const std::string& path);  // "." for a bare name
+
+// Removes a file or a folder with all below it; links are removed, not followed. Absent is fine.
+void remove_tree(const std::string& path);
+
+// Holds DIR/.lock for as long as it lives, by flock: the lock goes with the process however that ends. Throws
+// InputError naming the holder's pid and host. The file itself stays: removing it would let two processes hold
+// locks on different files of the same name.
+class FolderLock {
+ public:
+  explicit FolderLock(const std::string& folder);
+  ~FolderLock();
+  FolderLock(FolderLock&&) noexcept = default;
+  FolderLock& operator=(FolderLock&&) = delete;
+
+ private:
+  FileDescriptor file_;
+};
+
+}  // namespace upcycle

@@ -1,0 +1,84 @@
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/config/config.h"
+#include "data/permutation.h"
+#include "data/token_set.h"
+
+namespace upcycle {
+
+// Which sequences are trained on, in which order: a pure function of (token sets, weights, S, seed) and the global
+// index of a sample, so it knows nothing of ranks and a run resumes from its count of consumed samples alone. Global
+// batch b of G sequences is samples b*G to b*G + G - 1.
+//
+// A set of n tokens is packed across documents into (n - 1) / S sequences: sequence i is tokens [i*S, i*S + S) with
+// targets one further, [i*S + 1, i*S + S + 1). So neighbours share one token, which is the last target of the one and
+// the first input of the other, and up to S - 1 tokens at the end of the set are not trained on. Each epoch of a set is
+// a new permutation of its sequences, keyed by (seed, set's place in the list, epoch).
+//
+// Several sets are blended as Megatron does: sample g comes from the set that is furthest behind its share,
+// the greatest weight * (g + 1) - drawn so far; ties go to the first. Shares are kept in integers (weights in parts of
+// 2^32), so that no rounding lets two machines disagree. Not for use from two threads at once.
+class Sampler {
+ public:
+  struct Sample {
+    std::int64_t set = 0, sequence = 0;
+    std::int64_t epoch = 0;  // of that set
+  };
+
+  // InputError: no set, a weight that is not above 0, a set with fewer than S + 1 tokens.
+  Sampler(const std::vector<WeightedPath>& sets, std::int64_t vocab_size, std::int64_t seq_length, std::int64_t seed);
+
+  Sample sample(std::int64_t global_index);
+  // tokens (S), targets (S). InputError for an id outside the vocabulary.
+  void fill(std::int64_t global_index, std::int32_t* tokens, std::int32_t* targets);
+
+  std::int64_t seq_length() const { return seq_length_; }
+  const std::vector<TokenSet>& sets() const { return sets_; }
+  std::int64_t sequences(std::int64_t set) const { return sequences_[static_cast<std::size_t>(set)]; }
+
+ private:
+  // How often each set was drawn before sample `index`: all that the choice of later sets depends on.
+  struct Blend {
+    std::int64_t index = 0;
+    std::vector<std::int64_t> drawn, behind;  // behind: weight * index - drawn * total, in parts of 2^32
+  };
+  std::size_t draw();  // the set of sample now_.index, which it moves past
+  void seek(std::int64_t global_index);
+  const Permutation& permutation(std::size_t set, std::int64_t epoch);
+
+  std::vector<TokenSet> sets_;
+  std::vector<std::int64_t> weights_, sequences_;
+  std::int64_t total_weight_ = 0, seq_length_ = 0, seed_ = 0;
+  Blend now_;
+  std::int64_t last_index_ = -1;  // `sample` and then `fill` of one index is common
+  Sample last_;
+  std::vector<Blend> marks_;  // one every 2^20 samples, so that going back is quick
+  struct Epoch {
+    std::int64_t number;
+    Permutation order;
+  };
+  std::vector<Epoch> epochs_;         // the last one used of each set
+  std::vector<std::int32_t> window_;  // (S + 1)
+};
+
+// Walks a set with stride S for evaluation: every token but the first is predicted exactly once.
+class EvalWindows {
+ public:
+  // `set` must outlive this. InputError for fewer than 2 tokens.
+  EvalWindows(const TokenSet& set, std::int64_t seq_length);
+
+  std::int64_t count() const;        // windows; all full but perhaps the last
+  std::int64_t predictions() const;  // of all windows: tokens - 1
+  // tokens (S), targets (S): window w has inputs [w*S, w*S + S) and targets one further. Past the end of the set tokens
+  // are 0 and targets -1. Returns the number of targets that are not -1.
+  std::int64_t fill(std::int64_t window, std::int32_t* tokens, std::int32_t* targets) const;
+
+ private:
+  const TokenSet& set_;
+  std::int64_t seq_length_;
+};
+
+}  // namespace upcycle

@@ -1,0 +1,84 @@
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "data/mapped_file.h"
+
+// Megatron-LM's indexed data set (megatron/core/datasets/indexed_dataset.py): PREFIX.bin holds the token ids of all
+// sequences, PREFIX.idx, little-endian and unpadded:
+//   9 bytes "MMIDIDX\0\0", u64 version 1, u8 dtype code, u64 sequences, u64 document indices (documents + 1),
+//   i32 size of each sequence (tokens), i64 pointer of each (bytes into .bin), i64 document indices (sequences)
+// and, in multimodal sets, i8 mode of each sequence, which are not used here.
+namespace upcycle {
+
+class TokenSet {
+ public:
+  struct Range {
+    std::int64_t first = 0, count = 0;  // tokens of the concatenation of all documents
+  };
+
+  // Maps both files and checks every size, pointer and document index against them. InputError: a missing, truncated
+  // or foreign file, a dtype that is no integer, pointers past the end. `vocab_size` is what `read` checks ids against;
+  // by default any id that fits int32 passes.
+  static TokenSet open(const std::string& prefix, std::int64_t vocab_size = std::int64_t{1} << 31);
+
+  const std::string& prefix() const { return prefix_; }
+  std::int64_t vocab_size() const { return vocab_size_; }
+  std::int64_t tokens() const { return tokens_; }
+  std::int64_t documents() const { return documents_; }
+  Range document(std::int64_t i) const;
+
+  // Copies tokens [first, first + count) to `out`. InputError when an id is negative or not below vocab_size: it names
+  // file, position, id and vocabulary. Allocates nothing; may be called from several threads.
+  void read(std::int64_t first, std::int64_t count, std::int32_t* out) const;
+
+  // The greatest id of the whole set (-1 when empty), whatever vocab_size says; reads all of it.
+  std::int64_t max_token() const;
+
+ private:
+  std::int64_t sequence_start(std::int64_t sequence) const;  // in tokens; the set's size for the one past the last
+  std::int64_t size_of_sequence(std::int64_t sequence) const;
+  std::int64_t pointer_of_sequence(std::int64_t sequence) const;
+  void convert(const char* from, std::int64_t first, std::int64_t count, std::int32_t* out) const;
+
+  std::string prefix_;
+  MappedFile index_, bin_;
+  int code_ = 0, width_ = 0;  // Megatron's dtype code and its bytes
+  std::int64_t vocab_size_ = 0, tokens_ = 0, sequences_ = 0, documents_ = 0;
+  std::vector<std::int64_t> starts_;  // only when sequences do not lie one after the other in .bin
+};
+
+// Writes a token set: streams .bin, keeps 4 bytes a document for .idx. Both files are written as PREFIX.{bin,idx}.tmp
+// and get their names in finish(), .idx last; without finish() they are removed. Ids are stored as uint16 when
+// vocab_size < 65500, else int32, which is Megatron's rule. InputError: the files cannot be written.
+class TokenSetWriter {
+ public:
+  TokenSetWriter(const std::string& prefix, std::int64_t vocab_size);
+  ~TokenSetWriter();
+  TokenSetWriter(const TokenSetWriter&) = delete;
+  TokenSetWriter& operator=(const TokenSetWriter&) = delete;
+
+  void append(std::span<const std::int32_t> ids);  // to the document that is open
+  void end_document();
+  void add_document(std::span<const std::int32_t> ids) {
+    append(ids);
+    end_document();
+  }
+  void finish();  // once; no document may be open
+
+  std::int64_t tokens() const { return tokens_; }
+  std::int64_t documents() const { return static_cast<std::int64_t>(sizes_.size()); }
+
+ private:
+  struct File;
+  std::string prefix_;
+  std::int64_t vocab_size_ = 0, tokens_ = 0, open_tokens_ = 0;
+  bool wide_ = false;  // int32
+  std::vector<std::int32_t> sizes_;
+  std::unique_ptr<File> bin_, index_;
+};
+
+}  // namespace upcycle

@@ -1,0 +1,50 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace upcycle {
+
+// Text to token ids and back. All members are const and may be called from several threads at once.
+class Tokenizer {
+ public:
+  virtual ~Tokenizer() = default;
+
+  // No begin- or end-of-document token is added; special tokens spelled out in the text are plain text.
+  // Sentencepiece wants valid UTF-8 and replaces what is not.
+  virtual std::vector<std::int32_t> encode(std::string_view text) const = 0;
+  // Special tokens give no text. InputError for an id outside the vocabulary.
+  virtual std::string decode(std::span<const std::int32_t> ids) const = 0;
+
+  virtual std::int64_t vocab_size() const = 0;
+  virtual std::int32_t eod_id() const = 0;  // end of document
+  virtual std::int32_t bos_id() const = 0;  // -1: the vocabulary has none
+  const std::string& name() const { return name_; }
+
+  // Bytes of the text that `ids` decode to; summed over a document, decode(document).size() whenever the byte tokens
+  // form valid UTF-8. Special tokens count 0, a byte token 1, and a word at the start of a document counts without the
+  // space that encoding put before it. `at_start` says whether a document starts here and is brought up to date, so a
+  // long stream can be counted in pieces; special tokens start a document. InputError as decode.
+  virtual std::int64_t decoded_bytes(std::span<const std::int32_t> ids, bool& at_start) const = 0;
+
+  // The last place where a document may be cut so that encode(first part) followed by encode(second part) equals
+  // encode(text): text[0, end) and text[begin, size). Between them lies at most the space that encoding the second
+  // part puts back. end 0: there is none.
+  struct Cut {
+    std::size_t end = 0, begin = 0;
+  };
+  virtual Cut last_cut(std::string_view text) const = 0;
+
+ protected:
+  std::string name_;
+};
+
+// `spec` is a sentencepiece .model file, or "bytes": ids 0 to 255 are bytes, 256 ends a document, 257 begins one.
+// InputError for anything else; a Hugging Face tokenizer.json is told apart by name or content.
+std::unique_ptr<Tokenizer> open_tokenizer(const std::string& spec);
+
+}  // namespace upcycle

@@ -1,0 +1,87 @@
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/cpu/check.h"
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/simd.h"
+
+namespace upcycle {
+namespace {
+
+constexpr std::int64_t kBlock = 1 << 12;  // elements; see elementwise.cpp for why threads take whole blocks
+constexpr std::int64_t kParallelFrom = 1 << 14;
+
+// One step's factors, the same for all elements.
+struct Factors {
+  float decay;                       // 1 - lr * weight_decay
+  float beta1, beta2, rest1, rest2;  // rest = 1 - beta
+  float rate;                        // lr / (1 - beta1^t)
+  float root;                        // 1 / sqrt(1 - beta2^t)
+  float eps;
+};
+
+// fp64: 1 - 0.999^1 in fp32 has three digits.
+Factors factors_of(const AdamwStep& step) {
+  const double beta1 = static_cast<double>(step.beta1), beta2 = static_cast<double>(step.beta2);
+  const double t = static_cast<double>(step.step), lr = static_cast<double>(step.lr);
+  return {static_cast<float>(1 - lr * static_cast<double>(step.weight_decay)),
+          step.beta1,
+          step.beta2,
+          static_cast<float>(1 - beta1),
+          static_cast<float>(1 - beta2),
+          static_cast<float>(lr / (1 - std::pow(beta1, t))),
+          static_cast<float>(1 / std::sqrt(1 - std::pow(beta2, t))),
+          step.eps};
+}
+
+template <class Param>
+void update(Param* param, float* master, float* m, float* v, const float* grad, float scale, const Factors& f,
+            std::int64_t n) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float g = grad[i] * scale;
+    const float first = f.beta1 * m[i] + f.rest1 * g;
+    const float second = f.beta2 * v[i] + f.rest2 * (g * g);
+    const float updated = master[i] * f.decay - f.rate * first / (std::sqrt(second) * f.root + f.eps);
+    m[i] = first;
+    v[i] = second;
+    master[i] = updated;
+    store(param + i, updated);
+  }
+}
+
+template <class Param>
+void adamw_as(const Tensor& param, const Tensor& master, const Tensor& m, const Tensor& v, const Tensor& grad,
+              float scale, const Factors& factors) {
+  const std::int64_t n = master.size();
+  Param* const p = param.as<Param>();
+  float *const w = master.as<float>(), *const first = m.as<float>(), *const second = v.as<float>();
+  const float* const g = grad.as<float>();
+#pragma omp parallel for schedule(static) if (n >= kParallelFrom)
+  for (std::int64_t begin = 0; begin < n; begin += kBlock)
+    update(p + begin, w + begin, first + begin, second + begin, g + begin, scale, factors, std::min(kBlock, n - begin));
+}
+
+}  // namespace
+
+void CpuOps::adamw(Stream&, const Tensor& param, const Tensor& master, const Tensor& m, const Tensor& v,
+                   const Tensor& grad, const Tensor& scale, const AdamwStep& step) {
+  check_flat("adamw: master", master, DType::F32, master.size());
+  check_flat("adamw: m", m, DType::F32, master.size());
+  check_flat("adamw: v", v, DType::F32, master.size());
+  check_flat("adamw: grad", grad, DType::F32, master.size());
+  check_flat("adamw: param", param, param.dtype, master.size());
+  check_tensor("adamw: scale", scale, DType::F32, {1});
+  UPCYCLE_CHECK(step.step >= 1, "adamw: step {}, they count from 1", step.step);
+  UPCYCLE_CHECK(step.beta1 >= 0 && step.beta1 < 1 && step.beta2 >= 0 && step.beta2 < 1,
+                "adamw: beta1 {} and beta2 {}, expected [0, 1)", step.beta1, step.beta2);
+  UPCYCLE_CHECK(param.dtype == DType::F32 || param.dtype == DType::BF16, "adamw: param is {}, expected fp32 or bf16",
+                param.describe());
+  const Factors factors = factors_of(step);
+  if (param.dtype == DType::BF16)
+    adamw_as<bf16>(param, master, m, v, grad, *scale.as<float>(), factors);
+  else
+    adamw_as<float>(param, master, m, v, grad, *scale.as<float>(), factors);
+}
+
+}  // namespace upcycle

@@ -1,0 +1,129 @@
+#include "kernels/cpu/linear_xent.h"
+
+#include <cmath>
+#include <limits>
+
+#include "kernels/cpu/check.h"
+#include "kernels/cpu/simd.h"
+
+namespace upcycle {
+namespace {
+
+constexpr float kNone = -std::numeric_limits<float>::infinity();  // the maximum over no logits
+
+// Adds one row's block of logits to its running maximum and sum (arXiv 1805.02867).
+void add_block(float* stats, const float* logits, std::int64_t columns, std::int64_t target) {
+  float highest = stats[0];
+#pragma omp simd reduction(max : highest)
+  for (std::int64_t j = 0; j < columns; ++j) highest = logits[j] > highest ? logits[j] : highest;
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t j = 0; j < columns; ++j) sum += fast_exp(logits[j] - highest);
+  stats[1] = stats[1] * fast_exp(stats[0] - highest) + sum;
+  stats[0] = highest;
+  if (target >= 0 && target < columns) stats[2] = logits[target];
+}
+
+}  // namespace
+
+XentScratch place_xent_scratch(void* base, std::int64_t T, std::int64_t V, std::int64_t H, DType dtype) {
+  std::size_t used = 0;
+  const auto take = [&](std::int64_t elements, DType type) {
+    void* const p = base == nullptr ? nullptr : static_cast<char*>(base) + used;
+    used += (static_cast<std::size_t>(elements) * size_of(type) + 63) / 64 * 64;
+    return p;
+  };
+  const std::int64_t block = std::min(T, kXentTokens) * std::min(block_size(V, V), kXentVocab);
+  XentScratch s{};
+  s.logits = static_cast<float*>(take(block, DType::F32));
+  s.dlogits = dtype == DType::F32 ? s.logits : take(block, dtype);
+  s.dx = static_cast<float*>(dtype == DType::F32 ? nullptr : take(T * H, DType::F32));
+  s.gemm.bytes = GemmCache::workspace_bytes();
+  s.gemm.data = take(static_cast<std::int64_t>(s.gemm.bytes / size_of(DType::F32)), DType::F32);
+  s.bytes = used;
+  return s;
+}
+
+std::size_t linear_xent_workspace(const OpLimits& limits) {
+  return limits.V == 0 ? 0 : place_xent_scratch(nullptr, limits.T, limits.V, limits.H, limits.dtype).bytes;
+}
+
+XentScratch check_xent(const char* op, Workspace workspace, const Tensor& x, const Tensor& weight,
+                       const Tensor& targets, std::int64_t vocab_valid) {
+  UPCYCLE_CHECK(x.rank == 2 && weight.rank == 2 && x.dtype == weight.dtype && x.shape[1] == weight.shape[1],
+                "{}: x {} and weight {}, expected (T, H) and (V, H) of one type", op, x.describe(), weight.describe());
+  check_rows(op, x, x.shape[0], x.shape[1]);
+  check_rows(op, weight, weight.shape[0], weight.shape[1]);
+  check_tensor(op, targets, DType::I32, {x.shape[0]});
+  UPCYCLE_CHECK(vocab_valid >= 0 && vocab_valid <= weight.shape[0], "{}: vocab_valid {} of {} rows", op, vocab_valid,
+                weight.shape[0]);
+  const XentScratch s = place_xent_scratch(workspace.data, x.shape[0], weight.shape[0], x.shape[1], x.dtype);
+  UPCYCLE_CHECK(workspace.bytes >= s.bytes, "{}: {} bytes of workspace, needs {}", op, workspace.bytes, s.bytes);
+  return s;
+}
+
+void CpuOps::linear_xent_stats(Stream&, Workspace workspace, const Tensor& stats, const Tensor& x, const Tensor& weight,
+                               const Tensor& targets, std::int64_t vocab_begin, std::int64_t vocab_valid) {
+  const XentScratch scratch = check_xent("linear_xent_stats", workspace, x, weight, targets, vocab_valid);
+  const std::int64_t T = x.shape[0], H = x.shape[1];
+  check_tensor("linear_xent_stats: stats", stats, DType::F32, {T, 3});
+  float* const running = stats.as<float>();
+  for (std::int64_t t = 0; t < T; ++t) {
+    running[3 * t] = kNone;
+    running[3 * t + 1] = running[3 * t + 2] = 0;
+  }
+  const std::int32_t* const target = targets.as<std::int32_t>();
+  const std::int64_t vocab_block = block_size(vocab_valid, kXentVocab), token_block = block_size(T, kXentTokens);
+  for (std::int64_t v = 0; v < vocab_valid; v += vocab_block) {
+    const std::int64_t columns = std::min(vocab_block, vocab_valid - v);
+    const Tensor w = weight.slice_rows(v, v + columns);
+    for (std::int64_t first = 0; first < T; first += token_block) {
+      const std::int64_t rows = std::min(token_block, T - first);
+      const Tensor block = x.slice_rows(first, first + rows);
+      const GemmShape product{.kind = MatmulKind::NT,
+                              .ab = x.dtype,
+                              .m = rows,
+                              .n = columns,
+                              .k = H,
+                              .lda = leading_dimension(block),
+                              .ldb = leading_dimension(w),
+                              .ldc = columns};
+      matmuls_->gemms.run(scratch.gemm, product, scratch.logits, block.data, w.data);
+#pragma omp parallel for schedule(static)
+      for (std::int64_t i = 0; i < rows; ++i)
+        add_block(running + 3 * (first + i), scratch.logits + i * columns, columns,
+                  target[first + i] - vocab_begin - v);
+    }
+  }
+}
+
+void CpuOps::xent_combine(Stream&, const Tensor& nll, const Tensor& lse, const Tensor& loss_sum, const Tensor& stats,
+                          const Tensor& targets) {
+  UPCYCLE_CHECK(stats.rank == 3 && stats.shape[2] == 3, "xent_combine: stats is {}, expected (ranks, T, 3)",
+                stats.describe());
+  const std::int64_t ranks = stats.shape[0], T = stats.shape[1];
+  check_tensor("xent_combine: stats", stats, DType::F32, {ranks, T, 3});
+  check_tensor("xent_combine: nll", nll, DType::F32, {T});
+  check_tensor("xent_combine: lse", lse, DType::F32, {T});
+  check_tensor("xent_combine: targets", targets, DType::I32, {T});
+  check_flat("xent_combine: loss_sum", loss_sum, DType::F64, 1);
+  const float* const parts = stats.as<float>();
+  const std::int32_t* const target = targets.as<std::int32_t>();
+  double total = 0;  // in token order
+  for (std::int64_t t = 0; t < T; ++t) {
+    double highest = -std::numeric_limits<double>::infinity(), sum = 0, target_logit = 0;
+    for (std::int64_t r = 0; r < ranks; ++r) highest = std::max(highest, static_cast<double>(parts[3 * (r * T + t)]));
+    for (std::int64_t r = 0; r < ranks; ++r) {
+      const float* const part = parts + 3 * (r * T + t);
+      if (part[0] != kNone) sum += part[1] * std::exp(part[0] - highest);  // a shard of padding alone has no maximum
+      target_logit += part[2];
+    }
+    const double log_sum = highest + std::log(sum);
+    lse.as<float>()[t] = static_cast<float>(log_sum);
+    nll.as<float>()[t] = target[t] < 0 ? 0.0f : static_cast<float>(log_sum - target_logit);
+    total += nll.as<float>()[t];
+  }
+  *loss_sum.as<double>() += total;
+}
+
+}  // namespace upcycle

@@ -1,0 +1,36 @@
+#pragma once
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cpu/gemm_cache.h"
+
+// How the output projection with cross-entropy is cut: vocabulary blocks outside, so that a block of the weight (and of
+// its gradient) stays in cache while all token blocks pass by it.
+namespace upcycle {
+
+inline constexpr std::int64_t kXentTokens = 512;  // rows of a block of logits
+inline constexpr std::int64_t kXentVocab = 1024;  // its columns, at most
+
+// Equal blocks, so that all but the last share their GEMM primitives.
+inline std::int64_t block_size(std::int64_t total, std::int64_t largest) {
+  constexpr std::int64_t kUnit = 32;
+  const std::int64_t count = std::max<std::int64_t>(1, (total + largest - 1) / largest);
+  return ((total + count - 1) / count + kUnit - 1) / kUnit * kUnit;
+}
+
+// The parts of one call's workspace. Placed over a null address, only `bytes` and `gemm.bytes` mean anything.
+struct XentScratch {
+  float* logits;  // (kXentTokens, kXentVocab) at most
+  void* dlogits;  // the same in the activations' type; fp32: the logits' own memory
+  float* dx;      // (T, H), where dx itself is not fp32
+  Workspace gemm;
+  std::size_t bytes;
+};
+
+XentScratch place_xent_scratch(void* base, std::int64_t T, std::int64_t V, std::int64_t H, DType dtype);
+// Checks what forward and backward share, then that the workspace suffices.
+XentScratch check_xent(const char* op, Workspace workspace, const Tensor& x, const Tensor& weight,
+                       const Tensor& targets, std::int64_t vocab_valid);
+
+}  // namespace upcycle

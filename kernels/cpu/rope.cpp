@@ -1,0 +1,51 @@
+#include "kernels/cpu/check.h"
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/simd.h"
+
+// Rotary embedding (arXiv 2104.09864), half-split: element i of a head turns with element i + D/2.
+namespace upcycle {
+namespace {
+
+constexpr std::int64_t kParallelFrom = 1 << 15;  // elements; below, waking threads costs more than the work
+
+template <class T>
+void rotate(const Tensor& x, std::int64_t D, const float* table, const std::int32_t* positions, float direction) {
+  const std::int64_t rows = x.rows(), heads = x.columns() / D, half = D / 2;
+  T* data = x.as<T>();
+#pragma omp parallel for if (x.size() >= kParallelFrom)
+  for (std::int64_t t = 0; t < rows; ++t) {
+    const float* cosine = table + positions[t] * D;
+    const float* sine = cosine + half;
+    for (std::int64_t n = 0; n < heads; ++n) {
+      T* first = data + t * x.row_stride + n * D;
+      T* second = first + half;
+#pragma omp simd
+      for (std::int64_t i = 0; i < half; ++i) {
+        const float a = load(first + i), b = load(second + i), s = sine[i] * direction;
+        store(first + i, a * cosine[i] - b * s);
+        store(second + i, b * cosine[i] + a * s);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void CpuOps::rope(Stream&, const Tensor& x, std::int64_t D, const Tensor& table, const Tensor& positions,
+                  bool inverse) {
+  UPCYCLE_CHECK(D > 0 && D % 2 == 0 && x.columns() % D == 0, "rope: {} does not hold heads of an even size {}",
+                x.describe(), D);
+  check_rows("rope: x", x, x.rows(), x.columns());
+  check_tensor("rope: table", table, DType::F32, {table.rows(), D});
+  check_tensor("rope: positions", positions, DType::I32, {x.rows()});
+  const std::int32_t* p = positions.as<std::int32_t>();
+  check_indices("rope: positions", p, x.rows(), 0, table.rows());
+  const float direction = inverse ? -1.0f : 1.0f;
+  if (x.dtype == DType::BF16) {
+    rotate<bf16>(x, D, table.as<float>(), p, direction);
+  } else {
+    rotate<float>(x, D, table.as<float>(), p, direction);
+  }
+}
+
+}  // namespace upcycle

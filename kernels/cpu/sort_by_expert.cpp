@@ -1,0 +1,74 @@
+#include <omp.h>
+
+#include <algorithm>
+
+#include "kernels/cpu/check.h"
+#include "kernels/cpu/cpu_ops.h"
+
+// A counting sort in three passes: each part of the assignments counts its own, the counts become first places (expert
+// by expert, parts in order, which is what makes it stable), each part places its own. A stable order is unique, so the
+// number of parts does not show in the result.
+namespace upcycle {
+namespace {
+
+constexpr std::int64_t kMostParts = 64;
+constexpr std::int64_t kPartFrom = 8192;  // assignments that pay for a thread
+
+}  // namespace
+
+std::size_t sort_workspace(const OpLimits& limits) {
+  return static_cast<std::size_t>(kMostParts * limits.E) * sizeof(std::int32_t);
+}
+
+void CpuOps::sort_by_expert(Stream&, Workspace workspace, const Tensor& counts, const Tensor& source,
+                            const Tensor& slot, const Tensor& experts, std::int64_t align) {
+  UPCYCLE_CHECK(experts.rank == 2, "sort_by_expert: experts {}, expected (T, k)", experts.describe());
+  const std::int64_t T = experts.shape[0], k = experts.shape[1], n = T * k;
+  const std::int64_t E = counts.rows(), R = source.rows();
+  UPCYCLE_CHECK(align >= 1, "sort_by_expert: align {}, expected at least 1", align);
+  UPCYCLE_CHECK(n + E * (align - 1) <= INT32_MAX, "sort_by_expert: {} assignments do not fit int32", n);
+  check_tensor("sort_by_expert: counts", counts, DType::I32, {E});
+  check_tensor("sort_by_expert: source", source, DType::I32, {R});
+  check_tensor("sort_by_expert: slot", slot, DType::I32, {T, k});
+  check_tensor("sort_by_expert: experts", experts, DType::I32, {T, k});
+  const std::int32_t* expert = experts.as<std::int32_t>();
+  check_indices("sort_by_expert: experts", expert, n, 0, E);
+
+  const std::int64_t parts =
+      std::clamp<std::int64_t>(n / kPartFrom, 1, std::min<std::int64_t>(kMostParts, omp_get_max_threads()));
+  const std::size_t needed = static_cast<std::size_t>(parts * E) * sizeof(std::int32_t);
+  UPCYCLE_CHECK(workspace.bytes >= needed, "sort_by_expert: workspace of {} bytes, {} needed", workspace.bytes, needed);
+  std::int32_t* const place = static_cast<std::int32_t*>(workspace.data);  // (parts, E)
+  std::fill(place, place + parts * E, 0);
+
+#pragma omp parallel for schedule(static) if (parts > 1)
+  for (std::int64_t part = 0; part < parts; ++part)
+    for (std::int64_t i = n * part / parts; i < n * (part + 1) / parts; ++i) ++place[part * E + expert[i]];
+
+  std::int32_t* const count = counts.as<std::int32_t>();
+  std::int64_t next = 0;
+  for (std::int64_t e = 0; e < E; ++e) {
+    next = (next + align - 1) / align * align;
+    const std::int64_t first = next;
+    for (std::int64_t part = 0; part < parts; ++part) {
+      const std::int32_t here = place[part * E + e];
+      place[part * E + e] = static_cast<std::int32_t>(next);
+      next += here;
+    }
+    count[e] = static_cast<std::int32_t>(next - first);
+  }
+  next = (next + align - 1) / align * align;
+  UPCYCLE_CHECK(next <= R, "sort_by_expert: {} rows needed, source has {}", next, R);
+
+  std::int32_t *const token = source.as<std::int32_t>(), *const row = slot.as<std::int32_t>();
+  std::fill(token, token + R, -1);  // padding and what lies past the end
+#pragma omp parallel for schedule(static) if (parts > 1)
+  for (std::int64_t part = 0; part < parts; ++part)
+    for (std::int64_t i = n * part / parts; i < n * (part + 1) / parts; ++i) {
+      const std::int32_t at = place[part * E + expert[i]]++;
+      token[at] = static_cast<std::int32_t>(i / k);
+      row[i] = at;
+    }
+}
+
+}  // namespace upcycle

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Configures and builds: launch/build.sh [--preset NAME] [--werror] [target ...]     (default: release, everything)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+preset=release
+options=()
+targets=()
+while (($#)); do
+  case "$1" in
+    --preset) preset=${2:?--preset needs a name}; shift ;;
+    --werror) options+=(-DUPCYCLE_WERROR=ON) ;;
+    -*) echo "build.sh: unknown option $1" >&2; exit 2 ;;
+    *) targets+=("$1") ;;
+  esac
+  shift
+done
+
+mkdir -p "build/$preset"
+log=build/$preset/configure.log
+if ! cmake --preset "$preset" "${options[@]}" >"$log" 2>&1; then
+  cat "$log" >&2
+  exit 1
+fi
+if [[ -t 1 ]]; then
+  exec ninja -C "build/$preset" --quiet "${targets[@]}"
+fi
+# Not a terminal: a line of progress now and then, and everything that is not progress.
+NINJA_STATUS='[%f/%t %es] ' ninja -C "build/$preset" "${targets[@]}" |
+  awk '/^ninja: (Entering directory|no work to do)/ { next }
+       /^\[[0-9]+\/[0-9]+ [0-9.]+s\] / { split($1, n, /[[\/]/); if (n[2] % 25 && n[2] + 0 != n[3] + 0) next }
+       { print; fflush() }'

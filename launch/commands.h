@@ -1,0 +1,22 @@
+#pragma once
+#include <string>
+#include <vector>
+
+namespace upcycle {
+
+// One function a subcommand, in the file of its name. `arguments` are those after the subcommand; the result is the
+// exit code. InputError ends in one line and exit code 2, anything else thrown ends the whole job with 1.
+// With --json a command prints one JSON object on standard output and nothing else there.
+using Arguments = std::vector<std::string>;
+
+int run_tokenize(const Arguments& arguments);
+int run_import(const Arguments& arguments);
+int run_export(const Arguments& arguments);
+int run_train(const Arguments& arguments);
+int run_eval(const Arguments& arguments);
+int run_score(const Arguments& arguments);
+int run_generate(const Arguments& arguments);
+int run_inspect(const Arguments& arguments);
+int run_bench(const Arguments& arguments);
+
+}  // namespace upcycle

@@ -1,0 +1,22 @@
+#pragma once
+#include <memory>
+#include <string>
+
+#include "core/dtype.h"
+#include "data/tokenizer.h"
+#include "parallel/checkpoint/tensor_source.h"
+
+namespace upcycle {
+
+// --dtype's value: fp32 or bf16, else InputError.
+DType parse_dtype(const std::string& text);
+
+// The tokenizer of a model: `given` where the user names one, else the sentencepiece file that travels with the
+// checkpoint or lies in the Hugging Face directory; null where there is none. Checks that its ids fit the vocabulary.
+std::unique_ptr<Tokenizer> find_tokenizer(const std::string& given, const std::string& model_dir,
+                                          const ModelConfig& model);
+
+// The folder of the model's files: the step that a run folder's `latest` names, or the directory itself.
+std::string model_folder(const std::string& dir);
+
+}  // namespace upcycle

@@ -1,0 +1,79 @@
+#include "parallel/serve/generate.h"
+
+#include <cstdio>
+
+#include "launch/commands.h"
+#include "launch/common.h"
+#include "launch/options.h"
+
+namespace upcycle {
+namespace {
+
+void check_sampling(const SamplingOptions& s, std::int64_t most, std::int64_t seed) {
+  if (s.temperature < 0)
+    input_error("command line: --temperature: found {}, expected 0 (greedy) or more", s.temperature);
+  if (s.top_k < 0) input_error("command line: --top-k: found {}, expected 0 (all) or more", s.top_k);
+  if (!(s.top_p > 0 && s.top_p <= 1))
+    input_error("command line: --top-p: found {}, expected more than 0, at most 1", s.top_p);
+  if (most < 1) input_error("command line: --tokens: found {}, expected 1 or more", most);
+  if (seed < 0) input_error("command line: --seed: found {}, expected 0 or more", seed);
+}
+
+}  // namespace
+
+int run_generate(const Arguments& arguments) {
+  std::string dir, prompt, tokenizer_file, dtype = "fp32";
+  std::int64_t most = 128, seed = 1;
+  SamplingOptions sampling;
+  Options options("generate", "Continues a text.");
+  options.positional("model", dir, "a checkpoint or a Hugging Face directory");
+  options.positional("prompt", prompt, "the text to continue", Need::Optional);
+  options.option("--tokens", most, "new tokens at most");
+  options.option("--temperature", sampling.temperature, "0: greedy");
+  options.option("--top-k", sampling.top_k, "draw among this many; 0: all");
+  options.option("--top-p", sampling.top_p, "draw among the likeliest that reach this probability");
+  options.option("--seed", seed, "of the draws");
+  options.option("--tokenizer", tokenizer_file, "by default the model's own");
+  options.option("--dtype", dtype, "fp32 or bf16");
+  if (!options.parse(arguments)) return 0;
+  check_sampling(sampling, most, seed);
+  sampling.seed = static_cast<std::uint64_t>(seed);
+  const auto source = open_model(dir);
+  const ModelConfig model = source->model();
+  const auto tokenizer = find_tokenizer(tokenizer_file, dir, model);
+  if (tokenizer == nullptr)
+    input_error(
+        "{}: no sentencepiece .model file travels with it; name one with --tokenizer (a tokenizer.json can not "
+        "be used for generating)",
+        dir);
+
+  // A document begins behind the begin-of-text token where the model has one, else behind the end of the one before.
+  const auto stop = static_cast<std::int32_t>(model.eos_token_id >= 0 ? model.eos_token_id : tokenizer->eod_id());
+  std::vector<std::int32_t> tokens{model.bos_token_id >= 0 ? static_cast<std::int32_t>(model.bos_token_id)
+                                                           : tokenizer->eod_id()};
+  const std::vector<std::int32_t> text = tokenizer->encode(prompt);
+  tokens.insert(tokens.end(), text.begin(), text.end());
+  if (static_cast<std::int64_t>(tokens.size()) >= model.max_position_embeddings)
+    input_error("the prompt is {} tokens; the model's max_position_embeddings {} leaves no room to continue it",
+                tokens.size(), model.max_position_embeddings);
+
+  const LoadedModel m = load_model(*source, parse_dtype(dtype));
+  // Printed as it comes: what the whole text decodes to beyond what was shown, held back while it ends inside a
+  // character (byte tokens).
+  std::string shown = prompt;
+  std::vector<std::int32_t> all = text;
+  fmt::print("{}", prompt);
+  generate(m, tokens, most, stop, sampling, [&](std::int32_t id) {
+    if (id == stop) return;
+    all.push_back(id);
+    const std::string now = tokenizer->decode(all);
+    if (now.ends_with("\xEF\xBF\xBD") || now.size() <= shown.size()) return;
+    fmt::print("{}", now.substr(shown.size()));
+    std::fflush(stdout);
+    shown = now;
+  });
+  fmt::print("\n");
+  return 0;
+}
+
+}  // namespace upcycle

@@ -1,0 +1,23 @@
+#include "parallel/checkpoint/import.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "launch/commands.h"
+#include "launch/options.h"
+
+namespace upcycle {
+
+int run_import(const Arguments& arguments) {
+  std::string dir, out;
+  std::int64_t shards = 1;
+  Options options("import", "A Hugging Face directory (Llama or Mixtral safetensors) to a sharded HDF5 checkpoint.");
+  options.positional("model", dir, "the Hugging Face directory");
+  options.positional("out", out, "the checkpoint folder to make");
+  options.option("--shards", shards, "HDF5 files that the model is cut in");
+  if (!options.parse(arguments)) return 0;
+  if (shards < 1 || shards > 65536) input_error("command line: --shards: found {}, expected 1 to 65536", shards);
+  import_model(dir, out, shards);
+  log_info("imported {} to {} in {} file{}", dir, out, shards, shards == 1 ? "" : "s");
+  return 0;
+}
+
+}  // namespace upcycle

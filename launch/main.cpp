@@ -1,0 +1,110 @@
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+#include "core/abort.h"
+#include "core/config/config.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "core/suggest.h"
+#include "launch/commands.h"
+#include "launch/ranks.h"
+
+namespace upcycle {
+namespace {
+
+constexpr const char* version = "0.1";
+
+enum class Ranks { One, Many };
+
+struct Command {
+  const char* name;
+  int (*run)(const Arguments&);
+  Ranks ranks;  // One: refused under mpirun, where every copy would write the same files
+  const char* summary;
+};
+
+const std::vector<Command> commands = {
+    {"tokenize", run_tokenize, Ranks::One, "text files to a token set"},
+    {"import", run_import, Ranks::One, "a Hugging Face directory to a sharded HDF5 checkpoint"},
+    {"train", run_train, Ranks::Many, "pretrain, continue, or upcycle and train"},
+    {"eval", run_eval, Ranks::One, "held-out loss of a model on a token set"},
+    {"score", run_score, Ranks::One, "log-likelihood of given token ids"},
+    {"generate", run_generate, Ranks::One, "continue a text"},
+    {"inspect", run_inspect, Ranks::One, "what a model or checkpoint is"},
+    {"export", run_export, Ranks::One, "a model to a Hugging Face directory"},
+    {"bench", run_bench, Ranks::Many, "measure: whole training steps"},
+};
+
+void print_usage() {
+  fmt::print("usage: upcycle COMMAND [ARGUMENTS] [--CONFIG.KEY=VALUE ...]\n\n");
+  for (const Command& c : commands) fmt::print("  {:<10} {}\n", c.name, c.summary);
+  fmt::print(
+      "\n  help COMMAND   its arguments\n  help config    every key of the JSON config, with its default\n"
+      "  --version\n");
+}
+
+const Command& find_command(const std::string& name) {
+  std::vector<std::string> names{"help"};
+  for (const Command& c : commands) {
+    if (name == c.name) return c;
+    names.emplace_back(c.name);
+  }
+  const std::string near = nearest(name, names);
+  if (!near.empty()) input_error("unknown command {}: did you mean '{}'?", quote_text(name), near);
+  input_error("unknown command {}: `upcycle help` lists all", quote_text(name));
+}
+
+int run_help(const Arguments& topics) {
+  if (topics.empty()) {
+    print_usage();
+  } else if (topics.size() > 1) {
+    input_error("command line: found {} topics, expected one: `upcycle help COMMAND`", topics.size());
+  } else if (topics[0] == "config") {
+    fmt::print("{}", config_help());
+  } else if (topics[0] == "help") {
+    print_usage();
+  } else {
+    return find_command(topics[0]).run({"--help"});
+  }
+  return 0;
+}
+
+int run(const std::vector<std::string>& words) {
+  if (words.empty()) input_error("command line: found no command, expected one: `upcycle help` lists all");
+  const Arguments arguments(words.begin() + 1, words.end());
+  if (words[0] == "--version") {
+    fmt::print("upcycle {}\n", version);
+    return 0;
+  }
+  if (words[0] == "help" || words[0] == "--help" || words[0] == "-h") return run_help(arguments);
+  const Command& command = find_command(words[0]);
+  if (command.ranks == Ranks::One && launched_as().size > 1)
+    input_error("command line: found {} ranks, expected one: start `upcycle {}` without mpirun", launched_as().size,
+                command.name);
+  return command.run(arguments);
+}
+
+}  // namespace
+}  // namespace upcycle
+
+int main(int argc, char** argv) {
+  using namespace upcycle;
+  // Before MPI runs every copy finds the same mistakes: one of them says so.
+  const int rank = launched_as().rank;
+  set_log_rank(rank);
+  try {
+    const int code = run(std::vector<std::string>(argv + std::min(argc, 1), argv + argc));
+    // A result that could not be written (a full disk, a closed pipe) is not a success.
+    UPCYCLE_CHECK(std::fflush(stdout) == 0 && std::ferror(stdout) == 0, "standard output can not be written: {}",
+                  std::strerror(errno));
+    return code;
+  } catch (const InputError& e) {
+    if (rank == 0) print_input_error(e.what());
+    return 2;
+  } catch (const Error& e) {
+    abort_job(e.what());
+  } catch (const std::exception& e) {
+    abort_job(fmt::format("rank {}: {}", rank, e.what()));
+  }
+}

@@ -1,0 +1,101 @@
+#include "launch/metrics.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <nlohmann/json.hpp>
+
+#include "core/log.h"
+
+namespace upcycle {
+
+using Json = nlohmann::ordered_json;
+
+Metrics::Metrics(const std::string& run_dir, double peak_flops, const Config& config)
+    : peak_flops_(peak_flops), log_every_(std::max<std::int64_t>(1, config.train.log_every)) {
+  if (run_dir.empty()) return;
+  const std::string path = run_dir + "/metrics.jsonl";
+  file_ = std::fopen(path.c_str(), "a");
+  UPCYCLE_CHECK(file_ != nullptr, "{} can not be opened for appending", path);
+}
+
+Metrics::~Metrics() {
+  if (file_ != nullptr) std::fclose(file_);
+}
+
+void Metrics::write(const std::string& line) {
+  if (file_ == nullptr) return;
+  const bool written = std::fprintf(file_, "%s\n", line.c_str()) > 0 && std::fflush(file_) == 0;
+  UPCYCLE_CHECK(written, "metrics.jsonl can not be written");
+}
+
+void Metrics::step(const Trainer& t, const StepResult& r, double seconds, std::int64_t total) {
+  const double tokens_per_s = static_cast<double>(r.tokens) / seconds;
+  const double flops = training_flops_per_token(t.config.model, t.config.train.seq_length) * tokens_per_s;
+  Json layers = Json::array();
+  for (std::size_t l = 0; l < r.layers.size(); ++l)
+    if (t.config.model.is_moe_layer(static_cast<std::int64_t>(l)))
+      layers.push_back({{"layer", l},
+                        {"load_max_over_mean", r.layers[l].load_max_over_mean},
+                        {"router_entropy", r.layers[l].entropy},
+                        {"aux_loss", r.layers[l].aux},
+                        {"z_loss", r.layers[l].z}});
+  write(Json{{"step", t.step},
+             {"tokens", t.tokens},
+             {"loss", r.loss},
+             {"aux_loss", r.aux_loss},
+             {"z_loss", r.z_loss},
+             {"lr", r.lr},
+             {"grad_norm", r.grad_norm},
+             {"tokens_per_s", tokens_per_s},
+             {"mfu", flops / peak_flops_},
+             {"step_ms", seconds * 1e3},
+             {"moe_layers", layers}}
+            .dump());
+
+  // The first step of a process makes primitives and faults pages in: it says nothing of the pace.
+  average_seconds_ = average_seconds_ == 0 ? seconds : 0.9 * average_seconds_ + 0.1 * seconds;
+  if (t.step % log_every_ != 0 && t.step != total && t.step != 1) return;
+  const auto left = static_cast<std::int64_t>(average_seconds_ * static_cast<double>(total - t.step));
+  std::string line = fmt::format("step {}/{}  loss {:.4f}", t.step, total, r.loss);
+  if (t.config.model.is_moe()) line += fmt::format("  aux {:.3f}", r.aux_loss);
+  line += fmt::format("  lr {:.2e}  grad norm {:.3f}  {:.0f} tokens/s  mfu {:.0f} %  {:02d}:{:02d}:{:02d} left", r.lr,
+                      r.grad_norm, tokens_per_s, 100 * flops / peak_flops_, left / 3600, left / 60 % 60, left % 60);
+  log_info("{}", line);
+}
+
+void Metrics::eval(const Trainer& t, const std::string& set, double loss, std::int64_t tokens) {
+  write(
+      Json{{"step", t.step}, {"tokens", t.tokens}, {"eval", set}, {"eval_loss", loss}, {"eval_tokens", tokens}}.dump());
+  log_info("step {}  held-out {}: loss {:.4f} over {} tokens", t.step, set, loss, tokens);
+}
+
+double measure_peak_flops(Device& device, Stream& stream, Ops& ops, DType dtype) {
+  constexpr std::int64_t n = 1024;
+  OpLimits limits;
+  limits.T = limits.H = limits.F = n;
+  limits.dtype = dtype;
+  Arena arena("peak measurement");
+  Tensor a, b, c, scratch;
+  const auto layout = [&] {
+    a = arena.take(dtype, {n, n});
+    b = arena.take(dtype, {n, n});
+    c = arena.take(dtype, {n, n});
+    scratch = arena.take(DType::F32, {static_cast<std::int64_t>(ops.workspace_bytes(limits) / 4 + 1)});
+  };
+  layout();
+  arena.allocate(device);
+  layout();
+  double best = 0;
+  for (int i = 0; i < 6; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    ops.matmul(stream, {scratch.data, scratch.bytes()}, MatmulKind::NT, c, a, b);
+    stream.synchronize();
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    best = std::max(best, 2.0 * n * n * n / seconds);
+  }
+  return best;
+}
+
+}  // namespace upcycle

@@ -1,0 +1,136 @@
+#include "launch/options.h"
+
+#include <CLI/CLI.hpp>  // five seconds of compile time: included here alone
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstdio>
+#include <type_traits>
+
+#include "core/config/config.h"
+#include "core/error.h"
+#include "core/suggest.h"
+
+namespace upcycle {
+namespace {
+
+// CLI11 converts with strtoll and strtold, which clamp what is out of range and take "nan": both are refused here.
+template <class T>
+std::string check_number(const std::string& text) {
+  T value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  const bool whole = error == std::errc{} && end == text.data() + text.size();
+  if (whole && std::isfinite(static_cast<double>(value))) return "";
+  return fmt::format("found {}, expected {}", quote_text(text),
+                     std::is_integral_v<T> ? "an integer of at most 64 bits" : "a finite number");
+}
+
+}  // namespace
+
+struct Options::Parser {
+  std::string command;
+  CLI::App app;
+  std::vector<std::string> long_names{"--help"};  // every "--name"
+  std::vector<std::string> valued_names;          // those of them that take a value
+  std::vector<std::string>* overrides = nullptr;
+
+  Parser(const std::string& command_, const std::string& summary)
+      : command(command_), app(summary, "upcycle " + command_) {}
+
+  [[noreturn]] void fail(const std::string& message) const {
+    input_error("command line: {}; see `upcycle help {}`", message, command);
+  }
+
+  template <class T>
+  void add(const std::string& name, T& value, const std::string& meaning, Need need) {
+    CLI::Option* option = app.add_option(name, value, meaning);
+    if constexpr (!std::is_same_v<T, std::vector<std::string>>) option->capture_default_str();
+    if constexpr (std::is_arithmetic_v<T>) option->check(check_number<T>);
+    if (need == Need::Required) option->required();
+    if (!name.starts_with("-")) return;
+    option->take_last();
+    for (const std::string& long_name : option->get_lnames()) {
+      long_names.push_back("--" + long_name);
+      valued_names.push_back("--" + long_name);
+    }
+  }
+
+  // Takes the overrides out of `arguments`, and says what an unknown option may have meant, which CLI11 does not.
+  std::vector<std::string> without_overrides(const std::vector<std::string>& arguments) const {
+    std::vector<std::string> rest;
+    bool options_end = false;
+    for (const std::string& argument : arguments) {
+      options_end = options_end || argument == "--";
+      const std::size_t equals = argument.find('=');
+      const std::string name = argument.substr(0, equals);
+      if (options_end || !argument.starts_with("--")) {
+        rest.push_back(argument);
+      } else if (std::find(long_names.begin(), long_names.end(), name) != long_names.end()) {
+        // CLI11 takes "--name=" for "--name" and would eat the argument that follows as its value.
+        if (equals + 1 == argument.size() &&
+            std::find(valued_names.begin(), valued_names.end(), name) != valued_names.end())
+          fail("option " + name + ": found an empty value, expected one; leave the option out for its default");
+        rest.push_back(argument);
+      } else if (overrides != nullptr && is_override(argument)) {
+        overrides->push_back(argument);
+      } else {
+        std::string message = "unknown option " + quote_text(name);
+        const std::string near = nearest(name, long_names);
+        if (!near.empty()) message += ", did you mean " + quote_text(near) + "?";
+        if (overrides != nullptr && equals == std::string::npos) message += " (a config key is set by --KEY=VALUE)";
+        fail(message);
+      }
+    }
+    return rest;
+  }
+};
+
+Options::Options(const std::string& command, const std::string& summary)
+    : parser_(std::make_unique<Parser>(command, summary)) {
+  parser_->app.set_help_flag("-h,--help", "print this and exit");
+}
+Options::~Options() = default;
+
+void Options::flag(const std::string& name, bool& value, const std::string& meaning) {
+  for (const std::string& long_name : parser_->app.add_flag(name, value, meaning)->get_lnames())
+    parser_->long_names.push_back("--" + long_name);
+}
+void Options::option(const std::string& name, std::string& value, const std::string& meaning, Need need) {
+  parser_->add(name, value, meaning, need);
+}
+void Options::option(const std::string& name, std::int64_t& value, const std::string& meaning, Need need) {
+  parser_->add(name, value, meaning, need);
+}
+void Options::option(const std::string& name, double& value, const std::string& meaning, Need need) {
+  parser_->add(name, value, meaning, need);
+}
+void Options::positional(const std::string& name, std::string& value, const std::string& meaning, Need need) {
+  parser_->add(name, value, meaning, need);
+}
+void Options::positionals(const std::string& name, std::vector<std::string>& values, const std::string& meaning,
+                          Need need) {
+  parser_->add(name, values, meaning, need);
+}
+
+void Options::config_overrides(std::vector<std::string>& overrides) {
+  parser_->overrides = &overrides;
+  parser_->app.footer("Any config key: --KEY=VALUE, e.g. --train.lr=1e-4; `upcycle help config` lists them.");
+}
+
+bool Options::parse(const std::vector<std::string>& arguments) {
+  std::vector<std::string> rest = parser_->without_overrides(arguments);
+  std::reverse(rest.begin(), rest.end());  // CLI11 reads a vector from its end
+  try {
+    parser_->app.parse(rest);
+  } catch (const CLI::CallForHelp&) {
+    std::fputs(parser_->app.help().c_str(), stdout);
+    return false;
+  } catch (const CLI::ParseError& e) {
+    std::string message = e.what();
+    std::replace(message.begin(), message.end(), '\n', ' ');
+    parser_->fail(message);
+  }
+  return true;
+}
+
+}  // namespace upcycle

@@ -1,0 +1,44 @@
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace upcycle {
+
+// The options of one subcommand, declared one by one and then parsed. Values are written through the references given,
+// which keep what they hold (the default, shown by help) where the user says nothing. Names: "--output" or
+// "-o,--output".
+//
+//   Options options("tokenize", "Text to token sets.");
+//   options.option("--output", output, "PREFIX of the set", Need::Required);
+//   options.positionals("files", files, "text files");
+//   if (!options.parse(arguments)) return 0;  // help was printed
+enum class Need { Optional, Required };
+
+class Options {
+ public:
+  Options(const std::string& command, const std::string& summary);
+  ~Options();
+  Options(const Options&) = delete;
+
+  void flag(const std::string& name, bool& value, const std::string& meaning);
+  void option(const std::string& name, std::string& value, const std::string& meaning, Need need = Need::Optional);
+  void option(const std::string& name, std::int64_t& value, const std::string& meaning, Need need = Need::Optional);
+  void option(const std::string& name, double& value, const std::string& meaning, Need need = Need::Optional);
+  void positional(const std::string& name, std::string& value, const std::string& meaning, Need need = Need::Required);
+  void positionals(const std::string& name, std::vector<std::string>& values, const std::string& meaning,
+                   Need need = Need::Required);  // the last one declared; takes all that is left
+
+  // Accepts "--a.b=value" for parse_config and collects them, in order. Without this an unknown option is an error.
+  void config_overrides(std::vector<std::string>& overrides);
+
+  // False: --help was asked for and printed. Throws InputError naming the option, found and expected.
+  bool parse(const std::vector<std::string>& arguments);
+
+ private:
+  struct Parser;
+  std::unique_ptr<Parser> parser_;
+};
+
+}  // namespace upcycle

@@ -1,0 +1,53 @@
+#include "launch/ranks.h"
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "core/abort.h"
+#include "parallel/comm/agree.h"
+
+namespace upcycle {
+namespace {
+
+// Launchers name rank and size in different variables; the first one set counts.
+int first_number(std::initializer_list<const char*> names, int otherwise) {
+  for (const char* name : names)
+    if (const char* text = std::getenv(name); text != nullptr && *text != '\0') return std::atoi(text);
+  return otherwise;
+}
+
+}  // namespace
+
+LaunchedAs launched_as() {
+  // SLURM's size is left out: in a batch script it counts the allocation, not this program's copies.
+  return {first_number({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}, 0),
+          first_number({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}, 1)};
+}
+
+void print_input_error(const char* message) {
+  std::fflush(stdout);
+  std::fprintf(stderr, "upcycle: %s\n", message);
+}
+
+int run_with_ranks(const std::function<int(const MpiSession&)>& body) {
+  const MpiSession session(nullptr, nullptr);
+  try {
+    return body(session);
+  } catch (const AgreedError& e) {
+    if (session.rank() == 0) print_input_error(e.what());
+    return 2;
+  } catch (const InputError& e) {
+    if (session.size() == 1) {
+      print_input_error(e.what());
+      return 2;
+    }
+    print_input_error(fmt::format("rank {} on {}: {}", session.rank(), session.host(), e.what()).c_str());
+    abort_all(2);
+  } catch (const Error& e) {
+    abort_job(e.what());  // says its rank and host itself
+  } catch (const std::exception& e) {
+    abort_job(fmt::format("rank {} on {}: {}", session.rank(), session.host(), e.what()));
+  }
+}
+
+}  // namespace upcycle

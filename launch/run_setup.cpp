@@ -1,0 +1,188 @@
+#include "launch/run_setup.h"
+
+#include <filesystem>
+#include <set>
+
+#include "core/config/fields.h"
+#include "core/log.h"
+#include "parallel/comm/agree.h"
+#include "parallel/train/optimizer.h"
+#include "parallel/upcycle/rules.h"
+
+namespace upcycle {
+namespace {
+
+const std::set<std::string> kExpertKeys = {"model.num_local_experts",     "model.num_experts_per_tok",
+                                           "model.moe_intermediate_size", "model.router_aux_loss_coef",
+                                           "model.router_z_loss_coef",    "model.router_softmax",
+                                           "model.moe_every_n_layers",    "model.shared_expert"};
+
+// Sizes that 0 stands for are written out, so that 0 and its meaning compare equal.
+ModelConfig spelled_out(ModelConfig m) {
+  m.num_key_value_heads = m.kv_heads();
+  if (m.num_attention_heads > 0) m.head_dim = m.head_size();
+  m.moe_intermediate_size = m.expert_size();
+  return m;
+}
+
+// Every model key that the user gave must be what the source says; expert keys may differ where they are the target.
+void check_inherited(const Config& given, const ModelConfig& source, const std::string& from, bool experts_may_differ) {
+  Config a = given, b = given;
+  a.model = spelled_out(given.model);
+  b.model = spelled_out(source);
+  for (const std::string& key : given.given) {
+    if (!key.starts_with("model.") || (experts_may_differ && kExpertKeys.count(key) != 0)) continue;
+    const Field* field = find_field(key);
+    if (field == nullptr) continue;
+    const std::string mine = value_text(a, *field), theirs = value_text(b, *field);
+    if (mine != theirs)
+      field_error(given.where(key), key, mine, theirs + ", as " + from + " has it",
+                  "leave the key out: the model is inherited");
+  }
+}
+
+ModelConfig without_experts(ModelConfig m) {
+  const ModelConfig defaults;
+  m.num_local_experts = 0;
+  m.num_experts_per_tok = defaults.num_experts_per_tok;
+  m.moe_intermediate_size = 0;
+  m.router_aux_loss_coef = defaults.router_aux_loss_coef;
+  m.router_z_loss_coef = defaults.router_z_loss_coef;
+  m.router_softmax = defaults.router_softmax;
+  m.moe_every_n_layers = defaults.moe_every_n_layers;
+  m.shared_expert = false;
+  return m;
+}
+
+// One folder written two ways ("dense" and "./dense/") is one start.
+std::string folder_text(const std::string& dir) {
+  const std::string text = std::filesystem::path(dir).lexically_normal().string();
+  return text.size() > 1 && text.back() == '/' ? text.substr(0, text.size() - 1) : text;
+}
+
+std::string init_text(const Config& c) {
+  std::string text = !c.init.load.empty()      ? "load " + folder_text(c.init.load)
+                     : !c.init.upcycle.empty() ? "upcycle " + folder_text(c.init.upcycle)
+                                               : fmt::format("random seed {}", c.seed);
+  if (c.upcycle.at_step >= 0) text += fmt::format(", upcycled at step {}", c.upcycle.at_step);
+  return text;
+}
+
+Config saved_config(const Checkpoint& checkpoint) {
+  return parse_config_text(checkpoint.info().config, checkpoint.directory() + "/manifest.json", {});
+}
+
+// How experts were made is part of what the run started from.
+void check_same_upcycling(const Config& now, const Config& before, const std::string& from) {
+  if (now.init.upcycle.empty() && now.upcycle.at_step < 0) return;
+  for (const Field& field : fields()) {
+    if (!field.key.starts_with("upcycle.")) continue;
+    const std::string mine = value_text(now, field), theirs = value_text(before, field);
+    if (mine != theirs)
+      field_error(now.where(field.key), field.key, mine, theirs + ", as the run in " + from + " started",
+                  "choose another checkpoint.dir for another run");
+  }
+}
+
+void print_changed_train_keys(const Config& now, const Config& before) {
+  for (const Field& field : fields()) {
+    if (!field.key.starts_with("train.") && !field.key.starts_with("data.")) continue;
+    const std::string old_value = value_text(before, field), new_value = value_text(now, field);
+    if (old_value != new_value) log_info("{}: {} -> {}", field.key, old_value, new_value);
+  }
+}
+
+// The model a fresh run starts with, and what a live conversion makes of it.
+void inherit_model(RunSetup& run, const std::string& name) {
+  Config& c = run.config;
+  const bool live = c.upcycle.at_step >= 0;
+  if (!c.init.upcycle.empty()) {
+    if (live)
+      input_error(
+          "{}: init.upcycle and upcycle.at_step were both given; expected one: at_step converts a run that starts "
+          "from init.load or random weights",
+          name);
+    check_inherited(c, run.source->model(), c.init.upcycle, true);
+    c.model = upcycled_model(run.source->model(), c.model, c.upcycle, name);
+    return;
+  }
+  ModelConfig dense = c.model;
+  if (run.source != nullptr) {
+    check_inherited(c, run.source->model(), c.init.load, live);
+    dense = run.source->model();
+  } else if (live) {
+    dense = without_experts(c.model);
+  }
+  if (live) run.live_moe = upcycled_model(dense, c.model, c.upcycle, name);
+  c.model = dense;
+  check_model(c.model, name);
+}
+
+// A resumed run's model is the checkpoint's: dense before its at_step, an MoE after it.
+void resume_model(RunSetup& run, const std::string& name) {
+  Config& c = run.config;
+  const CheckpointInfo& info = run.checkpoint->info();
+  if (info.init != run.init)
+    input_error(
+        "{}: the run in {} started from '{}', this config says '{}'; choose another checkpoint.dir for another run",
+        name, c.checkpoint.dir, info.init, run.init);
+  const bool live = c.upcycle.at_step >= 0;
+  check_same_upcycling(c, saved_config(*run.checkpoint), c.checkpoint.dir);
+  if (c.train.optimizer == "adamw" && !run.checkpoint->has_optimizer())
+    input_error(
+        "{}: the run in {} holds no optimizer state, so train.optimizer = adamw can not resume it; start a new run "
+        "with init.load",
+        name, c.checkpoint.dir);
+  check_inherited(c, info.model, run.checkpoint->directory(), live && !info.model.is_moe());
+  if (live && !info.model.is_moe()) run.live_moe = upcycled_model(info.model, c.model, c.upcycle, name);
+  c.model = info.model;
+}
+
+// What would end the run only at upcycle.at_step is refused at its start.
+void check_live(const RunSetup& run) {
+  if (!run.live_moe) return;
+  const Config& c = run.config;
+  if (c.parallel.tp > 1)
+    field_error(c.where("upcycle.at_step"), "upcycle.at_step", fmt::format("{}", c.upcycle.at_step),
+                fmt::format("it absent beside parallel.tp = {}", c.parallel.tp),
+                "live conversion over tp is not built yet: use parallel.tp=1, or save and start with init.upcycle");
+  (void)frozen_rows(make_global_table(*run.live_moe), c.train.freeze);
+}
+
+}  // namespace
+
+RunSetup set_up_run(Config config, const std::string& name, Communicator& world) {
+  RunSetup run;
+  run.config = std::move(config);
+  Config& c = run.config;
+  const std::string& dir = c.checkpoint.dir;
+  bool used = false;
+  agree_or_throw(world, [&] {
+    if (!c.init.load.empty() && !c.init.upcycle.empty())
+      input_error("{}: init.load and init.upcycle were both given; expected at most one", name);
+    used = !dir.empty() && is_checkpoint(dir);
+    if (used && !c.checkpoint.resume)
+      input_error("{}: checkpoint.dir {} already holds a run and checkpoint.resume is false; choose another folder",
+                  name, dir);
+  });
+  // What one rank finds is for all to open: ranks that took different paths would wait for each other.
+  used = world.max_of(used) > 0;
+  run.init = init_text(c);
+  if (used) {
+    run.checkpoint = open_checkpoint(dir, true, &world);
+  } else if (const std::string& from = c.init.load.empty() ? c.init.upcycle : c.init.load; !from.empty()) {
+    run.source = open_model(from, &world);
+  }
+  agree_or_throw(world, [&] {
+    if (used)
+      resume_model(run, name);
+    else
+      inherit_model(run, name);
+    check_train(c);
+    check_live(run);
+  });
+  if (used) print_changed_train_keys(c, saved_config(*run.checkpoint));
+  return run;
+}
+
+}  // namespace upcycle

@@ -1,0 +1,26 @@
+#pragma once
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "core/config/config.h"
+#include "parallel/checkpoint/checkpoint.h"
+
+namespace upcycle {
+
+// What a training run starts from, decided from the config and what the run folder already holds.
+struct RunSetup {
+  Config config;                           // resolved: the model that training starts with is config.model
+  std::optional<ModelConfig> live_moe;     // what upcycle.at_step will turn it into
+  std::unique_ptr<TensorSource> source;    // init.load or init.upcycle; null: random weights, or resuming
+  std::unique_ptr<Checkpoint> checkpoint;  // null: a fresh run
+  std::string init;                        // "load DIR", "upcycle DIR", "random seed 1": resuming compares it
+};
+
+// Opens init.* or the run folder, inherits `model` from it, and checks that the two agree: with init.load a given model
+// key that differs is an InputError, with init.upcycle only expert keys may differ. Resuming with another init, other
+// upcycle keys or another model is an InputError; changed train and data keys are printed. What would end the run only
+// at upcycle.at_step is refused here. Nothing is written. A collective call whose InputErrors are agreed (agree.h).
+RunSetup set_up_run(Config config, const std::string& config_name, Communicator& world);
+
+}  // namespace upcycle

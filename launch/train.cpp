@@ -1,0 +1,234 @@
+#include <chrono>
+#include <filesystem>
+
+#include "core/log.h"
+#include "data/files.h"
+#include "data/sampler.h"
+#include "launch/commands.h"
+#include "launch/common.h"
+#include "launch/metrics.h"
+#include "launch/options.h"
+#include "launch/ranks.h"
+#include "launch/run_setup.h"
+#include "parallel/checkpoint/rank_files.h"
+#include "parallel/comm/agree.h"
+#include "parallel/train/evaluate.h"
+#include "parallel/train/schedule.h"
+#include "parallel/train/state.h"
+#include "parallel/upcycle/from_checkpoint.h"
+#include "parallel/upcycle/live.h"
+
+namespace upcycle {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
+
+// Everything of one training run on one rank.
+struct Run {
+  const Mesh& mesh;
+  Device& device;
+  Stream& stream;
+  Ops& ops;
+  RunSetup setup{};
+  Trainer trainer{};
+  std::unique_ptr<Sampler> sampler{};
+  std::map<std::string, TokenSet> valid{};
+  std::unique_ptr<CheckpointWriter> writer{};
+  std::unique_ptr<Snapshot> snapshot{};
+  std::vector<std::string> travel{};  // files that go into each checkpoint
+  double wall_before = 0;             // seconds of training before this process
+  Clock::time_point start = Clock::now();
+};
+
+SequenceSource sequences(Run& run) {
+  return [&run](std::int64_t index, std::span<std::int32_t> tokens, std::span<std::int32_t> targets) {
+    run.sampler->fill(index, tokens.data(), targets.data());
+  };
+}
+
+// Real tokens to measure an upcycling on: the first sequence of the run, at most 256 of it.
+std::vector<std::int32_t> probe_tokens(Run& run) {
+  const std::int64_t S = run.setup.config.train.seq_length, tp = run.mesh.layout.tp;
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(S)), targets(tokens.size());
+  run.sampler->fill(0, tokens.data(), targets.data());
+  tokens.resize(static_cast<std::size_t>(std::max(tp, std::min<std::int64_t>(S, 256) / tp * tp)));
+  return tokens;
+}
+
+void open_data(Run& run) {
+  const Config& c = run.setup.config;
+  check_data(c);
+  run.sampler = std::make_unique<Sampler>(c.data.train, c.model.vocab_size, c.train.seq_length, c.data.seed);
+  for (const auto& [name, prefix] : c.data.valid) run.valid.emplace(name, TokenSet::open(prefix, c.model.vocab_size));
+}
+
+void start_weights(Run& run) {
+  Trainer& t = run.trainer;
+  const RunSetup& setup = run.setup;
+  if (setup.checkpoint != nullptr) {
+    restore_trainer(t, *setup.checkpoint);
+    log_info("resumed {} at step {}", setup.checkpoint->directory(), t.step);
+  } else if (!setup.config.init.upcycle.empty()) {
+    const UpcycleReport report = upcycle_from_checkpoint(t, *setup.source, probe_tokens(run));
+    log_info("upcycled {} to {} experts: {}", setup.config.init.upcycle, setup.config.model.num_local_experts,
+             report.text());
+  } else if (setup.source != nullptr) {
+    load_trainer_weights(t, *setup.source);
+    log_info("loaded {}", setup.config.init.load);
+  } else {
+    initialize_weights(t.model->table, static_cast<std::uint64_t>(setup.config.seed), t.memory.weights.dense,
+                       t.memory.weights.expert);
+    masters_from_weights(t.optimizer, t.memory);
+  }
+}
+
+void make_snapshot_arena(Run& run) {
+  if (run.writer != nullptr) run.snapshot = std::make_unique<Snapshot>(make_snapshot(run.trainer));
+}
+
+// upcycle.at_step: the dense trainer of this run becomes an MoE trainer.
+void convert(Run& run) {
+  Config config = run.setup.config;
+  config.model = *run.setup.live_moe;
+  run.snapshot.reset();
+  LiveUpcycle live = upcycle_live(std::move(run.trainer), config, probe_tokens(run));
+  run.trainer = std::move(live.trainer);
+  run.setup.config = config;
+  run.setup.live_moe.reset();
+  make_snapshot_arena(run);
+  log_info("step {}: upcycled in place to {} experts: {}", run.trainer.step, config.model.num_local_experts,
+           live.report.text());
+}
+
+void evaluate_all(Run& run, Metrics& metrics) {
+  const Config& c = run.setup.config;
+  for (const auto& [name, set] : run.valid) {
+    const EvalWindows windows(set, c.train.seq_length);
+    const EvalResult r =
+        evaluate(*run.trainer.model, run.trainer.batch, windows, c.train.eval_steps * c.train.micro_batch_size);
+    metrics.eval(run.trainer, name, r.loss, r.tokens);
+  }
+}
+
+// What says how the run's tokens are text travels with its checkpoints: data.tokenizer where it is given, else the
+// files beside the weights that the run started from.
+std::vector<std::string> travelling(const RunSetup& setup) {
+  const Config& c = setup.config;
+  if (!c.data.tokenizer.empty() && c.data.tokenizer != "bytes") return {c.data.tokenizer};
+  if (setup.checkpoint != nullptr) return travelling_files(setup.checkpoint->directory());
+  const std::string from = !c.init.load.empty() ? c.init.load : c.init.upcycle;
+  return from.empty() ? std::vector<std::string>{} : travelling_files(model_folder(from));
+}
+
+void finish_save(Run& run) {
+  if (run.writer == nullptr || !run.writer->busy()) return;
+  run.writer->finish();
+}
+
+void start_save(Run& run) {
+  finish_save(run);  // the snapshot is one: the save before must be published first
+  Trainer& t = run.trainer;
+  t.wall_seconds = run.wall_before + since(run.start);
+  CheckpointInfo info = checkpoint_info(t);
+  info.init = run.setup.init;
+  info.config = to_json(run.setup.config);
+  for (const std::string& file : run.travel) {
+    const std::string name = std::filesystem::path(file).filename().string();
+    if (name.ends_with(".model") || (info.tokenizer.empty() && name == "tokenizer.json")) info.tokenizer = name;
+  }
+  run.writer->start(info, take_snapshot(t, *run.snapshot), run.travel);
+  if (!run.setup.config.checkpoint.background) finish_save(run);
+}
+
+void train_loop(Run& run, Metrics& metrics) {
+  const SequenceSource source = sequences(run);
+  const std::int64_t total = total_steps(run.setup.config.train);
+  std::int64_t saved = run.setup.checkpoint != nullptr ? run.trainer.step : -1;
+  while (run.trainer.step < total) {
+    if (run.setup.live_moe && run.trainer.step >= run.setup.config.upcycle.at_step) {
+      finish_save(run);
+      convert(run);
+    }
+    Trainer& t = run.trainer;
+    const Config& c = run.setup.config;
+    const auto begin = Clock::now();
+    const StepResult result = train_step(t, source);
+    metrics.step(t, result, since(begin), total);
+    if (c.train.check_replicas_every > 0 && t.step % c.train.check_replicas_every == 0)
+      check_replicas(t.optimizer, t.memory);
+    if (c.train.eval_every > 0 && t.step % c.train.eval_every == 0) evaluate_all(run, metrics);
+    if (run.writer != nullptr && c.checkpoint.every > 0 && t.step % c.checkpoint.every == 0) {
+      start_save(run);
+      saved = t.step;
+    }
+  }
+  if (run.writer != nullptr && saved != run.trainer.step) start_save(run);
+  finish_save(run);
+}
+
+int train(const MpiSession& session, const std::string& file, const std::vector<std::string>& overrides) {
+  const auto device = make_cpu_device();
+  const auto stream = device->make_stream();
+  const auto ops = make_cpu_ops();
+  const Mesh all = make_mesh(session, make_layout(session.size(), 1, 1, 1), *stream);
+
+  Config config;
+  Layout layout;
+  agree_or_throw(*all.world, [&] {
+    config = parse_config(file, overrides);
+    layout = make_layout(session.size(), static_cast<int>(config.parallel.tp), static_cast<int>(config.parallel.ep),
+                         static_cast<int>(config.parallel.etp));
+    if (layout.ep > 1)
+      input_error("parallel.ep = {}: expert parallelism is not built yet; use parallel.ep=1", layout.ep);
+    if (layout.etp > 1)
+      input_error("parallel.etp = {}: experts cut over ranks are not built yet; use parallel.etp=1", layout.etp);
+  });
+  const Mesh mesh = make_mesh(session, layout, *stream);
+  Run run{mesh, *device, *stream, *ops};
+  run.setup = set_up_run(std::move(config), file.empty() ? "the config" : file, *mesh.world);
+  agree_or_throw(*mesh.world, [&] {
+    open_data(run);
+    run.travel = travelling(run.setup);
+    run.trainer = make_trainer(run.setup.config, mesh, *device, *stream, *ops);
+  });
+  const Config& c = run.setup.config;
+  const bool writes = !c.checkpoint.dir.empty();
+  if (!writes) log_warn("checkpoint.dir is empty: nothing of this run will be kept");
+  if (writes) run.writer = std::make_unique<CheckpointWriter>(c.checkpoint.dir, *mesh.world, c.checkpoint.keep);
+  start_weights(run);
+  make_snapshot_arena(run);
+
+  const ParameterCount count = count_parameters(c.model);
+  log_info("{} parameters, {} active a token; world {} = tp {} x dp {}, {} steps of {} tokens", count.total,
+           count.active, layout.world, layout.tp, layout.dp, total_steps(c.train),
+           c.train.global_batch_size * c.train.seq_length);
+  for (const MemoryClass& m : plan_trainer(c, mesh, *ops))
+    log_info("memory: {:<12} {:>10.1f} MiB", m.name, static_cast<double>(m.bytes) / (1 << 20));
+  if (writes && session.rank() == 0) write_text_atomic(c.checkpoint.dir + "/run.json", to_json(c) + "\n");
+  log_info("config: {}", to_json(c));
+
+  run.wall_before = run.trainer.wall_seconds;
+  run.start = Clock::now();
+  Metrics metrics(session.rank() == 0 ? c.checkpoint.dir : "",
+                  layout.world * measure_peak_flops(*device, *stream, *ops, c.storage()), c);
+  train_loop(run, metrics);
+  if (writes) log_info("done: {} at step {}", c.checkpoint.dir, run.trainer.step);
+  return 0;
+}
+
+}  // namespace
+
+int run_train(const Arguments& arguments) {
+  std::string file;
+  std::vector<std::string> overrides;
+  Options options(
+      "train",
+      "Trains: from random weights, from a model (init.load), or as an MoE made of a dense one (init.upcycle).");
+  options.positional("config", file, "JSON config; see `upcycle help config`", Need::Optional);
+  options.config_overrides(overrides);
+  if (!options.parse(arguments)) return 0;
+  return run_with_ranks([&](const MpiSession& session) { return train(session, file, overrides); });
+}
+
+}  // namespace upcycle

@@ -1,0 +1,84 @@
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "core/log.h"
+#include "data/files.h"
+#include "data/safetensors_writer.h"
+#include "parallel/checkpoint/hf_config.h"
+#include "parallel/checkpoint/huggingface.h"
+#include "parallel/checkpoint/publish.h"
+#include "parallel/checkpoint/rank_files.h"
+
+namespace upcycle {
+namespace {
+namespace fs = std::filesystem;
+
+constexpr std::size_t buffer_bytes = std::size_t{32} << 20;
+
+std::string generation_config(const ModelConfig& model) {
+  nlohmann::ordered_json j;
+  j["_from_model_config"] = true;
+  if (model.bos_token_id >= 0) j["bos_token_id"] = model.bos_token_id;
+  if (model.eos_token_id >= 0) j["eos_token_id"] = model.eos_token_id;
+  return j.dump(2) + "\n";
+}
+
+void write_weights(TensorSource& source, const std::string& folder, const ExportOptions& options) {
+  SafetensorsWriter writer(folder, static_cast<std::uint64_t>(options.max_shard_bytes));
+  const ParamTable table = make_global_table(source.model());
+  const StoredType type = options.dtype == DType::BF16 ? StoredType::BF16 : StoredType::F32;
+  for (const ParamRow& row : table.rows) {
+    const auto shape =
+        row.is_vector ? std::vector<std::int64_t>{row.columns} : std::vector<std::int64_t>{row.rows, row.columns};
+    writer.declare(row.name, type, shape);
+  }
+  load_parameters(table, source, buffer_bytes, [&](const ParamRow& row, const Rectangle& part, const float* values) {
+    writer.write(row.name, values, static_cast<std::size_t>(part.size()));
+  });
+  writer.finish();
+}
+
+std::string without_trailing_slash(std::string path) {
+  while (path.size() > 1 && path.ends_with('/')) path.pop_back();
+  return path;
+}
+
+}  // namespace
+
+void export_huggingface(TensorSource& source, const std::string& source_dir, const std::string& out,
+                        const ExportOptions& options) {
+  if (options.dtype != DType::F32 && options.dtype != DType::BF16)
+    input_error("export: dtype: found {}, expected fp32 or bf16", name_of(options.dtype));
+  if (options.max_shard_bytes < 1)
+    input_error("export: max_shard_bytes: found {}, expected at least 1", options.max_shard_bytes);
+  const std::string config = write_hf_config(source.model(), options.dtype, source.name());
+  const std::string folder = without_trailing_slash(out), aside = folder + ".tmp";
+  if (fs::exists(folder) && !fs::is_directory(folder))
+    input_error("{}: found a file, expected a folder to be made; choose another name", folder);
+  if (fs::exists(folder) && !fs::is_empty(folder))
+    input_error("{}: found a folder that is not empty, expected none; choose another name or remove it", folder);
+  if (fs::exists(aside))
+    input_error("{}: found it, left by an export that did not end, expected none; remove it", aside);
+  const std::string latest = read_latest(source_dir);
+  const std::vector<std::string> travel = travelling_files(latest.empty() ? source_dir : source_dir + "/" + latest);
+  try {
+    make_folder(aside);
+    write_weights(source, aside, options);
+    write_text_atomic(aside + "/config.json", config);
+    copy_travelling(aside, travel);
+    if (!fs::exists(aside + "/generation_config.json"))
+      write_text_atomic(aside + "/generation_config.json", generation_config(source.model()));
+    fsync_directory(aside);
+    rename_durable(aside, folder);
+  } catch (...) {
+    try {
+      remove_tree(aside);
+    } catch (const std::exception& e) {
+      log_warn("{}", e.what());
+    }
+    throw;
+  }
+}
+
+}  // namespace upcycle

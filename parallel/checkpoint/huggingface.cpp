@@ -1,0 +1,127 @@
+#include "parallel/checkpoint/huggingface.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+
+#include "core/suggest.h"
+#include "data/safetensors.h"
+#include "parallel/checkpoint/hf_config.h"
+
+namespace upcycle {
+namespace {
+namespace fs = std::filesystem;
+
+constexpr const char* embedding_name = "model.embed_tokens.weight";
+constexpr const char* head_name = "lm_head.weight";
+constexpr std::size_t compare_elements = std::size_t{1} << 20;
+
+std::string shown(const std::vector<std::int64_t>& shape) {
+  std::string text;
+  for (const std::int64_t n : shape) text += fmt::format("{}{}", text.empty() ? "(" : ", ", n);
+  return text.empty() ? "()" : text + ")";
+}
+
+class HuggingFaceModel : public TensorSource {
+ public:
+  explicit HuggingFaceModel(const std::string& folder) : folder_(folder) {
+    model_ = read_hf_config(folder).model;
+    stored_ = SafetensorsSet::open(folder);
+    const std::vector<std::string> names = stored_.names();
+    // Before the table is built: a wrong size in config.json must not make it endless.
+    const std::int64_t experts = std::max<std::int64_t>(1, model_.num_local_experts);
+    if (model_.num_hidden_layers > static_cast<std::int64_t>(names.size()) ||
+        experts > static_cast<std::int64_t>(names.size()))
+      input_error(
+          "{}/config.json: num_hidden_layers, num_local_experts: found {} and {}, but the safetensors hold {} "
+          "tensors; the files are not of one model",
+          folder_, model_.num_hidden_layers, model_.num_local_experts, names.size());
+    for (const ParamRow& row : make_global_table(model_).rows) stored_name_[row.name] = checked(row);
+    refuse_unknown(names);
+    check_tied();
+  }
+
+  const std::string& name() const override { return folder_; }
+  const ModelConfig& model() const override { return model_; }
+  bool has(const std::string& tensor) const override { return stored_name_.count(tensor) != 0; }
+  void read(const std::string& tensor, const Rectangle& part, float* out) override {
+    const auto found = stored_name_.find(tensor);
+    if (found == stored_name_.end())
+      input_error("{}: tensor {}: found none, expected it; the model is another one", folder_, quote_text(tensor));
+    stored_.read_rectangle(found->second, part.row, part.rows, part.column, part.columns, out);
+  }
+
+ private:
+  // The name that the row's tensor is stored under.
+  std::string checked(const ParamRow& row) const {
+    std::string name = row.name;
+    const bool tied = model_.tie_word_embeddings;
+    if (tied && name == embedding_name && !stored_.contains(name) && stored_.contains(head_name)) name = head_name;
+    if (!stored_.contains(name)) {
+      std::string advice = "the files are not of the model that config.json describes";
+      if (tied && name == embedding_name) advice = "with tie_word_embeddings it may also be named lm_head.weight";
+      if (name == head_name) advice = "set tie_word_embeddings to true in config.json if the head is the embedding";
+      input_error("{}: tensor {}: found none, expected {} x {}; {}", folder_, name, row.rows, row.columns, advice);
+    }
+    check_stored(name, row.is_vector ? std::vector<std::int64_t>{row.columns}
+                                     : std::vector<std::int64_t>{row.rows, row.columns});
+    return name;
+  }
+
+  void check_stored(const std::string& name, const std::vector<std::int64_t>& shape) const {
+    const StoredTensor& t = stored_.info(name);
+    if (t.shape != shape)
+      input_error("{}: tensor {}: found shape {}, expected {} by config.json; the files are not of one model", folder_,
+                  name, shown(t.shape), shown(shape));
+    if (!is_float(t.type))
+      input_error("{}: tensor {}: found {}, expected F32, BF16, F16 or F64; quantized models can not be read", folder_,
+                  name, name_of(t.type));
+  }
+
+  void refuse_unknown(const std::vector<std::string>& names) const {
+    for (const std::string& name : names) {
+      if (stored_name_.count(name) != 0 || name.ends_with("rotary_emb.inv_freq")) continue;
+      if (model_.tie_word_embeddings && name == head_name) continue;  // see check_tied
+      input_error(
+          "{}: tensor {}: found it, but the model of config.json has none of that name; only plain Llama and "
+          "Mixtral models can be read",
+          folder_, quote_text(name));
+    }
+  }
+
+  // Both stored and different: which one is meant can not be known.
+  void check_tied() const {
+    if (!model_.tie_word_embeddings || !stored_.contains(embedding_name) || !stored_.contains(head_name)) return;
+    const std::int64_t rows = model_.vocab_size, columns = model_.hidden_size;
+    check_stored(head_name, {rows, columns});
+    const auto block = std::clamp<std::int64_t>(static_cast<std::int64_t>(compare_elements) / columns, 1, rows);
+    std::vector<float> a(static_cast<std::size_t>(block * columns)), b(a.size());
+    for (std::int64_t r = 0; r < rows; r += block) {
+      const std::int64_t n = std::min(block, rows - r);
+      stored_.read_rows(embedding_name, r, n, a.data());
+      stored_.read_rows(head_name, r, n, b.data());
+      for (std::int64_t i = 0; i < n * columns; ++i)
+        if (a[static_cast<std::size_t>(i)] != b[static_cast<std::size_t>(i)])
+          input_error(
+              "{}: tensor {}: found {} in row {}, expected {} as in {}, for config.json ties them; set "
+              "tie_word_embeddings to false, or remove one of the two",
+              folder_, head_name, b[static_cast<std::size_t>(i)], r + i / columns, a[static_cast<std::size_t>(i)],
+              embedding_name);
+    }
+  }
+
+  std::string folder_;
+  ModelConfig model_;
+  SafetensorsSet stored_;
+  std::map<std::string, std::string> stored_name_;  // by canonical name
+};
+
+}  // namespace
+
+bool is_huggingface(const std::string& dir) { return fs::exists(dir + "/config.json"); }
+
+std::unique_ptr<TensorSource> open_huggingface(const std::string& dir) {
+  return std::make_unique<HuggingFaceModel>(dir);
+}
+
+}  // namespace upcycle

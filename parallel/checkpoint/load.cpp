@@ -1,0 +1,42 @@
+#include <algorithm>
+
+#include "parallel/checkpoint/tensor_source.h"
+#include "parallel/model/weights.h"
+
+namespace upcycle {
+
+void load_parameters(const ParamTable& table, TensorSource& source, std::size_t buffer_bytes,
+                     const std::function<void(const ParamRow&, const Rectangle&, const float*)>& store) {
+  std::vector<float> buffer;
+  for (const ParamRow& row : table.rows) {
+    if (!source.has(row.name))
+      input_error("{}: no tensor {}; the model of this run needs it ({} x {})", source.name(), row.name, row.rows,
+                  row.columns);
+    const std::int64_t columns = row.part.columns;
+    if (row.part.size() == 0) continue;
+    const std::int64_t budget = static_cast<std::int64_t>(buffer_bytes / sizeof(float)) / columns;
+    const std::int64_t step = std::max<std::int64_t>(1, std::min(budget, row.part.rows));
+    buffer.resize(std::max(buffer.size(), static_cast<std::size_t>(step * columns)));
+    for (std::int64_t r = 0; r < row.part.rows; r += step) {
+      const Rectangle part{row.part.row + r, row.part.column, std::min(step, row.part.rows - r), columns};
+      source.read(row.name, part, buffer.data());
+      store(row, part, buffer.data());
+    }
+  }
+}
+
+void load_weights(const ParamTable& table, TensorSource& source, const Tensor& dense, const Tensor& expert) {
+  constexpr std::size_t kBuffer = std::size_t{32} << 20;
+  load_parameters(table, source, kBuffer, [&](const ParamRow& row, const Rectangle& part, const float* values) {
+    const Tensor to =
+        view_row(table, row, dense, expert).slice_rows(part.row - row.part.row, part.row - row.part.row + part.rows);
+    if (to.dtype == DType::BF16) {
+      bf16* out = to.as<bf16>();
+      for (std::int64_t i = 0; i < part.size(); ++i) out[i] = to_bf16(values[i]);
+    } else {
+      std::copy(values, values + part.size(), to.as<float>());
+    }
+  });
+}
+
+}  // namespace upcycle

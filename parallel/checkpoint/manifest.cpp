@@ -1,0 +1,225 @@
+#include "parallel/checkpoint/manifest.h"
+
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "core/config/strict_json.h"
+#include "data/files.h"
+
+namespace upcycle {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr std::size_t max_manifest_bytes = std::size_t{64} << 20;
+constexpr const char* format_name = "upcycle checkpoint";
+constexpr const char* hash_name = "XXH3-128";
+
+bool all_digits(std::string_view text) {
+  return !text.empty() && text.find_first_not_of("0123456789") == std::string_view::npos;
+}
+
+int rank_of(std::string_view name, std::string_view prefix) {
+  constexpr std::string_view suffix = ".h5";
+  if (!name.starts_with(prefix) || !name.ends_with(suffix)) return -1;
+  name.remove_prefix(prefix.size());
+  if (name.size() < suffix.size() + 5) return -1;
+  name.remove_suffix(suffix.size());
+  int rank = -1;
+  if (!all_digits(name) || std::from_chars(name.data(), name.data() + name.size(), rank).ec != std::errc{}) return -1;
+  return rank;
+}
+
+std::string rank_name(const char* prefix, int rank) { return fmt::format("{}{:05d}.h5", prefix, rank); }
+
+// Typed access that names the file, the key's whole path, what was found and what was expected.
+class Section {
+ public:
+  Section(const Json& value, std::string path, std::string key)
+      : value_(value), path_(std::move(path)), key_(std::move(key)) {
+    if (!value_.is_object()) fail("", value_, "an object");
+  }
+
+  [[noreturn]] void fail(const std::string& key, const Json& found, const std::string& expected) const {
+    const std::string text = found.dump(-1, ' ', false, Json::error_handler_t::replace);
+    std::string name = key_ + key;
+    if (key.empty() && !name.empty()) name.pop_back();  // the dot
+    input_error("{}: {}: found {}, expected {}; the manifest is damaged, use another step's folder", path_,
+                name.empty() ? "the whole" : name, text.size() > 60 ? text.substr(0, 60) + "..." : text, expected);
+  }
+  const Json& at(const char* key) const {
+    const auto found = value_.find(key);
+    if (found == value_.end())
+      input_error(
+          "{}: {}{}: found no such key, expected it in every manifest; the manifest is damaged, use another "
+          "step's folder",
+          path_, key_, key);
+    return *found;
+  }
+  std::int64_t integer(const char* key, std::int64_t min,
+                       std::int64_t max = std::numeric_limits<std::int64_t>::max()) const {
+    const Json& v = at(key);
+    const std::string expected = fmt::format("an integer of {} to {}", min, max);
+    if (!v.is_number_integer() ||
+        (v.is_number_unsigned() && v.get<std::uint64_t>() > static_cast<std::uint64_t>(max)) ||
+        v.get<std::int64_t>() < min || v.get<std::int64_t>() > max)
+      fail(key, v, expected);
+    return v.get<std::int64_t>();
+  }
+  int small(const char* key) const { return static_cast<int>(integer(key, 1, std::numeric_limits<int>::max())); }
+  double number(const char* key) const {
+    const Json& v = at(key);
+    if (!v.is_number() || !(v.get<double>() >= 0)) fail(key, v, "a number of at least 0");
+    return v.get<double>();
+  }
+  std::string text(const char* key) const {
+    const Json& v = at(key);
+    if (!v.is_string()) fail(key, v, "a text");
+    return v.get<std::string>();
+  }
+  Section section(const char* key) const { return {at(key), path_, key_ + key + "."}; }
+  std::vector<Section> list(const char* key) const {
+    const Json& v = at(key);
+    if (!v.is_array()) fail(key, v, "a list");
+    std::vector<Section> items;
+    for (std::size_t i = 0; i < v.size(); ++i) items.emplace_back(v[i], path_, fmt::format("{}{}[{}].", key_, key, i));
+    return items;
+  }
+  const Json& json() const { return value_; }
+
+ private:
+  const Json& value_;
+  std::string path_, key_;
+};
+
+bool is_plain_name(const std::string& name) {
+  return !name.empty() && name != "." && name != ".." && name != manifest_name &&
+         name.find_first_of(std::string("/\0\n", 3)) == name.npos;
+}
+
+void read_files(const Section& root, Manifest& m) {
+  std::set<std::string> seen;
+  bool any_model = false;
+  for (const Section& s : root.list("files")) {
+    Checkpoint::FileEntry file{s.text("name"), s.text("hash"), s.integer("bytes", 0)};
+    if (!is_plain_name(file.name)) s.fail("name", s.at("name"), "the name of a file in the same folder");
+    if (!seen.insert(file.name).second) s.fail("name", s.at("name"), "each file once");
+    if (file.hash.size() != 32 || file.hash.find_first_not_of("0123456789abcdef") != file.hash.npos)
+      s.fail("hash", s.at("hash"), "32 hexadecimal digits");
+    any_model = any_model || rank_of_model_file(file.name) >= 0;
+    m.files.push_back(std::move(file));
+  }
+  if (!any_model) root.fail("files", root.at("files"), "at least one model.rankNNNNN.h5");
+  if (!m.info.tokenizer.empty() && seen.count(m.info.tokenizer) == 0)
+    root.fail("tokenizer", root.at("tokenizer"), "\"\" or one of the files");
+}
+
+void read_tensors(const Section& root, const std::string& path, Manifest& m) {
+  const std::vector<Section> list = root.list("tensors");
+  const ModelConfig& c = m.info.model;
+  // Before the table is built: a damaged size must not make it endless.
+  const double expected_about =
+      static_cast<double>(c.num_hidden_layers) *
+      (1 + static_cast<double>(c.num_local_experts) / static_cast<double>(c.moe_every_n_layers));
+  if (expected_about > static_cast<double>(list.size()) + 2)
+    input_error("{}: tensors: found {}, expected more for {} layers and {} experts; the manifest is damaged", path,
+                list.size(), c.num_hidden_layers, c.num_local_experts);
+  const ParamTable table = make_global_table(c);
+  if (list.size() != table.rows.size())
+    input_error("{}: tensors: found {}, expected the model's {}; the manifest is damaged", path, list.size(),
+                table.rows.size());
+  for (std::size_t i = 0; i < list.size(); ++i) {
+    const Section& s = list[i];
+    const ParamRow& row = table.rows[i];
+    const Json shape = row.is_vector ? Json{row.columns} : Json{row.rows, row.columns};
+    if (s.text("name") != row.name) s.fail("name", s.at("name"), row.name);
+    if (s.at("shape") != shape) s.fail("shape", s.at("shape"), shape.dump() + " for " + row.name);
+    m.tensors.push_back({row.name, row.rows, row.columns, row.is_vector});
+    if (s.json().contains("optimizer_steps")) m.info.optimizer_steps[row.name] = s.integer("optimizer_steps", 0);
+  }
+}
+
+}  // namespace
+
+std::string step_folder_name(std::int64_t step) { return fmt::format("step_{:08d}", step); }
+
+bool is_step_folder_name(const std::string& name) {
+  return name.starts_with("step_") && name.size() >= 13 && name.size() <= 24 && all_digits(name.substr(5));
+}
+
+std::string model_file_name(int rank) { return rank_name("model.rank", rank); }
+std::string optimizer_file_name(int rank) { return rank_name("optimizer.rank", rank); }
+int rank_of_model_file(const std::string& name) { return rank_of(name, "model.rank"); }
+int rank_of_optimizer_file(const std::string& name) { return rank_of(name, "optimizer.rank"); }
+
+std::string manifest_text(const Manifest& m) {
+  const CheckpointInfo& info = m.info;
+  UPCYCLE_CHECK(std::isfinite(info.flops) && std::isfinite(info.wall_seconds), "flops {}, wall_seconds {}", info.flops,
+                info.wall_seconds);
+  Json j;
+  j["format"] = format_name;
+  j["format_version"] = checkpoint_format_version;
+  j["step"] = info.step;
+  j["consumed_samples"] = info.consumed_samples;
+  j["tokens"] = info.tokens;
+  j["flops"] = info.flops;
+  j["wall_seconds"] = info.wall_seconds;
+  j["init"] = info.init;
+  j["tokenizer"] = info.tokenizer;
+  const Layout& l = info.layout;
+  j["layout"] = {{"world", l.world}, {"tp", l.tp}, {"dp", l.dp}, {"ep", l.ep}, {"etp", l.etp}, {"edp", l.edp}};
+  j["model"] = Json::parse(to_json(info.model));
+  j["config"] = info.config.empty() ? Json() : Json::parse(info.config);
+  j["hash"] = hash_name;
+  j["files"] = Json::array();
+  for (const Checkpoint::FileEntry& f : m.files)
+    j["files"].push_back({{"name", f.name}, {"bytes", f.bytes}, {"hash", f.hash}});
+  j["tensors"] = Json::array();
+  for (const Checkpoint::TensorShape& t : m.tensors) {
+    Json entry = {{"name", t.name}, {"shape", t.is_vector ? Json{t.columns} : Json{t.rows, t.columns}}};
+    const auto steps = info.optimizer_steps.find(t.name);
+    if (steps != info.optimizer_steps.end()) entry["optimizer_steps"] = steps->second;
+    j["tensors"].push_back(std::move(entry));
+  }
+  return j.dump(1) + "\n";
+}
+
+Manifest read_manifest(const std::string& step_folder) {
+  const std::string path = step_folder + "/" + manifest_name;
+  const std::string text = read_text(path, max_manifest_bytes);
+  parse_strict_json(text, path);
+  const Json json = Json::parse(text);  // again, to keep the order of the config's keys
+  const Section root(json, path, "");
+  if (root.text("format") != format_name) root.fail("format", root.at("format"), format_name);
+  const std::int64_t version = root.integer("format_version", 1);
+  if (version > checkpoint_format_version)
+    input_error("{}: format_version: found {}, expected at most {}; it was written by a newer upcycle: update this one",
+                path, version, checkpoint_format_version);
+  if (root.text("hash") != hash_name) root.fail("hash", root.at("hash"), hash_name);
+  Manifest m;
+  CheckpointInfo& info = m.info;
+  info.step = root.integer("step", 0);
+  info.consumed_samples = root.integer("consumed_samples", 0);
+  info.tokens = root.integer("tokens", 0);
+  info.flops = root.number("flops");
+  info.wall_seconds = root.number("wall_seconds");
+  info.init = root.text("init");
+  info.tokenizer = root.text("tokenizer");
+  const Section l = root.section("layout");
+  info.layout = {l.small("world"), l.small("tp"), l.small("dp"), l.small("ep"), l.small("etp"), l.small("edp")};
+  info.model = model_from_json(root.section("model").json().dump(), path);
+  check_model(info.model, path);
+  const Json& config = root.at("config");
+  if (!config.is_null()) {
+    if (!config.is_object()) root.fail("config", config, "an object or null");
+    info.config = config.dump(2);
+  }
+  read_files(root, m);
+  read_tensors(root, path, m);
+  return m;
+}
+
+}  // namespace upcycle

@@ -1,0 +1,113 @@
+#include "parallel/checkpoint/publish.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <vector>
+
+#include "core/suggest.h"
+#include "data/files.h"
+
+namespace upcycle {
+namespace {
+namespace fs = std::filesystem;
+
+constexpr std::size_t max_name_bytes = 4096;
+
+std::string read_step_name(const std::string& path) {
+  if (!fs::exists(path)) return "";
+  std::string name = read_text(path, max_name_bytes);
+  if (name.ends_with('\n')) name.pop_back();
+  if (!is_step_folder_name(name))
+    input_error("{}: found {}, expected the name of a step folder; write the newest one's name there, as in {}", path,
+                quote_text(name), step_folder_name(100));
+  return name;
+}
+
+std::vector<std::string> names_in(const std::string& folder) {
+  std::vector<std::string> names;
+  std::error_code code;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, code))
+    names.push_back(entry.path().filename());
+  if (code) input_error("{}: cannot list the folder: {}", folder, code.message());
+  return names;
+}
+
+// Renamed first: a removal that stops half-way must not leave a step folder that lacks files.
+void remove_step(const std::string& run_dir, const std::string& name) {
+  const std::string aside = run_dir + "/" + name + ".tmp";
+  remove_tree(aside);
+  rename_durable(run_dir + "/" + name, aside);
+  remove_tree(aside);
+}
+
+// Ranks write to one file system, or the manifest would name files that no one else finds.
+void check_visible(const std::string& folder, const Manifest& manifest) {
+  for (const Checkpoint::FileEntry& f : manifest.files) {
+    std::error_code code;
+    const std::uintmax_t bytes = fs::file_size(folder + "/" + f.name, code);
+    if (code || bytes != static_cast<std::uintmax_t>(f.bytes))
+      input_error(
+          "{}/{}: rank 0 does not see the {} bytes that its rank wrote; checkpoint.dir must be on a file system "
+          "that all hosts share",
+          folder, f.name, f.bytes);
+  }
+}
+
+}  // namespace
+
+std::string read_latest(const std::string& run_dir) { return read_step_name(run_dir + "/" + latest_name); }
+
+void clean_run_folder(const std::string& run_dir) {
+  for (const std::string& name : names_in(run_dir))
+    if (name.ends_with(".tmp") && is_step_folder_name(name.substr(0, name.size() - 4)))
+      remove_tree(run_dir + "/" + name);
+  const std::string mark = run_dir + "/" + publishing_name;
+  const std::string unfinished = read_step_name(mark);
+  if (unfinished.empty()) return;
+  if (unfinished != read_latest(run_dir) && fs::exists(run_dir + "/" + unfinished)) remove_step(run_dir, unfinished);
+  remove_tree(mark);
+}
+
+void publish_step(const std::string& run_dir, const Manifest& manifest) {
+  const std::string name = step_folder_name(manifest.info.step);
+  const std::string folder = run_dir + "/" + name, aside = folder + ".tmp", mark = run_dir + "/" + publishing_name;
+  bool renamed = false;
+  try {
+    if (fs::exists(folder))
+      input_error(
+          "{}: is there already, and a published step is never changed; resume from it (write {} to {}/{}) or "
+          "move it away",
+          folder, name, run_dir, latest_name);
+    check_visible(aside, manifest);
+    write_text_atomic(aside + "/" + manifest_name, manifest_text(manifest));
+    fsync_directory(aside);
+    write_text_atomic(mark, name + "\n");
+    renamed = true;  // also where only the fsync after it fails
+    rename_durable(aside, folder);
+    write_text_atomic(run_dir + "/" + latest_name, name + "\n");
+    remove_tree(mark);
+  } catch (...) {
+    if (read_latest(run_dir) == name && fs::exists(folder)) throw;  // published all the same
+    if (renamed && fs::exists(folder)) remove_step(run_dir, name);
+    remove_tree(aside);
+    remove_tree(mark);
+    throw;
+  }
+}
+
+void remove_old_steps(const std::string& run_dir, std::int64_t keep) {
+  if (keep <= 0) return;
+  const std::string latest = read_latest(run_dir);
+  std::vector<std::string> steps;
+  for (const std::string& name : names_in(run_dir))
+    if (is_step_folder_name(name)) steps.push_back(name);
+  // By number: past 99999999 names get longer.
+  std::sort(steps.begin(), steps.end(), [](const std::string& a, const std::string& b) {
+    return a.size() != b.size() ? a.size() < b.size() : a < b;
+  });
+  const auto n = static_cast<std::int64_t>(steps.size());
+  for (std::int64_t i = 0; i < n - keep; ++i)
+    if (steps[static_cast<std::size_t>(i)] != latest) remove_step(run_dir, steps[static_cast<std::size_t>(i)]);
+}
+
+}  // namespace upcycle

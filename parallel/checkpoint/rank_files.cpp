@@ -1,0 +1,128 @@
+#include "parallel/checkpoint/rank_files.h"
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+#include <map>
+#include <set>
+
+#include "data/files.h"
+#include "data/hash.h"
+#include "data/hdf5.h"
+#include "parallel/checkpoint/manifest.h"
+
+namespace upcycle {
+namespace fs = std::filesystem;
+
+std::string stored_tensor_name(StateKind kind, const std::string& tensor) {
+  switch (kind) {
+    case StateKind::Moment1:
+      return "exp_avg/" + tensor;
+    case StateKind::Moment2:
+      return "exp_avg_sq/" + tensor;
+    default:
+      return tensor;
+  }
+}
+
+Hdf5Attributes rectangle_attributes(std::int64_t global_rows, std::int64_t global_columns, bool is_vector,
+                                    const Rectangle& part) {
+  Hdf5Attributes a;
+  a.numbers["global_shape"] =
+      is_vector ? std::vector<std::int64_t>{global_columns} : std::vector<std::int64_t>{global_rows, global_columns};
+  a.numbers["offset"] = {part.row, part.column};
+  return a;
+}
+
+Hdf5Attributes file_attributes(std::int64_t step, int rank) {
+  Hdf5Attributes a;
+  a.numbers["format_version"] = {checkpoint_format_version};
+  a.numbers["step"] = {step};
+  a.numbers["rank"] = {rank};
+  return a;
+}
+
+void make_folder(const std::string& path) {
+  std::error_code code;
+  fs::create_directories(path, code);  // no error where it exists, also when several ranks make it at once
+  if (code || !fs::is_directory(path))
+    input_error("{}: cannot make the folder: {}", path, code ? code.message() : "something else bears the name");
+}
+
+Checkpoint::FileEntry file_entry(const std::string& folder, const std::string& name) {
+  const std::string path = folder + "/" + name;
+  const auto bytes = static_cast<std::int64_t>(open_regular_file(path).size());
+  return {name, hash_file(path), bytes};
+}
+
+std::vector<Checkpoint::FileEntry> write_rank_files(const std::string& folder, std::int64_t step, int rank,
+                                                    const std::vector<SavedPiece>& pieces) {
+  make_folder(folder);
+  const bool moments =
+      std::any_of(pieces.begin(), pieces.end(), [](const SavedPiece& p) { return p.kind != StateKind::Master; });
+  std::vector<Checkpoint::FileEntry> entries;
+  for (const bool optimizer : {false, true}) {
+    if (optimizer && !moments) continue;
+    const std::string name = optimizer ? optimizer_file_name(rank) : model_file_name(rank);
+    Hdf5File file = Hdf5File::create(folder + "/" + name);
+    file.write_attributes(file_attributes(step, rank));
+    std::map<std::string, int> count;
+    for (const SavedPiece& p : pieces) {
+      if ((p.kind != StateKind::Master) != optimizer) continue;
+      const std::string tensor = stored_tensor_name(p.kind, p.tensor);
+      file.write(rectangle_name(tensor, count[tensor]++), p.values, p.part.rows, p.part.columns,
+                 rectangle_attributes(p.global_rows, p.global_columns, p.is_vector, p.part));
+    }
+    file.close();
+    entries.push_back(file_entry(folder, name));
+  }
+  return entries;
+}
+
+std::vector<Checkpoint::FileEntry> copy_travelling(const std::string& folder, const std::vector<std::string>& paths) {
+  make_folder(folder);
+  std::vector<Checkpoint::FileEntry> entries;
+  std::set<std::string> seen;
+  for (const std::string& path : paths) {
+    const std::string name = fs::path(path).filename().string();
+    if (!seen.insert(name).second) input_error("{}: two files named {} can not travel into one folder", path, name);
+    const FileDescriptor from = open_regular_file(path);
+    FileDescriptor to = create_file(folder + "/" + name);
+    std::vector<char> block(std::size_t{1} << 20);
+    for (std::uint64_t at = 0, size = from.size(); at < size;) {
+      const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(block.size(), size - at));
+      from.read_at(at, block.data(), n);
+      to.write_at(at, block.data(), n);
+      at += n;
+    }
+    to.sync();
+    to.close_checked();
+    entries.push_back(file_entry(folder, name));
+  }
+  return entries;
+}
+
+std::vector<std::string> travelling_files(const std::string& folder) {
+  static constexpr std::array<const char*, 9> names = {"added_tokens.json",
+                                                       "chat_template.jinja",
+                                                       "generation_config.json",
+                                                       "merges.txt",
+                                                       "special_tokens_map.json",
+                                                       "tokenizer.json",
+                                                       "tokenizer_config.json",
+                                                       "vocab.json",
+                                                       "vocab.txt"};
+  std::vector<std::string> found;
+  std::error_code code;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, code)) {
+    const std::string name = entry.path().filename().string();
+    const bool known =
+        std::find(names.begin(), names.end(), name) != names.end() || entry.path().extension() == ".model";
+    if (known && entry.is_regular_file()) found.push_back(entry.path().string());
+  }
+  if (code) input_error("{}: cannot list the folder: {}", folder, code.message());
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+}  // namespace upcycle

@@ -1,0 +1,32 @@
+#pragma once
+#include <string>
+#include <vector>
+
+#include "parallel/checkpoint/checkpoint.h"
+
+namespace upcycle {
+
+struct Hdf5Attributes;
+
+// Where the rectangles of a tensor lie in a rank's file: "NAME/0", of a moment "exp_avg/NAME/0".
+std::string stored_tensor_name(StateKind kind, const std::string& tensor);
+// Of one rectangle: global_shape (rows, columns; a vector's has one number) and offset (row, column).
+Hdf5Attributes rectangle_attributes(std::int64_t global_rows, std::int64_t global_columns, bool is_vector,
+                                    const Rectangle& part);
+// Of the file: format_version, step, rank.
+Hdf5Attributes file_attributes(std::int64_t step, int rank);
+
+// Writes model.rankNNNNN.h5 and, where there are moments, optimizer.rankNNNNN.h5 of one rank into `folder`, which is
+// made where it is missing; flushes, syncs and hashes them. Call it on the HDF5 thread.
+std::vector<Checkpoint::FileEntry> write_rank_files(const std::string& folder, std::int64_t step, int rank,
+                                                    const std::vector<SavedPiece>& pieces);
+// Size and hash of a written file.
+Checkpoint::FileEntry file_entry(const std::string& folder, const std::string& name);
+// Copies each file to `folder` under its own name, synced. InputError where two have one name, or one is missing.
+std::vector<Checkpoint::FileEntry> copy_travelling(const std::string& folder, const std::vector<std::string>& paths);
+// The files of a model's folder that travel with its weights: tokenizer.json, *.model, generation_config.json... Paths.
+std::vector<std::string> travelling_files(const std::string& folder);
+
+void make_folder(const std::string& path);  // it may be there already; parents too
+
+}  // namespace upcycle

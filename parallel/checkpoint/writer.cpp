@@ -1,0 +1,193 @@
+#include <filesystem>
+#include <optional>
+#include <sstream>
+
+#include "core/log.h"
+#include "data/files.h"
+#include "parallel/checkpoint/hdf5_thread.h"
+#include "parallel/checkpoint/publish.h"
+#include "parallel/checkpoint/rank_files.h"
+#include "parallel/checkpoint/step_runs.h"
+#include "parallel/comm/agree.h"
+
+namespace upcycle {
+namespace {
+namespace fs = std::filesystem;
+
+// Names hold no line breaks (is_plain_name refuses them on reading, make_travel_names on writing).
+std::string entry_lines(const std::vector<Checkpoint::FileEntry>& entries) {
+  std::string text;
+  for (const Checkpoint::FileEntry& e : entries) text += fmt::format("{} {} {}\n", e.bytes, e.hash, e.name);
+  return text;
+}
+
+std::vector<Checkpoint::FileEntry> parse_entry_lines(const std::string& text) {
+  std::vector<Checkpoint::FileEntry> entries;
+  std::istringstream in(text);
+  Checkpoint::FileEntry e;
+  while (in >> e.bytes >> e.hash && in.get() == ' ' && std::getline(in, e.name)) entries.push_back(e);
+  UPCYCLE_CHECK(in.eof(), "file entries that can not be read: {}", text);
+  return entries;
+}
+
+void check_pieces(const ParamTable& global, const std::vector<SavedPiece>& pieces) {
+  std::map<std::string, const ParamRow*> rows;
+  for (const ParamRow& row : global.rows) rows[row.name] = &row;
+  for (const SavedPiece& p : pieces) {
+    const auto row = rows.find(p.tensor);
+    UPCYCLE_CHECK(row != rows.end(), "{} is no parameter of the model", p.tensor);
+    UPCYCLE_CHECK(row->second->rows == p.global_rows && row->second->columns == p.global_columns &&
+                      row->second->is_vector == p.is_vector,
+                  "{}: ({}, {}) is not the model's shape", p.tensor, p.global_rows, p.global_columns);
+  }
+}
+
+void check_travel(const CheckpointInfo& info, const std::vector<std::string>& travel) {
+  bool tokenizer = info.tokenizer.empty();
+  for (const std::string& path : travel) {
+    const std::string name = fs::path(path).filename().string();
+    UPCYCLE_CHECK(!name.empty() && name.find('\n') == name.npos && name != manifest_name &&
+                      rank_of_model_file(name) < 0 && rank_of_optimizer_file(name) < 0,
+                  "'{}' can not travel under this name", path);
+    tokenizer = tokenizer || name == info.tokenizer;
+  }
+  UPCYCLE_CHECK(tokenizer, "the tokenizer {} is not among the files that travel along", info.tokenizer);
+}
+
+// What runs on the I/O thread. Shared with it: an unwinding main thread may drop its side first.
+struct Part {
+  std::string folder;  // step_X.tmp
+  CheckpointInfo info;
+  int rank = 0;
+  std::vector<SavedPiece> pieces;
+  std::vector<std::string> travel;
+  std::vector<Checkpoint::FileEntry> entries;
+
+  void write() {
+    const std::string final_folder = folder.substr(0, folder.size() - 4);
+    if (fs::exists(final_folder))
+      input_error("{}: is there already, and a published step is never changed", final_folder);
+    entries = write_rank_files(folder, info.step, rank, pieces);
+    if (rank != 0 || travel.empty()) return;
+    const auto copied = copy_travelling(folder, travel);
+    entries.insert(entries.end(), copied.begin(), copied.end());
+  }
+
+  // What this rank may have written; the folder itself goes with the last rank's files.
+  void remove_own_files() {
+    std::vector<std::string> names = {model_file_name(rank), optimizer_file_name(rank)};
+    if (rank == 0)
+      for (const std::string& path : travel) names.push_back(fs::path(path).filename().string());
+    std::error_code ignored;
+    for (const std::string& name : names) fs::remove(folder + "/" + name, ignored);
+    fs::remove(folder, ignored);
+  }
+};
+
+}  // namespace
+
+struct CheckpointWriter::Job {
+  std::string run_dir;
+  Communicator& world;
+  std::int64_t keep;
+  std::optional<FolderLock> lock;
+  std::shared_ptr<Part> part;  // set from start() to finish()
+  std::future<void> written;
+
+  Manifest gather_manifest() {
+    const ParamTable global = make_global_table(part->info.model);
+    Manifest m{part->info, parse_entry_lines(world.gather_text(entry_lines(part->entries))), {}};
+    for (const ParamRow& row : global.rows) m.tensors.push_back({row.name, row.rows, row.columns, row.is_vector});
+    decode_step_counts(global, world.gather_text(encode_step_counts(global, part->info.optimizer_steps)),
+                       m.info.optimizer_steps);
+    return m;
+  }
+
+  // The message of the first rank whose `mine` is not empty, on every rank; "" where all are.
+  std::string first_message(const std::string& mine) {
+    const double distance = world.max_of(mine.empty() ? 0 : world.size() - world.rank());
+    if (distance == 0) return "";
+    return world.broadcast_text(mine, world.size() - static_cast<int>(distance));
+  }
+
+  [[noreturn]] void fail(const std::string& message) {
+    // All ranks have ended writing: they agreed on the message.
+    if (world.rank() == 0) {
+      try {
+        remove_tree(part->folder);
+      } catch (const std::exception& e) {
+        log_warn("{}", e.what());
+      }
+    }
+    const std::int64_t step = part->info.step;
+    part.reset();
+    world.barrier();  // no rank starts the next save before the folder is gone
+    throw Error(fmt::format("checkpoint of step {} was not saved: {}; {}/{} names what it named before", step, message,
+                            run_dir, latest_name));
+  }
+};
+
+CheckpointWriter::CheckpointWriter(std::string run_dir, Communicator& world, std::int64_t keep)
+    : job_(new Job{std::move(run_dir), world, keep, {}, nullptr, {}}) {
+  agree_or_throw(world, [this] {
+    if (job_->world.rank() != 0) return;
+    make_folder(job_->run_dir);
+    job_->lock.emplace(job_->run_dir);
+    clean_run_folder(job_->run_dir);
+  });
+}
+
+CheckpointWriter::~CheckpointWriter() {
+  if (!job_->part) return;
+  job_->written.wait();  // the snapshot is the caller's memory
+  job_->part->remove_own_files();
+}
+
+void CheckpointWriter::start(const CheckpointInfo& info, std::vector<SavedPiece> pieces,
+                             const std::vector<std::string>& travel) {
+  UPCYCLE_CHECK(!job_->part, "step {} is still being written", job_->part->info.step);
+  check_pieces(make_global_table(info.model), pieces);
+  check_travel(info, travel);
+  auto part = std::make_shared<Part>();
+  part->folder = job_->run_dir + "/" + step_folder_name(info.step) + ".tmp";
+  part->info = info;
+  part->rank = job_->world.rank();
+  part->pieces = std::move(pieces);
+  part->travel = travel;
+  job_->part = part;
+  job_->written = hdf5_thread().submit([part] { part->write(); });
+}
+
+bool CheckpointWriter::busy() const { return job_->part != nullptr; }
+bool CheckpointWriter::written() const { return !job_->part || finished(job_->written); }
+
+void CheckpointWriter::finish() {
+  UPCYCLE_CHECK(busy(), "no checkpoint was started");
+  Job& job = *job_;
+  std::string mine;
+  try {
+    job.written.get();
+  } catch (const std::exception& e) {
+    mine = fmt::format("rank {}: {}", job.world.rank(), e.what());
+  }
+  if (const std::string bad = job.first_message(mine); !bad.empty()) job.fail(bad);
+  const Manifest manifest = job.gather_manifest();
+  std::string published;
+  if (job.world.rank() == 0) {
+    try {
+      publish_step(job.run_dir, manifest);
+    } catch (const std::exception& e) {
+      published = e.what();
+    }
+  }
+  if (const std::string bad = job.first_message(published); !bad.empty()) job.fail(bad);
+  job.part.reset();
+  if (job.world.rank() != 0) return;
+  try {
+    remove_old_steps(job.run_dir, job.keep);
+  } catch (const std::exception& e) {
+    log_warn("{}; the new checkpoint is saved, old ones stay", e.what());
+  }
+}
+
+}  // namespace upcycle

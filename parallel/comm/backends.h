@@ -1,0 +1,29 @@
+#pragma once
+#include <cstddef>
+#include <memory>
+#include <string>
+
+#include "parallel/comm/communicator.h"
+
+// What mesh.cpp builds groups from; other code sees only Communicator.
+namespace upcycle {
+
+// A group of one, without MPI.
+std::unique_ptr<Communicator> make_single_communicator(std::string name);
+
+// How a call is cut. Tests make these small; results do not depend on them.
+struct MpiLimits {
+  std::size_t piece_bytes = std::size_t{1} << 20;     // of one rank's data in a round of a reduction
+  std::size_t scratch_bytes = std::size_t{64} << 20;  // at most, of all pieces that a rank receives in a round
+  std::size_t message_bytes = std::size_t{1} << 30;   // of one rank's data in one MPI call of a gather or broadcast
+  std::size_t small_bytes = 4096;                     // up to here a reduction takes one exchange rather than two
+};
+
+// Bytes of scratch of a group of `size` ranks.
+std::size_t reduction_scratch_bytes(int size, const MpiLimits& limits = {});
+
+// Splits MPI_COMM_WORLD: ranks of one color form a group, in the order of key. Every rank of the world calls this, in
+// one order of groups. A group of one comes back as the single-rank communicator.
+std::unique_ptr<Communicator> make_mpi_communicator(std::string name, int color, int key, const MpiLimits& limits = {});
+
+}  // namespace upcycle

@@ -1,0 +1,52 @@
+#include "parallel/comm/mesh.h"
+
+#include "core/error.h"
+#include "parallel/comm/backends.h"
+
+namespace upcycle {
+
+std::size_t collective_scratch_bytes(const Layout& layout) {
+  std::size_t bytes = 0;
+  for (const int size : {layout.world, layout.tp, layout.dp, layout.ep, layout.etp, layout.edp}) {
+    bytes += reduction_scratch_bytes(size);
+  }
+  return bytes;
+}
+
+Mesh make_mesh(const MpiSession& session, const Layout& layout, Stream& stream) {
+  UPCYCLE_CHECK(layout.world == session.size(), "a layout of {} ranks on {}", layout.world, session.size());
+  UPCYCLE_CHECK(stream.kind() == DeviceKind::Cpu, "MPI communicators serve CPU streams only");
+  Mesh mesh;
+  mesh.layout = layout;
+  mesh.rank = session.rank();
+  mesh.at = coordinates_of(layout, mesh.rank);
+  const Coordinates& at = mesh.at;
+  const int rank = session.rank();
+  // A group is named by what its ranks have in common: the other coordinates of the same grid. Every rank splits in
+  // this order; another order on one rank would pair different groups.
+  mesh.world = make_mpi_communicator("world", 0, rank);
+  mesh.tp = make_mpi_communicator("tp", at.dp, rank);
+  mesh.dp = make_mpi_communicator("dp", at.tp, rank);
+  mesh.ep = make_mpi_communicator("ep", at.edp * layout.etp + at.etp, rank);
+  mesh.etp = make_mpi_communicator("etp", at.edp * layout.ep + at.ep, rank);
+  mesh.edp = make_mpi_communicator("edp", at.ep * layout.etp + at.etp, rank);
+  UPCYCLE_CHECK(mesh.tp->rank() == at.tp && mesh.tp->size() == layout.tp && mesh.dp->rank() == at.dp &&
+                    mesh.dp->size() == layout.dp && mesh.ep->rank() == at.ep && mesh.ep->size() == layout.ep &&
+                    mesh.etp->rank() == at.etp && mesh.etp->size() == layout.etp && mesh.edp->rank() == at.edp &&
+                    mesh.edp->size() == layout.edp,
+                "the groups that MPI made differ from the layout's coordinates");
+  return mesh;
+}
+
+Mesh make_single_mesh() {
+  Mesh mesh;
+  mesh.world = make_single_communicator("world");
+  mesh.tp = make_single_communicator("tp");
+  mesh.dp = make_single_communicator("dp");
+  mesh.ep = make_single_communicator("ep");
+  mesh.etp = make_single_communicator("etp");
+  mesh.edp = make_single_communicator("edp");
+  return mesh;
+}
+
+}  // namespace upcycle

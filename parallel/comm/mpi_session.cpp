@@ -1,0 +1,70 @@
+#include <mpi.h>
+#include <unistd.h>
+
+#include <climits>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+
+#include "core/abort.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "parallel/comm/mesh.h"
+#include "parallel/comm/mpi_error.h"
+
+namespace upcycle {
+
+void check_mpi(int code, const char* call, const char* file, int line) {
+  if (code == MPI_SUCCESS) [[likely]]
+    return;
+  char text[MPI_MAX_ERROR_STRING] = "";
+  int length = 0;
+  if (MPI_Error_string(code, text, &length) != MPI_SUCCESS) length = 0;
+  throw_error(file, line, call,
+              fmt::format("MPI error {}: {}", code, std::string(text, static_cast<std::size_t>(length))));
+}
+
+MpiSession::MpiSession(int* argc, char*** argv) : exceptions_at_start_(std::uncaught_exceptions()) {
+  int started = 0;
+  UPCYCLE_MPI(MPI_Initialized(&started));
+  UPCYCLE_CHECK(started == 0, "MPI runs already: one session a process");
+  int provided = MPI_THREAD_SINGLE;
+  UPCYCLE_MPI(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided));
+  UPCYCLE_CHECK(provided >= MPI_THREAD_FUNNELED, "this MPI gives thread level {}, MPI_THREAD_FUNNELED is {}", provided,
+                MPI_THREAD_FUNNELED);
+  UPCYCLE_MPI(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
+  UPCYCLE_MPI(MPI_Comm_rank(MPI_COMM_WORLD, &rank_));
+  UPCYCLE_MPI(MPI_Comm_size(MPI_COMM_WORLD, &size_));
+  char name[HOST_NAME_MAX + 1] = "";
+  UPCYCLE_CHECK(gethostname(name, sizeof(name) - 1) == 0, "this machine's name can not be read");
+  host_ = name;
+  set_error_origin(rank_, host_);
+  set_log_rank(rank_);
+  set_abort_hook(&abort_all);
+
+  const char* tasks = std::getenv("SLURM_NTASKS");
+  if (size_ == 1 && tasks != nullptr && std::atol(tasks) > 1) {
+    UPCYCLE_MPI(MPI_Finalize());  // the destructor of an object that never stood does not run
+    input_error(
+        "SLURM_NTASKS={} but MPI has 1 rank: srun started {} separate programs. Start with `srun --mpi=pmix` or with "
+        "mpirun; for one rank on purpose set SLURM_NTASKS=1",
+        tasks, tasks);
+  }
+}
+
+MpiSession::~MpiSession() {
+  if (std::uncaught_exceptions() > exceptions_at_start_) return;
+  const int code = MPI_Finalize();
+  if (code != MPI_SUCCESS) std::fprintf(stderr, "rank %d on %s: MPI_Finalize failed: %d\n", rank_, host_.c_str(), code);
+}
+
+void abort_all(int code) {
+  std::fflush(nullptr);  // MPI_Abort ends the process without it
+  int started = 0, ended = 0;
+  if (MPI_Initialized(&started) == MPI_SUCCESS && MPI_Finalized(&ended) == MPI_SUCCESS && started != 0 && ended == 0) {
+    MPI_Abort(MPI_COMM_WORLD, code);
+  }
+  std::_Exit(code);
+}
+
+}  // namespace upcycle

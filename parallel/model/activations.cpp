@@ -1,0 +1,151 @@
+#include "parallel/model/activations.h"
+
+namespace upcycle {
+namespace {
+
+// One layer's activations that its backward can compute again from x.
+void take_recomputable(Arena& arena, LayerState& layer, const Sizes& s, const PassShape& pass, std::int64_t T_local,
+                       bool mlp, bool moe) {
+  const std::int64_t T = pass.T();
+  const DType dtype = pass.dtype;
+  layer.x_mid = arena.take(dtype, {T_local, s.H});
+  layer.attention_rstd = arena.take(DType::F32, {T_local});
+  layer.attention_norm = arena.take(dtype, {T_local, s.H});
+  layer.qkv = arena.take(dtype, {T, s.qkv_local});
+  layer.attention = arena.take(dtype, {T, s.N_local * s.D});
+  layer.lse = arena.take(DType::F32, {s.N_local, T});
+  layer.mlp_rstd = arena.take(DType::F32, {T_local});
+  layer.mlp_norm = arena.take(dtype, {T_local, s.H});
+  if (mlp) {
+    layer.gate_up = arena.take(dtype, {T, 2 * s.F_local});
+    layer.act = arena.take(dtype, {T, s.F_local});
+  }
+  if (moe) {
+    MoeState& m = layer.moe;
+    const std::int64_t R = expert_rows(s, T_local);
+    m.probs = arena.take(DType::F32, {T_local, s.E});
+    m.weights = arena.take(DType::F32, {T_local, s.k});
+    m.lse = arena.take(DType::F32, {T_local});
+    m.counts = arena.take(DType::I32, {s.E});
+    m.source = arena.take(DType::I32, {R});
+    m.slot = arena.take(DType::I32, {T_local, s.k});
+    m.input = arena.take(dtype, {R, s.H});
+    m.gate_up = arena.take(dtype, {R, 2 * s.moe_F_local});
+    m.act = arena.take(dtype, {R, s.moe_F_local});
+    m.output = arena.take(dtype, {R, s.H});
+  }
+}
+
+// What a layer keeps even when the rest is computed again.
+void take_kept(Arena& arena, LayerState& layer, const Sizes& s, DType dtype, std::int64_t T_local, bool moe) {
+  layer.x = arena.take(dtype, {T_local, s.H});
+  if (moe) {
+    layer.moe.experts = arena.take(DType::I32, {T_local, s.k});
+    layer.moe.stats = arena.take(DType::F64, {2 * s.E + 2});
+    layer.moe.expert_scale = arena.take(DType::F32, {s.E});
+  }
+}
+
+Scratch take_scratch(Arena& arena, const ModelConfig& model, const Sizes& s, const Layout& layout,
+                     const PassShape& pass, std::int64_t T_local, std::size_t workspace_bytes) {
+  const std::int64_t T = pass.T();
+  const DType dtype = pass.dtype;
+  Scratch c;
+  c.workspace = arena.take(DType::F32, {static_cast<std::int64_t>((workspace_bytes + 3) / 4)});
+  if (!pass.training) c.logits_row = arena.take(DType::F32, {1, s.V_local});
+  c.branch = arena.take(dtype, {T_local, s.H});
+  if (layout.tp > 1) {
+    c.gathered = arena.take(dtype, {T, s.H});
+    c.partial = arena.take(dtype, {T, s.H});
+  }
+  if (pass.training) {
+    c.dx = arena.take(dtype, {T_local, s.H});
+    c.dnorm = arena.take(dtype, {T_local, s.H});
+    if (layout.tp > 1) c.dgathered = arena.take(dtype, {T, s.H});
+  }
+  const std::size_t shared = arena.mark();
+  if (pass.training) {
+    c.dqkv = arena.take(dtype, {T, s.qkv_local});
+    c.dattention = arena.take(dtype, {T, s.N_local * s.D});
+  }
+  const std::size_t attention_end = arena.mark();
+  arena.release_to(shared);
+  const bool any_mlp = !model.is_moe() || model.moe_every_n_layers > 1 || model.shared_expert;
+  if (pass.training && any_mlp) {
+    c.dgate_up = arena.take(dtype, {T, 2 * s.F_local});
+    c.dact = arena.take(dtype, {T, s.F_local});
+  }
+  if (model.is_moe()) {
+    const std::int64_t R = expert_rows(s, T_local);
+    c.router_x = arena.take(DType::F32, {T_local, s.H});
+    c.router_w = arena.take(DType::F32, {s.E, s.H});
+    c.router_logits = arena.take(DType::F32, {T_local, s.E});
+    if (pass.training) {
+      c.router_dlogits = arena.take(DType::F32, {T_local, s.E});
+      c.dweights = arena.take(DType::F32, {T_local, s.k});
+      c.drows = arena.take(dtype, {R, s.H});
+      c.expert_dgate_up = arena.take(dtype, {R, 2 * s.moe_F_local});
+      c.expert_dact = arena.take(dtype, {R, s.moe_F_local});
+    }
+  }
+  arena.advance_to(attention_end);
+  return c;
+}
+
+}  // namespace
+
+std::int64_t expert_rows(const Sizes& s, std::int64_t T_local) {
+  const std::int64_t rows = T_local * s.k + s.E_local * (kExpertRowAlign - 1);
+  return (rows + kExpertRowAlign - 1) / kExpertRowAlign * kExpertRowAlign;
+}
+
+OpLimits op_limits(const Sizes& s, const PassShape& pass, std::int64_t tp) {
+  OpLimits o;
+  o.T = pass.T();
+  o.H = s.H;
+  o.F = s.F_local;
+  o.N = s.N_local;
+  o.K = s.K_local;
+  o.D = s.D;
+  o.V = s.V_local;
+  o.E = s.E;
+  o.k = s.k;
+  o.moe_F = s.moe_F_local;
+  o.R = s.E > 0 ? expert_rows(s, pass.T() / tp) : 0;
+  o.dtype = pass.dtype;
+  return o;
+}
+
+Activations layout_activations(Arena& arena, const ModelConfig& model, const Sizes& s, const Layout& layout,
+                               const PassShape& pass, std::size_t workspace_bytes) {
+  if (pass.T() % layout.tp != 0)
+    input_error("micro_batch_size * seq_length = {} tokens can not be cut over parallel.tp = {}", pass.T(), layout.tp);
+  const std::int64_t T = pass.T(), T_local = T / layout.tp;
+  const bool share = !pass.training || pass.recompute == Recompute::Full;
+  const bool any_mlp = !model.is_moe() || model.moe_every_n_layers > 1 || model.shared_expert;
+
+  Activations a;
+  LayerState shared;
+  if (share) {
+    take_recomputable(arena, shared, s, pass, T_local, any_mlp, model.is_moe());
+    if (!pass.training) take_kept(arena, shared, s, pass.dtype, T_local, model.is_moe());
+  }
+  for (std::int64_t l = 0; l < s.L; ++l) {
+    const bool moe = model.is_moe_layer(l);
+    LayerState layer = shared;
+    if (pass.training) take_kept(arena, layer, s, pass.dtype, T_local, moe);
+    if (!share) take_recomputable(arena, layer, s, pass, T_local, !moe || model.shared_expert, moe);
+    a.layers.push_back(layer);
+  }
+  a.x_last = arena.take(pass.dtype, {T_local, s.H});
+  a.final_rstd = arena.take(DType::F32, {T_local});
+  a.final_norm = arena.take(pass.dtype, {T_local, s.H});
+  a.xent_stats = arena.take(DType::F32, {layout.tp, T, 3});
+  a.nll = arena.take(DType::F32, {T});
+  a.lse = arena.take(DType::F32, {T});
+  a.loss_sum = arena.take(DType::F64, {1});
+  a.scratch = take_scratch(arena, model, s, layout, pass, T_local, workspace_bytes);
+  return a;
+}
+
+}  // namespace upcycle

@@ -1,0 +1,72 @@
+#pragma once
+#include <vector>
+
+#include "core/arena.h"
+#include "kernels/ops.h"
+#include "parallel/model/sizes.h"
+
+// What a pass keeps, laid out once in an arena before the first step. T_local = T / tp: under sequence parallelism
+// norms and residuals hold this rank's contiguous rows of T (arXiv 2205.05198).
+namespace upcycle {
+
+enum class Recompute : std::uint8_t { None, Full };
+
+struct PassShape {
+  std::int64_t B = 1, S = 1;  // sequences and their length; T = B * S rows, divisible by tp
+  bool training = true;       // false: forward only, one layer's activations are kept
+  Recompute recompute = Recompute::None;
+  DType dtype = DType::F32;
+  std::int64_t T() const { return B * S; }
+};
+
+struct MoeState {
+  Tensor probs, weights, lse;          // fp32 (T_local, E), (T_local, k), (T_local)
+  Tensor experts;                      // i32 (T_local, k): kept under recompute, never chosen twice
+  Tensor stats;                        // f64 (2E + 2), see Ops::router_stats; summed over tp
+  Tensor expert_scale;                 // fp32 (E)
+  Tensor counts, source, slot;         // i32 (E), (R), (T_local, k)
+  Tensor input, gate_up, act, output;  // (R, H), (R, 2 moe_F_local), (R, moe_F_local), (R, H)
+};
+
+struct LayerState {
+  Tensor x, x_mid;                        // (T_local, H): the residual entering attention, and entering the MLP
+  Tensor attention_rstd, attention_norm;  // fp32 (T_local), (T_local, H)
+  Tensor qkv, attention, lse;             // (T, qkv_local) rotated, (T, N_local D), fp32 (N_local, T)
+  Tensor mlp_rstd, mlp_norm;              // fp32 (T_local), (T_local, H)
+  Tensor gate_up, act;                    // (T, 2 F_local), (T, F_local): dense MLP or shared expert
+  MoeState moe;
+};
+
+// Buffers of one layer's work at a time; attention's, the MLP's and the experts' share memory.
+struct Scratch {
+  Tensor gathered, partial;  // (T, H): sequence-parallel all-gather and the sum before reduce-scatter (tp > 1)
+  Tensor branch;             // (T_local, H): what attention or the MLP adds to the residual
+  Tensor dx, dnorm;          // (T_local, H): gradient of the residual, and of a norm's output
+  Tensor dgathered;          // (T, H) (tp > 1)
+  Tensor dqkv, dattention;   // (T, qkv_local), (T, N_local D)
+  Tensor dgate_up, dact;     // (T, 2 F_local), (T, F_local)
+  Tensor router_logits, router_dlogits, dweights;  // fp32 (T_local, E), (T_local, E), (T_local, k)
+  Tensor router_x, router_w;                       // fp32 (T_local, H), (E, H): the router works in fp32
+  Tensor drows, expert_dgate_up, expert_dact;      // (R, H), (R, 2 moe_F_local), (R, moe_F_local)
+  Tensor logits_row;                               // fp32 (1, V_local), inference only: the next token's
+  Tensor workspace;                                // for ops
+};
+
+struct Activations {
+  std::vector<LayerState> layers;
+  Tensor x_last, final_rstd, final_norm;  // (T_local, H), fp32 (T_local), (T_local, H)
+  Tensor xent_stats, nll, lse;            // fp32 (tp, T, 3), (T), (T)
+  Tensor loss_sum;                        // f64 (1), summed over microbatches
+  Scratch scratch;
+};
+
+// Rows of the expert buffer: every assignment of T_local tokens, and each local expert's padding.
+std::int64_t expert_rows(const Sizes& sizes, std::int64_t T_local);
+
+OpLimits op_limits(const Sizes& sizes, const PassShape& pass, std::int64_t tp);
+
+// `workspace_bytes`: Ops::workspace_bytes of op_limits.
+Activations layout_activations(Arena& arena, const ModelConfig& model, const Sizes& sizes, const Layout& layout,
+                               const PassShape& pass, std::size_t workspace_bytes);
+
+}  // namespace upcycle

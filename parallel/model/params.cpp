@@ -1,0 +1,208 @@
+#include "parallel/model/params.h"
+
+#include <algorithm>
+
+namespace upcycle {
+namespace {
+
+// Elements: packed weights start at 64-byte borders in bf16 and fp32.
+constexpr std::int64_t kAlign = 32;
+std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
+
+class TableBuilder {
+ public:
+  TableBuilder(const ModelConfig& model, const Layout& layout, const Coordinates& at)
+      : model_(model), layout_(layout), at_(at), s_(sizes_of(model, layout, at)) {
+    table_.dense.ranks = layout.dp;
+    table_.dense.rank = at.dp;
+    table_.expert.ranks = layout.edp;
+    table_.expert.rank = at.edp;
+  }
+
+  ParamTable build() {
+    add_vocabulary("model.embed_tokens.weight");
+    close_buckets();
+    for (std::int64_t l = 0; l < s_.L; ++l) {
+      add_layer(l);
+      close_buckets();
+    }
+    add_vector("model.norm.weight", -1);
+    if (!model_.tie_word_embeddings) add_vocabulary("lm_head.weight");
+    close_buckets();
+    return std::move(table_);
+  }
+
+ private:
+  FlatGroup& flat(ParamGroup g) { return g == ParamGroup::Dense ? table_.dense : table_.expert; }
+
+  void add(ParamRow row, bool pack_with_previous = false) {
+    FlatGroup& g = flat(row.group);
+    if (!pack_with_previous) g.size = round_up(g.size, kAlign);
+    if (row.memory_rows == 0) row.memory_rows = row.part.rows;
+    row.offset = g.size;
+    g.size += row.memory_rows * row.part.columns;
+    table_.rows.push_back(std::move(row));
+  }
+
+  void close_buckets() {
+    for (FlatGroup* g : {&table_.dense, &table_.expert}) {
+      const std::int64_t begin = g->buckets.empty() ? 0 : g->buckets.back().end;
+      if (g->size == begin) continue;
+      g->size = begin + round_up(g->size - begin, kAlign * g->ranks);
+      g->buckets.push_back({begin, g->size, g->shard_size});
+      g->shard_size += (g->size - begin) / g->ranks;
+    }
+  }
+
+  ParamRow matrix(std::string name, std::int64_t rows, std::int64_t columns, std::int64_t layer) const {
+    ParamRow row;
+    row.name = std::move(name);
+    row.rows = rows;
+    row.columns = columns;
+    row.part = {0, 0, rows, columns};
+    row.init_std = model_.initializer_range;
+    row.layer = layer;
+    return row;
+  }
+
+  void add_vocabulary(const char* name) {  // (V, H) -> (V/tp, H), padded
+    ParamRow row = matrix(name, s_.V, s_.H, -1);
+    row.part = {s_.V_begin, 0, s_.V_valid, s_.H};
+    if (s_.V_valid == 0) row.part.row = s_.V;
+    row.memory_rows = s_.V_local;
+    add(row);
+  }
+
+  void add_vector(std::string name, std::int64_t layer) {  // (H)
+    ParamRow row = matrix(std::move(name), 1, s_.H, layer);
+    row.is_vector = true;
+    row.replicated_over_tp = true;
+    row.initializer = Initializer::Ones;
+    row.weight_decay = false;
+    add(row);
+  }
+
+  // Output rows cut over a group: (rows, columns) -> (rows/n, columns).
+  ParamRow column_parallel(std::string name, std::int64_t rows, std::int64_t layer, int n, int index) const {
+    ParamRow row = matrix(std::move(name), rows, s_.H, layer);
+    row.part = {rows / n * index, 0, rows / n, s_.H};
+    return row;
+  }
+  // Input columns cut over a group: (H, columns) -> (H, columns/n).
+  ParamRow row_parallel(std::string name, std::int64_t columns, std::int64_t layer, int n, int index) const {
+    ParamRow row = matrix(std::move(name), s_.H, columns, layer);
+    row.part = {0, columns / n * index, s_.H, columns / n};
+    return row;
+  }
+
+  void add_mlp(const std::string& prefix, std::int64_t layer) {
+    add(column_parallel(prefix + "gate_proj.weight", s_.F, layer, layout_.tp, at_.tp));
+    add(column_parallel(prefix + "up_proj.weight", s_.F, layer, layout_.tp, at_.tp), true);
+    add(row_parallel(prefix + "down_proj.weight", s_.F, layer, layout_.tp, at_.tp));
+  }
+
+  void add_layer(std::int64_t l) {
+    const std::string p = "model.layers." + std::to_string(l) + ".";
+    add_vector(p + "input_layernorm.weight", l);
+    add(column_parallel(p + "self_attn.q_proj.weight", s_.N * s_.D, l, layout_.tp, at_.tp));
+    add(column_parallel(p + "self_attn.k_proj.weight", s_.K * s_.D, l, layout_.tp, at_.tp), true);
+    add(column_parallel(p + "self_attn.v_proj.weight", s_.K * s_.D, l, layout_.tp, at_.tp), true);
+    add(row_parallel(p + "self_attn.o_proj.weight", s_.N * s_.D, l, layout_.tp, at_.tp));
+    add_vector(p + "post_attention_layernorm.weight", l);
+    if (!model_.is_moe_layer(l)) return add_mlp(p + "mlp.", l);
+
+    const std::string moe = p + "block_sparse_moe.";
+    ParamRow router = matrix(moe + "gate.weight", s_.E, s_.H, l);
+    router.replicated_over_tp = true;
+    add(router);
+    if (model_.shared_expert) add_mlp(moe + "shared_expert.", l);
+    const auto expert = [&](std::int64_t e, const char* w, bool down) {
+      const std::string name = moe + "experts." + std::to_string(e) + "." + w + ".weight";
+      ParamRow row = down ? row_parallel(name, s_.moe_F, l, layout_.etp, at_.etp)
+                          : column_parallel(name, s_.moe_F, l, layout_.etp, at_.etp);
+      row.group = ParamGroup::Expert;
+      row.expert = e;
+      return row;
+    };
+    // Packed so that the local experts' gate and up are one (E_local, 2 F, H) tensor, their downs one (E_local, H, F).
+    for (std::int64_t i = 0; i < s_.E_local; ++i) {
+      add(expert(s_.E_begin + i, "w1", false), i > 0);
+      add(expert(s_.E_begin + i, "w3", false), true);
+    }
+    for (std::int64_t i = 0; i < s_.E_local; ++i) add(expert(s_.E_begin + i, "w2", true), i > 0);
+  }
+
+  const ModelConfig& model_;
+  const Layout& layout_;
+  const Coordinates& at_;
+  Sizes s_;
+  ParamTable table_;
+};
+
+// Elements [begin, end) of the row's part, as rectangles of the global matrix: a partial first row, whole rows, a
+// partial last row.
+void cut(const ParamRow& row, std::int64_t begin, std::int64_t end, std::int64_t shard_of_row,
+         std::vector<OwnedPiece>& out) {
+  const std::int64_t width = row.part.columns;
+  while (begin < end) {
+    const std::int64_t r = begin / width, c = begin % width;
+    const bool whole = c == 0 && end - begin >= width;
+    const std::int64_t rows = whole ? (end - begin) / width : 1;
+    const std::int64_t columns = whole ? width : std::min(width - c, end - begin);
+    out.push_back(
+        {&row, {row.part.row + r, row.part.column + c, rows, columns}, row.offset + begin, shard_of_row + begin});
+    begin += rows * columns;
+  }
+}
+
+}  // namespace
+
+const ParamRow* ParamTable::find(const std::string& name) const {
+  const auto it = std::find_if(rows.begin(), rows.end(), [&](const ParamRow& r) { return r.name == name; });
+  return it == rows.end() ? nullptr : &*it;
+}
+
+ParamTable make_param_table(const ModelConfig& model, const Layout& layout, const Coordinates& at) {
+  return TableBuilder(model, layout, at).build();
+}
+
+ParamTable make_global_table(const ModelConfig& model) { return make_param_table(model, Layout{}, Coordinates{}); }
+
+std::vector<OwnedPiece> owned_pieces(const ParamTable& table, const Coordinates& at, bool with_replicas) {
+  std::vector<OwnedPiece> pieces;
+  for (const ParamRow& row : table.rows) {
+    if (row.replicated_over_tp && at.tp != 0 && !with_replicas) continue;
+    const FlatGroup& g = table.group(row.group);
+    for (const Bucket& b : g.buckets) {
+      const std::int64_t owned = g.owned_begin(b);
+      const std::int64_t begin = std::max(row.offset, owned), end = std::min(row.offset + row.size(), g.owned_end(b));
+      if (begin < end) cut(row, begin - row.offset, end - row.offset, b.shard_begin + row.offset - owned, pieces);
+    }
+  }
+  return pieces;
+}
+
+ParameterCount count_parameters(const ModelConfig& model) {
+  ParameterCount count;
+  std::int64_t experts = 0;
+  for (const ParamRow& row : make_global_table(model).rows) {
+    count.total += row.global_size();
+    if (row.expert >= 0) experts += row.global_size();
+  }
+  count.active = count.total - experts;
+  if (model.is_moe()) count.active += experts / model.num_local_experts * model.num_experts_per_tok;
+  return count;
+}
+
+double training_flops_per_token(const ModelConfig& model, std::int64_t seq_length) {
+  // Norms multiply no matrix, nor does the embedding look-up; a tied table is the output projection too.
+  std::int64_t products = count_parameters(model).active;
+  for (const ParamRow& row : make_global_table(model).rows)
+    if (row.is_vector) products -= row.global_size();
+  if (!model.tie_word_embeddings) products -= model.vocab_size * model.hidden_size;
+  const double attention =
+      static_cast<double>(model.num_hidden_layers * seq_length * model.num_attention_heads * model.head_size());
+  return 6.0 * static_cast<double>(products) + 6.0 * attention;
+}
+
+}  // namespace upcycle

@@ -1,0 +1,79 @@
+#include "parallel/model/weights.h"
+
+#include "core/rng.h"
+
+namespace upcycle {
+namespace {
+
+// A tensor that begins at a row and runs over those packed behind it.
+Tensor view_at(const ParamRow& first, const Tensor& flat, std::initializer_list<std::int64_t> shape) {
+  Tensor t(nullptr, flat.dtype, shape);
+  if (flat) t.data = static_cast<char*>(flat.data) + static_cast<std::size_t>(first.offset) * size_of(flat.dtype);
+  return t;
+}
+
+}  // namespace
+
+Weights view_weights(const ModelConfig& model, const Sizes& s, const ParamTable& table, const Tensor& dense,
+                     const Tensor& expert) {
+  const auto view = [&](const std::string& name, std::initializer_list<std::int64_t> shape) {
+    const ParamRow* row = table.find(name);
+    UPCYCLE_CHECK(row != nullptr, "no parameter {}", name);
+    return view_at(*row, row->group == ParamGroup::Dense ? dense : expert, shape);
+  };
+  Weights w;
+  w.embedding = view("model.embed_tokens.weight", {s.V_local, s.H});
+  w.final_norm = view("model.norm.weight", {s.H});
+  w.head = model.tie_word_embeddings ? w.embedding : view("lm_head.weight", {s.V_local, s.H});
+  for (std::int64_t l = 0; l < s.L; ++l) {
+    const std::string p = "model.layers." + std::to_string(l) + ".";
+    LayerWeights layer;
+    layer.attention_norm = view(p + "input_layernorm.weight", {s.H});
+    layer.qkv = view(p + "self_attn.q_proj.weight", {s.qkv_local, s.H});
+    layer.attention_out = view(p + "self_attn.o_proj.weight", {s.H, s.N_local * s.D});
+    layer.mlp_norm = view(p + "post_attention_layernorm.weight", {s.H});
+    const bool moe = model.is_moe_layer(l);
+    if (!moe || model.shared_expert) {
+      const std::string mlp = p + (moe ? "block_sparse_moe.shared_expert." : "mlp.");
+      layer.gate_up = view(mlp + "gate_proj.weight", {2 * s.F_local, s.H});
+      layer.down = view(mlp + "down_proj.weight", {s.H, s.F_local});
+    }
+    if (moe) {
+      const std::string first = p + "block_sparse_moe.experts." + std::to_string(s.E_begin);
+      layer.router = view(p + "block_sparse_moe.gate.weight", {s.E, s.H});
+      layer.expert_gate_up = view(first + ".w1.weight", {s.E_local, 2 * s.moe_F_local, s.H});
+      layer.expert_down = view(first + ".w2.weight", {s.E_local, s.H, s.moe_F_local});
+    }
+    w.layers.push_back(layer);
+  }
+  return w;
+}
+
+Tensor view_row(const ParamTable&, const ParamRow& row, const Tensor& dense, const Tensor& expert) {
+  return view_at(row, row.group == ParamGroup::Dense ? dense : expert, {row.part.rows, row.part.columns});
+}
+
+void initialize_weights(const ParamTable& table, std::uint64_t seed, const Tensor& dense, const Tensor& expert) {
+  for (const ParamRow& row : table.rows) {
+    const Tensor t = view_row(table, row, dense, expert);
+    const std::uint64_t key = rng::key_of(row.name);
+#pragma omp parallel for
+    for (std::int64_t r = 0; r < row.part.rows; ++r) {
+      for (std::int64_t c = 0; c < row.part.columns; ++c) {
+        const std::int64_t element = (row.part.row + r) * row.columns + row.part.column + c;
+        const float x =
+            row.initializer == Initializer::Ones
+                ? 1.0f
+                : static_cast<float>(row.init_std * rng::normal(seed, key, static_cast<std::uint64_t>(element)));
+        const std::int64_t i = r * row.part.columns + c;
+        if (t.dtype == DType::BF16) {
+          static_cast<bf16*>(t.data)[i] = to_bf16(x);
+        } else {
+          static_cast<float*>(t.data)[i] = x;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace upcycle

@@ -1,0 +1,39 @@
+#pragma once
+#include <vector>
+
+#include "parallel/model/params.h"
+
+namespace upcycle {
+
+// The tensors of one layer on this rank, as views into flat buffers: of parameters (bf16 or fp32) or, in the same
+// shape, of fp32 gradients.
+struct LayerWeights {
+  Tensor attention_norm;  // (H)
+  Tensor qkv;             // ((N + 2K) D, H) -> (qkv_local, H): q rows, then k, then v
+  Tensor attention_out;   // (H, N D) -> (H, N_local D)
+  Tensor mlp_norm;        // (H)
+  Tensor gate_up;         // (2F, H) -> (2 F_local, H): the dense MLP, or the shared expert
+  Tensor down;            // (H, F) -> (H, F_local)
+  Tensor router;          // (E, H)
+  Tensor expert_gate_up;  // (E, 2 moe_F, H) -> (E_local, 2 moe_F_local, H)
+  Tensor expert_down;     // (E, H, moe_F) -> (E_local, H, moe_F_local)
+};
+
+struct Weights {
+  Tensor embedding;   // (V, H) -> (V_local, H)
+  Tensor final_norm;  // (H)
+  Tensor head;        // (V, H) -> (V_local, H); the embedding itself when tied
+  std::vector<LayerWeights> layers;
+};
+
+// Views over flat buffers of the table's sizes (dense.size and expert.size elements).
+Weights view_weights(const ModelConfig& model, const Sizes& sizes, const ParamTable& table, const Tensor& dense,
+                     const Tensor& expert);
+
+// The row's part of a flat buffer: (part.rows, part.columns), contiguous.
+Tensor view_row(const ParamTable& table, const ParamRow& row, const Tensor& dense, const Tensor& expert);
+
+// Draws this rank's part of every parameter from (seed, name, global element): every layout starts from the same bits.
+void initialize_weights(const ParamTable& table, std::uint64_t seed, const Tensor& dense, const Tensor& expert);
+
+}  // namespace upcycle

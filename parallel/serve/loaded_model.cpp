@@ -1,0 +1,53 @@
+#include "parallel/serve/loaded_model.h"
+
+namespace upcycle {
+
+LoadedModel load_model(TensorSource& source, DType dtype) {
+  LoadedModel m;
+  m.device = make_cpu_device();
+  m.stream = m.device->make_stream();
+  m.ops = make_cpu_ops();
+  m.mesh = std::make_unique<Mesh>(make_single_mesh());
+  m.config = source.model();
+  m.dtype = dtype;
+  m.table = make_param_table(m.config, m.mesh->layout, m.mesh->at);
+  const auto layout = [&] {
+    m.dense = m.weights.take(dtype, {m.table.dense.size});
+    m.expert = m.weights.take(dtype, {m.table.expert.size});
+  };
+  layout();
+  m.weights.allocate(*m.device);
+  layout();
+  load_weights(m.table, source, m.dense, m.expert);
+  return m;
+}
+
+Pass make_pass(const LoadedModel& m, std::int64_t B, std::int64_t S) {
+  if (S > m.config.max_position_embeddings)
+    input_error("a sequence of {} tokens is longer than the model's max_position_embeddings {}; shorten it", S,
+                m.config.max_position_embeddings);
+  Pass pass;
+  const PassShape shape{B, S, false, Recompute::None, m.dtype};
+  const auto layout = [&] {
+    pass.model = std::make_unique<Transformer>(
+        make_transformer(pass.arena, m.config, shape, *m.device, *m.stream, *m.ops, *m.mesh));
+    pass.batch = take_batch(pass.arena, shape);
+  };
+  layout();
+  pass.arena.allocate(*m.device);
+  layout();
+  fill_batch_shape(*m.device, *m.stream, pass.batch, shape);
+  bind_weights(*pass.model, m.dense, m.expert);
+  return pass;
+}
+
+void set_batch(Pass& pass, std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets) {
+  Transformer& m = *pass.model;
+  UPCYCLE_CHECK(static_cast<std::int64_t>(tokens.size()) == m.T() && tokens.size() == targets.size(),
+                "{} tokens and {} targets for a pass of {}", tokens.size(), targets.size(), m.T());
+  m.device->copy_from_host(*m.stream, pass.batch.tokens.data, tokens.data(), tokens.size_bytes());
+  m.device->copy_from_host(*m.stream, pass.batch.targets.data, targets.data(), targets.size_bytes());
+  m.stream->synchronize();
+}
+
+}  // namespace upcycle

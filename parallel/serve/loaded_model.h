@@ -1,0 +1,35 @@
+#pragma once
+#include <memory>
+
+#include "parallel/checkpoint/tensor_source.h"
+#include "parallel/model/transformer.h"
+
+namespace upcycle {
+
+// A model read for inference on one rank: its weights, and a pass laid out over them.
+struct LoadedModel {
+  std::unique_ptr<Device> device;
+  std::unique_ptr<Stream> stream;
+  std::unique_ptr<Ops> ops;
+  std::unique_ptr<Mesh> mesh;
+  ModelConfig config;
+  DType dtype = DType::F32;
+  ParamTable table;
+  Arena weights{"weights"};
+  Tensor dense, expert;  // flat parameters
+};
+LoadedModel load_model(TensorSource& source, DType dtype);
+
+// One forward pass of B sequences of S over the loaded weights; several may share them.
+struct Pass {
+  Arena arena{"activations"};
+  std::unique_ptr<Transformer> model;
+  Batch batch;
+};
+// InputError where S is longer than the model's max_position_embeddings.
+Pass make_pass(const LoadedModel& m, std::int64_t B, std::int64_t S);
+
+// Copies one microbatch's tokens and targets (B * S each) to the device.
+void set_batch(Pass& pass, std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets);
+
+}  // namespace upcycle

@@ -1,0 +1,33 @@
+#include "parallel/train/evaluate.h"
+
+#include <algorithm>
+
+namespace upcycle {
+
+EvalResult evaluate(Transformer& m, const Batch& batch, const EvalWindows& windows, std::int64_t most_windows) {
+  const std::int64_t B = m.pass.B, S = m.pass.S, dp = m.mesh->layout.dp;
+  const std::int64_t count = most_windows > 0 ? std::min(most_windows, windows.count()) : windows.count();
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(m.T())), targets(tokens.size());
+  std::int64_t predicted = 0;
+  m.ops->fill(*m.stream, m.activations.loss_sum, 0);
+  for (std::int64_t first = m.mesh->at.dp * B; first < count; first += dp * B) {
+    std::fill(tokens.begin(), tokens.end(), 0);
+    std::fill(targets.begin(), targets.end(), -1);
+    for (std::int64_t i = 0; i < std::min(B, count - first); ++i)
+      predicted += windows.fill(first + i, tokens.data() + i * S, targets.data() + i * S);
+    m.device->copy_from_host(*m.stream, batch.tokens.data, tokens.data(), batch.tokens.bytes());
+    m.device->copy_from_host(*m.stream, batch.targets.data, targets.data(), batch.targets.bytes());
+    forward(m, batch, 0);
+    m.stream->synchronize();  // the host buffers are filled again
+  }
+  double loss_sum = 0;
+  m.device->copy_to_host(*m.stream, &loss_sum, m.activations.loss_sum.data, sizeof loss_sum);
+  m.stream->synchronize();
+  EvalResult result;
+  result.tokens = static_cast<std::int64_t>(m.mesh->dp->sum_of(static_cast<double>(predicted)));
+  const double total = m.mesh->dp->sum_of(loss_sum);
+  result.loss = result.tokens > 0 ? total / static_cast<double>(result.tokens) : 0;
+  return result;
+}
+
+}  // namespace upcycle

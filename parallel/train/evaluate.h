@@ -1,0 +1,16 @@
+#pragma once
+#include "data/sampler.h"
+#include "parallel/model/transformer.h"
+
+namespace upcycle {
+
+struct EvalResult {
+  double loss = 0;          // mean negative log-likelihood (nats) of the predicted tokens
+  std::int64_t tokens = 0;  // predicted
+};
+
+// Walks the windows (stride S = batch's sequence length, every token predicted once but the first), B at a time, shared
+// out over dp. `most_windows`: how many are used, 0 = all. A collective call; the same result on every rank.
+EvalResult evaluate(Transformer& m, const Batch& batch, const EvalWindows& windows, std::int64_t most_windows);
+
+}  // namespace upcycle

@@ -1,0 +1,144 @@
+#include "parallel/train/optimizer.h"
+
+#include <fnmatch.h>
+
+#include <algorithm>
+#include <cmath>
+#include <string_view>
+
+#include "core/rng.h"
+#include "parallel/model/weights.h"
+
+namespace upcycle {
+namespace {
+
+Communicator& replicas(const Optimizer& o, ParamGroup g) { return g == ParamGroup::Dense ? *o.mesh->dp : *o.mesh->edp; }
+
+std::size_t index_of(const Optimizer& o, const OwnedPiece& p) {
+  return static_cast<std::size_t>(p.row - o.table->rows.data());
+}
+
+constexpr ParamGroup kGroups[] = {ParamGroup::Dense, ParamGroup::Expert};
+
+}  // namespace
+
+std::vector<std::uint8_t> frozen_rows(const ParamTable& table, const std::vector<std::string>& patterns) {
+  std::vector<std::uint8_t> frozen(table.rows.size(), 0);
+  for (const std::string& pattern : patterns) {
+    bool matched = false;
+    for (std::size_t i = 0; i < table.rows.size(); ++i) {
+      if (fnmatch(pattern.c_str(), table.rows[i].name.c_str(), 0) != 0) continue;
+      frozen[i] = 1;
+      matched = true;
+    }
+    if (!matched)
+      input_error(
+          "train.freeze: no parameter is named like '{}'; names look like '{}' and `upcycle inspect` lists them",
+          pattern, table.rows.back().name);
+  }
+  return frozen;
+}
+
+Optimizer make_optimizer(const ParamTable& table, const Mesh& mesh, Device& device, Ops& ops, Stream& stream,
+                         Workspace workspace, const TrainConfig& config) {
+  Optimizer o{&table, &mesh, &device, &ops, &stream, workspace, config, {}, {}, {}, {}};
+  o.frozen = frozen_rows(table, config.freeze);
+  o.row_steps.assign(table.rows.size(), 0);
+  const auto is_frozen = [&](const OwnedPiece& p) { return o.frozen[index_of(o, p)] != 0; };
+  o.updated = owned_pieces(table, mesh.at, true);
+  o.counted = owned_pieces(table, mesh.at, false);
+  std::erase_if(o.updated, is_frozen);
+  std::erase_if(o.counted, is_frozen);
+  return o;
+}
+
+void zero_gradients(Optimizer& o, TrainMemory& memory) {
+  for (const ParamGroup g : kGroups)
+    if (memory.grads.of(g).size() > 0) o.ops->fill(*o.stream, memory.grads.of(g), 0);
+}
+
+void reduce_gradients(Optimizer& o, TrainMemory& memory) {
+  if (o.mesh->layout.tp > 1) {
+    for (const ParamRow& row : o.table->rows) {
+      if (row.replicated_over_tp)
+        o.stream->wait(o.mesh->tp->all_reduce(
+            view_row(*o.table, row, memory.grads.dense, memory.grads.expert).reshaped({row.size()})));
+    }
+  }
+  for (const ParamGroup g : kGroups) {
+    const FlatGroup& flat = o.table->group(g);
+    const Tensor& grads = memory.grads.of(g);
+    for (const Bucket& b : flat.buckets) {
+      const Tensor mine = grads.slice_rows(flat.owned_begin(b), flat.owned_end(b));
+      o.stream->wait(replicas(o, g).reduce_scatter(mine, grads.slice_rows(b.begin, b.end)));
+    }
+  }
+}
+
+double clip_gradients(Optimizer& o, TrainMemory& memory) {
+  o.ops->fill(*o.stream, memory.sum_squares, 0);
+  for (const OwnedPiece& p : o.counted)
+    o.ops->sum_squares(*o.stream, o.workspace, memory.sum_squares, piece_of(memory.grads, p));
+  o.stream->wait(o.mesh->world->all_reduce(memory.sum_squares));
+  o.ops->clip_scale(*o.stream, memory.scale, memory.sum_squares, static_cast<float>(o.config.clip_grad));
+  double total = 0;  // the log wants the number; the update reads it on the device
+  o.device->copy_to_host(*o.stream, &total, memory.sum_squares.data, sizeof total);
+  o.stream->synchronize();
+  return std::sqrt(total);
+}
+
+void update_parameters(Optimizer& o, TrainMemory& memory, double lr) {
+  for (std::size_t i = 0; i < o.row_steps.size(); ++i)
+    if (o.frozen[i] == 0) ++o.row_steps[i];
+  for (const OwnedPiece& p : o.updated) {
+    const Tensor param = piece_of(memory.weights, p), master = master_piece(memory, p),
+                 grad = piece_of(memory.grads, p);
+    const auto decay = static_cast<float>(p.row->weight_decay ? o.config.weight_decay : 0);
+    if (o.config.optimizer == "sgd") {
+      o.ops->sgd(*o.stream, param, master, grad, memory.scale, static_cast<float>(lr), decay);
+      continue;
+    }
+    const AdamwStep step{static_cast<float>(lr),
+                         static_cast<float>(o.config.beta1),
+                         static_cast<float>(o.config.beta2),
+                         static_cast<float>(o.config.eps),
+                         decay,
+                         o.row_steps[index_of(o, p)]};
+    o.ops->adamw(*o.stream, param, master, shard_piece_of(memory.m, p), shard_piece_of(memory.v, p), grad, memory.scale,
+                 step);
+  }
+  gather_parameters(o, memory);
+}
+
+void gather_parameters(Optimizer& o, TrainMemory& memory) {
+  for (const ParamGroup g : kGroups) {
+    const FlatGroup& flat = o.table->group(g);
+    const Tensor& weights = memory.weights.of(g);
+    for (const Bucket& b : flat.buckets) {
+      const Tensor mine = weights.slice_rows(flat.owned_begin(b), flat.owned_end(b));
+      o.stream->wait(replicas(o, g).all_gather(weights.slice_rows(b.begin, b.end), mine));
+    }
+  }
+}
+
+void masters_from_weights(Optimizer& o, TrainMemory& memory) {
+  if (memory.weights.dense.dtype == DType::F32) return;
+  for (const OwnedPiece& p : owned_pieces(*o.table, o.mesh->at, true))
+    o.ops->convert(*o.stream, master_piece(memory, p), piece_of(memory.weights, p));
+}
+
+void check_replicas(Optimizer& o, const TrainMemory& memory) {
+  for (const ParamRow& row : o.table->rows) {
+    const Tensor t = view_row(*o.table, row, memory.weights.dense, memory.weights.expert);
+    const std::uint64_t hash = rng::key_of({static_cast<const char*>(t.data), t.bytes()});
+    // 52 bits pass through fp64 exactly.
+    const auto value = static_cast<double>(hash >> 12);
+    const auto differs = [&](Communicator& c) { return c.size() > 1 && c.max_of(value) != -c.max_of(-value); };
+    bool bad = differs(replicas(o, row.group));
+    if (row.replicated_over_tp) bad = differs(*o.mesh->tp) || bad;
+    UPCYCLE_CHECK(!bad, "replicas of {} differ: a rank computed another update; stop and look at its memory and links",
+                  row.name);
+  }
+}
+
+}  // namespace upcycle

@@ -1,0 +1,54 @@
+#pragma once
+#include <vector>
+
+#include "kernels/ops.h"
+#include "parallel/comm/mesh.h"
+#include "parallel/train/memory.h"
+
+namespace upcycle {
+
+// ZeRO-1 (arXiv 1910.02054) on one rank: gradients are summed over replicas into the owner's part, the owner updates
+// its fp32 masters, and the rounded parameters are gathered back.
+struct Optimizer {
+  const ParamTable* table;
+  const Mesh* mesh;
+  Device* device;
+  Ops* ops;
+  Stream* stream;
+  Workspace workspace;
+  TrainConfig config;
+  std::vector<OwnedPiece> updated;      // what this rank updates: its pieces, copies of tp-replicated rows too
+  std::vector<OwnedPiece> counted;      // what it owns: each logical element on one rank of the mesh
+  std::vector<std::int64_t> row_steps;  // updates so far, a row of the table
+  std::vector<std::uint8_t> frozen;     // a row of the table
+};
+
+Optimizer make_optimizer(const ParamTable& table, const Mesh& mesh, Device& device, Ops& ops, Stream& stream,
+                         Workspace workspace, const TrainConfig& config);
+
+// Rows whose names match one of train.freeze's shell patterns. A pattern that matches nothing is an InputError.
+std::vector<std::uint8_t> frozen_rows(const ParamTable& table, const std::vector<std::string>& patterns);
+
+void zero_gradients(Optimizer& o, TrainMemory& memory);
+
+// Sums over tp for rows replicated there (under sequence parallelism each rank saw its own tokens), then
+// reduce-scatters every bucket over dp or edp: afterwards grads hold the step's raw gradient in this rank's owned
+// pieces.
+void reduce_gradients(Optimizer& o, TrainMemory& memory);
+
+// The global norm of the raw gradient of all parameters that are not frozen, each logical element counted once; sets
+// memory.scale to the clipping factor, the same on all ranks.
+double clip_gradients(Optimizer& o, TrainMemory& memory);
+
+// One update of every owned piece with memory.scale; counts steps per row; gathers the parameters.
+void update_parameters(Optimizer& o, TrainMemory& memory, double lr);
+void gather_parameters(Optimizer& o, TrainMemory& memory);
+
+// Makes the masters from the parameters as they are (a fresh start from random weights).
+void masters_from_weights(Optimizer& o, TrainMemory& memory);
+
+// Throws Error naming the first parameter whose replicas differ in any bit (compares a hash over dp, edp and, for
+// replicated rows, tp).
+void check_replicas(Optimizer& o, const TrainMemory& memory);
+
+}  // namespace upcycle

@@ -1,0 +1,127 @@
+#include "parallel/train/state.h"
+
+#include <algorithm>
+
+namespace upcycle {
+namespace {
+
+constexpr std::size_t kBuffer = std::size_t{32} << 20;
+
+void round_into(const Tensor& to, const float* values) {
+  if (to.dtype == DType::BF16) {
+    std::transform(values, values + to.size(), to.as<bf16>(), to_bf16);
+  } else {
+    std::copy(values, values + to.size(), to.as<float>());
+  }
+}
+
+void layout_snapshot(Arena& arena, const std::vector<OwnedPiece>& pieces, bool adamw, Snapshot* into) {
+  for (const OwnedPiece& p : pieces) {
+    const Tensor master = arena.take(DType::F32, {p.part.size()});
+    if (into != nullptr) into->master.push_back(master);
+    if (!adamw) continue;
+    const Tensor m = arena.take(DType::F32, {p.part.size()}), v = arena.take(DType::F32, {p.part.size()});
+    if (into != nullptr) into->m.push_back(m), into->v.push_back(v);
+  }
+}
+
+bool is_adamw(const Trainer& t) { return t.config.train.optimizer == "adamw"; }
+
+}  // namespace
+
+void load_trainer_weights(Trainer& t, TensorSource& source) {
+  const ParamTable& table = t.model->table;
+  const bool separate_masters = t.config.storage() != DType::F32;
+  // Pieces of one row are consecutive in the list.
+  const std::vector<OwnedPiece> owned = owned_pieces(table, t.mesh->at, true);
+  load_parameters(table, source, kBuffer, [&](const ParamRow& row, const Rectangle& part, const float* values) {
+    const std::int64_t begin = row.offset + (part.row - row.part.row) * part.columns;
+    const std::int64_t end = begin + part.size();  // flat
+    round_into(t.memory.weights.of(row.group).slice_rows(begin, end), values);
+    if (!separate_masters) return;
+    for (const OwnedPiece& p : owned) {
+      if (p.row != &row) continue;
+      const std::int64_t from = std::max(begin, p.flat), to = std::min(end, p.flat + p.part.size());
+      if (from >= to) continue;
+      const Tensor master = t.memory.master.of(row.group).slice_rows(p.shard + from - p.flat, p.shard + to - p.flat);
+      std::copy(values + (from - begin), values + (to - begin), master.as<float>());
+    }
+  });
+  std::fill(t.optimizer.row_steps.begin(), t.optimizer.row_steps.end(), 0);
+}
+
+void restore_trainer(Trainer& t, Checkpoint& checkpoint) {
+  const CheckpointInfo& info = checkpoint.info();
+  load_trainer_weights(t, checkpoint);
+  if (is_adamw(t)) {
+    if (!checkpoint.has_optimizer())
+      input_error("{}: holds no optimizer state, so training can not resume from it; start a new run with init.load",
+                  checkpoint.directory());
+    std::vector<float> buffer;
+    for (const OwnedPiece& p : owned_pieces(t.model->table, t.mesh->at, true)) {
+      buffer.resize(static_cast<std::size_t>(p.part.size()));
+      for (const auto& [kind, shards] :
+           {std::pair{StateKind::Moment1, &t.memory.m}, std::pair{StateKind::Moment2, &t.memory.v}}) {
+        checkpoint.read_state(kind, p.row->name, p.part, buffer.data());
+        round_into(shard_piece_of(*shards, p), buffer.data());
+      }
+    }
+  }
+  for (std::size_t i = 0; i < t.optimizer.row_steps.size(); ++i) {
+    const auto steps = info.optimizer_steps.find(t.model->table.rows[i].name);
+    if (steps != info.optimizer_steps.end()) t.optimizer.row_steps[i] = steps->second;
+  }
+  t.step = info.step;
+  t.consumed_samples = info.consumed_samples;
+  t.tokens = info.tokens;
+  t.flops = info.flops;
+  t.wall_seconds = info.wall_seconds;
+}
+
+Snapshot make_snapshot(const Trainer& t) {
+  Snapshot s;
+  s.pieces = owned_pieces(t.model->table, t.mesh->at, false);
+  layout_snapshot(s.arena, s.pieces, is_adamw(t), nullptr);
+  s.arena.allocate(*t.device);
+  layout_snapshot(s.arena, s.pieces, is_adamw(t), &s);
+  return s;
+}
+
+std::size_t plan_snapshot(const ParamTable& table, const Coordinates& at, bool adamw) {
+  Arena arena("checkpoint snapshot");
+  layout_snapshot(arena, owned_pieces(table, at, false), adamw, nullptr);
+  return arena.high_water();
+}
+
+std::vector<SavedPiece> take_snapshot(Trainer& t, Snapshot& s) {
+  std::vector<SavedPiece> saved;
+  const auto add = [&](StateKind kind, const OwnedPiece& p, const Tensor& copy, const Tensor& from) {
+    t.device->copy_to_host(*t.stream, copy.data, from.data, copy.bytes());
+    saved.push_back({kind, p.row->name, p.row->rows, p.row->columns, p.row->is_vector, p.part, copy.as<float>()});
+  };
+  for (std::size_t i = 0; i < s.pieces.size(); ++i) {
+    const OwnedPiece& p = s.pieces[i];
+    add(StateKind::Master, p, s.master[i], master_piece(t.memory, p));
+    if (s.m.empty()) continue;
+    add(StateKind::Moment1, p, s.m[i], shard_piece_of(t.memory.m, p));
+    add(StateKind::Moment2, p, s.v[i], shard_piece_of(t.memory.v, p));
+  }
+  t.stream->synchronize();
+  return saved;
+}
+
+CheckpointInfo checkpoint_info(const Trainer& t) {
+  CheckpointInfo info;
+  info.model = t.config.model;
+  info.layout = t.mesh->layout;
+  info.step = t.step;
+  info.consumed_samples = t.consumed_samples;
+  info.tokens = t.tokens;
+  info.flops = t.flops;
+  info.wall_seconds = t.wall_seconds;
+  for (std::size_t i = 0; i < t.optimizer.row_steps.size(); ++i)
+    info.optimizer_steps[t.model->table.rows[i].name] = t.optimizer.row_steps[i];
+  return info;
+}
+
+}  // namespace upcycle

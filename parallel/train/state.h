@@ -1,0 +1,29 @@
+#pragma once
+#include "parallel/checkpoint/checkpoint.h"
+#include "parallel/train/trainer.h"
+
+// Between a trainer and files: everything walks the parameter table.
+namespace upcycle {
+
+// Fills this rank's parameters and masters; moments and step counts start fresh.
+void load_trainer_weights(Trainer& t, TensorSource& source);
+
+// Resumes: weights, masters, moments, step counts, data position, totals. Any saved layout to this one, bitwise.
+void restore_trainer(Trainer& t, Checkpoint& checkpoint);
+
+// A copy of what this rank writes, so that training goes on while the I/O thread works. Planned and allocated once.
+struct Snapshot {
+  Arena arena{"checkpoint snapshot"};
+  std::vector<OwnedPiece> pieces;    // each logical element on exactly one rank
+  std::vector<Tensor> master, m, v;  // fp32, a piece each; m and v empty under SGD
+};
+Snapshot make_snapshot(const Trainer& t);
+std::size_t plan_snapshot(const ParamTable& table, const Coordinates& at, bool adamw);  // bytes
+
+// Copies the trainer's state into the snapshot and lists it for the writer.
+std::vector<SavedPiece> take_snapshot(Trainer& t, Snapshot& snapshot);
+
+// Step counts, totals and layout of the trainer; init, config and tokenizer are the caller's.
+CheckpointInfo checkpoint_info(const Trainer& t);
+
+}  // namespace upcycle

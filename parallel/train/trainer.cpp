@@ -1,0 +1,62 @@
+#include "parallel/train/trainer.h"
+
+namespace upcycle {
+namespace {
+
+std::int64_t microbatches_here(const Config& c, const Mesh& mesh) {
+  const std::int64_t unit = c.train.micro_batch_size * mesh.layout.dp;
+  if (c.train.global_batch_size % unit != 0)
+    input_error("train.global_batch_size = {} is not a multiple of train.micro_batch_size * dp = {} * {}",
+                c.train.global_batch_size, c.train.micro_batch_size, mesh.layout.dp);
+  return c.train.global_batch_size / unit;
+}
+
+}  // namespace
+
+PassShape training_pass(const Config& c) {
+  return {c.train.micro_batch_size, c.train.seq_length, true,
+          c.train.recompute == "full" ? Recompute::Full : Recompute::None, c.storage()};
+}
+
+Trainer make_trainer(const Config& config, const Mesh& mesh, Device& device, Stream& stream, Ops& ops) {
+  Trainer t;
+  t.config = config;
+  t.mesh = &mesh;
+  t.device = &device;
+  t.stream = &stream;
+  t.ops = &ops;
+  const PassShape pass = training_pass(config);
+  const std::int64_t n = microbatches_here(config, mesh);
+
+  const auto layout = [&] {
+    t.model =
+        std::make_unique<Transformer>(make_transformer(t.activations, config.model, pass, device, stream, ops, mesh));
+    t.batch = take_batch(t.activations, pass);
+  };
+  layout();
+  t.activations.allocate(device);
+  layout();
+  fill_batch_shape(device, stream, t.batch, pass);
+
+  t.memory = make_train_memory(t.model->table, config.storage(), config.train.optimizer == "adamw", device);
+  bind_weights(*t.model, t.memory.weights.dense, t.memory.weights.expert);
+  bind_gradients(*t.model, t.memory.grads.dense, t.memory.grads.expert);
+  t.optimizer = make_optimizer(t.model->table, mesh, device, ops, stream, t.model->workspace(), config.train);
+  t.host_tokens.resize(static_cast<std::size_t>(n * pass.T()));
+  t.host_targets.resize(t.host_tokens.size());
+  return t;
+}
+
+std::vector<MemoryClass> plan_trainer(const Config& config, const Mesh& mesh, Ops& ops) {
+  Arena arena("activations");
+  const auto device = make_cpu_device();
+  const auto stream = device->make_stream();
+  const PassShape pass = training_pass(config);
+  const Transformer m = make_transformer(arena, config.model, pass, *device, *stream, ops, mesh);
+  (void)take_batch(arena, pass);
+  std::vector<MemoryClass> plan = plan_train_memory(m.table, config.storage(), config.train.optimizer == "adamw");
+  plan.push_back({"activations", arena.high_water()});
+  return plan;
+}
+
+}  // namespace upcycle

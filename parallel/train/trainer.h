@@ -1,0 +1,59 @@
+#pragma once
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "core/config/config.h"
+#include "parallel/model/transformer.h"
+#include "parallel/train/optimizer.h"
+
+namespace upcycle {
+
+// Gives sequence `index` of the run (0-based, the same on every layout): S tokens and S targets (-1: not counted).
+using SequenceSource =
+    std::function<void(std::int64_t index, std::span<std::int32_t> tokens, std::span<std::int32_t> targets)>;
+
+// Everything one rank trains with. Moves as a whole; nothing of it is allocated during a step.
+struct Trainer {
+  Config config;
+  const Mesh* mesh = nullptr;
+  Device* device = nullptr;
+  Stream* stream = nullptr;
+  Ops* ops = nullptr;
+
+  std::unique_ptr<Transformer> model;  // behind a pointer: the optimizer refers to its table
+  TrainMemory memory;
+  Arena activations{"activations"};
+  Optimizer optimizer;
+  Batch batch;                                          // on the device
+  std::vector<std::int32_t> host_tokens, host_targets;  // this rank's sequences of one step
+
+  std::int64_t step = 0, consumed_samples = 0, tokens = 0;
+  double flops = 0, wall_seconds = 0;
+};
+
+struct StepResult {
+  double loss = 0;                  // mean negative log-likelihood of the step's valid tokens (nats)
+  double aux_loss = 0, z_loss = 0;  // before the coefficient, mean over MoE layers
+  double grad_norm = 0, lr = 0;
+  std::int64_t tokens = 0;            // of the step, all ranks
+  std::vector<RouterMetrics> layers;  // a layer; zero where it is dense
+};
+
+// Plans, allocates and binds everything; parameters are zero until initialised or loaded. Throws InputError where
+// batch, model and layout do not fit together.
+Trainer make_trainer(const Config& config, const Mesh& mesh, Device& device, Stream& stream, Ops& ops);
+
+// Microbatches, reduce, clip, update, gather.
+StepResult train_step(Trainer& t, const SequenceSource& source);
+
+// The same up to the reduced raw gradients in memory.grads (parity tests compare them); no update.
+StepResult compute_gradients(Trainer& t, const SequenceSource& source);
+
+// Bytes by class as make_trainer will allocate them.
+std::vector<MemoryClass> plan_trainer(const Config& config, const Mesh& mesh, Ops& ops);
+
+PassShape training_pass(const Config& config);
+
+}  // namespace upcycle

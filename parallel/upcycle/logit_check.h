@@ -1,0 +1,28 @@
+#pragma once
+#include <span>
+#include <string>
+#include <vector>
+
+#include "parallel/train/trainer.h"
+
+// Upcycling measures what it did to the function: the dense logits of a real batch before, the MoE's after.
+namespace upcycle {
+
+// Logits fp32 of one sequence of tokens, this tp rank's part of the vocabulary: (T, V_valid), by a forward pass over
+// the given weights in the run's dtype. Its activations live in an arena of their own until it returns.
+std::vector<float> probe_logits(const Trainer& t, const ModelConfig& model, const FlatPair& weights,
+                                std::span<const std::int32_t> tokens);
+
+// ||after - before|| / ||before|| over the whole vocabulary.
+double relative_change(std::span<const float> before, std::span<const float> after, Communicator& tp);
+
+struct UpcycleReport {
+  double change = 0;     // relative L2 of the logits
+  bool exact = false;    // whether DESIGN's table promises the dense function
+  double tolerance = 0;  // enforced where it does: 1e-5 in fp32, 2e-2 in bf16
+  std::string text() const;
+};
+// Throws Error when an exact mode changed the function by more than the tolerance.
+UpcycleReport judge_change(const Trainer& t, double change);
+
+}  // namespace upcycle

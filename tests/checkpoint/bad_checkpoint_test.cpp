@@ -1,0 +1,215 @@
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <functional>
+#include <nlohmann/json.hpp>
+
+#include "data/hash.h"
+#include "data/hdf5.h"
+#include "tests/checkpoint/saved_model.h"
+
+namespace upcycle::test {
+namespace {
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+class BadCheckpoint : public testing::Test {
+ protected:
+  BadCheckpoint() { save_as(run, small_model(0), make_layout(2, 1, 1, 1), 7); }
+
+  void refused(std::initializer_list<const char*> parts) {
+    expect_input_error([&] { open_checkpoint(run); }, parts);
+  }
+  std::string at(const std::string& name) const { return step + "/" + name; }
+  std::string bytes(const std::string& name) const { return folder.read("run/step_00000007/" + name); }
+  void put(const std::string& name, const std::string& text) { folder.write("run/step_00000007/" + name, text); }
+  void edit(const std::function<void(json&)>& change) {
+    json j = json::parse(bytes("manifest.json"));
+    change(j);
+    put("manifest.json", j.dump());
+  }
+  // Replaces a file and makes the manifest agree, as damage that no hash finds.
+  void relist(const std::string& name) {
+    edit([&](json& j) {
+      for (json& f : j["files"])
+        if (f["name"] == name) {
+          f["bytes"] = fs::file_size(at(name));
+          f["hash"] = hash_file(at(name));
+        }
+    });
+  }
+
+  TemporaryFolder folder;
+  std::string run = folder.file("run"), step = run + "/step_00000007";
+};
+
+TEST_F(BadCheckpoint, GoodOneOpens) { EXPECT_NO_THROW(open_checkpoint(run)); }
+
+TEST_F(BadCheckpoint, NoSuchFolderOrNoCheckpoint) {
+  expect_input_error([&] { open_checkpoint(folder.file("none")); }, {"none", "no such folder"});
+  fs::create_directory(folder.file("empty"));
+  expect_input_error([&] { open_checkpoint(folder.file("empty")); }, {"empty", "latest", "manifest.json"});
+  expect_input_error([&] { open_model(folder.file("empty")); }, {"empty", "config.json"});
+  expect_input_error([&] { open_model(folder.file("none")); }, {"none", "no such folder"});
+}
+
+TEST_F(BadCheckpoint, LatestNamesNoStep) {
+  folder.write("run/latest", "step_00000008\n");
+  refused({"run/latest", "step_00000008"});
+  folder.write("run/latest", "../other\n");
+  refused({"run/latest", "../other"});
+}
+
+TEST_F(BadCheckpoint, MissingFile) {
+  fs::remove(at("model.rank00001.h5"));
+  refused({"model.rank00001.h5", "no such file", "copy it back"});
+}
+
+TEST_F(BadCheckpoint, RenamedFile) {
+  fs::rename(at("model.rank00001.h5"), at("model.rank00007.h5"));
+  refused({"model.rank00001.h5", "model.rank00007.h5", "rename"});
+}
+
+TEST_F(BadCheckpoint, SwappedFiles) {
+  fs::copy_file(at("model.rank00000.h5"), at("x"));
+  fs::rename(at("model.rank00001.h5"), at("model.rank00000.h5"));
+  fs::rename(at("x"), at("model.rank00001.h5"));
+  refused({"model.rank00000.h5", "expected"});  // by its size or its hash
+  edit([&](json& j) {
+    for (json& f : j["files"])
+      if (f["name"] == "model.rank00000.h5" || f["name"] == "model.rank00001.h5")
+        f["bytes"] = fs::file_size(at(f["name"].get<std::string>()));
+  });
+  refused({"model.rank00000.h5", "contents of model.rank00001.h5", "swapped"});
+}
+
+TEST_F(BadCheckpoint, TruncatedAtEveryKindOfPlace) {
+  const std::string whole = bytes("optimizer.rank00000.h5");
+  for (const std::size_t n : {std::size_t{0}, std::size_t{7}, whole.size() / 2, whole.size() - 1}) {
+    put("optimizer.rank00000.h5", whole.substr(0, n));
+    refused({"optimizer.rank00000.h5", "truncated"});
+  }
+  put("optimizer.rank00000.h5", whole + "x");
+  refused({"optimizer.rank00000.h5", "was changed"});
+}
+
+TEST_F(BadCheckpoint, DamagedByte) {
+  std::string whole = bytes("model.rank00000.h5");
+  whole[whole.size() - 1] ^= 1;
+  put("model.rank00000.h5", whole);
+  refused({"model.rank00000.h5", "hash", "damaged"});
+}
+
+TEST_F(BadCheckpoint, FileOfAnotherRun) {
+  save_as(folder.file("other"), small_model(0), make_layout(2, 1, 1, 1), 8);
+  fs::copy_file(folder.file("other/step_00000008/model.rank00000.h5"), at("model.rank00000.h5"),
+                fs::copy_options::overwrite_existing);
+  refused({"model.rank00000.h5", "hash", "another checkpoint"});
+  relist("model.rank00000.h5");
+  refused({"model.rank00000.h5", "step", "found 8", "expected 7"});
+}
+
+TEST_F(BadCheckpoint, OverlapAndHole) {
+  const auto rewrite = [&](const Rectangle& part) {
+    hdf5_thread().run([&] {
+      const std::string path = at("model.rank00000.h5");
+      fs::remove(path);
+      Hdf5File file = Hdf5File::create(path);
+      file.write_attributes(file_attributes(7, 0));
+      const std::vector<float> values(static_cast<std::size_t>(part.size()));
+      file.write("model.embed_tokens.weight/0", values.data(), part.rows, part.columns,
+                 rectangle_attributes(61, 24, false, part));
+      file.close();
+    });
+    relist("model.rank00000.h5");
+  };
+  rewrite({0, 0, 61, 24});
+  refused({"model.embed_tokens.weight", "twice", "model.rank00000.h5", "model.rank00001.h5"});
+  rewrite({0, 0, 1, 24});
+  refused({"model.embed_tokens.weight", "elements", "expected 1464"});
+  rewrite({60, 0, 2, 24});
+  refused({"model.rank00000.h5", "model.embed_tokens.weight/0", "61 x 24"});
+}
+
+TEST_F(BadCheckpoint, NotHdf5ThoughListed) {
+  put("model.rank00000.h5", "not HDF5 at all");
+  relist("model.rank00000.h5");
+  refused({"model.rank00000.h5"});
+}
+
+TEST_F(BadCheckpoint, NewerFormat) {
+  edit([](json& j) { j["format_version"] = 2; });
+  refused({"manifest.json", "format_version", "found 2", "at most 1", "update"});
+}
+
+TEST_F(BadCheckpoint, MissingAndMistypedKeys) {
+  const json good = json::parse(bytes("manifest.json"));
+  for (const auto& [key, value] : good.items()) {
+    json j = good;
+    j.erase(key);
+    put("manifest.json", j.dump());
+    refused({"manifest.json", key.c_str(), "no such key"});
+    if (key == "config") continue;  // may be null
+    j = good;
+    j[key] = nullptr;
+    put("manifest.json", j.dump());
+    refused({"manifest.json", key.c_str(), "found", "expected"});
+  }
+}
+
+TEST_F(BadCheckpoint, WrongEntries) {
+  const std::string good = bytes("manifest.json");
+  const auto edited = [&](const std::function<void(json&)>& change, std::initializer_list<const char*> parts) {
+    put("manifest.json", good);
+    edit(change);
+    refused(parts);
+  };
+  edited([](json& j) { j["step"] = -1; }, {"step", "-1"});
+  edited([](json& j) { j["step"] = 1.5; }, {"step", "1.5", "an integer"});
+  edited([](json& j) { j["step"] = 18446744073709551615u; }, {"step", "18446744073709551615"});
+  edited([](json& j) { j["files"][0]["name"] = "../../secret"; }, {"files[0].name", "../../secret", "same folder"});
+  edited([](json& j) { j["files"][0]["name"] = j["files"][1]["name"]; }, {"files[1].name", "once"});
+  edited([](json& j) { j["files"][1]["hash"] = "zz"; }, {"files[1].hash", "32 hexadecimal"});
+  edited([](json& j) { j["files"] = json::array(); }, {"files", "at least one"});
+  edited([](json& j) { j["files"][0] = 3; }, {"files[0]", "an object"});
+  edited([](json& j) { j["tensors"].erase(3); }, {"tensors", "expected the model's 21"});
+  edited([](json& j) { j["tensors"][0]["shape"] = {61, 25}; }, {"tensors[0].shape", "[61,25]", "[61,24]"});
+  edited([](json& j) { j["tensors"][0]["name"] = "x"; }, {"tensors[0].name", "model.embed_tokens.weight"});
+  edited([](json& j) { j["model"]["num_hidden_layers"] = 1000000000; }, {"tensors", "1000000000 layers"});
+  edited([](json& j) { j["model"]["hidden_size"] = -3; }, {"hidden_size", "-3"});
+  edited([](json& j) { j["model"]["hiden_size"] = 3; }, {"hiden_size"});
+  edited([](json& j) { j["layout"]["tp"] = 0; }, {"layout.tp", "found 0"});
+  edited([](json& j) { j["tokenizer"] = "t.model"; }, {"tokenizer", "t.model"});
+}
+
+TEST_F(BadCheckpoint, ManifestThatIsNoJson) {
+  const std::string good = bytes("manifest.json");
+  put("manifest.json", good.substr(0, good.size() / 2));
+  refused({"manifest.json", "not JSON"});
+  put("manifest.json", "");
+  refused({"manifest.json", "not JSON"});
+  put("manifest.json", "[1]");
+  refused({"manifest.json", "an object"});
+}
+
+TEST_F(BadCheckpoint, ManifestCutAnywhereIsRefused) {
+  const std::string good = bytes("manifest.json");
+  for (std::size_t n = 0; n + 2 < good.size(); n += 97) {
+    put("manifest.json", good.substr(0, n));
+    EXPECT_THROW(read_manifest(step), InputError) << n;
+  }
+}
+
+TEST_F(BadCheckpoint, UnknownTensor) {
+  const auto c = open_checkpoint(run);
+  float x = 0;
+  EXPECT_FALSE(c->has("model.layers.9.mlp.up_proj.weight"));
+  expect_input_error(
+      [&] {
+        c->read("model.layers.9.mlp.up_proj.weight", {0, 0, 1, 1}, &x);
+      },
+      {"step_00000007", "model.layers.9.mlp.up_proj.weight"});
+}
+
+}  // namespace
+}  // namespace upcycle::test

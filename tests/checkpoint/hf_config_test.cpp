@@ -1,0 +1,252 @@
+#include "parallel/checkpoint/hf_config.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "tests/data/expect_input_error.h"
+#include "tests/real_models.h"
+
+namespace upcycle {
+namespace {
+
+using nlohmann::json;
+
+json llama() {
+  return json::parse(R"({"model_type":"llama","architectures":["LlamaForCausalLM"],"hidden_size":64,
+    "intermediate_size":172,"num_hidden_layers":5,"num_attention_heads":8,"num_key_value_heads":4,"vocab_size":512,
+    "max_position_embeddings":512,"rms_norm_eps":1e-05,"hidden_act":"silu","bos_token_id":1,"eos_token_id":2,
+    "tie_word_embeddings":true,"rope_theta":10000.0,"torch_dtype":"float32","attention_bias":false,"mlp_bias":false,
+    "attention_dropout":0.0,"rope_scaling":null,"use_cache":true,"a_later_key":[1]})");
+}
+
+json mixtral() {
+  json file = llama();
+  file["model_type"] = "mixtral";
+  file["num_local_experts"] = 8;
+  file["num_experts_per_tok"] = 2;
+  file["intermediate_size"] = 96;
+  file["rope_theta"] = 1e6;
+  file["sliding_window"] = nullptr;
+  file["router_aux_loss_coef"] = 0.02;
+  return file;
+}
+
+HfConfig parse(const json& file) { return parse_hf_config(file.dump(), "m/config.json"); }
+
+void expect_refused(const json& file, std::initializer_list<const char*> parts) {
+  expect_input_error([&] { parse(file); }, parts);
+}
+// `file` with one key changed.
+json with(json file, const char* key, const json& value) {
+  file[key] = value;
+  return file;
+}
+
+const char* const llama3 = R"({"rope_type":"llama3","factor":32.0,"low_freq_factor":1.0,"high_freq_factor":4.0,
+                               "original_max_position_embeddings":128})";
+
+TEST(HfConfig, ReadsLlama) {
+  const HfConfig config = parse(llama());
+  const ModelConfig& m = config.model;
+  EXPECT_EQ(m.hidden_size, 64);
+  EXPECT_EQ(m.intermediate_size, 172);
+  EXPECT_EQ(m.num_hidden_layers, 5);
+  EXPECT_EQ(m.num_attention_heads, 8);
+  EXPECT_EQ(m.num_key_value_heads, 4);
+  EXPECT_EQ(m.head_size(), 8);
+  EXPECT_EQ(m.vocab_size, 512);
+  EXPECT_EQ(m.max_position_embeddings, 512);
+  EXPECT_EQ(m.rms_norm_eps, 1e-5);
+  EXPECT_EQ(m.rope_theta, 1e4);
+  EXPECT_EQ(m.rope_scaling, RopeScaling{});
+  EXPECT_EQ(m.bos_token_id, 1);
+  EXPECT_EQ(m.eos_token_id, 2);
+  EXPECT_TRUE(m.tie_word_embeddings);
+  EXPECT_FALSE(m.is_moe());
+  EXPECT_EQ(config.dtype, "float32");
+}
+
+TEST(HfConfig, ReadsMixtral) {
+  const ModelConfig m = parse(mixtral()).model;
+  EXPECT_EQ(m.num_local_experts, 8);
+  EXPECT_EQ(m.num_experts_per_tok, 2);
+  EXPECT_EQ(m.expert_size(), 96);
+  EXPECT_EQ(m.router_aux_loss_coef, 0.02);
+  EXPECT_EQ(m.router_softmax, "topk_then_softmax");
+  EXPECT_EQ(m.moe_every_n_layers, 1);
+  EXPECT_FALSE(m.shared_expert);
+}
+
+TEST(HfConfig, AbsentKeysMeanWhatTransformersTakes) {
+  json file = llama();
+  for (const char* key : {"num_key_value_heads", "rope_theta", "tie_word_embeddings", "hidden_act", "torch_dtype",
+                          "bos_token_id", "attention_bias"})
+    file.erase(key);
+  file["head_dim"] = nullptr;
+  const HfConfig config = parse(file);
+  EXPECT_EQ(config.model.kv_heads(), 8);
+  EXPECT_EQ(config.model.rope_theta, 1e4);
+  EXPECT_FALSE(config.model.tie_word_embeddings);
+  EXPECT_EQ(config.model.bos_token_id, -1);
+  EXPECT_EQ(config.dtype, "");
+  file = mixtral();
+  file.erase("rope_theta");
+  EXPECT_EQ(parse(file).model.rope_theta, 1e6);
+  EXPECT_EQ(parse(with(llama(), "head_dim", 16)).model.head_size(), 16);
+  EXPECT_EQ(parse(with(llama(), "eos_token_id", {3, 4})).model.eos_token_id, 3);
+  EXPECT_EQ(parse(with(file, "dtype", "bfloat16")).dtype, "float32");  // torch_dtype is there too
+}
+
+TEST(HfConfig, ReadsBothFormsOfRope) {
+  const json scaling = json::parse(llama3);
+  const RopeScaling expected{"llama3", 32, 1, 4, 128};
+  EXPECT_EQ(parse(with(llama(), "rope_scaling", scaling)).model.rope_scaling, expected);
+  json file = llama();
+  file.erase("rope_theta");
+  file.erase("rope_scaling");
+  file["rope_parameters"] = with(scaling, "rope_theta", 5e5);
+  EXPECT_EQ(parse(file).model.rope_scaling, expected);
+  EXPECT_EQ(parse(file).model.rope_theta, 5e5);
+  file["rope_parameters"] = {{"rope_theta", 5e5}, {"rope_type", "default"}};
+  EXPECT_EQ(parse(file).model.rope_scaling, RopeScaling{});
+  EXPECT_EQ(parse(file).model.rope_theta, 5e5);
+  json old_word = scaling;
+  old_word.erase("rope_type");
+  old_word["type"] = "llama3";
+  EXPECT_EQ(parse(with(llama(), "rope_scaling", old_word)).model.rope_scaling, expected);
+}
+
+TEST(HfConfig, RefusesRopesThatDiffer) {
+  const json scaling = json::parse(llama3);
+  expect_refused(with(llama(), "rope_parameters", {{"rope_theta", 5e5}, {"rope_type", "default"}}),
+                 {"m/config.json", "rope_theta", "10000", "500000"});
+  json file = with(llama(), "rope_scaling", scaling);
+  file["rope_parameters"] = with(scaling, "factor", 8);
+  expect_refused(file, {"rope_scaling", "rope_parameters"});
+}
+
+TEST(HfConfig, RefusesOtherRopes) {
+  for (const char* type : {"linear", "dynamic", "yarn", "longrope"})
+    expect_refused(with(llama(), "rope_scaling", {{"rope_type", type}, {"factor", 2}}),
+                   {"m/config.json: rope_scaling", "rope_type", type, "llama3"});
+  expect_refused(with(llama(), "rope_scaling", {{"type", "linear"}, {"factor", 2}}), {"type", "linear"});
+  expect_refused(with(llama(), "rope_scaling", {{"rope_type", "llama3"}, {"factor", 2}}),
+                 {"rope_scaling", "low_freq_factor", "nothing", "number"});
+  expect_refused(with(llama(), "rope_scaling", 2), {"rope_scaling", "found 2", "object"});
+  expect_refused(with(llama(), "partial_rotary_factor", 0.5), {"partial_rotary_factor", "0.5"});
+}
+
+TEST(HfConfig, RefusesWhatWouldChangeTheFunction) {
+  expect_refused(with(llama(), "model_type", "qwen2"), {"model_type", "'qwen2'", "'llama' or 'mixtral'"});
+  expect_refused(with(llama(), "hidden_act", "gelu"), {"hidden_act", "'gelu'", "'silu'"});
+  expect_refused(with(llama(), "attention_bias", true), {"attention_bias", "found true", "false"});
+  expect_refused(with(llama(), "mlp_bias", true), {"mlp_bias", "found true"});
+  expect_refused(with(llama(), "attention_dropout", 0.1), {"attention_dropout", "0.1"});
+  expect_refused(with(mixtral(), "router_jitter_noise", 0.1), {"router_jitter_noise"});
+  expect_refused(with(llama(), "quantization_config", {{"bits", 4}}), {"quantization_config"});
+  expect_refused(with(mixtral(), "sliding_window", 511), {"sliding_window", "511", "512"});
+  EXPECT_EQ(parse(with(mixtral(), "sliding_window", 512)).model.max_position_embeddings, 512);
+}
+
+TEST(HfConfig, NamesMissingKeys) {
+  json file = llama();
+  file.erase("hidden_size");
+  file["vocab_size"] = nullptr;
+  expect_refused(file, {"m/config.json", "missing", "hidden_size, vocab_size"});
+  expect_refused(json::object(), {"missing", "model_type"});
+  for (const char* key : {"num_local_experts", "num_experts_per_tok", "num_key_value_heads"}) {
+    file = mixtral();
+    file.erase(key);
+    expect_refused(file, {"missing", key});
+  }
+}
+
+TEST(HfConfig, NamesWrongTypes) {
+  expect_refused(with(llama(), "hidden_size", "64"), {"hidden_size", "found '64'", "whole number"});
+  for (const json& value : {json(64.5), json(-1), json(true), json({64}), json(18446744073709551615ull), json(1e300)})
+    expect_refused(with(llama(), "hidden_size", value), {"hidden_size", value.dump().c_str(), "whole number"});
+  expect_refused(with(llama(), "rms_norm_eps", "1e-5"), {"rms_norm_eps", "number"});
+  expect_refused(with(llama(), "tie_word_embeddings", 1), {"tie_word_embeddings", "found 1", "true or false"});
+  expect_refused(with(llama(), "hidden_act", 1), {"hidden_act", "text"});
+  expect_refused(with(llama(), "bos_token_id", "1"), {"bos_token_id", "token id"});
+  expect_refused(with(llama(), "bos_token_id", -1), {"bos_token_id", "token id"});
+  expect_refused(with(llama(), "num_key_value_heads", 0), {"num_key_value_heads", "found 0"});
+  expect_refused(json::array({1}), {"m/config.json", "expected an object"});
+}
+
+TEST(HfConfig, NamesBadFiles) {
+  expect_input_error([] { parse_hf_config("{\"model_type\":", "m/config.json"); }, {"m/config.json"});
+  expect_input_error([] { parse_hf_config(R"({"model_type":"llama","model_type":"llama"})", "m/config.json"); },
+                     {"m/config.json", "model_type", "twice"});
+  const TemporaryFolder folder;
+  expect_input_error([&] { read_hf_config(folder.path.string()); }, {"config.json"});
+  folder.write("config.json", std::string((1 << 20) + 1, ' '));
+  expect_input_error([&] { read_hf_config(folder.path.string()); }, {"config.json"});
+}
+
+TEST(HfConfig, SizesMustFitTogether) {
+  expect_refused(with(llama(), "num_attention_heads", 7), {"m/config.json", "num_attention_heads"});
+  expect_refused(with(llama(), "num_key_value_heads", 3), {"m/config.json", "num_key_value_heads"});
+  expect_refused(with(llama(), "num_hidden_layers", 0), {"m/config.json", "num_hidden_layers"});
+  expect_refused(with(mixtral(), "num_experts_per_tok", 9), {"m/config.json", "num_experts_per_tok"});
+  expect_refused(with(mixtral(), "num_local_experts", 0), {"m/config.json", "num_local_experts"});
+}
+
+TEST(HfConfig, WritesWhatItReads) {
+  for (json file : {llama(), mixtral(), with(llama(), "rope_scaling", json::parse(llama3))}) {
+    for (const DType dtype : {DType::F32, DType::BF16}) {
+      ModelConfig model = parse(file).model;
+      const HfConfig again = parse_hf_config(write_hf_config(model, dtype, "m"), "again");
+      model.head_dim = model.head_size();  // written out
+      EXPECT_EQ(again.model, model);
+      EXPECT_EQ(again.dtype, dtype == DType::BF16 ? "bfloat16" : "float32");
+    }
+  }
+}
+
+TEST(HfConfig, WritesTheExpertsSizeForMixtral) {
+  ModelConfig model = parse(llama()).model;
+  model.num_local_experts = 16;
+  model.num_experts_per_tok = 4;
+  model.moe_intermediate_size = 43;
+  const json file = json::parse(write_hf_config(model, DType::F32, "runs/moe"));
+  EXPECT_EQ(file["architectures"], json::array({"MixtralForCausalLM"}));
+  EXPECT_EQ(file["model_type"], "mixtral");
+  EXPECT_EQ(file["intermediate_size"], 43);
+  EXPECT_EQ(file["num_local_experts"], 16);
+  EXPECT_EQ(file["num_experts_per_tok"], 4);
+}
+
+TEST(HfConfig, RefusesWhatMixtralCannotExpress) {
+  ModelConfig model = parse(mixtral()).model;
+  const auto expect_no_export = [](const ModelConfig& m, const char* field) {
+    expect_input_error([&] { write_hf_config(m, DType::F32, "runs/moe"); }, {"runs/moe", field, "Mixtral"});
+  };
+  ModelConfig changed = model;
+  changed.shared_expert = true;
+  expect_no_export(changed, "model.shared_expert");
+  changed = model;
+  changed.num_hidden_layers = 4;
+  changed.moe_every_n_layers = 2;
+  expect_no_export(changed, "model.moe_every_n_layers");
+  changed = model;
+  changed.router_softmax = "softmax_then_topk";
+  expect_no_export(changed, "model.router_softmax");
+}
+
+TEST(HfConfig, ReadsTheRealModels) {
+  const std::string models = real_models();
+  if (models.empty()) return;
+  const ModelConfig stories = read_hf_config(models + "/stories260K/hf").model;
+  EXPECT_EQ(stories.hidden_size, 64);
+  EXPECT_EQ(stories.intermediate_size, 172);
+  EXPECT_EQ(stories.vocab_size, 512);
+  const HfConfig tiny = read_hf_config(models + "/TinyStories-656K");
+  EXPECT_EQ(tiny.model.num_hidden_layers, 2);
+  EXPECT_EQ(tiny.model.rms_norm_eps, 1e-6);
+  EXPECT_EQ(tiny.dtype, "float32");
+}
+
+}  // namespace
+}  // namespace upcycle

@@ -1,0 +1,343 @@
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <functional>
+#include <nlohmann/json.hpp>
+
+#include "data/safetensors_writer.h"
+#include "parallel/checkpoint/huggingface.h"
+#include "parallel/checkpoint/import.h"
+#include "tests/checkpoint/saved_model.h"
+#include "tests/real_models.h"
+
+namespace upcycle::test {
+namespace {
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+std::string golden(const std::string& name) {
+  return (fs::path(__FILE__).parent_path().parent_path() / "golden" / name).string();
+}
+const char* const goldens[] = {"llama_gqa_tied", "llama_rope3_untied", "mixtral_k1",
+                               "mixtral_k1_few", "mixtral_k2",         "mixtral_k3"};
+
+std::vector<float> whole(TensorSource& source, const ParamRow& row) {
+  std::vector<float> values(static_cast<std::size_t>(row.global_size()));
+  source.read(row.name, {0, 0, row.rows, row.columns}, values.data());
+  return values;
+}
+
+// With what 0 stands for written out, as config.json has it.
+std::string resolved(ModelConfig m) {
+  m.head_dim = m.head_size();
+  m.num_key_value_heads = m.kv_heads();
+  return to_json(m);
+}
+
+void expect_same_model(TensorSource& a, TensorSource& b) {
+  EXPECT_EQ(resolved(a.model()), resolved(b.model()));
+  for (const ParamRow& row : make_global_table(a.model()).rows) {
+    ASSERT_TRUE(a.has(row.name) && b.has(row.name)) << row.name;
+    EXPECT_TRUE(same_bits(whole(a, row), whole(b, row))) << row.name;
+  }
+}
+
+// Every stored tensor of the original is in the export, bit for bit, under its canonical name.
+void expect_same_files(const std::string& original, const std::string& exported, bool tied) {
+  const auto a = SafetensorsSet::open(original), b = SafetensorsSet::open(exported);
+  std::size_t compared = 0;
+  for (const std::string& stored : a.names()) {
+    if (stored.ends_with("rotary_emb.inv_freq")) continue;
+    const std::string name = tied && stored == "lm_head.weight" ? "model.embed_tokens.weight" : stored;
+    ASSERT_TRUE(b.contains(name)) << name;
+    EXPECT_EQ(a.info(stored).shape, b.info(name).shape);
+    std::vector<float> x(a.info(stored).bytes() / size_of(a.info(stored).type)), y(x.size());
+    a.read_rows(stored, 0, a.info(stored).rows, x.data());
+    b.read_rows(name, 0, b.info(name).rows, y.data());
+    EXPECT_TRUE(same_bits(x, y)) << name;
+    ++compared;
+  }
+  EXPECT_EQ(b.names().size(), compared);
+}
+
+// Import in 3 shards, export sharded too, and back.
+void expect_round_trip(const std::string& dir) {
+  const TemporaryFolder folder;
+  const auto original = open_huggingface(dir);
+  import_model(dir, folder.file("dense"), 3);
+  const auto checkpoint = open_model(folder.file("dense"));
+  EXPECT_EQ(original->model(), checkpoint->model());
+  expect_same_model(*original, *checkpoint);
+  ExportOptions options;
+  options.max_shard_bytes = 50000;
+  export_huggingface(*checkpoint, checkpoint->name(), folder.file("hf"), options);
+  EXPECT_TRUE(fs::exists(folder.file("hf/model.safetensors.index.json")));
+  EXPECT_FALSE(fs::exists(folder.file("hf.tmp")));
+  const auto exported = open_model(folder.file("hf"));
+  expect_same_model(*original, *exported);
+  expect_same_files(dir, folder.file("hf"), original->model().tie_word_embeddings);
+  const json config = json::parse(folder.read("hf/config.json"));
+  EXPECT_EQ(config.at("architectures"), json::parse(read_text(dir + "/config.json", 1 << 20)).at("architectures"));
+  EXPECT_TRUE(fs::exists(folder.file("hf/generation_config.json")));
+}
+
+class Golden : public testing::TestWithParam<const char*> {};
+TEST_P(Golden, ImportThenExportKeepsEveryBit) { expect_round_trip(golden(GetParam())); }
+INSTANTIATE_TEST_SUITE_P(HuggingFace, Golden, testing::ValuesIn(goldens),
+                         [](const auto& p) { return std::string(p.param); });
+
+TEST(RealModel, ImportThenExportKeepsEveryBit) {
+  const std::string models = real_models();
+  if (models.empty()) return;
+  for (const char* name : {"/stories260K/hf", "/TinyStories-656K"}) expect_round_trip(models + name);
+}
+
+TEST(RealModel, TokenizerTravels) {
+  const std::string models = real_models();
+  if (models.empty()) return;
+  const TemporaryFolder folder;
+  const std::string dir = models + "/TinyStories-656K";
+  import_model(dir, folder.file("dense"), 2);
+  const auto c = open_checkpoint(folder.file("dense"));
+  EXPECT_EQ(c->info().tokenizer, "tokenizer.json");
+  export_huggingface(*c, folder.file("dense"), folder.file("hf"), {});
+  for (const char* file :
+       {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"})
+    EXPECT_EQ(folder.read(std::string("hf/") + file), read_text(dir + "/" + file, 1 << 20)) << file;
+}
+
+TEST(Import, CutsEveryMatrixOverTheShards) {
+  const TemporaryFolder folder;
+  import_model(golden("mixtral_k2"), folder.file("run"), 4);
+  const auto c = open_checkpoint(folder.file("run"));
+  EXPECT_EQ(c->files().size(), 4u);
+  EXPECT_EQ(c->info().step, 0);
+  EXPECT_FALSE(c->has_optimizer());
+  std::int64_t smallest = c->files()[0].bytes, largest = smallest;
+  for (const auto& f : c->files()) {
+    smallest = std::min(smallest, f.bytes);
+    largest = std::max(largest, f.bytes);
+  }
+  EXPECT_LT(largest, smallest * 3 / 2);
+}
+
+TEST(Import, RefusesATakenFolderAndBadShards) {
+  const TemporaryFolder folder;
+  expect_input_error([&] { import_model(golden("mixtral_k1"), folder.file("run"), 0); }, {"shards", "found 0"});
+  EXPECT_FALSE(fs::exists(folder.file("run")));
+  import_model(golden("mixtral_k1"), folder.file("run"), 1);
+  expect_input_error([&] { import_model(golden("mixtral_k1"), folder.file("run"), 1); }, {"run", "empty folder"});
+  folder.write("file", "");
+  expect_input_error([&] { import_model(golden("mixtral_k1"), folder.file("file"), 1); }, {"file", "a folder"});
+  EXPECT_NO_THROW(open_checkpoint(folder.file("run")));
+}
+
+TEST(Export, Bf16RoundsOnce) {
+  const TemporaryFolder folder;
+  const auto source = open_huggingface(golden("llama_rope3_untied"));
+  ExportOptions options;
+  options.dtype = DType::BF16;
+  export_huggingface(*source, golden("llama_rope3_untied"), folder.file("hf"), options);
+  const auto exported = open_huggingface(folder.file("hf"));
+  EXPECT_EQ(SafetensorsSet::open(folder.file("hf")).info("lm_head.weight").type, StoredType::BF16);
+  for (const ParamRow& row : make_global_table(source->model()).rows) {
+    std::vector<float> rounded = whole(*source, row);
+    for (float& x : rounded) x = to_float(to_bf16(x));
+    EXPECT_TRUE(same_bits(rounded, whole(*exported, row))) << row.name;
+  }
+  const json config = json::parse(folder.read("hf/config.json"));
+  EXPECT_TRUE(config.value("torch_dtype", config.value("dtype", "")) == "bfloat16");
+}
+
+TEST(Export, RefusesTakenFoldersAndLeavesThemAlone) {
+  const TemporaryFolder folder;
+  const std::string dir = golden("llama_gqa_tied");
+  const auto source = open_huggingface(dir);
+  folder.write("file", "mine");
+  expect_input_error([&] { export_huggingface(*source, dir, folder.file("file"), {}); }, {"file", "a folder"});
+  fs::create_directory(folder.file("full"));
+  folder.write("full/mine", "mine");
+  expect_input_error([&] { export_huggingface(*source, dir, folder.file("full"), {}); }, {"full", "not empty"});
+  fs::create_directory(folder.file("hf.tmp"));
+  folder.write("hf.tmp/mine", "mine");
+  expect_input_error([&] { export_huggingface(*source, dir, folder.file("hf"), {}); }, {"hf.tmp", "remove it"});
+  EXPECT_EQ(folder.read("hf.tmp/mine"), "mine");
+  EXPECT_EQ(folder.read("full/mine"), "mine");
+  fs::create_directory(folder.file("empty"));
+  export_huggingface(*source, dir, folder.file("empty/"), {});
+  EXPECT_NO_THROW(open_huggingface(folder.file("empty")));
+}
+
+// A source whose model can be anything, for what a config.json of ours can not say.
+struct OddSource : TensorSource {
+  std::string label = "odd";
+  ModelConfig config = small_model(4);
+  bool fails = false;
+  const std::string& name() const override { return label; }
+  const ModelConfig& model() const override { return config; }
+  bool has(const std::string&) const override { return true; }
+  void read(const std::string& tensor, const Rectangle& part, float* out) override {
+    if (fails && tensor == "model.norm.weight") input_error("odd: no more");
+    std::fill(out, out + part.size(), 0.5f);
+  }
+};
+
+TEST(Export, RefusesByFieldWhatMixtralCanNotSay) {
+  const TemporaryFolder folder;
+  const auto refused = [&](const std::function<void(ModelConfig&)>& change, const char* field) {
+    OddSource source;
+    change(source.config);
+    expect_input_error([&] { export_huggingface(source, folder.path.string(), folder.file("hf"), {}); },
+                       {"odd", field});
+    EXPECT_TRUE(folder.names().empty());
+  };
+  refused([](ModelConfig& m) { m.shared_expert = true; }, "shared_expert");
+  refused([](ModelConfig& m) { m.moe_every_n_layers = 2; }, "moe_every_n_layers");
+  refused([](ModelConfig& m) { m.router_softmax = "softmax_then_topk"; }, "router_softmax");
+}
+
+TEST(Export, AFailureHalfWayLeavesNothing) {
+  const TemporaryFolder folder;
+  OddSource source;
+  source.fails = true;
+  expect_input_error([&] { export_huggingface(source, folder.path.string(), folder.file("hf"), {}); }, {"no more"});
+  EXPECT_TRUE(folder.names().empty());
+}
+
+// A model's folder that a test changes: tensors by name with shape and type, and the config.
+class Changed {
+ public:
+  explicit Changed(const std::string& from) : config(json::parse(read_text(golden(from) + "/config.json", 1 << 20))) {
+    const auto set = SafetensorsSet::open(golden(from));
+    for (const std::string& name : set.names()) {
+      Stored s{set.info(name).shape, StoredType::F32, {}};
+      s.values.resize(set.info(name).bytes() / sizeof(float));
+      set.read_rows(name, 0, set.info(name).rows, s.values.data());
+      tensors[name] = std::move(s);
+    }
+  }
+  std::unique_ptr<TensorSource> open() {
+    folder.write("config.json", config.dump());
+    for (const std::string& name : folder.names())
+      if (name.starts_with("model")) fs::remove(folder.file(name));
+    SafetensorsWriter writer(folder.path.string());
+    for (const auto& [name, t] : tensors) writer.declare(name, t.type, t.shape);
+    for (const auto& [name, t] : tensors) {
+      if (t.type == StoredType::F32 || t.type == StoredType::BF16) {
+        writer.write(name, t.values.data(), t.values.size());
+      } else {
+        const std::vector<char> zeros(t.values.size() * size_of(t.type));
+        writer.write_raw(name, zeros.data(), zeros.size());
+      }
+    }
+    writer.finish();
+    return open_model(folder.path.string());
+  }
+  void refused(std::initializer_list<const char*> parts) {
+    expect_input_error([&] { open(); }, parts);
+  }
+
+  struct Stored {
+    std::vector<std::int64_t> shape;
+    StoredType type;
+    std::vector<float> values;
+  };
+  TemporaryFolder folder;
+  json config;
+  std::map<std::string, Stored> tensors;
+};
+
+const std::string embedding = "model.embed_tokens.weight", head = "lm_head.weight";
+
+TEST(OpenHuggingFace, TiedEmbeddingsUnderEitherName) {
+  Changed m("llama_gqa_tied");
+  m.tensors.erase(head);
+  ASSERT_EQ(m.tensors.count(embedding), 1u);
+  const std::vector<float> wanted = m.tensors[embedding].values;
+  const auto read = [&] {
+    const auto source = m.open();
+    EXPECT_FALSE(source->has(head));
+    std::vector<float> out(wanted.size());
+    source->read(embedding, {0, 0, 61, 48}, out.data());
+    return out;
+  };
+  EXPECT_TRUE(same_bits(read(), wanted));
+  m.tensors[head] = m.tensors[embedding];
+  EXPECT_TRUE(same_bits(read(), wanted));  // both, equal
+  m.tensors.erase(embedding);
+  EXPECT_TRUE(same_bits(read(), wanted));
+  m.tensors[embedding] = m.tensors[head];
+  m.tensors[head].values[48 * 60 + 47] += 1;
+  m.refused({"lm_head.weight", "row 60", "model.embed_tokens.weight", "tie_word_embeddings"});
+  m.tensors.erase(embedding);
+  m.tensors.erase(head);
+  m.refused({"model.embed_tokens.weight", "found none", "lm_head.weight"});
+}
+
+TEST(OpenHuggingFace, UntiedNeedsBoth) {
+  Changed m("llama_rope3_untied");
+  m.tensors.erase(head);
+  m.refused({"lm_head.weight", "found none", "tie_word_embeddings"});
+  Changed other("llama_rope3_untied");
+  other.tensors.erase(embedding);
+  other.refused({"model.embed_tokens.weight", "found none"});
+}
+
+TEST(OpenHuggingFace, EveryTensorIsNeeded) {
+  Changed m("mixtral_k1");
+  const auto all = m.tensors;
+  for (const auto& [name, tensor] : all) {
+    m.tensors.erase(name);
+    m.refused({name.c_str(), "found none"});
+    m.tensors = all;
+  }
+}
+
+TEST(OpenHuggingFace, ShapesAreExact) {
+  Changed m("mixtral_k1");
+  const auto all = m.tensors;
+  for (const auto& [name, tensor] : all) {
+    std::vector<std::int64_t>& shape = m.tensors[name].shape;
+    if (shape.size() == 2)
+      std::swap(shape[0], shape[1]);
+    else
+      shape = {1, shape[0]};
+    if (shape != tensor.shape) m.refused({name.c_str(), "shape", "expected"});
+    m.tensors = all;
+  }
+}
+
+TEST(OpenHuggingFace, UnknownTensorsAreRefusedButForBuffers) {
+  Changed m("llama_gqa_tied");
+  m.tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = {{4}, StoredType::F32, {1, 2, 3, 4}};
+  EXPECT_NO_THROW(m.open());
+  m.tensors["model.layers.0.self_attn.q_proj.bias"] = {{4}, StoredType::F32, {1, 2, 3, 4}};
+  m.refused({"model.layers.0.self_attn.q_proj.bias", "none of that name"});
+}
+
+TEST(OpenHuggingFace, TooManyLayersInTheConfig) {
+  Changed m("llama_gqa_tied");
+  m.config["num_hidden_layers"] = 1000000;
+  m.refused({"num_hidden_layers"});
+  m.config["num_hidden_layers"] = 3;
+  m.refused({"model.layers.2.", "found none"});
+  m.config["num_hidden_layers"] = 1;
+  m.refused({"model.layers.1.", "none of that name"});
+}
+
+TEST(OpenHuggingFace, OtherTypesOfNumbers) {
+  Changed m("llama_gqa_tied");
+  for (auto& [name, t] : m.tensors) t.type = StoredType::BF16;
+  const auto source = m.open();
+  std::vector<float> out(48);
+  source->read("model.norm.weight", {0, 0, 1, 48}, out.data());
+  for (std::size_t i = 0; i < out.size(); ++i)
+    EXPECT_EQ(out[i], to_float(to_bf16(m.tensors["model.norm.weight"].values[i])));
+  m.tensors["model.norm.weight"].type = StoredType::F16;
+  EXPECT_NO_THROW(m.open());
+  m.tensors["model.norm.weight"].type = StoredType::I32;
+  m.refused({"model.norm.weight", "I32"});
+}
+
+}  // namespace
+}  // namespace upcycle::test

@@ -1,0 +1,205 @@
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <csignal>
+#include <filesystem>
+
+#include "tests/checkpoint/saved_model.h"
+
+namespace upcycle::test {
+namespace {
+namespace fs = std::filesystem;
+
+struct Writer : testing::Test {
+  TemporaryFolder folder;
+  std::string run = folder.file("run");
+  Mesh mesh = make_single_mesh();
+  ModelConfig model = small_model(3);
+  RankState state = rank_state(model, mesh.layout, 0, true);
+
+  CheckpointInfo info(std::int64_t step) const {
+    CheckpointInfo i = some_info(model, step);
+    i.optimizer_steps = state.steps;
+    return i;
+  }
+  void save(CheckpointWriter& w, std::int64_t step, const std::vector<std::string>& travel = {}) {
+    CheckpointInfo i = info(step);
+    if (!travel.empty()) i.tokenizer = fs::path(travel[0]).filename();
+    w.start(i, state.pieces, travel);
+    w.finish();
+  }
+  std::string error_of_save(CheckpointWriter& w, std::int64_t step) {
+    try {
+      save(w, step);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    ADD_FAILURE() << "no Error";
+    return "";
+  }
+  std::vector<std::string> names() const {
+    std::vector<std::string> found;
+    for (const auto& e : fs::directory_iterator(run))
+      if (e.path().filename() != ".lock") found.push_back(e.path().filename());
+    std::sort(found.begin(), found.end());
+    return found;
+  }
+  using Names = std::vector<std::string>;
+};
+
+TEST_F(Writer, RoundTrip) {
+  CheckpointWriter w(run, *mesh.world, 0);
+  EXPECT_FALSE(w.busy());
+  w.start(info(100), state.pieces, {});
+  EXPECT_TRUE(w.busy());
+  EXPECT_FALSE(is_checkpoint(run));
+  w.finish();
+  EXPECT_FALSE(w.busy());
+  EXPECT_EQ(names(), (Names{"latest", "step_00000100"}));
+  EXPECT_EQ(folder.read("run/latest"), "step_00000100\n");
+  const auto c = open_checkpoint(run, true, mesh.world.get());
+  expect_whole(*c);
+  EXPECT_EQ(c->info().optimizer_steps, state.steps);
+}
+
+TEST_F(Writer, ReadsWhileItWrites) {
+  CheckpointWriter w(run, *mesh.world, 0);
+  save(w, 1);
+  const auto c = open_checkpoint(run);
+  w.start(info(2), state.pieces, {});
+  expect_whole(*c);
+  w.finish();
+  EXPECT_EQ(open_checkpoint(run)->info().step, 2);
+  expect_whole(*c);
+}
+
+TEST_F(Writer, EqualStatesMakeEqualFiles) {
+  CheckpointWriter a(folder.file("a"), *mesh.world, 0), b(folder.file("b"), *mesh.world, 0);
+  save(a, 1);
+  save(b, 1);
+  for (const char* file : {"model.rank00000.h5", "optimizer.rank00000.h5", "manifest.json"})
+    EXPECT_EQ(folder.read(fmt::format("a/step_00000001/{}", file)),
+              folder.read(fmt::format("b/step_00000001/{}", file)))
+        << file;
+}
+
+TEST_F(Writer, FilesTravelAlong) {
+  const std::string tokenizer = folder.write("t.model", std::string(3000000, 'x'));
+  CheckpointWriter w(run, *mesh.world, 0);
+  save(w, 1, {tokenizer});
+  const auto c = open_checkpoint(run);
+  EXPECT_EQ(c->info().tokenizer, "t.model");
+  EXPECT_EQ(folder.read("run/step_00000001/t.model"), std::string(3000000, 'x'));
+  folder.write("run/step_00000001/t.model", std::string(3000000, 'y'));
+  expect_input_error([&] { open_checkpoint(run); }, {"t.model", "hash"});
+}
+
+TEST_F(Writer, KeepsTheNewest) {
+  CheckpointWriter w(run, *mesh.world, 2);
+  for (const std::int64_t step : {5, 90, 100, 101}) save(w, step);
+  EXPECT_EQ(names(), (Names{"latest", "step_00000100", "step_00000101"}));
+  CheckpointWriter other(folder.file("other"), *mesh.world, 0);
+  for (const std::int64_t step : {1, 2, 3}) save(other, step);
+  EXPECT_TRUE(fs::exists(folder.file("other/step_00000001")));
+}
+
+TEST_F(Writer, APublishedStepIsNotReplaced) {
+  CheckpointWriter w(run, *mesh.world, 0);
+  save(w, 5);
+  const std::string before = folder.read("run/step_00000005/manifest.json");
+  EXPECT_TRUE(contains(error_of_save(w, 5), "step_00000005: is there already"));
+  EXPECT_EQ(names(), (Names{"latest", "step_00000005"}));
+  EXPECT_EQ(folder.read("run/step_00000005/manifest.json"), before);
+  save(w, 6);
+  EXPECT_EQ(open_checkpoint(run)->info().step, 6);
+}
+
+TEST_F(Writer, DiskFullLeavesNothing) {
+  CheckpointWriter w(run, *mesh.world, 0);
+  save(w, 1);
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto old = signal(SIGXFSZ, SIG_IGN);
+  for (const rlim_t bytes : {rlim_t{100}, rlim_t{20000}}) {
+    const rlimit small{bytes, before.rlim_max};
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+    const std::string message = error_of_save(w, 2);
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+    EXPECT_TRUE(contains(message, "step 2 was not saved"));
+    EXPECT_TRUE(contains(message, "rank00000.h5"));
+    EXPECT_EQ(names(), (Names{"latest", "step_00000001"}));
+    EXPECT_EQ(open_checkpoint(run)->info().step, 1);
+  }
+  signal(SIGXFSZ, old);
+  save(w, 2);
+  EXPECT_EQ(open_checkpoint(run)->info().step, 2);
+}
+
+TEST_F(Writer, AFolderThatCanNotBeMadeLeavesNothing) {
+  CheckpointWriter w(run, *mesh.world, 0);
+  folder.write("run/step_00000002.tmp", "in the way");
+  EXPECT_TRUE(contains(error_of_save(w, 2), "step_00000002.tmp"));
+  EXPECT_EQ(names(), Names{});
+}
+
+// `latest` can not be written: the step that was renamed already is taken back.
+TEST_F(Writer, PublishingThatFailsAtTheEndIsUndone) {
+  CheckpointWriter w(run, *mesh.world, 0);
+  save(w, 1);
+  fs::create_directories(folder.file("run/latest.tmp/x"));
+  EXPECT_TRUE(contains(error_of_save(w, 2), "latest.tmp"));
+  fs::remove_all(folder.file("run/latest.tmp"));
+  EXPECT_EQ(names(), (Names{"latest", "step_00000001"}));
+  EXPECT_EQ(open_checkpoint(run)->info().step, 1);
+}
+
+TEST_F(Writer, AnUnwritableFolderIsRefusedAtOnce) {
+  folder.write("file", "");
+  expect_input_error([&] { CheckpointWriter(folder.file("file"), *mesh.world, 0); }, {"file"});
+  expect_input_error([&] { CheckpointWriter(folder.file("file/run"), *mesh.world, 0); }, {"file/run"});
+}
+
+TEST_F(Writer, OneRunAtATime) {
+  const CheckpointWriter w(run, *mesh.world, 0);
+  expect_input_error([&] { CheckpointWriter(run, *mesh.world, 0); }, {"run", "in use"});
+}
+
+TEST_F(Writer, DroppedWithoutFinishLeavesNothing) {
+  {
+    CheckpointWriter w(run, *mesh.world, 0);
+    w.start(info(3), state.pieces, {});
+  }
+  EXPECT_EQ(names(), Names{});
+}
+
+TEST_F(Writer, AKilledRunsLeftoversAreIgnoredAndRemoved) {
+  {
+    CheckpointWriter w(run, *mesh.world, 0);
+    save(w, 1);
+  }
+  fs::copy(folder.file("run/step_00000001"), folder.file("run/step_00000002.tmp"));
+  fs::remove(folder.file("run/step_00000002.tmp/manifest.json"));
+  EXPECT_EQ(open_checkpoint(run)->info().step, 1);
+  // Killed between the rename and `latest`.
+  fs::copy(folder.file("run/step_00000001"), folder.file("run/step_00000003"));
+  folder.write("run/publishing", "step_00000003\n");
+  EXPECT_EQ(open_checkpoint(run)->info().step, 1);
+  CheckpointWriter w(run, *mesh.world, 0);
+  EXPECT_EQ(names(), (Names{"latest", "step_00000001"}));
+  save(w, 3);
+  EXPECT_EQ(open_checkpoint(run)->info().step, 3);
+}
+
+// Killed after `latest`, before the mark went.
+TEST_F(Writer, AMarkOfAPublishedStepRemovesNothing) {
+  {
+    CheckpointWriter w(run, *mesh.world, 0);
+    save(w, 1);
+  }
+  folder.write("run/publishing", "step_00000001\n");
+  const CheckpointWriter w(run, *mesh.world, 0);
+  EXPECT_EQ(names(), (Names{"latest", "step_00000001"}));
+}
+
+}  // namespace
+}  // namespace upcycle::test

@@ -1,0 +1,74 @@
+#include "tests/cli/run_program.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "core/error.h"
+
+namespace upcycle {
+namespace {
+
+std::string text_of(const std::string& path) {
+  std::ostringstream text;
+  text << std::ifstream(path, std::ios::binary).rdbuf();
+  return text.str();
+}
+
+}  // namespace
+
+Outcome run_program(const std::vector<std::string>& words, const std::map<std::string, std::string>& environment,
+                    const std::string& out_file) {
+  const std::string base = ::testing::TempDir() + fmt::format("run_program_{}", getpid());
+  const std::string out_path = out_file.empty() ? base + ".out" : out_file, err_path = base + ".err";
+  std::vector<char*> argv;
+  for (const std::string& w : words) argv.push_back(const_cast<char*>(w.c_str()));
+  argv.push_back(nullptr);
+  const pid_t child = fork();
+  UPCYCLE_CHECK(child >= 0, "fork");
+  if (child == 0) {
+    for (const char* name : {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE",
+                             "SLURM_PROCID", "SLURM_NTASKS"})
+      unsetenv(name);
+    for (const auto& [name, value] : environment) setenv(name.c_str(), value.c_str(), 1);
+    const int out = open(out_path.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    const int err = open(err_path.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    if (out < 0 || err < 0 || dup2(out, 1) < 0 || dup2(err, 2) < 0) _exit(126);
+    execv(argv[0], argv.data());
+    _exit(127);
+  }
+  int status = 0;
+  UPCYCLE_CHECK(waitpid(child, &status, 0) == child, "waitpid");
+  Outcome outcome;
+  outcome.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  outcome.err = text_of(err_path);
+  std::filesystem::remove(err_path);
+  if (out_file.empty()) {
+    outcome.out = text_of(out_path);
+    std::filesystem::remove(out_path);
+  }
+  return outcome;
+}
+
+Outcome run_upcycle(const std::vector<std::string>& arguments, const std::map<std::string, std::string>& environment) {
+  std::vector<std::string> words{UPCYCLE_BINARY};
+  words.insert(words.end(), arguments.begin(), arguments.end());
+  return run_program(words, environment);
+}
+
+std::string one_line_error(const Outcome& outcome) {
+  EXPECT_EQ(outcome.exit_code, 2) << outcome.err;
+  EXPECT_EQ(outcome.out, "");
+  EXPECT_TRUE(outcome.err.starts_with("upcycle: ")) << outcome.err;
+  EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+  return outcome.err.substr(0, outcome.err.find('\n'));
+}
+
+}  // namespace upcycle

@@ -1,0 +1,25 @@
+#pragma once
+#include <map>
+#include <string>
+#include <vector>
+
+namespace upcycle {
+
+struct Outcome {
+  int exit_code = -1;  // 128 + signal where one ended it
+  std::string out, err;
+};
+
+// Runs a program to its end, with `environment` added to this process's own; launchers' variables are taken out, so
+// that a test under mpirun starts a single rank. `out_file`: where standard output goes instead of into the outcome.
+Outcome run_program(const std::vector<std::string>& words, const std::map<std::string, std::string>& environment = {},
+                    const std::string& out_file = "");
+
+// The binary under test with these arguments.
+Outcome run_upcycle(const std::vector<std::string>& arguments,
+                    const std::map<std::string, std::string>& environment = {});
+
+// An error a user can mend: exit code 2, nothing on standard output, and the one line "upcycle: ..." that is returned.
+std::string one_line_error(const Outcome& outcome);
+
+}  // namespace upcycle

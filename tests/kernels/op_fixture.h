@@ -1,0 +1,62 @@
+#pragma once
+#include <omp.h>
+
+#include "tests/kernels/host_tensor.h"
+
+namespace upcycle {
+
+using testing::HostTensor;
+
+struct OpTest : ::testing::Test {
+  std::unique_ptr<Device> device = make_cpu_device();
+  std::unique_ptr<Stream> stream = device->make_stream();
+  std::unique_ptr<Ops> ops = make_cpu_ops();
+};
+
+// Sets an element of a dense tensor.
+inline void set(const Tensor& t, std::int64_t i, double x) {
+  switch (t.dtype) {
+    case DType::F32:
+      t.as<float>()[i] = static_cast<float>(x);
+      break;
+    case DType::BF16:
+      t.as<bf16>()[i] = to_bf16(static_cast<float>(x));
+      break;
+    case DType::F64:
+      t.as<double>()[i] = x;
+      break;
+    case DType::I32:
+      t.as<std::int32_t>()[i] = static_cast<std::int32_t>(x);
+      break;
+    case DType::I64:
+      t.as<std::int64_t>()[i] = static_cast<std::int64_t>(x);
+      break;
+  }
+}
+
+inline HostTensor random_tensor(DType dtype, std::initializer_list<std::int64_t> shape, std::string_view name,
+                                double scale = 1) {
+  HostTensor h(dtype, shape);
+  for (std::int64_t i = 0; i < h.size(); ++i)
+    set(h, i, scale * rng::normal(7, rng::key_of(name), static_cast<std::uint64_t>(i)));
+  return h;
+}
+
+// Another dense tensor with the same one- or two-dimensional contents.
+inline HostTensor copy_of(const Tensor& t) {
+  HostTensor c = t.rank == 1 ? HostTensor(t.dtype, {t.shape[0]}) : HostTensor(t.dtype, {t.shape[0], t.shape[1]});
+  copy_host(c, t);
+  return c;
+}
+
+inline bool same_bits(const Tensor& a, const Tensor& b) {
+  return a.bytes() == b.bytes() && (a.bytes() == 0 || std::memcmp(a.data, b.data, a.bytes()) == 0);
+}
+
+struct ThreadCount {
+  int before = omp_get_max_threads();
+  explicit ThreadCount(int n) { omp_set_num_threads(n); }
+  ~ThreadCount() { omp_set_num_threads(before); }
+};
+
+}  // namespace upcycle

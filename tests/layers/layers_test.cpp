@@ -1,0 +1,184 @@
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <regex>
+#include <set>
+
+#include "core/error.h"
+
+// Arrows point downwards only: every #include of the source tree is checked against the table of layers below.
+namespace upcycle {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Folder -> folders it builds on; what those build on is allowed too. A file belongs to the longest folder that holds
+// it. kernels/cpu and kernels/cuda stand in nobody's list: the rest of the program knows kernels/ops.h only. Tests may
+// include anything, and nothing includes them.
+const std::map<std::string, std::vector<std::string>> kLayers = {
+    {"core", {}},
+    {"kernels", {"core"}},
+    {"kernels/cpu", {"kernels"}},
+    {"kernels/cuda", {"kernels"}},
+    {"data", {"core"}},
+    {"parallel/comm", {"core"}},
+    {"parallel/model", {"kernels", "parallel/comm"}},
+    {"parallel/checkpoint", {"parallel/model", "data"}},
+    {"parallel/train", {"parallel/checkpoint"}},
+    {"parallel/upcycle", {"parallel/train"}},
+    {"parallel/serve", {"parallel/checkpoint"}},
+    {"launch", {"parallel/upcycle", "parallel/serve"}},
+};
+
+std::string layer_of(fs::path file) {
+  for (fs::path folder = file.parent_path(); !folder.empty(); folder = folder.parent_path())
+    if (kLayers.contains(folder.generic_string())) return folder.generic_string();
+  return "";
+}
+
+void add_below(const std::string& layer, std::set<std::string>& reach) {
+  if (!reach.insert(layer).second) return;
+  for (const std::string& below : kLayers.at(layer)) add_below(below, reach);
+}
+
+struct Scan {
+  std::set<std::string> files;
+  std::vector<std::string> violations;  // "file:line: reason", sorted
+};
+
+void scan_file(const fs::path& root, const std::string& file, Scan& scan) {
+  static const std::regex include(R"re(^\s*#\s*include\s*(["<])([^">]+)[">].*)re");
+  const std::string layer = layer_of(file);
+  std::ifstream in(root / file);
+  UPCYCLE_CHECK(in.good(), "can not read {}", (root / file).string());
+  if (layer.empty()) {
+    scan.violations.push_back(fmt::format("{}: its folder is no layer of the table in layers_test.cpp", file));
+    return;
+  }
+  std::set<std::string> allowed;
+  add_below(layer, allowed);
+  std::string text;
+  for (int line = 1; std::getline(in, text); ++line) {
+    std::smatch match;
+    if (!std::regex_match(text, match, include)) continue;
+    const std::string target = match[2];
+    const auto complain = [&](const std::string& reason) {
+      scan.violations.push_back(fmt::format("{}:{}: includes {}, {}", file, line, target, reason));
+    };
+    if (!fs::exists(root / target)) {
+      if (match[1] == "\"") complain("which is no path from the root of the source tree");
+      continue;
+    }
+    const std::string to = layer_of(target);
+    if (to.empty())
+      complain("which is in no layer");
+    else if (!allowed.contains(to))
+      complain(fmt::format("but {} does not build on {}", layer, to));
+  }
+}
+
+Scan scan_tree(const fs::path& root) {
+  static const std::set<std::string> kCode = {".h", ".hpp", ".cpp", ".cc", ".cu", ".cuh", ".inc"};
+  Scan scan;
+  for (const char* top : {"core", "kernels", "data", "parallel", "launch"}) {
+    if (!fs::exists(root / top)) continue;
+    for (const auto& entry : fs::recursive_directory_iterator(root / top))
+      if (entry.is_regular_file() && kCode.contains(entry.path().extension().string()))
+        scan.files.insert(fs::relative(entry.path(), root).generic_string());
+  }
+  for (const std::string& file : scan.files) scan_file(root, file, scan);
+  return scan;
+}
+
+TEST(Layers, NoUpwardInclude) {
+  const Scan scan = scan_tree(UPCYCLE_SOURCE_DIR);
+  // A scan that looks in the wrong place finds nothing wrong.
+  EXPECT_TRUE(scan.files.contains("core/tensor.h") && scan.files.contains("kernels/cpu/cpu_ops.cpp"));
+  for (const std::string& violation : scan.violations) ADD_FAILURE() << violation;
+}
+
+// ---- the scan itself, on a planted tree ----------------------------------------------------------------------------
+
+struct PlantedTree : testing::Test {
+  fs::path root = fs::temp_directory_path() / fmt::format("upcycle_layers_{}", static_cast<const void*>(this));
+  PlantedTree() {
+    write("core/a.h", "#include <vector>\n");
+    write("core/config/c.h", "#include \"core/a.h\"\n");
+    write("kernels/ops.h", "#include \"core/config/c.h\"\n");
+    write("kernels/cpu/x.h", "#include \"kernels/ops.h\"\n");
+    write("kernels/cpu/x.cpp", "#include \"kernels/cpu/x.h\"\n#include <dnnl.h>\n");
+    write("data/d.h", "#include \"core/a.h\"\n");
+    write("parallel/comm/m.h", "#include \"core/a.h\"\n");
+    write("parallel/model/m.h", "#include \"kernels/ops.h\"\n#include \"parallel/comm/m.h\"\n");
+    write("parallel/checkpoint/c.h", "#include \"parallel/model/m.h\"\n#include \"data/d.h\"\n#include \"core/a.h\"\n");
+    write("parallel/train/t.h", "#include \"parallel/checkpoint/c.h\"\n#include \"kernels/ops.h\"\n");
+    write("parallel/upcycle/u.h", "#include \"parallel/train/t.h\"\n");
+    write("parallel/serve/s.h", "#include \"parallel/checkpoint/c.h\"\n");
+    write("launch/l.h", "#include \"parallel/upcycle/u.h\"\n#include \"parallel/serve/s.h\"\n");
+    write("launch/bench/b.cpp", "#include \"launch/l.h\"\n#include \"kernels/ops.h\"\n");
+    write("tests/t.h", "#include \"kernels/cpu/x.h\"\n");
+  }
+  ~PlantedTree() override { fs::remove_all(root); }
+  void write(const std::string& file, const std::string& text) {
+    fs::create_directories((root / file).parent_path());
+    std::ofstream(root / file) << text;
+  }
+};
+
+TEST_F(PlantedTree, DownwardIncludesPass) {
+  const Scan scan = scan_tree(root);
+  EXPECT_EQ(scan.files.size(), 14u);
+  EXPECT_EQ(scan.violations, std::vector<std::string>{});
+}
+
+TEST_F(PlantedTree, EveryForbiddenArrowIsFound) {
+  const std::pair<const char*, const char*> arrows[] = {
+      {"core", "kernels/ops.h"},
+      {"core/config", "data/d.h"},
+      {"kernels", "kernels/cpu/x.h"},
+      {"kernels", "data/d.h"},
+      {"kernels", "parallel/comm/m.h"},
+      {"kernels/cuda", "kernels/cpu/x.h"},
+      {"data", "kernels/ops.h"},
+      {"data", "parallel/comm/m.h"},
+      {"parallel/comm", "kernels/ops.h"},
+      {"parallel/comm", "data/d.h"},
+      {"parallel/comm", "parallel/model/m.h"},
+      {"parallel/model", "data/d.h"},
+      {"parallel/model", "kernels/cpu/x.h"},
+      {"parallel/model", "parallel/checkpoint/c.h"},
+      {"parallel/checkpoint", "parallel/train/t.h"},
+      {"parallel/checkpoint", "parallel/serve/s.h"},
+      {"parallel/train", "parallel/upcycle/u.h"},
+      {"parallel/train", "parallel/serve/s.h"},
+      {"parallel/upcycle", "parallel/serve/s.h"},
+      {"parallel/serve", "parallel/train/t.h"},
+      {"parallel/serve", "parallel/upcycle/u.h"},
+      {"parallel/upcycle", "launch/l.h"},
+      {"launch", "kernels/cpu/x.h"},
+      {"launch", "tests/t.h"},
+      {"core", "tests/t.h"},
+  };
+  for (const auto& [folder, target] : arrows) {
+    const std::string file = std::string(folder) + "/planted.h";
+    for (const char* form : {"#include \"{}\"\n", "  #  include <{}>  // why\n"}) {
+      write(file, "#pragma once\n" + fmt::format(fmt::runtime(form), target));
+      const Scan scan = scan_tree(root);
+      ASSERT_EQ(scan.violations.size(), 1u) << folder << " -> " << target;
+      EXPECT_EQ(scan.violations[0].find(file + ":2: includes " + target), 0u) << scan.violations[0];
+    }
+    fs::remove(root / file);
+  }
+}
+
+TEST_F(PlantedTree, FilesOutsideTheTableAndRelativePathsAreFound) {
+  write("parallel/stray.cpp", "#include \"core/a.h\"\n");
+  write("core/b.cpp", "#include \"a.h\"\n// #include \"launch/l.h\"\n");
+  EXPECT_EQ(scan_tree(root).violations,
+            (std::vector<std::string>{"core/b.cpp:1: includes a.h, which is no path from the root of the source tree",
+                                      "parallel/stray.cpp: its folder is no layer of the table in layers_test.cpp"}));
+}
+
+}  // namespace
+}  // namespace upcycle

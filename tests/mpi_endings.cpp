@@ -1,0 +1,72 @@
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstring>
+#include <vector>
+
+#include "core/abort.h"
+#include "parallel/comm/agree.h"
+#include "parallel/comm/mesh.h"
+
+// How a job ends: each mode ends one way while other ranks wait, and ctest (mpi_tests.cmake) checks the exit code. A
+// job that hangs is ended by the alarm, with a code that no mode expects.
+using namespace upcycle;
+
+namespace {
+
+int run(int argc, char** argv, const char* mode) {
+  MpiSession session(&argc, &argv);
+  const auto device = make_cpu_device();
+  const auto stream = device->make_stream();
+  const Mesh mesh = make_mesh(session, make_layout(session.size(), 1, 1, 1), *stream);
+  const bool last = session.rank() == session.size() - 1;
+  if (std::strcmp(mode, "agreed") == 0) {
+    // What every rank knows: one line, exit code 2 everywhere, MPI finalized.
+    try {
+      agree_or_throw(*mesh.world, [&] {
+        if (last) input_error("rank {} finds no file", session.rank());
+      });
+    } catch (const AgreedError& e) {
+      if (session.rank() == 0) std::printf("%s\n", e.what());
+      return 2;
+    }
+  } else if (std::strcmp(mode, "abort") == 0) {
+    if (last) {
+      std::printf("rank %d aborts\n", session.rank());  // buffered: abort_all must flush it
+      abort_all(7);
+    }
+  } else if (std::strcmp(mode, "abort_job") == 0) {
+    if (last) abort_job("a broken invariant");
+  } else if (std::strcmp(mode, "mismatch") == 0) {
+    // Rank 0 sends more rows than rank 1 expects: MPI truncates the message, and its error code becomes an Error there.
+    std::vector<float> from(50), to(50);
+    std::vector<std::int64_t> send(static_cast<std::size_t>(session.size())), receive = send;
+    if (session.rank() == 0) send[1] = 5;
+    if (session.rank() == 1) receive[0] = 3;
+    mesh.world->all_to_all_v(Tensor(to.data(), DType::F32, {5, 10}), receive, Tensor(from.data(), DType::F32, {5, 10}),
+                             send);
+  } else if (std::strcmp(mode, "unwind") == 0) {
+    if (last) throw Error("passes through the session");
+  }
+  mesh.world->barrier();
+  // Where one rank ended alone the others can not come past this.
+  if (std::strcmp(mode, "finish") != 0) return 98;
+  if (last) std::printf("all %d came\n", session.size());
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  alarm(50);
+  if (argc != 2) return 97;
+  try {
+    return run(argc, argv, argv[1]);
+  } catch (const InputError& e) {
+    std::printf("%s\n", e.what());
+    return 2;
+  } catch (const Error& e) {
+    std::printf("%s\n", e.what());
+    return 5;
+  }
+}

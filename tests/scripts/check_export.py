@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""Does transformers load an exported model and compute what `upcycle score` computes?
+
+    check_export.py UPCYCLE_BINARY HF_DIRECTORY [--same-as ORIGINAL_HF_DIRECTORY]
+
+Loads the directory with MixtralForCausalLM or LlamaForCausalLM, as its config.json says, with every weight accounted
+for, and compares the negative log-likelihood of each id (`nll`) and the logits after the last one (`logits_last`) of
+several random sequences with those of `upcycle score HF_DIRECTORY --dtype fp32 --json`: 1e-4 absolute, 1e-5 for the
+mean. --same-as also compares the tensors with those of another Hugging Face directory, bit for bit.
+Exit status 0: all agree; 1: something differs, with one line saying what.
+"""
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from glob import glob
+
+import torch
+from safetensors.torch import load_file
+from transformers import LlamaForCausalLM, MixtralForCausalLM
+from transformers.utils import logging
+
+TOLERANCE, MEAN_TOLERANCE = 1e-4, 1e-5
+
+
+def fail(message):
+    sys.exit(f"check_export.py: {message}")
+
+
+def tensors(folder):
+    out = {}
+    for path in sorted(glob(os.path.join(folder, "model*.safetensors"))):
+        out.update(load_file(path))
+    return out
+
+
+def score(binary, folder, ids):
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as f:
+        json.dump({"ids": ids}, f)
+        f.flush()
+        done = subprocess.run([binary, "score", folder, "--ids", f.name, "--dtype", "fp32", "--json"],
+                              capture_output=True, text=True)
+    if done.returncode:
+        fail(f"upcycle score {folder}: exit {done.returncode}: {done.stderr.strip()}")
+    return json.loads(done.stdout)
+
+
+def load(folder):
+    with open(os.path.join(folder, "config.json")) as f:
+        config = json.load(f)
+    kinds = {"mixtral": MixtralForCausalLM, "llama": LlamaForCausalLM}
+    kind = kinds.get(config.get("model_type")) or fail(f"{folder}/config.json: model_type {config.get('model_type')!r}")
+    if config.get("architectures") != [kind.__name__]:
+        fail(f"{folder}/config.json: architectures {config.get('architectures')}, expected [{kind.__name__!r}]")
+    model, info = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info.get(what):
+            fail(f"{folder}: {what} {sorted(map(str, info[what]))[:5]}")
+    return model.eval()
+
+
+def compare_scores(binary, folder, model):
+    rng = random.Random(1)
+    longest = min(model.config.max_position_embeddings, 96)
+    worst = 0.0
+    for length in (2, 17, longest):
+        ids = [rng.randrange(model.config.vocab_size) for _ in range(length)]
+        ours = score(binary, folder, ids)
+        with torch.no_grad():
+            logits = model(torch.tensor([ids]), use_cache=False).logits[0].double()
+        nll = torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:]), reduction="none")
+        for what, mine, theirs in (("nll", ours["nll"], nll), ("logits_last", ours["logits_last"], logits[-1])):
+            mine = torch.tensor(mine, dtype=torch.float64)
+            if mine.shape != theirs.shape:
+                fail(f"{folder}: {what} of {length} ids has {tuple(mine.shape)} values, expected {tuple(theirs.shape)}")
+            error = (mine - theirs).abs().max().item()
+            if not error <= TOLERANCE:
+                fail(f"{folder}: {what} of {length} ids differs by {error:.3g}, more than {TOLERANCE:g}")
+            worst = max(worst, error)
+        error = abs(ours["mean_nll"] - nll.mean().item())
+        if not error <= MEAN_TOLERANCE:
+            fail(f"{folder}: mean_nll of {length} ids differs by {error:.3g}, more than {MEAN_TOLERANCE:g}")
+    return worst
+
+
+def compare_tensors(folder, original):
+    ours, theirs = tensors(folder), tensors(original)
+    if ours.keys() != theirs.keys():
+        fail(f"{folder}: tensor names differ from {original}'s: {sorted(ours.keys() ^ theirs.keys())[:5]}")
+    for name, t in theirs.items():
+        if ours[name].dtype != t.dtype or ours[name].shape != t.shape or not torch.equal(ours[name], t):
+            fail(f"{folder}: tensor {name} is not {original}'s")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("binary")
+    parser.add_argument("folder")
+    parser.add_argument("--same-as")
+    args = parser.parse_args()
+    logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    if args.same_as:
+        compare_tensors(args.folder, args.same_as)
+    model = load(args.folder)
+    worst = compare_scores(args.binary, args.folder, model)
+    print(f"{args.folder}: {type(model).__name__}, largest difference {worst:.2g}")

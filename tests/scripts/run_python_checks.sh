@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# The checks that need Python with PyTorch and transformers: exported models load there and give equal logits.
+# UPCYCLE_PYTHON names an interpreter that has them; otherwise a virtual environment is made in build/python
+# (PyTorch's own packages are large; pip's PIP_EXTRA_INDEX_URL can name an index with CPU-only ones).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+python=${UPCYCLE_PYTHON:-build/python/bin/python}
+if [[ -z ${UPCYCLE_PYTHON:-} && ! -e build/python/ready ]]; then
+  ./launch/install.sh test
+  echo "run_python_checks.sh: making build/python with torch and transformers (a few gigabytes)"
+  rm -rf build/python
+  python3 -m venv build/python
+  build/python/bin/pip install --quiet torch 'transformers>=5' safetensors numpy </dev/null
+  touch build/python/ready
+fi
+
+upcycle=build/release/upcycle
+[[ -x $upcycle ]] || { echo "run_python_checks.sh: no $upcycle; run launch/build.sh first" >&2; exit 2; }
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+quiet() { "$@" >"$scratch/log" 2>&1 || { tail -n 30 "$scratch/log" >&2; return 1; }; }
+
+# Golden models: straight from Hugging Face form, and through import (sharded HDF5) and export, tensors bit for bit.
+for golden in tests/golden/*/; do
+  golden=${golden%/}
+  name=$(basename "$golden")
+  "$python" tests/scripts/check_export.py "$upcycle" "$golden"
+  quiet "$upcycle" import "$golden" "$scratch/$name" --shards=3
+  quiet "$upcycle" export "$scratch/$name" "$scratch/${name}_hf"
+  "$python" tests/scripts/check_export.py "$upcycle" "$scratch/${name}_hf" --same-as "$golden"
+done
+
+# Trained models: the quickstart's upcycled MoE and its dense twin.
+quiet ./launch/quickstart.sh --smoke "$scratch/quickstart"
+quiet "$upcycle" export "$scratch/quickstart/cpt" "$scratch/cpt_hf"
+"$python" tests/scripts/check_export.py "$upcycle" "$scratch/cpt_hf"
+"$python" tests/scripts/check_export.py "$upcycle" "$scratch/quickstart/moe_hf"

@@ -1,0 +1,121 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/rng.h"
+#include "tests/train/rig.h"
+
+// The whole loss (LM, load balancing, z) against finite differences along a direction in each parameter. Directions are
+// the gradient's own and a random one of equal length: the first gives a signal above fp32's noise, the second sees
+// what is missing.
+namespace upcycle {
+namespace {
+
+struct Case {
+  const char* name;
+  bool moe = false;
+  bool tied = false;
+  const char* order = "topk_then_softmax";
+  bool shared_expert = false;
+  int every = 1;
+  int k = 2;
+};
+
+class FiniteDifferences : public ::testing::TestWithParam<Case> {
+ protected:
+  FiniteDifferences() {
+    const Case& c = GetParam();
+    config = c.moe ? small_moe_config() : small_config();
+    config.model.tie_word_embeddings = c.tied;
+    config.model.router_softmax = c.order;
+    config.model.shared_expert = c.shared_expert;
+    config.model.moe_every_n_layers = c.every;
+    config.model.num_experts_per_tok = c.k;
+    config.model.router_aux_loss_coef = 0.5;  // strong: the LM must not hide an error in them
+    config.model.router_z_loss_coef = 0.1;
+    config.train.seq_length = 5;
+    config.train.global_batch_size = 4;  // two microbatches
+    sequences = random_sequences(4, 5, config.model.vocab_size, 11);
+    sequences.targets[3] = sequences.targets[16] = -1;
+  }
+
+  // Routing of the last microbatch, and how every microbatch's assignments balance.
+  struct Point {
+    double loss;
+    std::vector<std::vector<std::int32_t>> experts;
+    std::vector<double> load;
+    bool same_routing(const Point& o) const { return experts == o.experts && load == o.load; }
+  };
+  Point evaluate(Trainer& t) {
+    const StepResult r = compute_gradients(t, sequences.source());
+    Point p{whole_loss(config, r), {}, {}};
+    for (std::int64_t l = 0; l < config.model.num_hidden_layers; ++l) {
+      if (!config.model.is_moe_layer(l)) continue;
+      p.experts.push_back(chosen_experts(t, l));
+      p.load.push_back(r.layers[static_cast<std::size_t>(l)].load_max_over_mean);
+    }
+    return p;
+  }
+
+  Rig rig;
+  Mesh mesh = make_single_mesh();
+  Config config;
+  FixedSequences sequences;
+};
+
+TEST_P(FiniteDifferences, EveryParameter) {
+  Trainer t = random_trainer(rig, config, mesh);
+  const Point start = evaluate(t);
+  std::vector<std::vector<float>> gradients;
+  for (const ParamRow& row : t.model->table.rows) gradients.push_back(gradient_of(t, row));
+  double largest = 0;
+  for (const auto& g : gradients) largest = std::max(largest, norm(g));
+
+  for (std::size_t i = 0; i < gradients.size(); ++i) {
+    const ParamRow& row = t.model->table.rows[i];
+    const std::vector<float>& g = gradients[i];
+    const Tensor weights = view_row(t.model->table, row, t.memory.weights.dense, t.memory.weights.expert);
+    float* w = weights.as<float>();
+    const std::vector<float> original(w, w + weights.size());
+    std::vector<double> direction(g.size());
+    double length = 0, slope = 0;
+    for (std::size_t j = 0; j < g.size(); ++j) {
+      direction[j] = (norm(g) > 0 ? g[j] / norm(g) : 0) +
+                     rng::normal(3, rng::key_of(row.name), j) / std::sqrt(static_cast<double>(g.size()));
+      length += direction[j] * direction[j];
+    }
+    for (std::size_t j = 0; j < g.size(); ++j) {
+      direction[j] /= std::sqrt(length);
+      slope += direction[j] * g[j];
+    }
+    const auto at = [&](double h) {
+      for (std::size_t j = 0; j < g.size(); ++j) w[j] = static_cast<float>(original[j] + h * direction[j]);
+      return evaluate(t);
+    };
+    // The largest step that leaves every choice of experts as it is. Fourth order: 8 (f(h) - f(-h)) - (f(2h) - f(-2h)).
+    double h = 0.04, measured = 0;
+    bool found = false;
+    for (int tries = 0; tries < 5 && !found; ++tries, h /= 2) {
+      const Point a = at(h), b = at(-h), c = at(2 * h), d = at(-2 * h);
+      measured = (8 * (a.loss - b.loss) - (c.loss - d.loss)) / (12 * h);
+      found = a.same_routing(start) && b.same_routing(start) && c.same_routing(start) && d.same_routing(start);
+    }
+    std::copy(original.begin(), original.end(), w);
+    EXPECT_TRUE(found) << row.name << ": the routing changes at any step";
+    // fp32 forward passes: about 1e-7 of the loss over h.
+    EXPECT_NEAR(measured, slope, 2e-3 * std::abs(slope) + 1e-4 * largest) << row.name << ", gradient norm " << norm(g);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Models, FiniteDifferences,
+    ::testing::Values(Case{"Dense"}, Case{"DenseTied", false, true}, Case{"Moe", true},
+                      Case{"MoeTied", true, true}, Case{"MoeSwitch", true, false, "softmax_then_topk"},
+                      Case{"MoeSwitchTopOne", true, false, "softmax_then_topk", false, 1, 1},
+                      Case{"MoeSharedExpert", true, false, "topk_then_softmax", true},
+                      Case{"MoeEverySecondLayer", true, false, "softmax_then_topk", true, 2, 3},
+                      Case{"MoeAllExperts", true, true, "topk_then_softmax", false, 2, 4}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+}  // namespace
+}  // namespace upcycle

@@ -1,0 +1,135 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+
+#include "data/safetensors.h"
+#include "parallel/checkpoint/huggingface.h"
+#include "tests/train/rig.h"
+
+// Against PyTorch + transformers in fp64 (tests/golden/make_golden.py): loss, router losses, routing and every
+// parameter's raw gradient.
+namespace upcycle {
+namespace {
+
+std::string golden_folder(const std::string& name) {
+  return (std::filesystem::path(__FILE__).parent_path().parent_path() / "golden" / name).string();
+}
+
+std::vector<float> read_all(const SafetensorsFile& f, const std::string& name) {
+  const StoredTensor& info = f.info(name);
+  std::vector<float> values(static_cast<std::size_t>(info.rows * info.columns));
+  f.read_rows(name, 0, info.rows, values.data());
+  return values;
+}
+
+std::vector<std::int32_t> read_ids(const SafetensorsFile& f, const std::string& name) {
+  const StoredTensor& info = f.info(name);
+  std::vector<std::int32_t> values(static_cast<std::size_t>(info.rows * info.columns));
+  f.read_raw(name, 0, values.size() * sizeof(std::int32_t), values.data());
+  return values;
+}
+
+class Golden : public ::testing::TestWithParam<const char*> {
+ protected:
+  Golden() : file(SafetensorsFile::open(golden_folder(GetParam()) + "/golden.safetensors")) {
+    const auto source = open_huggingface(golden_folder(GetParam()));
+    const auto shape = file.info("ids").shape;
+    B = shape[0];
+    S = shape[1];
+    Config c;
+    c.dtype = "fp32";
+    c.model = source->model();
+    c.train.steps = 1;
+    c.train.seq_length = S;
+    c.train.micro_batch_size = c.train.global_batch_size = B;
+    if (c.model.is_moe()) {
+      c.model.router_aux_loss_coef = read_all(file, "coef_aux")[0];
+      c.model.router_z_loss_coef = read_all(file, "coef_z")[0];
+    }
+    config = c;
+    sequences = {S, read_ids(file, "ids"), read_ids(file, "targets")};
+  }
+
+  Trainer trainer(Recompute recompute) {
+    Config c = config;
+    if (recompute == Recompute::Full) c.train.recompute = "full";
+    Trainer t = make_trainer(c, mesh, *rig.device, *rig.stream, *rig.ops);
+    const auto source = open_huggingface(golden_folder(GetParam()));
+    load_weights(t.model->table, *source, t.memory.weights.dense, t.memory.weights.expert);
+    return t;
+  }
+
+  void compare_gradients(Trainer& t) {
+    const StepResult r = compute_gradients(t, sequences.source());
+    EXPECT_NEAR(r.loss, read_all(file, "loss")[0], 1e-5);
+    double all = 0;
+    for (const ParamRow& row : t.model->table.rows) {
+      const double n = norm(read_all(file, "grad." + row.name));
+      all += n * n;
+    }
+    all = std::sqrt(all);
+    for (const ParamRow& row : t.model->table.rows) {
+      const std::vector<float> want = read_all(file, "grad." + row.name), got = gradient_of(t, row);
+      // A gradient that is mathematically zero (an expert without tokens, a router's under k = 1) is held absolutely.
+      const double bound = norm(want) > 1e-7 * all ? 1e-4 * norm(want) : 1e-7 * all;
+      EXPECT_LE(distance(got, want), bound) << row.name << " norm " << norm(want) << " of " << all;
+    }
+  }
+
+  Rig rig;
+  Mesh mesh = make_single_mesh();
+  SafetensorsFile file;
+  Config config;
+  std::int64_t B = 0, S = 0;
+  FixedSequences sequences;
+};
+
+TEST_P(Golden, LossAndEveryGradient) {
+  Trainer t = trainer(Recompute::None);
+  compare_gradients(t);
+}
+
+TEST_P(Golden, LossAndEveryGradientWithRecompute) {
+  Trainer t = trainer(Recompute::Full);
+  compare_gradients(t);
+}
+
+TEST_P(Golden, PerTokenLossAndLogits) {
+  Trainer t = trainer(Recompute::None);
+  (void)compute_gradients(t, sequences.source());
+  const std::vector<float> nll = read_all(file, "nll");
+  const float* got = t.model->activations.nll.as<float>();
+  for (std::size_t i = 0; i < nll.size(); ++i)
+    if (sequences.targets[i] >= 0) EXPECT_NEAR(got[i], nll[i], 2e-5) << "token " << i;
+
+  const std::vector<float> want = read_all(file, "logits");
+  std::vector<float> logits_out(want.size());
+  logits(*t.model, Tensor(logits_out.data(), DType::F32, {B * S, config.model.vocab_size}), 0, B * S);
+  EXPECT_LE(distance(logits_out, want), 1e-5 * norm(want));
+}
+
+TEST_P(Golden, RouterLossesAndRouting) {
+  if (!config.model.is_moe()) {
+    EXPECT_FALSE(file.contains("aux_loss"));
+    return;
+  }
+  Trainer t = trainer(Recompute::None);
+  const StepResult r = compute_gradients(t, sequences.source());
+  EXPECT_NEAR(r.aux_loss, read_all(file, "aux_loss")[0], 1e-5);
+  EXPECT_NEAR(r.z_loss, read_all(file, "z_loss")[0], 1e-4);
+  for (std::int64_t l = 0; l < config.model.num_hidden_layers; ++l) {
+    const Tensor& experts = t.model->activations.layers[static_cast<std::size_t>(l)].moe.experts;
+    const std::vector<std::int32_t> want = read_ids(file, "experts." + std::to_string(l));
+    const std::vector<std::int32_t> got(experts.as<std::int32_t>(), experts.as<std::int32_t>() + experts.size());
+    EXPECT_EQ(got, want) << "layer " << l;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Transformers, Golden,
+                         ::testing::Values("llama_gqa_tied", "llama_rope3_untied", "mixtral_k1", "mixtral_k1_few",
+                                           "mixtral_k2", "mixtral_k3"),
+                         [](const auto& info) { return std::string(info.param); });
+
+}  // namespace
+}  // namespace upcycle

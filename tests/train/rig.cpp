@@ -1,0 +1,157 @@
+#include "tests/train/rig.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/rng.h"
+
+namespace upcycle {
+
+FixedSequences random_sequences(std::int64_t n, std::int64_t S, std::int64_t V, std::uint64_t seed) {
+  FixedSequences f{S, {}, {}};
+  for (std::int64_t i = 0; i < n; ++i) {
+    for (std::int64_t j = 0; j <= S; ++j) {
+      const auto token = static_cast<std::int32_t>(
+          rng::below(static_cast<std::uint64_t>(V), seed, 7, static_cast<std::uint64_t>(i * (S + 1) + j)));
+      if (j < S) f.tokens.push_back(token);
+      if (j > 0) f.targets.push_back(token);
+    }
+  }
+  return f;
+}
+
+Config small_config() {
+  Config c;
+  c.dtype = "fp32";
+  c.model.hidden_size = 24;
+  c.model.intermediate_size = 20;
+  c.model.num_hidden_layers = 2;
+  c.model.num_attention_heads = 4;
+  c.model.num_key_value_heads = 2;
+  c.model.head_dim = 6;
+  c.model.vocab_size = 37;
+  c.model.max_position_embeddings = 64;
+  c.model.initializer_range = 0.2;
+  c.train.steps = 10;
+  c.train.seq_length = 9;
+  c.train.micro_batch_size = 2;
+  c.train.global_batch_size = 4;
+  return c;
+}
+
+Config small_moe_config() {
+  Config c = small_config();
+  c.model.num_local_experts = 4;
+  c.model.num_experts_per_tok = 2;
+  c.model.moe_intermediate_size = 12;
+  c.model.router_aux_loss_coef = 0.05;
+  c.model.router_z_loss_coef = 0.01;
+  return c;
+}
+
+Trainer random_trainer(const Rig& rig, const Config& config, const Mesh& mesh) {
+  Trainer t = make_trainer(config, mesh, *rig.device, *rig.stream, *rig.ops);
+  ParamTable table = t.model->table;
+  for (ParamRow& row : table.rows)
+    if (row.name.ends_with("block_sparse_moe.gate.weight")) row.init_std = 0.5;
+  initialize_weights(table, static_cast<std::uint64_t>(config.seed), t.memory.weights.dense, t.memory.weights.expert);
+  masters_from_weights(t.optimizer, t.memory);
+  return t;
+}
+
+double whole_loss(const Config& config, const StepResult& r) {
+  double layers = 0;
+  for (std::int64_t l = 0; l < config.model.num_hidden_layers; ++l) layers += config.model.is_moe_layer(l) ? 1 : 0;
+  return r.loss +
+         layers * (config.model.router_aux_loss_coef * r.aux_loss + config.model.router_z_loss_coef * r.z_loss);
+}
+
+namespace {
+
+std::vector<float> floats_of(const Tensor& t) {
+  std::vector<float> values(static_cast<std::size_t>(t.size()));
+  for (std::size_t i = 0; i < values.size(); ++i)
+    values[i] = t.dtype == DType::BF16 ? to_float(static_cast<const bf16*>(t.data)[i]) : t.as<float>()[i];
+  return values;
+}
+
+void append(std::vector<float>& to, const std::vector<float>& more) { to.insert(to.end(), more.begin(), more.end()); }
+
+}  // namespace
+
+TrainedState state_of(const Trainer& t) {
+  TrainedState s;
+  const bool adamw = t.config.train.optimizer == "adamw";
+  for (const OwnedPiece& p : owned_pieces(t.model->table, t.mesh->at, true)) {  // in the order of rows
+    TrainedState::Parameter& to = s.parameters[p.row->name];
+    append(to.weight, floats_of(piece_of(t.memory.weights, p)));
+    append(to.master, floats_of(master_piece(t.memory, p)));
+    if (adamw) append(to.m, floats_of(shard_piece_of(t.memory.m, p)));
+    if (adamw) append(to.v, floats_of(shard_piece_of(t.memory.v, p)));
+    to.steps = t.optimizer.row_steps[static_cast<std::size_t>(p.row - t.model->table.rows.data())];
+  }
+  s.step = t.step;
+  s.consumed_samples = t.consumed_samples;
+  s.tokens = t.tokens;
+  s.flops = t.flops;
+  return s;
+}
+
+void expect_same_state(const TrainedState& a, const TrainedState& b) {
+  EXPECT_EQ(a.parameters.size(), b.parameters.size());
+  for (const auto& [name, parameter] : a.parameters) {
+    const auto other = b.parameters.find(name);
+    ASSERT_NE(other, b.parameters.end()) << name;
+    EXPECT_TRUE(parameter.weight == other->second.weight) << "weights of " << name;
+    EXPECT_TRUE(parameter.master == other->second.master) << "masters of " << name;
+    EXPECT_TRUE(parameter.m == other->second.m) << "first moments of " << name;
+    EXPECT_TRUE(parameter.v == other->second.v) << "second moments of " << name;
+    EXPECT_EQ(parameter.steps, other->second.steps) << "steps of " << name;
+  }
+  EXPECT_EQ(a.step, b.step);
+  EXPECT_EQ(a.consumed_samples, b.consumed_samples);
+  EXPECT_EQ(a.tokens, b.tokens);
+  EXPECT_EQ(a.flops, b.flops);
+}
+
+std::vector<std::int32_t> chosen_experts(const Trainer& t, std::int64_t layer) {
+  const Tensor& e = t.model->activations.layers[static_cast<std::size_t>(layer)].moe.experts;
+  return {e.as<std::int32_t>(), e.as<std::int32_t>() + e.size()};
+}
+
+double smallest_gap(const Trainer& t, std::int64_t layer) {
+  const Tensor& probs = t.model->activations.layers[static_cast<std::size_t>(layer)].moe.probs;
+  const auto E = static_cast<std::size_t>(t.config.model.num_local_experts),
+             k = static_cast<std::size_t>(t.config.model.num_experts_per_tok);
+  double gap = std::numeric_limits<double>::infinity();
+  if (k == E) return gap;
+  for (std::int64_t row = 0; row < probs.rows(); ++row) {
+    std::vector<float> p(probs.as<float>() + row * probs.columns(), probs.as<float>() + (row + 1) * probs.columns());
+    std::sort(p.rbegin(), p.rend());
+    gap = std::min(gap, std::log(double(p[k - 1])) - std::log(double(p[k])));
+  }
+  return gap;
+}
+
+std::vector<float> gradient_of(const Trainer& t, const ParamRow& row) {
+  const Tensor g = view_row(t.model->table, row, t.memory.grads.dense, t.memory.grads.expert);
+  return {g.as<float>(), g.as<float>() + g.size()};
+}
+
+double distance(std::span<const float> a, std::span<const float> b) {
+  UPCYCLE_CHECK(a.size() == b.size(), "{} and {} elements", a.size(), b.size());
+  double sum = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) sum += (double(a[i]) - b[i]) * (double(a[i]) - b[i]);
+  return std::sqrt(sum);
+}
+
+double norm(std::span<const float> a) {
+  double sum = 0;
+  for (const float x : a) sum += double(x) * x;
+  return std::sqrt(sum);
+}
+
+}  // namespace upcycle

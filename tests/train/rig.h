@@ -1,0 +1,77 @@
+#pragma once
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "parallel/train/trainer.h"
+
+namespace upcycle {
+
+// A device, its stream and its ops: what tests of models and training stand on.
+struct Rig {
+  std::unique_ptr<Device> device = make_cpu_device();
+  std::unique_ptr<Stream> stream = device->make_stream();
+  std::unique_ptr<Ops> ops = make_cpu_ops();
+};
+
+// A run on given sequences: sequence i is row i of tokens and targets (n, S), wrapping around.
+struct FixedSequences {
+  std::int64_t S;
+  std::vector<std::int32_t> tokens, targets;
+
+  SequenceSource source() const {
+    return [this](std::int64_t index, std::span<std::int32_t> to, std::span<std::int32_t> to_targets) {
+      const auto n = static_cast<std::int64_t>(tokens.size()) / S;
+      const auto at = static_cast<std::size_t>(index % n * S);
+      for (std::size_t i = 0; i < to.size(); ++i) {
+        to[i] = tokens[at + i];
+        to_targets[i] = targets[at + i];
+      }
+    };
+  }
+};
+
+// Pseudo-random sequences of a vocabulary, next-token targets.
+FixedSequences random_sequences(std::int64_t n, std::int64_t S, std::int64_t V, std::uint64_t seed);
+
+// A small, ragged configuration for fp32 training: H 24, F 20, L 2, N 4, K 2, V 37, S 9, batch 4.
+Config small_config();
+
+// The same as an MoE: E 4, k 2, expert size 12, a load-balancing and a z-loss.
+Config small_moe_config();
+
+// A trainer with random weights of config.seed; router logits are spread so that top-k gaps are not by chance tiny.
+Trainer random_trainer(const Rig& rig, const Config& config, const Mesh& mesh);
+
+// Loss as backward differentiates it: the LM's plus the router losses with their coefficients.
+double whole_loss(const Config& config, const StepResult& result);
+
+// All that a trainer keeps between steps and a checkpoint holds, by canonical name: masters, moments, weights in their
+// own type (as floats). Exactly comparable.
+struct TrainedState {
+  struct Parameter {
+    std::vector<float> weight, master, m, v;
+    std::int64_t steps = 0;
+    bool operator==(const Parameter&) const = default;
+  };
+  std::map<std::string, Parameter> parameters;
+  std::int64_t step = 0, consumed_samples = 0, tokens = 0;
+  double flops = 0;
+};
+TrainedState state_of(const Trainer& t);  // one rank
+void expect_same_state(const TrainedState& a, const TrainedState& b);
+
+// Chosen experts (T_local, k) of one layer's last microbatch, and the smallest gap between the logits of the k-th and
+// the next expert of any of its tokens.
+std::vector<std::int32_t> chosen_experts(const Trainer& t, std::int64_t layer);
+double smallest_gap(const Trainer& t, std::int64_t layer);
+
+// The raw gradient of one table row after compute_gradients, one rank: fp32.
+std::vector<float> gradient_of(const Trainer& t, const ParamRow& row);
+
+// ||a - b|| and ||b||, in fp64.
+double distance(std::span<const float> a, std::span<const float> b);
+double norm(std::span<const float> a);
+
+}  // namespace upcycle
