@@ -178,7 +178,8 @@ void remove_tree(const std::string& path) {
   UPCYCLE_CHECK(std::filesystem::path(path).has_relative_path(), "remove_tree of '{}'", path);
   std::error_code code;
   std::filesystem::remove_all(path, code);
-  if (code) fail(path, "remove", code.value());
+  // ENOTDIR: its parent is a file, so there is no such tree.
+  if (code && code != std::errc::not_a_directory) fail(path, "remove", code.value());
 }
 
 FolderLock::FolderLock(const std::string& folder) {

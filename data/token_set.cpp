@@ -205,6 +205,17 @@ void TokenSet::read(std::int64_t first, std::int64_t count, std::int32_t* out) c
   }
 }
 
+void TokenSet::check_ids(std::int64_t most) const {
+  constexpr std::int64_t piece = 1 << 12;
+  const std::int64_t pieces = (tokens_ + piece - 1) / piece, checked = std::min(pieces, most / piece + 1);
+  std::vector<std::int32_t> ids(piece);
+  for (std::int64_t i = 0; i < checked; ++i) {
+    // Products of two counts of pieces stay below 2^63 for any set that a file system holds.
+    const std::int64_t first = i * pieces / checked * piece;
+    read(first, std::min(piece, tokens_ - first), ids.data());
+  }
+}
+
 std::int64_t TokenSet::max_token() const {
   return with_stored_type(code_, [&](auto example) {
     using T = decltype(example);

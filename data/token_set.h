@@ -35,6 +35,10 @@ class TokenSet {
   // file, position, id and vocabulary. Allocates nothing; may be called from several threads.
   void read(std::int64_t first, std::int64_t count, std::int32_t* out) const;
 
+  // Checks ids before they are needed: all of them where the set has at most `most` tokens, else that many in pieces
+  // spread evenly over it, which finds a foreign tokenizer's set at once. InputError as `read`.
+  void check_ids(std::int64_t most = std::int64_t{1} << 24) const;
+
   // The greatest id of the whole set (-1 when empty), whatever vocab_size says; reads all of it.
   std::int64_t max_token() const;
 

@@ -5,6 +5,7 @@
 #include "core/log.h"
 #include "core/rng.h"
 #include "launch/commands.h"
+#include "launch/common.h"
 #include "launch/metrics.h"
 #include "launch/options.h"
 #include "launch/ranks.h"
@@ -20,21 +21,29 @@ int bench_step(const MpiSession& session, const std::string& file, const std::ve
   const auto device = make_cpu_device();
   const auto stream = device->make_stream();
   const auto ops = make_cpu_ops();
-  Mesh mesh = make_mesh(session, make_layout(session.size(), 1, 1, 1), *stream);
+  const Mesh all = make_mesh(session, make_layout(session.size(), 1, 1, 1), *stream);
   Config c;
-  agree_or_throw(*mesh.world, [&] {
+  Layout layout;
+  agree_or_throw(*all.world, [&] {
     c = parse_config(file, overrides);
     c.train.steps = steps + warmup;
     c.train.tokens = 0;
+    c.train.schedule = "constant";  // any training config can be measured
+    c.train.warmup_steps = 0;
+    c.checkpoint.dir.clear();
     check_model(c.model, file.empty() ? "the config" : file);
     check_train(c);
-    if (c.parallel.ep > 1 || c.parallel.etp > 1)
-      input_error("parallel.ep = {}, parallel.etp = {}: expert parallelism is not built yet; use 1", c.parallel.ep,
-                  c.parallel.etp);
+    layout = make_layout(session.size(), static_cast<int>(c.parallel.tp), static_cast<int>(c.parallel.ep),
+                         static_cast<int>(c.parallel.etp));
   });
-  mesh = make_mesh(session, make_layout(session.size(), static_cast<int>(c.parallel.tp), 1, 1), *stream);
+  const Mesh mesh = make_mesh(session, layout, *stream);
   Trainer t;
-  agree_or_throw(*mesh.world, [&] { t = make_trainer(c, mesh, *device, *stream, *ops); });
+  double peak = 0;
+  agree_or_throw(*mesh.world, [&] {
+    check_fits_machine(plan_trainer(c, mesh, *ops));
+    peak = measure_peak_flops(*device, *stream, *ops, c.storage()) * layout.world;
+    t = make_trainer(c, mesh, *device, *stream, *ops);
+  });
   initialize_weights(t.model->table, static_cast<std::uint64_t>(c.seed), t.memory.weights.dense,
                      t.memory.weights.expert);
   masters_from_weights(t.optimizer, t.memory);
@@ -56,7 +65,6 @@ int bench_step(const MpiSession& session, const std::string& file, const std::ve
   std::sort(seconds.begin(), seconds.end());
   const double median = seconds[seconds.size() / 2], tokens = static_cast<double>(last.tokens);
   const double flops = tokens * training_flops_per_token(c.model, c.train.seq_length);
-  const double peak = measure_peak_flops(*device, *stream, *ops, c.storage()) * mesh.layout.world;
   const ParameterCount count = count_parameters(c.model);
   if (session.rank() != 0) return 0;
   if (json) {

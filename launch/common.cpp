@@ -1,13 +1,31 @@
 #include "launch/common.h"
 
-#include <algorithm>
-#include <filesystem>
-#include <vector>
+#include <unistd.h>
 
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "core/config/strict_json.h"
 #include "core/error.h"
+#include "data/files.h"
+#include "launch/ranks.h"
 #include "parallel/checkpoint/checkpoint.h"
+#include "parallel/checkpoint/import.h"
 
 namespace upcycle {
+namespace {
+
+std::unique_ptr<Tokenizer> open_fitting(const std::string& file, const ModelConfig& model) {
+  auto tokenizer = open_tokenizer(file);
+  if (tokenizer->vocab_size() > model.vocab_size)
+    input_error(
+        "{}: found a vocabulary of {} tokens, expected at most the model's vocab_size = {}; give the model's own "
+        "tokenizer",
+        file, tokenizer->vocab_size(), model.vocab_size);
+  return tokenizer;
+}
+
+}  // namespace
 
 DType parse_dtype(const std::string& text) {
   if (text == "fp32") return DType::F32;
@@ -21,19 +39,37 @@ std::string model_folder(const std::string& dir) {
 
 std::unique_ptr<Tokenizer> find_tokenizer(const std::string& given, const std::string& model_dir,
                                           const ModelConfig& model) {
-  std::string file = given;
-  if (file.empty()) {
-    std::vector<std::string> found;
-    for (const auto& entry : std::filesystem::directory_iterator(model_folder(model_dir)))
-      if (entry.path().extension() == ".model") found.push_back(entry.path().string());
-    if (found.empty()) return nullptr;
-    file = *std::min_element(found.begin(), found.end());
+  if (!given.empty()) return open_fitting(given, model);
+  const std::string folder = model_folder(model_dir), name = choose_tokenizer(folder);
+  return name.ends_with(".model") ? open_fitting(folder + "/" + name, model) : nullptr;
+}
+
+void check_tokenizer(const std::string& file, const ModelConfig& model) {
+  const std::string name = std::filesystem::path(file).filename().string();
+  if (file == "bytes" || name.ends_with(".model")) {
+    (void)open_fitting(file, model);
+  } else if (name == "tokenizer.json") {
+    constexpr std::size_t most = std::size_t{1} << 28;
+    (void)parse_strict_json(read_text(file, most), file);
+  } else {
+    input_error(
+        "data.tokenizer: found {}, expected \"bytes\", a sentencepiece file NAME.model or a Hugging Face "
+        "tokenizer.json: the name says which it is beside the checkpoint; rename it",
+        file);
   }
-  auto tokenizer = open_tokenizer(file);
-  if (tokenizer->vocab_size() > model.vocab_size)
-    input_error("{}: a vocabulary of {} tokens, but the model's vocab_size is {}; give the model's own tokenizer", file,
-                tokenizer->vocab_size(), model.vocab_size);
-  return tokenizer;
+}
+
+void check_fits_machine(const std::vector<MemoryClass>& plan) {
+  double bytes = 0;
+  for (const MemoryClass& m : plan) bytes += static_cast<double>(m.bytes);
+  const int ranks = launched_as().ranks_on_host;
+  const double have = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+  if (bytes * ranks <= have) return;
+  input_error(
+      "memory: found {:.1f} GiB needed by each of {} rank{} on this machine, expected at most its {:.1f} GiB in all; "
+      "use "
+      "a smaller model, train.micro_batch_size or train.seq_length, train.recompute=full, or more machines",
+      bytes / (1 << 30), ranks, ranks == 1 ? "" : "s", have / (1 << 30));
 }
 
 }  // namespace upcycle

@@ -5,6 +5,7 @@
 #include "core/dtype.h"
 #include "data/tokenizer.h"
 #include "parallel/checkpoint/tensor_source.h"
+#include "parallel/train/memory.h"
 
 namespace upcycle {
 
@@ -15,6 +16,13 @@ DType parse_dtype(const std::string& text);
 // checkpoint or lies in the Hugging Face directory; null where there is none. Checks that its ids fit the vocabulary.
 std::unique_ptr<Tokenizer> find_tokenizer(const std::string& given, const std::string& model_dir,
                                           const ModelConfig& model);
+
+// data.tokenizer's file, before a run that is to carry it along: InputError where it is missing, no tokenizer, of a
+// larger vocabulary than the model's, or named so that nobody would find it beside the checkpoint.
+void check_tokenizer(const std::string& file, const ModelConfig& model);
+
+// InputError where this rank's arenas and those of the ranks beside it exceed the machine's memory.
+void check_fits_machine(const std::vector<MemoryClass>& plan);
 
 // The folder of the model's files: the step that a run folder's `latest` names, or the directory itself.
 std::string model_folder(const std::string& dir);

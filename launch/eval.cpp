@@ -45,6 +45,9 @@ int run_eval(const Arguments& arguments) {
   const auto source = open_model(dir);
   const ModelConfig model = source->model();
   if (S < 0 || B < 0) input_error("command line: --seq-length and --batch: found {} and {}, expected 0 or more", S, B);
+  if (S > model.max_position_embeddings)
+    input_error("command line: --seq-length: found {}, expected at most the model's max_position_embeddings = {}", S,
+                model.max_position_embeddings);
   if (S == 0) S = std::min<std::int64_t>(2048, model.max_position_embeddings);
   if (B == 0) B = std::max<std::int64_t>(1, 4096 / S);
   const TokenSet set = TokenSet::open(data, model.vocab_size);

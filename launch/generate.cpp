@@ -1,6 +1,7 @@
 #include "parallel/serve/generate.h"
 
 #include <cstdio>
+#include <utility>
 
 #include "launch/commands.h"
 #include "launch/common.h"
@@ -54,16 +55,19 @@ int run_generate(const Arguments& arguments) {
   const std::vector<std::int32_t> text = tokenizer->encode(prompt);
   tokens.insert(tokens.end(), text.begin(), text.end());
   if (static_cast<std::int64_t>(tokens.size()) >= model.max_position_embeddings)
-    input_error("the prompt is {} tokens; the model's max_position_embeddings {} leaves no room to continue it",
-                tokens.size(), model.max_position_embeddings);
+    input_error(
+        "command line: prompt: found {} tokens, expected fewer than the model's max_position_embeddings = {}, so that "
+        "there is room to continue it; shorten it",
+        tokens.size(), model.max_position_embeddings);
 
   const LoadedModel m = load_model(*source, parse_dtype(dtype));
   // Printed as it comes: what the whole text decodes to beyond what was shown, held back while it ends inside a
   // character (byte tokens).
   std::string shown = prompt;
   std::vector<std::int32_t> all = text;
-  fmt::print("{}", prompt);
+  bool begun = false;
   generate(m, tokens, most, stop, sampling, [&](std::int32_t id) {
+    if (!std::exchange(begun, true)) fmt::print("{}", prompt);  // not before the model has shown that it runs
     if (id == stop) return;
     all.push_back(id);
     const std::string now = tokenizer->decode(all);

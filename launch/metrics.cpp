@@ -3,21 +3,50 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
+#include <cstring>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "core/log.h"
+#include "data/files.h"
 
 namespace upcycle {
 
 using Json = nlohmann::ordered_json;
 
+namespace {
+
+// A process that was killed while it wrote may have left a line without its end.
+void drop_half_line(const std::string& path) {
+  std::error_code none;
+  if (!std::filesystem::is_regular_file(path, none)) return;
+  std::string text(4096, '\0');
+  std::uint64_t end = std::filesystem::file_size(path);
+  const FileDescriptor file = open_regular_file(path);
+  for (std::uint64_t at = end; at > 0;) {
+    const std::uint64_t n = std::min<std::uint64_t>(at, text.size());
+    at -= n;
+    file.read_at(at, text.data(), n);
+    const std::size_t line_end = text.rfind('\n', n - 1);
+    end = line_end == std::string::npos ? at : at + line_end + 1;
+    if (line_end != std::string::npos) break;
+  }
+  if (end < file.size()) std::filesystem::resize_file(path, end);
+}
+
+}  // namespace
+
 Metrics::Metrics(const std::string& run_dir, double peak_flops, const Config& config)
     : peak_flops_(peak_flops), log_every_(std::max<std::int64_t>(1, config.train.log_every)) {
   if (run_dir.empty()) return;
   const std::string path = run_dir + "/metrics.jsonl";
+  drop_half_line(path);
   file_ = std::fopen(path.c_str(), "a");
-  UPCYCLE_CHECK(file_ != nullptr, "{} can not be opened for appending", path);
+  if (file_ == nullptr)
+    input_error("{}: cannot be opened for appending ({}); expected a file, move what is there away", path,
+                std::strerror(errno));
 }
 
 Metrics::~Metrics() {
@@ -32,7 +61,7 @@ void Metrics::write(const std::string& line) {
 
 void Metrics::step(const Trainer& t, const StepResult& r, double seconds, std::int64_t total) {
   const double tokens_per_s = static_cast<double>(r.tokens) / seconds;
-  const double flops = training_flops_per_token(t.config.model, t.config.train.seq_length) * tokens_per_s;
+  const double flops = t.flops_per_token * tokens_per_s;
   Json layers = Json::array();
   for (std::size_t l = 0; l < r.layers.size(); ++l)
     if (t.config.model.is_moe_layer(static_cast<std::int64_t>(l)))

@@ -1,5 +1,6 @@
 #include "launch/ranks.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 
@@ -21,7 +22,8 @@ int first_number(std::initializer_list<const char*> names, int otherwise) {
 LaunchedAs launched_as() {
   // SLURM's size is left out: in a batch script it counts the allocation, not this program's copies.
   return {first_number({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}, 0),
-          first_number({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}, 1)};
+          first_number({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}, 1),
+          std::max(1, first_number({"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"}, 1))};
 }
 
 void print_input_error(const char* message) {

@@ -15,7 +15,7 @@ int run_with_ranks(const std::function<int(const MpiSession&)>& body);
 
 // What the launcher (mpirun, srun) says before MPI starts; rank 0 of 1 without one.
 struct LaunchedAs {
-  int rank = 0, size = 1;
+  int rank = 0, size = 1, ranks_on_host = 1;
 };
 LaunchedAs launched_as();
 

@@ -72,11 +72,11 @@ Config saved_config(const Checkpoint& checkpoint) {
   return parse_config_text(checkpoint.info().config, checkpoint.directory() + "/manifest.json", {});
 }
 
-// How experts were made is part of what the run started from.
+// How experts are drawn is part of what the run started from.
 void check_same_upcycling(const Config& now, const Config& before, const std::string& from) {
   if (now.init.upcycle.empty() && now.upcycle.at_step < 0) return;
   for (const Field& field : fields()) {
-    if (!field.key.starts_with("upcycle.")) continue;
+    if (field.key != "seed" && !field.key.starts_with("upcycle.")) continue;
     const std::string mine = value_text(now, field), theirs = value_text(before, field);
     if (mine != theirs)
       field_error(now.where(field.key), field.key, mine, theirs + ", as the run in " + from + " started",
@@ -84,9 +84,9 @@ void check_same_upcycling(const Config& now, const Config& before, const std::st
   }
 }
 
-void print_changed_train_keys(const Config& now, const Config& before) {
+void print_changed_keys(const Config& now, const Config& before) {
   for (const Field& field : fields()) {
-    if (!field.key.starts_with("train.") && !field.key.starts_with("data.")) continue;
+    if (field.key.starts_with("model.") || field.key.starts_with("init.")) continue;  // checked: they are the run's
     const std::string old_value = value_text(before, field), new_value = value_text(now, field);
     if (old_value != new_value) log_info("{}: {} -> {}", field.key, old_value, new_value);
   }
@@ -138,6 +138,20 @@ void resume_model(RunSetup& run, const std::string& name) {
   c.model = info.model;
 }
 
+// Steps that `latest` does not name: training would start over beside them, and meet them when it saves.
+void refuse_unpublished(const std::string& dir) {
+  if (!std::filesystem::is_directory(dir)) return;
+  std::string newest;
+  for (const auto& entry : std::filesystem::directory_iterator(dir))
+    if (std::filesystem::exists(entry.path() / "manifest.json"))
+      newest = std::max(newest, entry.path().filename().string());
+  if (!newest.empty())
+    input_error(
+        "{}/latest: found no such file beside {}, expected the name of the step to go on from; write it there, or "
+        "choose another checkpoint.dir",
+        dir, newest);
+}
+
 // What would end the run only at upcycle.at_step is refused at its start.
 void check_live(const RunSetup& run) {
   if (!run.live_moe) return;
@@ -146,10 +160,16 @@ void check_live(const RunSetup& run) {
     field_error(c.where("upcycle.at_step"), "upcycle.at_step", fmt::format("{}", c.upcycle.at_step),
                 fmt::format("it absent beside parallel.tp = {}", c.parallel.tp),
                 "live conversion over tp is not built yet: use parallel.tp=1, or save and start with init.upcycle");
-  (void)frozen_rows(make_global_table(*run.live_moe), c.train.freeze);
+  check_freeze(*run.live_moe, c.train.freeze);
 }
 
 }  // namespace
+
+std::string config_text(const RunSetup& run) {
+  Config c = run.config;
+  if (run.live_moe) c.model = *run.live_moe;
+  return to_json(c);
+}
 
 RunSetup set_up_run(Config config, const std::string& name, Communicator& world) {
   RunSetup run;
@@ -164,6 +184,11 @@ RunSetup set_up_run(Config config, const std::string& name, Communicator& world)
     if (used && !c.checkpoint.resume)
       input_error("{}: checkpoint.dir {} already holds a run and checkpoint.resume is false; choose another folder",
                   name, dir);
+    if (!dir.empty() && !used) refuse_unpublished(dir);
+    if (c.parallel.dispatch_chunks != 1)
+      field_error(c.where("parallel.dispatch_chunks"), "parallel.dispatch_chunks",
+                  fmt::format("{}", c.parallel.dispatch_chunks), "1",
+                  "cutting the dispatch in chunks that overlap the experts' work is not built yet");
   });
   // What one rank finds is for all to open: ranks that took different paths would wait for each other.
   used = world.max_of(used) > 0;
@@ -181,7 +206,7 @@ RunSetup set_up_run(Config config, const std::string& name, Communicator& world)
     check_train(c);
     check_live(run);
   });
-  if (used) print_changed_train_keys(c, saved_config(*run.checkpoint));
+  if (used) print_changed_keys(c, saved_config(*run.checkpoint));
   return run;
 }
 

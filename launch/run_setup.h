@@ -18,9 +18,14 @@ struct RunSetup {
 };
 
 // Opens init.* or the run folder, inherits `model` from it, and checks that the two agree: with init.load a given model
-// key that differs is an InputError, with init.upcycle only expert keys may differ. Resuming with another init, other
-// upcycle keys or another model is an InputError; changed train and data keys are printed. What would end the run only
-// at upcycle.at_step is refused here. Nothing is written. A collective call whose InputErrors are agreed (agree.h).
+// key that differs is an InputError, with init.upcycle only expert keys may differ. Resuming with another init or model
+// is an InputError, and so is, for a run that upcycles, another seed or other upcycle keys; changed train and data keys
+// are printed. What would end the run only at upcycle.at_step is refused here. Nothing is written. A collective call
+// whose InputErrors are agreed (agree.h).
 RunSetup set_up_run(Config config, const std::string& config_name, Communicator& world);
+
+// The resolved config as JSON, for run.json and the manifest. Its model is the one the run ends with, so that a live
+// run's saved config starts and resumes the same run.
+std::string config_text(const RunSetup& run);
 
 }  // namespace upcycle

@@ -15,7 +15,10 @@ std::vector<std::int32_t> read_ids(const std::string& file, const ModelConfig& m
   constexpr std::size_t kMaxBytes = std::size_t{64} << 20;
   const Json j = Json::parse(read_text(file, kMaxBytes), nullptr, false);
   if (j.is_discarded() || !j.is_object() || !j.contains("ids") || !j["ids"].is_array())
-    input_error("{}: expected a JSON object with a list of token ids under \"ids\"", file);
+    input_error("{}: found {}, expected {{\"ids\": [...]}} with a list of token ids; write it so", file,
+                j.is_discarded() ? "no JSON"
+                : j.is_object()  ? "no list \"ids\""
+                                 : "no object");
   std::vector<std::int32_t> ids;
   for (const Json& id : j["ids"]) {
     if (!id.is_number_integer() || id.get<std::int64_t>() < 0 || id.get<std::int64_t>() >= model.vocab_size)
@@ -23,6 +26,9 @@ std::vector<std::int32_t> read_ids(const std::string& file, const ModelConfig& m
                   ids.size(), id.dump().substr(0, 40), model.vocab_size - 1);
     ids.push_back(id.get<std::int32_t>());
   }
+  if (static_cast<std::int64_t>(ids.size()) > model.max_position_embeddings)
+    input_error("{}: ids: found {}, expected at most the model's max_position_embeddings = {}; score a shorter list",
+                file, ids.size(), model.max_position_embeddings);
   if (ids.size() < 2)
     input_error("{}: ids: found {}, expected at least 2 (a token is predicted from those before it)", file, ids.size());
   return ids;

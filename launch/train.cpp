@@ -1,4 +1,5 @@
 #include <chrono>
+#include <csignal>
 #include <filesystem>
 
 #include "core/log.h"
@@ -59,8 +60,16 @@ std::vector<std::int32_t> probe_tokens(Run& run) {
 void open_data(Run& run) {
   const Config& c = run.setup.config;
   check_data(c);
+  if (!c.data.tokenizer.empty()) check_tokenizer(c.data.tokenizer, c.model);
   run.sampler = std::make_unique<Sampler>(c.data.train, c.model.vocab_size, c.train.seq_length, c.data.seed);
-  for (const auto& [name, prefix] : c.data.valid) run.valid.emplace(name, TokenSet::open(prefix, c.model.vocab_size));
+  for (const auto& [name, prefix] : c.data.valid) {
+    run.valid.emplace(name, TokenSet::open(prefix, c.model.vocab_size));
+    (void)EvalWindows(run.valid.at(name), c.train.seq_length);  // one too short to evaluate
+  }
+  // Ids are checked whenever they are read; another tokenizer's set is refused before anything is written.
+  if (run.mesh.world->rank() != 0) return;
+  for (const WeightedPath& part : c.data.train) TokenSet::open(part.path, c.model.vocab_size).check_ids();
+  for (const auto& [name, set] : run.valid) set.check_ids();
 }
 
 void start_weights(Run& run) {
@@ -126,13 +135,26 @@ void finish_save(Run& run) {
   run.writer->finish();
 }
 
+// A step whose files lie complete on every rank is published at once: until `latest` names it, a killed run would lose
+// it. All ranks are busy with the same save, so all come here.
+void publish_written(Run& run) {
+  if (run.writer == nullptr || !run.writer->busy()) return;
+  if (run.mesh.world->max_of(run.writer->written() ? 0 : 1) == 0) finish_save(run);
+}
+
+// SIGTERM and SIGUSR1 (SLURM's warning before a time limit): save at the next step boundary, then exit with
+// kStoppedBySignal; the same command goes on from there.
+constexpr int kStoppedBySignal = 3;
+volatile std::sig_atomic_t stop_asked = 0;
+void ask_to_stop(int) { stop_asked = 1; }
+
 void start_save(Run& run) {
   finish_save(run);  // the snapshot is one: the save before must be published first
   Trainer& t = run.trainer;
   t.wall_seconds = run.wall_before + since(run.start);
   CheckpointInfo info = checkpoint_info(t);
   info.init = run.setup.init;
-  info.config = to_json(run.setup.config);
+  info.config = config_text(run.setup);
   for (const std::string& file : run.travel) {
     const std::string name = std::filesystem::path(file).filename().string();
     if (name.ends_with(".model") || (info.tokenizer.empty() && name == "tokenizer.json")) info.tokenizer = name;
@@ -141,11 +163,15 @@ void start_save(Run& run) {
   if (!run.setup.config.checkpoint.background) finish_save(run);
 }
 
-void train_loop(Run& run, Metrics& metrics) {
+// True when all steps are done, false when a signal ended the run early; the last state is saved either way.
+bool train_loop(Run& run, Metrics& metrics) {
   const SequenceSource source = sequences(run);
   const std::int64_t total = total_steps(run.setup.config.train);
   std::int64_t saved = run.setup.checkpoint != nullptr ? run.trainer.step : -1;
-  while (run.trainer.step < total) {
+  // Signals may reach one rank alone, or some a step later: all stop at the same step.
+  const auto stopped = [&] { return run.mesh.world->max_of(stop_asked) > 0; };
+  bool stop = false;
+  while (run.trainer.step < total && !(stop = stopped())) {
     if (run.setup.live_moe && run.trainer.step >= run.setup.config.upcycle.at_step) {
       finish_save(run);
       convert(run);
@@ -157,7 +183,9 @@ void train_loop(Run& run, Metrics& metrics) {
     metrics.step(t, result, since(begin), total);
     if (c.train.check_replicas_every > 0 && t.step % c.train.check_replicas_every == 0)
       check_replicas(t.optimizer, t.memory);
-    if (c.train.eval_every > 0 && t.step % c.train.eval_every == 0) evaluate_all(run, metrics);
+    if (!run.valid.empty() && (t.step == total || (c.train.eval_every > 0 && t.step % c.train.eval_every == 0)))
+      evaluate_all(run, metrics);
+    publish_written(run);
     if (run.writer != nullptr && c.checkpoint.every > 0 && t.step % c.checkpoint.every == 0) {
       start_save(run);
       saved = t.step;
@@ -165,6 +193,7 @@ void train_loop(Run& run, Metrics& metrics) {
   }
   if (run.writer != nullptr && saved != run.trainer.step) start_save(run);
   finish_save(run);
+  return !stop;
 }
 
 int train(const MpiSession& session, const std::string& file, const std::vector<std::string>& overrides) {
@@ -179,40 +208,60 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
     config = parse_config(file, overrides);
     layout = make_layout(session.size(), static_cast<int>(config.parallel.tp), static_cast<int>(config.parallel.ep),
                          static_cast<int>(config.parallel.etp));
-    if (layout.ep > 1)
-      input_error("parallel.ep = {}: expert parallelism is not built yet; use parallel.ep=1", layout.ep);
-    if (layout.etp > 1)
-      input_error("parallel.etp = {}: experts cut over ranks are not built yet; use parallel.etp=1", layout.etp);
   });
   const Mesh mesh = make_mesh(session, layout, *stream);
   Run run{mesh, *device, *stream, *ops};
+  // A run folder is locked before it is read: a job that starts as another ends must see its last step.
+  const std::string dir = config.checkpoint.dir;
+  const std::int64_t keep = config.checkpoint.keep;
+  if (mesh.world->max_of(!dir.empty() && is_checkpoint(dir)) > 0)
+    run.writer = std::make_unique<CheckpointWriter>(dir, *mesh.world, keep);
   run.setup = set_up_run(std::move(config), file.empty() ? "the config" : file, *mesh.world);
+  double peak_flops = 0;
+  std::vector<MemoryClass> plan;
   agree_or_throw(*mesh.world, [&] {
     open_data(run);
     run.travel = travelling(run.setup);
+    plan = plan_trainer(run.setup.config, mesh, *ops);
+    std::vector<MemoryClass> peak = plan;
+    if (run.setup.live_moe) {  // both trainers exist while one becomes the other
+      Config live = run.setup.config;
+      live.model = *run.setup.live_moe;
+      for (const MemoryClass& m : plan_trainer(live, mesh, *ops)) peak.push_back(m);
+    }
+    check_fits_machine(peak);
+    // Before anything is written: a processor that has no bf16 says so here.
+    peak_flops = measure_peak_flops(*device, *stream, *ops, run.setup.config.storage());
     run.trainer = make_trainer(run.setup.config, mesh, *device, *stream, *ops);
   });
   const Config& c = run.setup.config;
   const bool writes = !c.checkpoint.dir.empty();
   if (!writes) log_warn("checkpoint.dir is empty: nothing of this run will be kept");
-  if (writes) run.writer = std::make_unique<CheckpointWriter>(c.checkpoint.dir, *mesh.world, c.checkpoint.keep);
+  if (writes && run.writer == nullptr) run.writer = std::make_unique<CheckpointWriter>(dir, *mesh.world, keep);
   start_weights(run);
   make_snapshot_arena(run);
 
   const ParameterCount count = count_parameters(c.model);
-  log_info("{} parameters, {} active a token; world {} = tp {} x dp {}, {} steps of {} tokens", count.total,
-           count.active, layout.world, layout.tp, layout.dp, total_steps(c.train),
-           c.train.global_batch_size * c.train.seq_length);
-  for (const MemoryClass& m : plan_trainer(c, mesh, *ops))
-    log_info("memory: {:<12} {:>10.1f} MiB", m.name, static_cast<double>(m.bytes) / (1 << 20));
-  if (writes && session.rank() == 0) write_text_atomic(c.checkpoint.dir + "/run.json", to_json(c) + "\n");
-  log_info("config: {}", to_json(c));
+  log_info(
+      "{} parameters, {} active a token; world {} = tp {} x dp {} (experts: etp {} x ep {} x edp {}), {} steps of {} "
+      "tokens",
+      count.total, count.active, layout.world, layout.tp, layout.dp, layout.etp, layout.ep, layout.edp,
+      total_steps(c.train), c.train.global_batch_size * c.train.seq_length);
+  for (const MemoryClass& m : plan)
+    log_info("memory: {:<20} {:>10.1f} MiB", m.name, static_cast<double>(m.bytes) / (1 << 20));
+  if (writes && session.rank() == 0) write_text_atomic(c.checkpoint.dir + "/run.json", config_text(run.setup) + "\n");
+  log_info("config: {}", config_text(run.setup));
 
   run.wall_before = run.trainer.wall_seconds;
   run.start = Clock::now();
-  Metrics metrics(session.rank() == 0 ? c.checkpoint.dir : "",
-                  layout.world * measure_peak_flops(*device, *stream, *ops, c.storage()), c);
-  train_loop(run, metrics);
+  Metrics metrics(session.rank() == 0 ? c.checkpoint.dir : "", layout.world * peak_flops, c);
+  std::signal(SIGTERM, ask_to_stop);
+  std::signal(SIGUSR1, ask_to_stop);
+  if (!train_loop(run, metrics)) {
+    log_info("stopped by a signal at step {}{}", run.trainer.step,
+             writes ? ", saved: the same command goes on from there" : "");
+    return kStoppedBySignal;
+  }
   if (writes) log_info("done: {} at step {}", c.checkpoint.dir, run.trainer.step);
   return 0;
 }

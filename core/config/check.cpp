@@ -16,6 +16,9 @@ void check_fields(const Config& config, std::string_view prefix, const WhereOf& 
 // More than any machine holds; below it, sums of parameter counts and bytes can not overflow 64 bits.
 constexpr double parameters_max = 0x1p50;
 
+// Every layer and expert is a few rows of the parameter table: far more than these is a mistyped number.
+constexpr std::int64_t layers_max = 1 << 16, experts_max = 1 << 22;
+
 double parameters_about(const ModelConfig& m) {
   const double h = static_cast<double>(m.hidden_size), d = static_cast<double>(m.head_size());
   const double attention = h * d * static_cast<double>(2 * m.num_attention_heads + 2 * m.kv_heads());
@@ -54,6 +57,14 @@ void check_model(const ModelConfig& model, const std::string& where) {
   require_positive("model.num_hidden_layers", model.num_hidden_layers);
   require_positive("model.num_attention_heads", model.num_attention_heads);
   require_positive("model.vocab_size", model.vocab_size);
+
+  if (model.num_hidden_layers > layers_max)
+    field_error(where, "model.num_hidden_layers", fmt::format("{}", model.num_hidden_layers),
+                fmt::format("at most {}", layers_max), "lower it");
+  if (model.num_local_experts > experts_max / model.num_hidden_layers)
+    field_error(where, "model.num_local_experts",
+                fmt::format("{} in {} layers", model.num_local_experts, model.num_hidden_layers),
+                fmt::format("at most {} experts in all", experts_max), "lower it");
 
   const std::int64_t H = model.hidden_size, N = model.num_attention_heads, K = model.kv_heads();
   if (model.head_dim == 0 && H % N != 0)

@@ -121,8 +121,8 @@ GemmCache::Plan& GemmCache::plan(const GemmShape& shape) {
     try {
       found = std::make_unique<Plan>(engine_->engine, shape, scratch_limit_);
     } catch (const dnnl::error& e) {
-      UPCYCLE_CHECK(e.status != dnnl_unimplemented,
-                    "oneDNN has no {} on this processor (bf16 needs AVX-512: use dtype fp32)", describe(shape));
+      if (e.status == dnnl_unimplemented && shape.ab == DType::BF16)
+        input_error("dtype: found bf16, expected fp32 on this processor: oneDNN's bf16 needs AVX-512; use dtype fp32");
       UPCYCLE_CHECK(false, "oneDNN can not make the {}: {}", describe(shape), e.what());
     }
   }

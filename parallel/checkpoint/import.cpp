@@ -90,6 +90,11 @@ std::string choose_tokenizer(const std::string& folder) {
 
 void import_model(const std::string& source_dir, const std::string& out, int shards) {
   if (shards < 1 || shards > max_shards) input_error("import: shards: found {}, expected 1 to {}", shards, max_shards);
+  if (!fs::is_directory(source_dir))
+    input_error("{}: found no such folder, expected a Hugging Face model; give its path", source_dir);
+  if (!is_huggingface(source_dir))
+    input_error("{}: found no config.json, expected a Hugging Face model (config.json and safetensors); give its path",
+                source_dir);
   const std::unique_ptr<TensorSource> source = open_huggingface(source_dir);
   require_free(out);
   const bool made = !fs::exists(out);

@@ -29,7 +29,7 @@ void load_weights(const ParamTable& table, TensorSource& source, const Tensor& d
   constexpr std::size_t kBuffer = std::size_t{32} << 20;
   load_parameters(table, source, kBuffer, [&](const ParamRow& row, const Rectangle& part, const float* values) {
     const Tensor to =
-        view_row(table, row, dense, expert).slice_rows(part.row - row.part.row, part.row - row.part.row + part.rows);
+        view_row(row, dense, expert).slice_rows(part.row - row.part.row, part.row - row.part.row + part.rows);
     if (to.dtype == DType::BF16) {
       bf16* out = to.as<bf16>();
       for (std::int64_t i = 0; i < part.size(); ++i) out[i] = to_bf16(values[i]);

@@ -42,12 +42,22 @@ Hdf5Attributes file_attributes(std::int64_t step, int rank) {
   return a;
 }
 
-void make_folder(const std::string& path) {
+namespace {
+// `asked`: what the user named, of which `path` is a part.
+void make_part(const std::string& path, const std::string& asked) {
+  if (!path.empty() && !fs::exists(path) && parent_folder(path) != path) make_part(parent_folder(path), asked);
   std::error_code code;
-  fs::create_directories(path, code);  // no error where it exists, also when several ranks make it at once
-  if (code || !fs::is_directory(path))
-    input_error("{}: cannot make the folder: {}", path, code ? code.message() : "something else bears the name");
+  const bool made =
+      fs::create_directory(path, code);  // no error where it exists, also when several ranks make it at once
+  if (!fs::is_directory(path))
+    input_error("{}: cannot make the folder{}: {}; choose another name", asked,
+                path == asked ? "" : fmt::format(" {}", path),
+                fs::exists(path) ? "a file bears that name" : code.message());
+  if (made) fsync_directory(parent_folder(path));  // or a crash may take the folder with all that is published in it
 }
+}  // namespace
+
+void make_folder(const std::string& path) { make_part(path, path); }
 
 Checkpoint::FileEntry file_entry(const std::string& folder, const std::string& name) {
   const std::string path = folder + "/" + name;

@@ -69,10 +69,11 @@ void copy_common(const Hdf5File& file, const std::string& dataset, const Rectang
 
 class StoredCheckpoint : public Checkpoint {
  public:
-  StoredCheckpoint(std::string folder, Manifest manifest, StoredIndex index)
+  StoredCheckpoint(std::string folder, Manifest manifest, StoredIndex index, bool weights_only)
       : folder_(std::move(folder)), manifest_(std::move(manifest)), index_(std::move(index)) {
     for (std::size_t i = 0; i < manifest_.tensors.size(); ++i) tensor_of_[manifest_.tensors[i].name] = i;
-    for (const FileEntry& f : manifest_.files) optimizer_ = optimizer_ || rank_of_optimizer_file(f.name) >= 0;
+    for (const FileEntry& f : manifest_.files)
+      optimizer_ = optimizer_ || (!weights_only && rank_of_optimizer_file(f.name) >= 0);
   }
   ~StoredCheckpoint() override {
     hdf5_thread().run([this] { open_.reset(); });
@@ -188,7 +189,8 @@ bool is_checkpoint(const std::string& dir) {
   return fs::exists(dir + "/" + latest_name) || fs::exists(dir + "/" + manifest_name);
 }
 
-std::unique_ptr<Checkpoint> open_checkpoint(const std::string& dir, bool verify, Communicator* world) {
+std::unique_ptr<Checkpoint> open_checkpoint(const std::string& dir, bool verify, Communicator* world,
+                                            bool weights_only) {
   const int rank = world == nullptr ? 0 : world->rank(), size = world == nullptr ? 1 : world->size();
   const auto agreed = [&](const std::function<void()>& check) {
     if (world == nullptr) return check();
@@ -205,23 +207,26 @@ std::unique_ptr<Checkpoint> open_checkpoint(const std::string& dir, bool verify,
 
   // Before any rank opens a file: an HDF5 library that is given a damaged one may do anything.
   const int files = static_cast<int>(manifest.files.size());
+  const auto wanted = [&](int i) {
+    return !weights_only || rank_of_optimizer_file(manifest.files[static_cast<std::size_t>(i)].name) < 0;
+  };
   agreed([&] {
     for (int i = rank; i < files; i += size)
-      check_file(folder, manifest, manifest.files[static_cast<std::size_t>(i)], verify);
+      check_file(folder, manifest, manifest.files[static_cast<std::size_t>(i)], verify && wanted(i));
   });
   StoredIndex index(manifest);
   agreed([&] {
     hdf5_thread().run([&] {
       for (int i = rank; i < files; i += size) {
         const std::string& name = manifest.files[static_cast<std::size_t>(i)].name;
-        if (rank_of_model_file(name) < 0 && rank_of_optimizer_file(name) < 0) continue;
+        if (!wanted(i) || (rank_of_model_file(name) < 0 && rank_of_optimizer_file(name) < 0)) continue;
         index.add_file(manifest, i, Hdf5File::open_read(folder + "/" + name));
       }
     });
   });
   if (size > 1) index.replace_with(world->gather_text(index.text()));
-  agreed([&] { index.check_tiling(manifest, folder); });
-  return std::make_unique<StoredCheckpoint>(folder, std::move(manifest), std::move(index));
+  agreed([&] { index.check_tiling(manifest, folder, weights_only); });
+  return std::make_unique<StoredCheckpoint>(folder, std::move(manifest), std::move(index), weights_only);
 }
 
 }  // namespace upcycle

@@ -125,9 +125,10 @@ void StoredIndex::replace_with(const std::string& text) {
   UPCYCLE_CHECK(in.eof(), "a list of rectangles that can not be read");
 }
 
-void StoredIndex::check_tiling(const Manifest& manifest, const std::string& folder) const {
+void StoredIndex::check_tiling(const Manifest& manifest, const std::string& folder, bool weights_only) const {
   bool optimizer = false;
-  for (const Checkpoint::FileEntry& f : manifest.files) optimizer = optimizer || rank_of_optimizer_file(f.name) >= 0;
+  for (const Checkpoint::FileEntry& f : manifest.files)
+    optimizer = optimizer || (!weights_only && rank_of_optimizer_file(f.name) >= 0);
   for (std::size_t i = 0; i < by_tensor_.size(); ++i) {
     const std::size_t n = manifest.tensors.size();
     const auto kind = static_cast<StateKind>(i / n);

@@ -30,7 +30,7 @@ class StoredIndex {
   void replace_with(const std::string& text);
   // Every tensor is covered without hole or overlap, its moments wholly or, where the checkpoint has none, not at all.
   // `folder` is for messages.
-  void check_tiling(const Manifest& manifest, const std::string& folder) const;
+  void check_tiling(const Manifest& manifest, const std::string& folder, bool weights_only) const;
 
  private:
   std::vector<std::vector<StoredRectangle>> by_tensor_;

@@ -1,11 +1,14 @@
 #include "parallel/model/activations.h"
 
+#include <algorithm>
+#include <cmath>
+
 namespace upcycle {
 namespace {
 
 // One layer's activations that its backward can compute again from x.
-void take_recomputable(Arena& arena, LayerState& layer, const Sizes& s, const PassShape& pass, std::int64_t T_local,
-                       bool mlp, bool moe) {
+void take_recomputable(Arena& arena, LayerState& layer, const Sizes& s, const Layout& layout, const PassShape& pass,
+                       std::int64_t T_local, bool mlp, bool moe) {
   const std::int64_t T = pass.T();
   const DType dtype = pass.dtype;
   layer.x_mid = arena.take(dtype, {T_local, s.H});
@@ -22,17 +25,21 @@ void take_recomputable(Arena& arena, LayerState& layer, const Sizes& s, const Pa
   }
   if (moe) {
     MoeState& m = layer.moe;
-    const std::int64_t R = expert_rows(s, T_local);
+    const MoeBuffers b = moe_buffers(s, layout, pass);
     m.probs = arena.take(DType::F32, {T_local, s.E});
     m.weights = arena.take(DType::F32, {T_local, s.k});
     m.lse = arena.take(DType::F32, {T_local});
     m.counts = arena.take(DType::I32, {s.E});
-    m.source = arena.take(DType::I32, {R});
-    m.slot = arena.take(DType::I32, {T_local, s.k});
-    m.input = arena.take(dtype, {R, s.H});
-    m.gate_up = arena.take(dtype, {R, 2 * s.moe_F_local});
-    m.act = arena.take(dtype, {R, s.moe_F_local});
-    m.output = arena.take(dtype, {R, s.H});
+    m.source = arena.take(DType::I32, {b.slots});
+    m.slot = arena.take(DType::I32, {b.tokens, s.k});
+    if (layout.ep > 1) {
+      m.pad = arena.take(DType::I32, {b.rows});
+      m.unpad = arena.take(DType::I32, {b.received});
+    }
+    m.input = arena.take(dtype, {b.rows, s.H});
+    m.gate_up = arena.take(dtype, {b.rows, 2 * s.moe_F_local});
+    m.act = arena.take(dtype, {b.rows, s.moe_F_local});
+    m.output = arena.take(dtype, {b.slots, s.H});
   }
 }
 
@@ -76,16 +83,26 @@ Scratch take_scratch(Arena& arena, const ModelConfig& model, const Sizes& s, con
     c.dact = arena.take(dtype, {T, s.F_local});
   }
   if (model.is_moe()) {
-    const std::int64_t R = expert_rows(s, T_local);
+    const MoeBuffers b = moe_buffers(s, layout, pass);
     c.router_x = arena.take(DType::F32, {T_local, s.H});
     c.router_w = arena.take(DType::F32, {s.E, s.H});
     c.router_logits = arena.take(DType::F32, {T_local, s.E});
+    if (layout.ep > 1) {
+      c.slots = arena.take(dtype, {b.slots, s.H});
+      c.received = arena.take(dtype, {b.received, s.H});
+      c.all_counts = arena.take(DType::I32, {layout.ep, s.E});
+    }
+    if (layout.etp > 1) {
+      c.all_experts = arena.take(DType::I32, {b.tokens, s.k});
+      c.all_weights = arena.take(DType::F32, {b.tokens, s.k});
+      if (pass.training) c.all_dweights = arena.take(DType::F32, {b.tokens, s.k});
+    }
+    if (layout.ep > 1 || pass.training) c.expert_rows = arena.take(dtype, {b.rows, s.H});
     if (pass.training) {
       c.router_dlogits = arena.take(DType::F32, {T_local, s.E});
       c.dweights = arena.take(DType::F32, {T_local, s.k});
-      c.drows = arena.take(dtype, {R, s.H});
-      c.expert_dgate_up = arena.take(dtype, {R, 2 * s.moe_F_local});
-      c.expert_dact = arena.take(dtype, {R, s.moe_F_local});
+      c.expert_dgate_up = arena.take(dtype, {b.rows, 2 * s.moe_F_local});
+      c.expert_dact = arena.take(dtype, {b.rows, s.moe_F_local});
     }
   }
   arena.advance_to(attention_end);
@@ -94,12 +111,27 @@ Scratch take_scratch(Arena& arena, const ModelConfig& model, const Sizes& s, con
 
 }  // namespace
 
-std::int64_t expert_rows(const Sizes& s, std::int64_t T_local) {
-  const std::int64_t rows = T_local * s.k + s.E_local * (kExpertRowAlign - 1);
-  return (rows + kExpertRowAlign - 1) / kExpertRowAlign * kExpertRowAlign;
+MoeBuffers moe_buffers(const Sizes& s, const Layout& layout, const PassShape& pass) {
+  const auto padded = [&](std::int64_t rows) {
+    return (rows + s.E_local * (kExpertRowAlign - 1) + kExpertRowAlign - 1) / kExpertRowAlign * kExpertRowAlign;
+  };
+  MoeBuffers b;
+  b.tokens = layout.etp > 1 ? pass.T() : pass.T() / layout.tp;
+  b.slots = b.tokens * s.k;
+  if (layout.ep == 1) {
+    b.slots = b.rows = padded(b.slots);
+    return b;
+  }
+  // The even share is what a rank sends. One token can always be received of each rank, or no round would fit.
+  const std::int64_t most = layout.ep * b.tokens * std::min(s.k, s.E_local),
+                     least = layout.ep * std::min(s.k, s.E_local);
+  const auto share = static_cast<std::int64_t>(std::ceil(pass.imbalance_factor * static_cast<double>(b.slots)));
+  b.received = std::min(most, std::max(share, least));
+  b.rows = padded(b.received);
+  return b;
 }
 
-OpLimits op_limits(const Sizes& s, const PassShape& pass, std::int64_t tp) {
+OpLimits op_limits(const Sizes& s, const PassShape& pass, const Layout& layout) {
   OpLimits o;
   o.T = pass.T();
   o.H = s.H;
@@ -111,7 +143,7 @@ OpLimits op_limits(const Sizes& s, const PassShape& pass, std::int64_t tp) {
   o.E = s.E;
   o.k = s.k;
   o.moe_F = s.moe_F_local;
-  o.R = s.E > 0 ? expert_rows(s, pass.T() / tp) : 0;
+  o.R = s.E > 0 ? moe_buffers(s, layout, pass).rows : 0;
   o.dtype = pass.dtype;
   return o;
 }
@@ -127,14 +159,14 @@ Activations layout_activations(Arena& arena, const ModelConfig& model, const Siz
   Activations a;
   LayerState shared;
   if (share) {
-    take_recomputable(arena, shared, s, pass, T_local, any_mlp, model.is_moe());
+    take_recomputable(arena, shared, s, layout, pass, T_local, any_mlp, model.is_moe());
     if (!pass.training) take_kept(arena, shared, s, pass.dtype, T_local, model.is_moe());
   }
   for (std::int64_t l = 0; l < s.L; ++l) {
     const bool moe = model.is_moe_layer(l);
     LayerState layer = shared;
     if (pass.training) take_kept(arena, layer, s, pass.dtype, T_local, moe);
-    if (!share) take_recomputable(arena, layer, s, pass, T_local, !moe || model.shared_expert, moe);
+    if (!share) take_recomputable(arena, layer, s, layout, pass, T_local, !moe || model.shared_expert, moe);
     a.layers.push_back(layer);
   }
   a.x_last = arena.take(pass.dtype, {T_local, s.H});

@@ -12,20 +12,24 @@ namespace upcycle {
 enum class Recompute : std::uint8_t { None, Full };
 
 struct PassShape {
-  std::int64_t B = 1, S = 1;  // sequences and their length; T = B * S rows, divisible by tp
-  bool training = true;       // false: forward only, one layer's activations are kept
+  std::int64_t B = 1, S = 1;   // sequences and their length; T = B * S rows, divisible by tp
+  std::int64_t positions = 0;  // of the RoPE table; 0: S (a decoding pass needs its cache's)
+  bool training = true;        // false: forward only, one layer's activations are kept
   Recompute recompute = Recompute::None;
   DType dtype = DType::F32;
+  double imbalance_factor = 2;  // expert buffers hold this multiple of the even share (ep > 1)
   std::int64_t T() const { return B * S; }
 };
 
 struct MoeState {
-  Tensor probs, weights, lse;          // fp32 (T_local, E), (T_local, k), (T_local)
-  Tensor experts;                      // i32 (T_local, k): kept under recompute, never chosen twice
-  Tensor stats;                        // f64 (2E + 2), see Ops::router_stats; summed over tp
-  Tensor expert_scale;                 // fp32 (E)
-  Tensor counts, source, slot;         // i32 (E), (R), (T_local, k)
-  Tensor input, gate_up, act, output;  // (R, H), (R, 2 moe_F_local), (R, moe_F_local), (R, H)
+  Tensor probs, weights, lse;   // fp32 (T_local, E), (T_local, k), (T_local)
+  Tensor experts;               // i32 (T_local, k): kept under recompute, never chosen twice
+  Tensor stats;                 // f64 (2E + 2), see Ops::router_stats; summed over tp
+  Tensor expert_scale;          // fp32 (E)
+  Tensor counts, source, slot;  // i32 (E), (slots), (tokens, k)
+  Tensor pad, unpad;            // i32 (R), (received): received row of an expert row or -1, and back (ep > 1)
+  Tensor input, gate_up, act;   // (R, H), (R, 2 moe_F_local), (R, moe_F_local): expert rows
+  Tensor output;                // (slots, H): experts' outputs, back in slot layout
 };
 
 struct LayerState {
@@ -47,7 +51,11 @@ struct Scratch {
   Tensor dgate_up, dact;     // (T, 2 F_local), (T, F_local)
   Tensor router_logits, router_dlogits, dweights;  // fp32 (T_local, E), (T_local, E), (T_local, k)
   Tensor router_x, router_w;                       // fp32 (T_local, H), (E, H): the router works in fp32
-  Tensor drows, expert_dgate_up, expert_dact;      // (R, H), (R, 2 moe_F_local), (R, moe_F_local)
+  Tensor expert_rows;                              // (R, H): outputs on their way back, and their gradients
+  Tensor expert_dgate_up, expert_dact;             // (R, 2 moe_F_local), (R, moe_F_local)
+  Tensor slots, received;                          // (slots, H), (received, H) (ep > 1)
+  Tensor all_counts;                               // i32 (ep, E) (ep > 1)
+  Tensor all_experts, all_weights, all_dweights;   // i32, fp32, fp32 (T, k) (etp > 1)
   Tensor logits_row;                               // fp32 (1, V_local), inference only: the next token's
   Tensor workspace;                                // for ops
 };
@@ -60,10 +68,16 @@ struct Activations {
   Scratch scratch;
 };
 
-// Rows of the expert buffer: every assignment of T_local tokens, and each local expert's padding.
-std::int64_t expert_rows(const Sizes& sizes, std::int64_t T_local);
+// Rows of an MoE layer's buffers on this rank.
+struct MoeBuffers {
+  std::int64_t tokens = 0;    // that this rank routes to experts: T_local, or T when etp = tp
+  std::int64_t slots = 0;     // slot layout (dispatch.h)
+  std::int64_t received = 0;  // from the ep group; 0 when ep = 1
+  std::int64_t rows = 0;      // R, expert rows: with each local expert's padding
+};
+MoeBuffers moe_buffers(const Sizes& sizes, const Layout& layout, const PassShape& pass);
 
-OpLimits op_limits(const Sizes& sizes, const PassShape& pass, std::int64_t tp);
+OpLimits op_limits(const Sizes& sizes, const PassShape& pass, const Layout& layout);
 
 // `workspace_bytes`: Ops::workspace_bytes of op_limits.
 Activations layout_activations(Arena& arena, const ModelConfig& model, const Sizes& sizes, const Layout& layout,

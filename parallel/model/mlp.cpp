@@ -8,7 +8,7 @@ void mlp_partial_forward(Transformer& m, std::int64_t layer, const Tensor& out, 
   const LayerState& a = m.activations.layers[static_cast<std::size_t>(layer)];
   m.ops->matmul(*m.stream, m.workspace(), MatmulKind::NT, a.gate_up, input, w.gate_up);  // (T, H) -> (T, 2 F_local)
   m.ops->swiglu_forward(*m.stream, a.act, a.gate_up);
-  m.ops->matmul(*m.stream, m.workspace(), MatmulKind::NT, out, a.act, w.down);
+  if (out) m.ops->matmul(*m.stream, m.workspace(), MatmulKind::NT, out, a.act, w.down);
 }
 
 void mlp_partial_backward(Transformer& m, std::int64_t layer, const Tensor& dinput, const Tensor& dout,
@@ -24,11 +24,11 @@ void mlp_partial_backward(Transformer& m, std::int64_t layer, const Tensor& dinp
   m.ops->matmul(*m.stream, m.workspace(), MatmulKind::NN, dinput, c.dgate_up, w.gate_up);
 }
 
-void mlp_forward(Transformer& m, std::int64_t layer) {
+void mlp_forward(Transformer& m, std::int64_t layer, bool replay) {
   const Scratch& c = m.activations.scratch;
   const Tensor x = gather_sequence(m, m.activations.layers[static_cast<std::size_t>(layer)].mlp_norm, c.gathered);
-  mlp_partial_forward(m, layer, partial_buffer(m, c.branch), x);
-  reduce_sequence(m, c.branch);
+  mlp_partial_forward(m, layer, replay ? Tensor{} : partial_buffer(m, c.branch), x);
+  if (!replay) reduce_sequence(m, c.branch);
 }
 
 void mlp_backward(Transformer& m, std::int64_t layer) {

@@ -1,68 +1,151 @@
+#include <algorithm>
+
+#include "parallel/model/dispatch.h"
 #include "parallel/model/transformer.h"
 
-// Mixture of experts, dropless (arXiv 2211.15841): route, sort the tokens by expert, one grouped SwiGLU over the
-// experts, and the weighted sum back in token order. Experts are whole on a rank (etp = 1) and every rank holds all of
-// them (ep = 1), so tokens stay where they are.
+// Mixture of experts: route, send each token's rows to its experts' ranks, one grouped SwiGLU over the local experts,
+// send back, and add up with the router's weights in token order.
+//   etp = 1:  an expert is whole on a rank; each tp rank sends its own T_local tokens (ep may span tp: folding).
+//   etp = tp: an expert's F is cut over tp; every tp rank sends all T tokens and holds a part of each sum, which
+//             sequence parallelism's reduce-scatter adds up.
 namespace upcycle {
 namespace {
 
-// Where each expert's segment begins: the one thing the host must know of the routing, for GEMM row counts.
-std::int64_t place_segments(Transformer& m, std::size_t layer) {
-  const MoeState& moe = m.activations.layers[layer].moe;
-  m.device->copy_to_host(*m.stream, m.host_counts.data(), moe.counts.data, moe.counts.bytes());
-  std::vector<std::int64_t>& offsets = m.expert_offsets[layer];
-  for (std::size_t e = 0; e + 1 < offsets.size(); ++e) {
-    const std::int64_t rows = (m.host_counts[e] + kExpertRowAlign - 1) / kExpertRowAlign * kExpertRowAlign;
-    offsets[e + 1] = offsets[e] + rows;
-  }
-  return offsets.back();
+// What the experts see of a layer: T_local or T tokens with their routing.
+struct Routed {
+  Tensor x, experts, weights;  // (tokens, H), i32 (tokens, k), fp32 (tokens, k)
+};
+
+bool cut_over_tp(const Transformer& m) { return m.mesh->layout.etp > 1; }
+
+Routed routed_tokens(Transformer& m, std::int64_t layer) {
+  const LayerState& a = m.activations.layers[static_cast<std::size_t>(layer)];
+  const Scratch& c = m.activations.scratch;
+  if (!cut_over_tp(m)) return {a.mlp_norm, a.moe.experts, a.moe.weights};
+  m.stream->wait(m.mesh->tp->all_gather(c.all_experts, a.moe.experts));
+  m.stream->wait(m.mesh->tp->all_gather(c.all_weights, a.moe.weights));
+  return {gather_sequence(m, a.mlp_norm, c.gathered), c.all_experts, c.all_weights};
 }
 
-}  // namespace
+struct TokenRange {
+  std::int64_t begin, end;
+  Tensor of(const Tensor& t) const { return t.slice_rows(begin, end); }
+};
+TokenRange round_of(const DispatchPlan& plan, std::int64_t round, std::int64_t tokens) {
+  const std::int64_t step = (tokens + plan.rounds - 1) / plan.rounds;
+  return {std::min(round * step, tokens), std::min((round + 1) * step, tokens)};
+}
 
-void moe_forward(Transformer& m, std::int64_t layer, double share, bool replay) {
+// Tokens -> experts' outputs in slot layout, left in moe.output.
+void experts_forward(Transformer& m, std::int64_t layer, const Tensor& x) {
   const auto l = static_cast<std::size_t>(layer);
   const LayerWeights& w = m.weights.layers[l];
-  const LayerState& a = m.activations.layers[l];
-  const MoeState& moe = a.moe;
-  route(m, layer, share, replay);
-  m.ops->sort_by_expert(*m.stream, m.workspace(), moe.counts, moe.source, moe.slot, moe.experts, kExpertRowAlign);
-  const std::int64_t R = place_segments(m, l);  // rows in use
-  const auto rows = [R](const Tensor& t) { return t.slice_rows(0, R); };
-  m.ops->gather_rows(*m.stream, rows(moe.input), a.mlp_norm, rows(moe.source));
-  m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::NT, rows(moe.gate_up), rows(moe.input), w.expert_gate_up,
-                        m.expert_offsets[l]);
+  const MoeState& moe = m.activations.layers[l].moe;
+  const Scratch& c = m.activations.scratch;
+  const DispatchPlan& plan = m.plans[l];
+  const bool travels = m.mesh->ep->size() > 1;
+  const Tensor slots = (travels ? c.slots : moe.input).slice_rows(0, plan.slot_rows);
+  m.ops->gather_rows(*m.stream, slots, x, moe.source.slice_rows(0, plan.slot_rows));
+  const Tensor input = to_experts(m, layer, plan, moe.input, slots);
+  const auto rows = [R = plan.offsets.back()](const Tensor& t) { return t.slice_rows(0, R); };
+  m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::NT, rows(moe.gate_up), input, w.expert_gate_up,
+                        plan.offsets);
   m.ops->swiglu_forward(*m.stream, rows(moe.act), rows(moe.gate_up));
-  m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::NT, rows(moe.output), rows(moe.act), w.expert_down,
-                        m.expert_offsets[l]);
-  if (m.config.shared_expert) mlp_forward(m, layer);  // leaves its sum in branch
-  m.ops->combine_rows(*m.stream, m.activations.scratch.branch, rows(moe.output), moe.slot, moe.weights,
-                      m.config.shared_expert ? Store::Accumulate : Store::Overwrite);
+  const Tensor output = rows(travels ? c.expert_rows : moe.output);
+  m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::NT, output, rows(moe.act), w.expert_down, plan.offsets);
+  (void)from_experts(m, layer, plan, moe.output, output);
 }
 
-void moe_backward(Transformer& m, std::int64_t layer, double share) {
+// dout (tokens, H) -> dweights (tokens, k), expert gradients, and dx (tokens, H) stored as `store` says.
+void experts_backward(Transformer& m, std::int64_t layer, const Tensor& dx, const Tensor& dweights, const Tensor& dout,
+                      const Tensor& weights, Store store) {
   const auto l = static_cast<std::size_t>(layer);
   const LayerWeights& w = m.weights.layers[l];
   const LayerWeights& g = m.gradients.layers[l];
   const MoeState& moe = m.activations.layers[l].moe;
   const Scratch& c = m.activations.scratch;
-  const std::vector<std::int64_t>& offsets = m.expert_offsets[l];
-  const auto rows = [R = offsets.back()](const Tensor& t) { return t.slice_rows(0, R); };
-  const Tensor drows = rows(c.drows), dact = rows(c.expert_dact), dgate_up = rows(c.expert_dgate_up);
+  const DispatchPlan& plan = m.plans[l];
+  const bool travels = m.mesh->ep->size() > 1;
+  const auto rows = [R = plan.offsets.back()](const Tensor& t) { return t.slice_rows(0, R); };
+  const Tensor slot = moe.slot.slice_rows(0, dout.rows());
+  const Tensor dact = rows(c.expert_dact), dgate_up = rows(c.expert_dgate_up);
 
-  if (m.config.shared_expert) mlp_backward(m, layer);  // leaves its part in dnorm
-  m.ops->fill(*m.stream, drows, 0);                    // padding rows must not carry an old buffer's bits into dW
-  m.ops->combine_rows_backward(*m.stream, drows, c.dweights, c.dx, rows(moe.output), moe.slot, moe.weights);
-  m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::TN, g.expert_down, drows, rows(moe.act), offsets,
+  const Tensor dslots = (travels ? c.slots : c.expert_rows).slice_rows(0, plan.slot_rows);
+  if (!travels) m.ops->fill(*m.stream, dslots, 0);  // padding rows must not carry an old buffer's bits into dW
+  m.ops->combine_rows_backward(*m.stream, dslots, dweights, dout, moe.output.slice_rows(0, plan.slot_rows), slot,
+                               weights);
+  const Tensor drows = to_experts(m, layer, plan, c.expert_rows, dslots);
+  m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::TN, g.expert_down, drows, rows(moe.act), plan.offsets,
                         Store::Accumulate);
-  m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::NN, dact, drows, w.expert_down, offsets);
+  m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::NN, dact, drows, w.expert_down, plan.offsets);
   m.ops->swiglu_backward(*m.stream, dgate_up, dact, rows(moe.gate_up));
-  m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::TN, g.expert_gate_up, dgate_up, rows(moe.input), offsets,
-                        Store::Accumulate);
-  // drows has served: it takes the gradient of the experts' input.
-  m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::NN, drows, dgate_up, w.expert_gate_up, offsets);
-  m.ops->combine_rows(*m.stream, c.dnorm, drows, moe.slot, Tensor{},
-                      m.config.shared_expert ? Store::Accumulate : Store::Overwrite);
+  m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::TN, g.expert_gate_up, dgate_up, rows(moe.input),
+                        plan.offsets, Store::Accumulate);
+  // The output's gradient has served: its rows take the input's.
+  m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::NN, drows, dgate_up, w.expert_gate_up, plan.offsets);
+  const Tensor back = from_experts(m, layer, plan, c.slots, drows);
+  m.ops->combine_rows(*m.stream, dx, back, slot, Tensor{}, store);
+}
+
+}  // namespace
+
+void moe_forward(Transformer& m, std::int64_t layer, double share, bool replay) {
+  const Scratch& c = m.activations.scratch;
+  const MoeState& moe = m.activations.layers[static_cast<std::size_t>(layer)].moe;
+  DispatchPlan& plan = m.plans[static_cast<std::size_t>(layer)];
+  route(m, layer, share, replay);
+  const Routed t = routed_tokens(m, layer);
+  const Tensor out = cut_over_tp(m) ? c.partial : c.branch;
+  if (m.config.shared_expert) {
+    if (cut_over_tp(m)) {
+      mlp_partial_forward(m, layer, replay ? Tensor{} : out, t.x);
+    } else {
+      mlp_forward(m, layer, replay);
+    }
+  }
+  const Store store = m.config.shared_expert ? Store::Accumulate : Store::Overwrite;
+  plan_dispatch(m, layer, t.experts, plan);
+  for (std::int64_t r = 0; r < plan.rounds; ++r) {
+    const TokenRange range = round_of(plan, r, t.x.rows());
+    if (plan.rounds > 1) plan_round(m, layer, range.of(t.experts));
+    if (replay && plan.rounds > 1) continue;  // the backward makes each round's again
+    experts_forward(m, layer, range.of(t.x));
+    if (replay) continue;
+    m.ops->combine_rows(*m.stream, range.of(out), moe.output.slice_rows(0, plan.slot_rows),
+                        moe.slot.slice_rows(0, range.end - range.begin), range.of(t.weights), store);
+  }
+  if (cut_over_tp(m) && !replay) reduce_sequence(m, c.branch);
+}
+
+void moe_backward(Transformer& m, std::int64_t layer, double share) {
+  const Scratch& c = m.activations.scratch;
+  DispatchPlan& plan = m.plans[static_cast<std::size_t>(layer)];
+  const bool cut = cut_over_tp(m);
+  const Routed t = routed_tokens(m, layer);
+  const Tensor dout = cut ? gather_sequence(m, c.dx, c.dgathered) : c.dx;
+  const Tensor dx = cut ? c.partial : c.dnorm, dweights = cut ? c.all_dweights : c.dweights;
+  if (m.config.shared_expert) {
+    if (cut) {
+      mlp_partial_backward(m, layer, dx, dout, t.x);
+    } else {
+      mlp_backward(m, layer);
+    }
+  }
+  const Store store = m.config.shared_expert ? Store::Accumulate : Store::Overwrite;
+  for (std::int64_t r = 0; r < plan.rounds; ++r) {
+    const TokenRange range = round_of(plan, r, t.x.rows());
+    if (plan.rounds > 1) {  // only one round's activations exist at a time: this one's are made again
+      plan_round(m, layer, range.of(t.experts));
+      experts_forward(m, layer, range.of(t.x));
+    }
+    experts_backward(m, layer, range.of(dx), range.of(dweights), range.of(dout), range.of(t.weights), store);
+  }
+  if (cut) {
+    m.stream->wait(m.mesh->tp->all_reduce(c.all_dweights));
+    const std::int64_t rows = m.T_local(), first = rows * m.mesh->at.tp;
+    m.ops->convert(*m.stream, c.dweights, c.all_dweights.slice_rows(first, first + rows));
+    reduce_sequence(m, c.dnorm);
+  }
   route_backward(m, layer, share);
 }
 

@@ -41,6 +41,7 @@ class TableBuilder {
     if (row.memory_rows == 0) row.memory_rows = row.part.rows;
     row.offset = g.size;
     g.size += row.memory_rows * row.part.columns;
+    table_.places.emplace(row.name, table_.rows.size());
     table_.rows.push_back(std::move(row));
   }
 
@@ -158,8 +159,8 @@ void cut(const ParamRow& row, std::int64_t begin, std::int64_t end, std::int64_t
 }  // namespace
 
 const ParamRow* ParamTable::find(const std::string& name) const {
-  const auto it = std::find_if(rows.begin(), rows.end(), [&](const ParamRow& r) { return r.name == name; });
-  return it == rows.end() ? nullptr : &*it;
+  const auto it = places.find(name);
+  return it == places.end() ? nullptr : &rows[it->second];
 }
 
 ParamTable make_param_table(const ModelConfig& model, const Layout& layout, const Coordinates& at) {

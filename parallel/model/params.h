@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -57,6 +58,7 @@ struct FlatGroup {
 
 struct ParamTable {
   std::vector<ParamRow> rows;
+  std::map<std::string, std::size_t> places;  // a name's row
   FlatGroup dense, expert;
   const FlatGroup& group(ParamGroup g) const { return g == ParamGroup::Dense ? dense : expert; }
   const ParamRow* find(const std::string& name) const;

@@ -1,5 +1,7 @@
 #include "parallel/model/transformer.h"
 
+#include <algorithm>
+
 #include "core/trace.h"
 #include "parallel/model/rope.h"
 
@@ -16,18 +18,25 @@ Transformer make_transformer(Arena& arena, const ModelConfig& model, const PassS
   m.mesh = &mesh;
   m.sizes = sizes_of(model, mesh.layout, mesh.at);
   m.table = make_param_table(model, mesh.layout, mesh.at);
-  const OpLimits limits = op_limits(m.sizes, pass, mesh.layout.tp);
-  m.rope_table = arena.take(DType::F32, {model.max_position_embeddings, m.sizes.D});
+  const OpLimits limits = op_limits(m.sizes, pass, mesh.layout);
+  const std::int64_t positions = std::max(pass.S, pass.positions);
+  m.rope_table = arena.take(DType::F32, {positions, m.sizes.D});
   m.activations = layout_activations(arena, model, m.sizes, mesh.layout, pass, ops.workspace_bytes(limits));
   const auto L = static_cast<std::size_t>(m.sizes.L), E = static_cast<std::size_t>(m.sizes.E);
   m.router_metrics.resize(L);
-  m.expert_offsets.assign(L, std::vector<std::int64_t>(static_cast<std::size_t>(m.sizes.E_local) + 1));
+  m.plans.assign(L, make_plan(m.sizes, mesh.layout.ep));
   m.host_stats.resize(2 * E + 2);
   m.host_scale.resize(E);
-  m.host_counts.resize(E);
+  m.host_counts.resize(static_cast<std::size_t>(mesh.layout.ep) * E);
+  if (model.is_moe()) {
+    const MoeBuffers buffers = moe_buffers(m.sizes, mesh.layout, pass);
+    m.host_pad.resize(static_cast<std::size_t>(buffers.rows));
+    m.host_unpad.resize(static_cast<std::size_t>(buffers.received));
+    m.host_next.resize(static_cast<std::size_t>(m.sizes.E_local));
+  }
   if (arena.allocated()) {
     std::vector<float> host(static_cast<std::size_t>(m.rope_table.size()));
-    fill_rope_table(Tensor(host.data(), DType::F32, {model.max_position_embeddings, m.sizes.D}), model);
+    fill_rope_table(Tensor(host.data(), DType::F32, {positions, m.sizes.D}), model);
     device.copy_from_host(stream, m.rope_table.data, host.data(), m.rope_table.bytes());
     stream.synchronize();
     ops.prepare(limits);
@@ -67,7 +76,7 @@ void layer_forward(Transformer& m, std::int64_t layer, const Batch& batch, const
   if (m.config.is_moe_layer(layer)) {
     moe_forward(m, layer, share, replay);
   } else {
-    mlp_forward(m, layer);
+    mlp_forward(m, layer, replay);
   }
 }
 

@@ -6,6 +6,7 @@
 #include "kernels/ops.h"
 #include "parallel/comm/mesh.h"
 #include "parallel/model/activations.h"
+#include "parallel/model/dispatch.h"
 #include "parallel/model/weights.h"
 
 namespace upcycle {
@@ -48,12 +49,15 @@ struct Transformer {
   ParamTable table;
   Weights weights, gradients;  // gradients have no data when not training
   Activations activations;
-  Tensor rope_table;                                      // fp32 (max positions, D)
-  std::vector<RouterMetrics> router_metrics;              // a layer, zero where it is dense
-  std::vector<std::vector<std::int64_t>> expert_offsets;  // a layer: E_local + 1 row offsets of the expert buffer
+  Tensor rope_table;                          // fp32 (max positions, D)
+  std::vector<RouterMetrics> router_metrics;  // a layer, zero where it is dense
+  std::vector<DispatchPlan> plans;            // a layer: where its tokens' rows went
+  bool warned_of_rounds = false;
   std::vector<double> host_stats;         // (2E + 2), host copies of what the host must know of a layer's routing
   std::vector<float> host_scale;          // (E)
-  std::vector<std::int32_t> host_counts;  // (E)
+  std::vector<std::int32_t> host_counts;  // (ep, E)
+  std::vector<std::int32_t> host_pad, host_unpad;  // (R), (received): see MoeState
+  std::vector<std::int64_t> host_next;             // (E_local)
 
   std::int64_t T() const { return pass.T(); }
   std::int64_t T_local() const { return pass.T() / mesh->layout.tp; }
@@ -94,8 +98,9 @@ void embedding_forward(Transformer& m, const Batch& batch, const Tensor& out);  
 void embedding_backward(Transformer& m, const Batch& batch, const Tensor& dx);
 
 void attention_forward(Transformer& m, std::int64_t layer, const Batch& batch, KvCache* cache);
-void mlp_forward(Transformer& m, std::int64_t layer);
-// `replay`: the layer's saved routing is used again (recompute must never choose twice), metrics are not added.
+void mlp_forward(Transformer& m, std::int64_t layer, bool replay);
+// `replay`: recompute for the backward. The saved routing is used again (it must never be chosen twice), metrics are
+// not added, and the addition to the residual, which the backward does not read, is left out.
 void moe_forward(Transformer& m, std::int64_t layer, double share, bool replay);
 
 // "_backward" reads the gradient of the branch from scratch.dx and overwrites scratch.dnorm with that of the norm's
@@ -104,7 +109,8 @@ void attention_backward(Transformer& m, std::int64_t layer, const Batch& batch);
 void mlp_backward(Transformer& m, std::int64_t layer);
 void moe_backward(Transformer& m, std::int64_t layer, double share);
 
-// Dense MLP (or the shared expert) on all T rows: input (T, H) -> out (T, H), this tp rank's part of the sum.
+// Dense MLP (or the shared expert) on all T rows: input (T, H) -> out (T, H), this tp rank's part of the sum (left out
+// where `out` has no data).
 void mlp_partial_forward(Transformer& m, std::int64_t layer, const Tensor& out, const Tensor& input);
 void mlp_partial_backward(Transformer& m, std::int64_t layer, const Tensor& dinput, const Tensor& dout,
                           const Tensor& input);

@@ -49,13 +49,13 @@ Weights view_weights(const ModelConfig& model, const Sizes& s, const ParamTable&
   return w;
 }
 
-Tensor view_row(const ParamTable&, const ParamRow& row, const Tensor& dense, const Tensor& expert) {
+Tensor view_row(const ParamRow& row, const Tensor& dense, const Tensor& expert) {
   return view_at(row, row.group == ParamGroup::Dense ? dense : expert, {row.part.rows, row.part.columns});
 }
 
 void initialize_weights(const ParamTable& table, std::uint64_t seed, const Tensor& dense, const Tensor& expert) {
   for (const ParamRow& row : table.rows) {
-    const Tensor t = view_row(table, row, dense, expert);
+    const Tensor t = view_row(row, dense, expert);
     const std::uint64_t key = rng::key_of(row.name);
 #pragma omp parallel for
     for (std::int64_t r = 0; r < row.part.rows; ++r) {

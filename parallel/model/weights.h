@@ -31,7 +31,7 @@ Weights view_weights(const ModelConfig& model, const Sizes& sizes, const ParamTa
                      const Tensor& expert);
 
 // The row's part of a flat buffer: (part.rows, part.columns), contiguous.
-Tensor view_row(const ParamTable& table, const ParamRow& row, const Tensor& dense, const Tensor& expert);
+Tensor view_row(const ParamRow& row, const Tensor& dense, const Tensor& expert);
 
 // Draws this rank's part of every parameter from (seed, name, global element): every layout starts from the same bits.
 void initialize_weights(const ParamTable& table, std::uint64_t seed, const Tensor& dense, const Tensor& expert);

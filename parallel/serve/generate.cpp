@@ -54,9 +54,9 @@ std::vector<std::int32_t> generate(const LoadedModel& m, std::span<const std::in
                                    const std::function<void(std::int32_t)>& emit) {
   UPCYCLE_CHECK(!prompt.empty(), "generation needs at least one token to continue");
   const auto n = static_cast<std::int64_t>(prompt.size());
-  Pass prefill = make_pass(m, 1, n);
-  Pass decode = make_pass(m, 1, 1);
   const std::int64_t capacity = std::min(m.config.max_position_embeddings, n + most);
+  Pass prefill = make_pass(m, 1, n);
+  Pass decode = make_pass(m, 1, 1, capacity);
   Cache cache = make_cache(m, prefill.model->sizes, capacity);
   std::vector<std::int32_t> tokens;
   std::vector<float> next = extend(m, prefill, cache, prompt);

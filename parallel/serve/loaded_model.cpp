@@ -22,12 +22,17 @@ LoadedModel load_model(TensorSource& source, DType dtype) {
   return m;
 }
 
-Pass make_pass(const LoadedModel& m, std::int64_t B, std::int64_t S) {
+Pass make_pass(const LoadedModel& m, std::int64_t B, std::int64_t S, std::int64_t positions) {
   if (S > m.config.max_position_embeddings)
     input_error("a sequence of {} tokens is longer than the model's max_position_embeddings {}; shorten it", S,
                 m.config.max_position_embeddings);
   Pass pass;
-  const PassShape shape{B, S, false, Recompute::None, m.dtype};
+  PassShape shape;
+  shape.B = B;
+  shape.S = S;
+  shape.positions = positions;
+  shape.training = false;
+  shape.dtype = m.dtype;
   const auto layout = [&] {
     pass.model = std::make_unique<Transformer>(
         make_transformer(pass.arena, m.config, shape, *m.device, *m.stream, *m.ops, *m.mesh));

@@ -26,8 +26,9 @@ struct Pass {
   std::unique_ptr<Transformer> model;
   Batch batch;
 };
+// `positions`: how far a cache will reach, where that is further than S.
 // InputError where S is longer than the model's max_position_embeddings.
-Pass make_pass(const LoadedModel& m, std::int64_t B, std::int64_t S);
+Pass make_pass(const LoadedModel& m, std::int64_t B, std::int64_t S, std::int64_t positions = 0);
 
 // Copies one microbatch's tokens and targets (B * S each) to the device.
 void set_batch(Pass& pass, std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets);

@@ -10,7 +10,9 @@ EvalResult evaluate(Transformer& m, const Batch& batch, const EvalWindows& windo
   std::vector<std::int32_t> tokens(static_cast<std::size_t>(m.T())), targets(tokens.size());
   std::int64_t predicted = 0;
   m.ops->fill(*m.stream, m.activations.loss_sum, 0);
-  for (std::int64_t first = m.mesh->at.dp * B; first < count; first += dp * B) {
+  // Every rank makes as many passes, the last perhaps of nothing: experts of other ranks are reached by collectives.
+  for (std::int64_t begin = 0; begin < count; begin += dp * B) {
+    const std::int64_t first = begin + m.mesh->at.dp * B;
     std::fill(tokens.begin(), tokens.end(), 0);
     std::fill(targets.begin(), targets.end(), -1);
     for (std::int64_t i = 0; i < std::min(B, count - first); ++i)

@@ -4,9 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <string_view>
 
-#include "core/rng.h"
+#include "data/hash.h"
 #include "parallel/model/weights.h"
 
 namespace upcycle {
@@ -22,27 +21,24 @@ constexpr ParamGroup kGroups[] = {ParamGroup::Dense, ParamGroup::Expert};
 
 }  // namespace
 
-std::vector<std::uint8_t> frozen_rows(const ParamTable& table, const std::vector<std::string>& patterns) {
-  std::vector<std::uint8_t> frozen(table.rows.size(), 0);
+void check_freeze(const ModelConfig& model, const std::vector<std::string>& patterns) {
+  const ParamTable table = make_global_table(model);
   for (const std::string& pattern : patterns) {
-    bool matched = false;
-    for (std::size_t i = 0; i < table.rows.size(); ++i) {
-      if (fnmatch(pattern.c_str(), table.rows[i].name.c_str(), 0) != 0) continue;
-      frozen[i] = 1;
-      matched = true;
-    }
-    if (!matched)
+    const auto matches = [&](const ParamRow& row) { return fnmatch(pattern.c_str(), row.name.c_str(), 0) == 0; };
+    if (std::none_of(table.rows.begin(), table.rows.end(), matches))
       input_error(
           "train.freeze: no parameter is named like '{}'; names look like '{}' and `upcycle inspect` lists them",
           pattern, table.rows.back().name);
   }
-  return frozen;
 }
 
 Optimizer make_optimizer(const ParamTable& table, const Mesh& mesh, Device& device, Ops& ops, Stream& stream,
                          Workspace workspace, const TrainConfig& config) {
   Optimizer o{&table, &mesh, &device, &ops, &stream, workspace, config, {}, {}, {}, {}};
-  o.frozen = frozen_rows(table, config.freeze);
+  for (const ParamRow& row : table.rows)
+    o.frozen.push_back(std::any_of(config.freeze.begin(), config.freeze.end(), [&](const std::string& pattern) {
+      return fnmatch(pattern.c_str(), row.name.c_str(), 0) == 0;
+    }));
   o.row_steps.assign(table.rows.size(), 0);
   const auto is_frozen = [&](const OwnedPiece& p) { return o.frozen[index_of(o, p)] != 0; };
   o.updated = owned_pieces(table, mesh.at, true);
@@ -61,8 +57,8 @@ void reduce_gradients(Optimizer& o, TrainMemory& memory) {
   if (o.mesh->layout.tp > 1) {
     for (const ParamRow& row : o.table->rows) {
       if (row.replicated_over_tp)
-        o.stream->wait(o.mesh->tp->all_reduce(
-            view_row(*o.table, row, memory.grads.dense, memory.grads.expert).reshaped({row.size()})));
+        o.stream->wait(
+            o.mesh->tp->all_reduce(view_row(row, memory.grads.dense, memory.grads.expert).reshaped({row.size()})));
     }
   }
   for (const ParamGroup g : kGroups) {
@@ -127,18 +123,44 @@ void masters_from_weights(Optimizer& o, TrainMemory& memory) {
     o.ops->convert(*o.stream, master_piece(memory, p), piece_of(memory.weights, p));
 }
 
+namespace {
+
+// Compares this rank's digests of some rows with those of the group's first rank; the first row that differs anywhere.
+void compare_digests(Communicator& group, const std::vector<const ParamRow*>& rows, const std::string& digests) {
+  const std::string first = group.broadcast_text(digests, 0);
+  const std::size_t width = rows.empty() ? 1 : digests.size() / rows.size();
+  double bad = -1;
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    if (first.compare(i * width, width, digests, i * width, width) != 0)
+      bad = std::max(bad, static_cast<double>(rows.size() - i));
+  bad = group.max_of(bad);
+  UPCYCLE_CHECK(bad < 0,
+                "replicas of {} differ within {}: a rank computed another update; look at its memory and links",
+                rows[rows.size() - static_cast<std::size_t>(bad)]->name, group.name());
+}
+
+}  // namespace
+
 void check_replicas(Optimizer& o, const TrainMemory& memory) {
-  for (const ParamRow& row : o.table->rows) {
-    const Tensor t = view_row(*o.table, row, memory.weights.dense, memory.weights.expert);
-    const std::uint64_t hash = rng::key_of({static_cast<const char*>(t.data), t.bytes()});
-    // 52 bits pass through fp64 exactly.
-    const auto value = static_cast<double>(hash >> 12);
-    const auto differs = [&](Communicator& c) { return c.size() > 1 && c.max_of(value) != -c.max_of(-value); };
-    bool bad = differs(replicas(o, row.group));
-    if (row.replicated_over_tp) bad = differs(*o.mesh->tp) || bad;
-    UPCYCLE_CHECK(!bad, "replicas of {} differ: a rank computed another update; stop and look at its memory and links",
-                  row.name);
-  }
+  std::vector<std::uint8_t> bytes;
+  const auto check = [&](Communicator& group, auto wanted) {
+    if (group.size() == 1) return;
+    std::vector<const ParamRow*> rows;
+    std::string digests;
+    for (const ParamRow& row : o.table->rows) {
+      if (!wanted(row)) continue;
+      const Tensor t = view_row(row, memory.weights.dense, memory.weights.expert);
+      bytes.resize(t.bytes());
+      o.device->copy_to_host(*o.stream, bytes.data(), t.data, t.bytes());
+      o.stream->synchronize();
+      rows.push_back(&row);
+      digests += hash_bytes(bytes.data(), bytes.size());
+    }
+    compare_digests(group, rows, digests);
+  };
+  check(*o.mesh->dp, [](const ParamRow& r) { return r.group == ParamGroup::Dense; });
+  check(*o.mesh->edp, [](const ParamRow& r) { return r.group == ParamGroup::Expert; });
+  check(*o.mesh->tp, [](const ParamRow& r) { return r.replicated_over_tp; });
 }
 
 }  // namespace upcycle

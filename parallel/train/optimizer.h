@@ -26,8 +26,8 @@ struct Optimizer {
 Optimizer make_optimizer(const ParamTable& table, const Mesh& mesh, Device& device, Ops& ops, Stream& stream,
                          Workspace workspace, const TrainConfig& config);
 
-// Rows whose names match one of train.freeze's shell patterns. A pattern that matches nothing is an InputError.
-std::vector<std::uint8_t> frozen_rows(const ParamTable& table, const std::vector<std::string>& patterns);
+// Throws InputError for a pattern of train.freeze that matches no parameter of the model.
+void check_freeze(const ModelConfig& model, const std::vector<std::string>& patterns);
 
 void zero_gradients(Optimizer& o, TrainMemory& memory);
 

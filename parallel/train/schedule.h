@@ -4,9 +4,14 @@
 namespace upcycle {
 
 // Learning rate of step `step` (0-based) of `total`: linear warm-up from lr / warmup_steps to lr, then constant, cosine
-// to min_lr, or wsd (warm-up, stable, decay: the last decay_fraction of the steps falls linearly to min_lr,
-// arXiv 2404.06395). A run that starts from weights (CPT, upcycling) starts at step 0 and so warms up again.
+// from lr to min_lr on the last step, or wsd (warm-up, stable, decay: the last decay_fraction of the steps falls
+// linearly, in as many equal drops, to min_lr on the last, arXiv 2404.06395). A run that starts from weights (CPT,
+// upcycling) starts at step 0 and so warms up again.
 double learning_rate(const TrainConfig& train, std::int64_t step, std::int64_t total);
+
+// The same of a run, which warms up once more where upcycle.at_step has turned it into an MoE: its experts' and
+// routers' first updates are Adam's first.
+double learning_rate(const Config& config, std::int64_t step);
 
 // train.steps, or train.tokens in whole steps, rounded up.
 std::int64_t total_steps(const TrainConfig& train);

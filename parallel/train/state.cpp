@@ -32,7 +32,6 @@ bool is_adamw(const Trainer& t) { return t.config.train.optimizer == "adamw"; }
 void load_trainer_weights(Trainer& t, TensorSource& source) {
   const ParamTable& table = t.model->table;
   const bool separate_masters = t.config.storage() != DType::F32;
-  // Pieces of one row are consecutive in the list.
   const std::vector<OwnedPiece> owned = owned_pieces(table, t.mesh->at, true);
   load_parameters(table, source, kBuffer, [&](const ParamRow& row, const Rectangle& part, const float* values) {
     const std::int64_t begin = row.offset + (part.row - row.part.row) * part.columns;
@@ -69,7 +68,12 @@ void restore_trainer(Trainer& t, Checkpoint& checkpoint) {
   }
   for (std::size_t i = 0; i < t.optimizer.row_steps.size(); ++i) {
     const auto steps = info.optimizer_steps.find(t.model->table.rows[i].name);
-    if (steps != info.optimizer_steps.end()) t.optimizer.row_steps[i] = steps->second;
+    if (steps == info.optimizer_steps.end()) {
+      UPCYCLE_CHECK(!is_adamw(t), "{}: no optimizer step count of {}", checkpoint.directory(),
+                    t.model->table.rows[i].name);
+      continue;
+    }
+    t.optimizer.row_steps[i] = steps->second;
   }
   t.step = info.step;
   t.consumed_samples = info.consumed_samples;
@@ -82,7 +86,7 @@ Snapshot make_snapshot(const Trainer& t) {
   Snapshot s;
   s.pieces = owned_pieces(t.model->table, t.mesh->at, false);
   layout_snapshot(s.arena, s.pieces, is_adamw(t), nullptr);
-  s.arena.allocate(*t.device);
+  s.arena.allocate(*s.host);
   layout_snapshot(s.arena, s.pieces, is_adamw(t), &s);
   return s;
 }

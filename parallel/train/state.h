@@ -13,6 +13,7 @@ void restore_trainer(Trainer& t, Checkpoint& checkpoint);
 
 // A copy of what this rank writes, so that training goes on while the I/O thread works. Planned and allocated once.
 struct Snapshot {
+  std::unique_ptr<Device> host = make_cpu_device();  // the I/O thread reads it
   Arena arena{"checkpoint snapshot"};
   std::vector<OwnedPiece> pieces;    // each logical element on exactly one rank
   std::vector<Tensor> master, m, v;  // fp32, a piece each; m and v empty under SGD

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 
 #include "core/trace.h"
 #include "parallel/train/schedule.h"
@@ -22,13 +23,6 @@ double count_valid(std::span<const std::int32_t> targets) {
   return static_cast<double>(std::count_if(targets.begin(), targets.end(), [](std::int32_t x) { return x >= 0; }));
 }
 
-double read_scalar(Trainer& t, const Tensor& scalar) {
-  double value = 0;
-  t.device->copy_to_host(*t.stream, &value, scalar.data, sizeof value);
-  t.stream->synchronize();
-  return value;
-}
-
 // Forward and backward of every microbatch of this rank. The only division of gradients is by the global number of
 // valid tokens, which is known before the first backward.
 void run_microbatches(Trainer& t, double valid_global) {
@@ -44,16 +38,29 @@ void run_microbatches(Trainer& t, double valid_global) {
   }
 }
 
-void summarize_router(Trainer& t, StepResult& result) {
-  result.layers = t.model->router_metrics;
+// Loss and router metrics, summed over dp in one collective. step_sums: the loss, then four numbers a layer.
+void summarize(Trainer& t, double valid_global, StepResult& result) {
+  Transformer& m = *t.model;
+  std::vector<double>& sums = t.host_sums;
+  m.device->copy_to_host(*t.stream, sums.data(), m.activations.loss_sum.data, sizeof(double));
+  t.stream->synchronize();
+  for (std::size_t l = 0; l < m.router_metrics.size(); ++l) {
+    const RouterMetrics& r = m.router_metrics[l];
+    std::copy_n(std::initializer_list<double>{r.aux, r.z, r.entropy, r.load_max_over_mean}.begin(), 4,
+                sums.data() + 1 + 4 * l);
+  }
+  t.device->copy_from_host(*t.stream, t.step_sums.data, sums.data(), t.step_sums.bytes());
+  t.stream->wait(t.mesh->dp->all_reduce(t.step_sums));
+  t.device->copy_to_host(*t.stream, sums.data(), t.step_sums.data, t.step_sums.bytes());
+  t.stream->synchronize();
+  result.loss = valid_global > 0 ? sums[0] / valid_global : 0;
   double layers = 0;
-  for (std::size_t l = 0; l < result.layers.size(); ++l) {
-    if (!t.config.model.is_moe_layer(static_cast<std::int64_t>(l))) continue;
-    RouterMetrics& r = result.layers[l];
-    for (double* x : {&r.aux, &r.z, &r.entropy, &r.load_max_over_mean}) *x = t.mesh->dp->sum_of(*x);
-    result.aux_loss += r.aux;
-    result.z_loss += r.z;
-    ++layers;
+  for (std::size_t l = 0; l < m.router_metrics.size(); ++l) {
+    const double* r = sums.data() + 1 + 4 * l;
+    result.layers.push_back({r[0], r[1], r[2], r[3]});
+    result.aux_loss += r[0];
+    result.z_loss += r[1];
+    layers += t.config.model.is_moe_layer(static_cast<std::int64_t>(l)) ? 1 : 0;
   }
   if (layers > 0) result.aux_loss /= layers, result.z_loss /= layers;
 }
@@ -69,9 +76,7 @@ StepResult compute_gradients(Trainer& t, const SequenceSource& source) {
   zero_gradients(t.optimizer, t.memory);
   run_microbatches(t, valid);
   reduce_gradients(t.optimizer, t.memory);
-  const double loss_sum = t.mesh->dp->sum_of(read_scalar(t, t.model->activations.loss_sum));
-  result.loss = valid > 0 ? loss_sum / valid : 0;
-  summarize_router(t, result);
+  summarize(t, valid, result);
   return result;
 }
 
@@ -79,14 +84,20 @@ StepResult train_step(Trainer& t, const SequenceSource& source) {
   const TraceRange range("step");
   StepResult result = compute_gradients(t, source);
   result.grad_norm = clip_gradients(t.optimizer, t.memory);
-  result.lr = learning_rate(t.config.train, t.step, total_steps(t.config.train));
+  // Both are the same on all ranks. An update with them would end in the masters and in every later checkpoint.
+  UPCYCLE_CHECK(
+      std::isfinite(result.grad_norm) && std::isfinite(result.loss),
+      "step {}: loss {} and gradient norm {}: training has diverged; the state before this step is kept, lower "
+      "train.lr or look at the data",
+      t.step + 1, result.loss, result.grad_norm);
+  result.lr = learning_rate(t.config, t.step);
   update_parameters(t.optimizer, t.memory, result.lr);
 
   result.tokens = t.config.train.global_batch_size * t.config.train.seq_length;
   t.step += 1;
   t.consumed_samples += t.config.train.global_batch_size;
   t.tokens += result.tokens;
-  t.flops += static_cast<double>(result.tokens) * training_flops_per_token(t.config.model, t.config.train.seq_length);
+  t.flops += static_cast<double>(result.tokens) * t.flops_per_token;
   return result;
 }
 

@@ -1,5 +1,7 @@
 #include "parallel/train/trainer.h"
 
+#include "parallel/train/state.h"
+
 namespace upcycle {
 namespace {
 
@@ -14,8 +16,13 @@ std::int64_t microbatches_here(const Config& c, const Mesh& mesh) {
 }  // namespace
 
 PassShape training_pass(const Config& c) {
-  return {c.train.micro_batch_size, c.train.seq_length, true,
-          c.train.recompute == "full" ? Recompute::Full : Recompute::None, c.storage()};
+  PassShape pass;
+  pass.B = c.train.micro_batch_size;
+  pass.S = c.train.seq_length;
+  pass.recompute = c.train.recompute == "full" ? Recompute::Full : Recompute::None;
+  pass.dtype = c.storage();
+  pass.imbalance_factor = c.parallel.imbalance_factor;
+  return pass;
 }
 
 Trainer make_trainer(const Config& config, const Mesh& mesh, Device& device, Stream& stream, Ops& ops) {
@@ -27,11 +34,13 @@ Trainer make_trainer(const Config& config, const Mesh& mesh, Device& device, Str
   t.ops = &ops;
   const PassShape pass = training_pass(config);
   const std::int64_t n = microbatches_here(config, mesh);
+  check_freeze(config.model, config.train.freeze);
 
   const auto layout = [&] {
     t.model =
         std::make_unique<Transformer>(make_transformer(t.activations, config.model, pass, device, stream, ops, mesh));
     t.batch = take_batch(t.activations, pass);
+    t.step_sums = t.activations.take(DType::F64, {1 + 4 * config.model.num_hidden_layers});
   };
   layout();
   t.activations.allocate(device);
@@ -44,6 +53,8 @@ Trainer make_trainer(const Config& config, const Mesh& mesh, Device& device, Str
   t.optimizer = make_optimizer(t.model->table, mesh, device, ops, stream, t.model->workspace(), config.train);
   t.host_tokens.resize(static_cast<std::size_t>(n * pass.T()));
   t.host_targets.resize(t.host_tokens.size());
+  t.host_sums.resize(static_cast<std::size_t>(t.step_sums.size()));
+  t.flops_per_token = training_flops_per_token(config.model, config.train.seq_length);
   return t;
 }
 
@@ -54,8 +65,12 @@ std::vector<MemoryClass> plan_trainer(const Config& config, const Mesh& mesh, Op
   const PassShape pass = training_pass(config);
   const Transformer m = make_transformer(arena, config.model, pass, *device, *stream, ops, mesh);
   (void)take_batch(arena, pass);
+  (void)arena.take(DType::F64, {1 + 4 * config.model.num_hidden_layers});
   std::vector<MemoryClass> plan = plan_train_memory(m.table, config.storage(), config.train.optimizer == "adamw");
   plan.push_back({"activations", arena.high_water()});
+  plan.push_back({"collectives", collective_scratch_bytes(mesh.layout)});
+  if (!config.checkpoint.dir.empty())
+    plan.push_back({"checkpoint snapshot", plan_snapshot(m.table, mesh.at, config.train.optimizer == "adamw")});
   return plan;
 }
 

@@ -29,6 +29,10 @@ struct Trainer {
   Batch batch;                                          // on the device
   std::vector<std::int32_t> host_tokens, host_targets;  // this rank's sequences of one step
 
+  Tensor step_sums;               // f64 (1 + 4L): what a step reports, summed over dp
+  std::vector<double> host_sums;  // (1 + 4L)
+  double flops_per_token = 0;
+
   std::int64_t step = 0, consumed_samples = 0, tokens = 0;
   double flops = 0, wall_seconds = 0;
 };
@@ -51,7 +55,8 @@ StepResult train_step(Trainer& t, const SequenceSource& source);
 // The same up to the reduced raw gradients in memory.grads (parity tests compare them); no update.
 StepResult compute_gradients(Trainer& t, const SequenceSource& source);
 
-// Bytes by class as make_trainer will allocate them.
+// Bytes by class: what make_trainer allocates, the communicators' scratch and, where checkpoints are written, the
+// snapshot.
 std::vector<MemoryClass> plan_trainer(const Config& config, const Mesh& mesh, Ops& ops);
 
 PassShape training_pass(const Config& config);

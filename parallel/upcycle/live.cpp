@@ -36,7 +36,7 @@ class LiveSource final : public TensorSource {
   void read(const std::string& tensor, const Rectangle& part, float* out) override {
     const ParamRow* row = t_.model->table.find(tensor);
     UPCYCLE_CHECK(row != nullptr, "no tensor {} in the running model", tensor);
-    const Tensor all = view_row(t_.model->table, *row, t_.memory.grads.dense, t_.memory.grads.expert);
+    const Tensor all = view_row(*row, t_.memory.grads.dense, t_.memory.grads.expert);
     for (std::int64_t r = 0; r < part.rows; ++r) {
       const Tensor line = all.slice_rows(part.row - row->part.row + r, part.row - row->part.row + r + 1);
       const std::int64_t column = part.column - row->part.column;

@@ -9,7 +9,11 @@ namespace upcycle {
 std::vector<float> probe_logits(const Trainer& t, const ModelConfig& model, const FlatPair& weights,
                                 std::span<const std::int32_t> tokens) {
   const auto T = static_cast<std::int64_t>(tokens.size());
-  const PassShape pass{1, T, false, Recompute::None, t.config.storage()};
+  PassShape pass;
+  pass.S = T;
+  pass.training = false;
+  pass.dtype = t.config.storage();
+  pass.imbalance_factor = t.config.parallel.imbalance_factor;
   Arena arena("logit probe");
   Batch batch;
   Tensor out;
@@ -53,7 +57,7 @@ double relative_change(std::span<const float> before, std::span<const float> aft
 }
 
 std::string UpcycleReport::text() const {
-  return fmt::format("logits changed by {:.3g} (relative L2) at step 0; {}", change,
+  return fmt::format("logits changed by {:.3g} (relative L2); {}", change,
                      exact ? fmt::format("this mode promises the dense function, at most {:.0e}", tolerance)
                            : "this mode does not promise the dense function");
 }

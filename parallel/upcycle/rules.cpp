@@ -40,6 +40,12 @@ ModelConfig upcycled_model(const ModelConfig& dense, const ModelConfig& target, 
         "G = F / moe_intermediate_size slices of one size",
         where, slice, F);
   const std::int64_t G = F / slice;
+  if (target.moe_intermediate_size == 0)
+    input_error(
+        "{}: model.moe_intermediate_size: found none with upcycle.mode virtual_group, expected the size of a slice, "
+        "the "
+        "dense intermediate_size {} / G (or upcycle.mode copy)",
+        where, F);
   if (moe.num_local_experts % G != 0)
     input_error("{}: model.num_local_experts = {} is not a multiple of G = {} slices", where, moe.num_local_experts, G);
   if (moe.num_experts_per_tok % G != 0)

@@ -175,7 +175,8 @@ TEST_F(BadCheckpoint, WrongEntries) {
   edited([](json& j) { j["tensors"].erase(3); }, {"tensors", "expected the model's 21"});
   edited([](json& j) { j["tensors"][0]["shape"] = {61, 25}; }, {"tensors[0].shape", "[61,25]", "[61,24]"});
   edited([](json& j) { j["tensors"][0]["name"] = "x"; }, {"tensors[0].name", "model.embed_tokens.weight"});
-  edited([](json& j) { j["model"]["num_hidden_layers"] = 1000000000; }, {"tensors", "1000000000 layers"});
+  edited([](json& j) { j["model"]["num_hidden_layers"] = 60000; }, {"tensors", "60000 layers"});
+  edited([](json& j) { j["model"]["num_hidden_layers"] = 1000000000; }, {"model.num_hidden_layers: found 1000000000"});
   edited([](json& j) { j["model"]["hidden_size"] = -3; }, {"hidden_size", "-3"});
   edited([](json& j) { j["model"]["hiden_size"] = 3; }, {"hiden_size"});
   edited([](json& j) { j["layout"]["tp"] = 0; }, {"layout.tp", "found 0"});

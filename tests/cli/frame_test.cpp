@@ -126,7 +126,8 @@ TEST(RunWithRanks, OneRankJustReturns) {
 
 TEST(RunLocal, SharesTheCoresUnlessTold) {
   const long cores = sysconf(_SC_NPROCESSORS_ONLN);
-  const Outcome shared = end("", "2");
+  const Outcome shared = run_program({UPCYCLE_ROOT "/launch/run_local.sh", "-n", "2", ""},
+                                     {{"UPCYCLE_BINARY", UPCYCLE_ENDINGS}, {"OMP_NUM_THREADS", ""}});
   EXPECT_EQ(shared.exit_code, 0) << shared.err;
   const std::string line = fmt::format("rank 1 has {} threads\n", std::max(1L, cores / 2));
   EXPECT_NE(shared.out.find(line), std::string::npos) << shared.out;

@@ -10,6 +10,22 @@ struct Outcome {
   std::string out, err;
 };
 
+// A program that runs beside the test. A test that ends without finish() kills it.
+class Started {
+ public:
+  Started(const std::vector<std::string>& words, const std::map<std::string, std::string>& environment = {},
+          const std::string& out_file = "");
+  ~Started();
+  Started(const Started&) = delete;
+  void kill() const;  // SIGKILL: no handler, no destructor runs
+  Outcome finish();   // waits for its end
+
+ private:
+  int child_ = -1;
+  std::string out_path_, err_path_;
+  bool keep_out_ = false;
+};
+
 // Runs a program to its end, with `environment` added to this process's own; launchers' variables are taken out, so
 // that a test under mpirun starts a single rank. `out_file`: where standard output goes instead of into the outcome.
 Outcome run_program(const std::vector<std::string>& words, const std::map<std::string, std::string>& environment = {},

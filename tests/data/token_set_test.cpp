@@ -301,5 +301,24 @@ TEST(TokenSetErrors, IdsOutsideTheVocabulary) {
   EXPECT_THROW(set.read(4, 2, ids), Error);
 }
 
+TEST(TokenSetErrors, ForeignIdsAreFoundBeforeTheyAreNeeded) {
+  const TemporaryFolder folder;
+  const auto write = [&](const std::string& name, std::size_t foreign_at) {
+    std::vector<std::int32_t> ids(5 * 4096 - 7, 3);
+    ids[foreign_at] = 600;
+    TokenSetWriter writer(folder.file(name), 1000);
+    writer.add_document(ids);
+    writer.finish();
+    return TokenSet::open(folder.file(name), 512);
+  };
+  write("end", 5 * 4096 - 8);
+  EXPECT_TRUE(contains(input_error_of([&] { TokenSet::open(folder.file("end"), 512).check_ids(); }),
+                       "end.bin: token 20472 is id 600"));
+  TokenSet::open(folder.file("end"), 601).check_ids();
+  // 8192 of the tokens: pieces 0, 1 and 3 of the five.
+  EXPECT_THROW(write("third", 3 * 4096).check_ids(8192), InputError);
+  write("fourth", 4 * 4096).check_ids(8192);
+}
+
 }  // namespace
 }  // namespace upcycle

@@ -121,7 +121,9 @@ TEST_P(Params, PiecesLieInTheirBuffers) {
         const ParamRow& row = *p.row;
         EXPECT_EQ(p.flat,
                   row.offset + (p.part.row - row.part.row) * row.part.columns + p.part.column - row.part.column);
-        if (p.part.rows > 1) EXPECT_EQ(p.part.columns, row.part.columns);
+        if (p.part.rows > 1) {
+          EXPECT_EQ(p.part.columns, row.part.columns);
+        }
         for (std::int64_t i = 0; i < p.part.size(); ++i) ++shard[row.group].at(static_cast<std::size_t>(p.shard + i));
       }
       for (const auto& [group, count] : shard)

@@ -21,6 +21,8 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 quiet() { "$@" >"$scratch/log" 2>&1 || { tail -n 30 "$scratch/log" >&2; return 1; }; }
 
+"$python" tests/scripts/check_tokenize_hf.py "$upcycle"
+
 # Golden models: straight from Hugging Face form, and through import (sharded HDF5) and export, tensors bit for bit.
 for golden in tests/golden/*/; do
   golden=${golden%/}

@@ -39,15 +39,15 @@ class Accumulation : public ::testing::TestWithParam<bool> {
       Trainer cut = random_trainer(rig, config_of(micro, z), mesh);
       const StepResult got = compute_gradients(cut, data.source());
       EXPECT_NEAR(got.loss, want.loss, 1e-6 * want.loss);
-      if (z > 0) EXPECT_NEAR(got.z_loss, want.z_loss, 1e-5);
+      if (z > 0) {
+        EXPECT_NEAR(got.z_loss, want.z_loss, 1e-5);
+      }
       expect_equal_gradients(whole, cut);
     }
   }
 };
 
-TEST_P(Accumulation, AnyMicroBatchSizeGivesTheSameGradient) {
-  expect_equal(random_sequences(4, 9, 37, 1), 0.1);
-}
+TEST_P(Accumulation, AnyMicroBatchSizeGivesTheSameGradient) { expect_equal(random_sequences(4, 9, 37, 1), 0.1); }
 
 TEST_P(Accumulation, GradientsAreSumsDividedOnceByGlobalValidTokens) {
   FixedSequences data = random_sequences(4, 9, 37, 1);
@@ -66,7 +66,9 @@ TEST_P(Accumulation, TheLossIsTheMeanOverValidTokens) {
   double sum = 0;
   for (std::size_t i = 0; i < data.targets.size(); ++i) {
     const float nll = t.model->activations.nll.as<float>()[i];
-    if (data.targets[i] < 0) EXPECT_EQ(nll, 0);
+    if (data.targets[i] < 0) {
+      EXPECT_EQ(nll, 0);
+    }
     sum += nll;
   }
   EXPECT_NEAR(loss, sum / 24, 1e-9);

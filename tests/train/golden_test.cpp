@@ -101,7 +101,9 @@ TEST_P(Golden, PerTokenLossAndLogits) {
   const std::vector<float> nll = read_all(file, "nll");
   const float* got = t.model->activations.nll.as<float>();
   for (std::size_t i = 0; i < nll.size(); ++i)
-    if (sequences.targets[i] >= 0) EXPECT_NEAR(got[i], nll[i], 2e-5) << "token " << i;
+    if (sequences.targets[i] >= 0) {
+      EXPECT_NEAR(got[i], nll[i], 2e-5) << "token " << i;
+    }
 
   const std::vector<float> want = read_all(file, "logits");
   std::vector<float> logits_out(want.size());

@@ -137,7 +137,7 @@ double smallest_gap(const Trainer& t, std::int64_t layer) {
 }
 
 std::vector<float> gradient_of(const Trainer& t, const ParamRow& row) {
-  const Tensor g = view_row(t.model->table, row, t.memory.grads.dense, t.memory.grads.expert);
+  const Tensor g = view_row(row, t.memory.grads.dense, t.memory.grads.expert);
   return {g.as<float>(), g.as<float>() + g.size()};
 }
 

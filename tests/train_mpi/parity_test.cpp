@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "tests/mpi_tests.h"
@@ -72,6 +73,34 @@ void expect_equal_routing(const Rig& rig, const Config& config, const Trainer& t
   }
 }
 
+// By the measure of parity, each element from its owner. Returns the norm of the reference's whole gradient.
+double expect_equal_gradients(const Trainer& t, const Trainer& reference) {
+  double all = 0;
+  for (const ParamRow& row : reference.model->table.rows) all += std::pow(norm(gradient_of(reference, row)), 2);
+  all = std::sqrt(all);
+  const std::vector<OwnedPiece> owned = owned_pieces(t.model->table, t.mesh->at, false);
+  for (const ParamRow& row : t.model->table.rows) {
+    const ParamRow* whole = reference.model->table.find(row.name);
+    UPCYCLE_CHECK(whole != nullptr, "no parameter {}", row.name);
+    const std::vector<float> g0 = gradient_of(reference, *whole);
+    double difference = 0;
+    std::int64_t elements = 0;
+    for (const OwnedPiece& p : owned) {
+      if (p.row != &row) continue;
+      elements += p.part.size();
+      const float* g = piece_of(t.memory.grads, p).as<float>();
+      for (std::int64_t i = 0; i < p.part.size(); ++i) {
+        const std::int64_t r = p.part.row + i / p.part.columns, c = p.part.column + i % p.part.columns;
+        difference += std::pow(double(g[i]) - g0[static_cast<std::size_t>(r * row.columns + c)], 2);
+      }
+    }
+    EXPECT_EQ(t.mesh->world->sum_of(static_cast<double>(elements)), static_cast<double>(row.global_size())) << row.name;
+    difference = std::sqrt(t.mesh->world->sum_of(difference));
+    EXPECT_LE(difference, 1e-5 * norm(g0) + 1e-7 * all) << row.name << ", norm " << norm(g0) << " of " << all;
+  }
+  return all;
+}
+
 TEST_P(Parity, LossNormAndEveryRawGradientEqualOneRanks) {
   Trainer t = random_trainer(rig, config, mesh), reference = random_trainer(rig, config, single);
   const StepResult got = compute_gradients(t, sequences.source());
@@ -86,29 +115,7 @@ TEST_P(Parity, LossNormAndEveryRawGradientEqualOneRanks) {
     EXPECT_NEAR(got.layers[l].entropy, want.layers[l].entropy, 1e-6);
   }
 
-  double all = 0;
-  for (const ParamRow& row : reference.model->table.rows) all += std::pow(norm(gradient_of(reference, row)), 2);
-  all = std::sqrt(all);
-  const std::vector<OwnedPiece> owned = owned_pieces(t.model->table, mesh.at, false);
-  for (const ParamRow& row : t.model->table.rows) {
-    const ParamRow* whole = reference.model->table.find(row.name);
-    ASSERT_NE(whole, nullptr);
-    const std::vector<float> g0 = gradient_of(reference, *whole);
-    double difference = 0;
-    std::int64_t elements = 0;
-    for (const OwnedPiece& p : owned) {
-      if (p.row != &row) continue;
-      elements += p.part.size();
-      const float* g = piece_of(t.memory.grads, p).as<float>();
-      for (std::int64_t i = 0; i < p.part.size(); ++i) {
-        const std::int64_t r = p.part.row + i / p.part.columns, c = p.part.column + i % p.part.columns;
-        difference += std::pow(double(g[i]) - g0[static_cast<std::size_t>(r * row.columns + c)], 2);
-      }
-    }
-    EXPECT_EQ(mesh.world->sum_of(static_cast<double>(elements)), static_cast<double>(row.global_size())) << row.name;
-    difference = std::sqrt(mesh.world->sum_of(difference));
-    EXPECT_LE(difference, 1e-5 * norm(g0) + 1e-7 * all) << row.name << ", norm " << norm(g0) << " of " << all;
-  }
+  const double all = expect_equal_gradients(t, reference);
   EXPECT_NEAR(clip_gradients(t.optimizer, t.memory), all, 1e-5 * all);
 }
 
@@ -123,6 +130,55 @@ TEST_P(Parity, ReplicasStayEqualAndTheLossTracksOneRanks) {
     check_replicas(t.optimizer, t.memory);
   }
   EXPECT_EQ(t.consumed_samples, reference.consumed_samples);
+}
+
+// A rank whose share of the batch counts for nothing still reaches every collective.
+TEST(Numerics, ZeroValidTargetsOnARank) {
+  const Rig rig;
+  const Mesh mesh = make_test_mesh(), single = make_single_mesh();
+  Config config = small_moe_config();
+  for (const std::size_t masked : {18, 36}) {  // the second rank's sequences, then all
+    FixedSequences data = random_sequences(4, 9, config.model.vocab_size, 4);
+    std::fill(data.targets.end() - static_cast<std::ptrdiff_t>(masked), data.targets.end(), -1);
+    Trainer t = random_trainer(rig, config, mesh), reference = random_trainer(rig, config, single);
+    const StepResult got = compute_gradients(t, data.source()), want = compute_gradients(reference, data.source());
+    EXPECT_NEAR(got.loss, want.loss, 1e-6 * want.loss);
+    EXPECT_NEAR(got.aux_loss, want.aux_loss, 1e-6);
+    EXPECT_EQ(expect_equal_gradients(t, reference) > 0, masked == 18);
+  }
+}
+
+// Ties send every token to experts 0 and 1: the others have none on any rank.
+TEST(Numerics, ZeroTokensForAnExpert) {
+  const Rig rig;
+  const Mesh single = make_single_mesh();
+  for (const int tp : {1, 2}) {
+    const Mesh mesh = make_test_mesh(tp);
+    Config config = small_moe_config();
+    config.train.seq_length = 8;
+    const FixedSequences data = random_sequences(4, 8, config.model.vocab_size, 4);
+    Trainer t = random_trainer(rig, config, mesh), reference = random_trainer(rig, config, single);
+    for (Trainer* x : {&t, &reference})
+      for (const LayerWeights& w : x->model->weights.layers) rig.ops->fill(*rig.stream, w.router, 0);
+    (void)compute_gradients(t, data.source());
+    (void)compute_gradients(reference, data.source());
+    expect_equal_gradients(t, reference);
+    EXPECT_EQ(norm(gradient_of(t, *t.model->table.find("model.layers.0.block_sparse_moe.experts.3.w1.weight"))), 0);
+  }
+}
+
+TEST(MakeTrainer, TokensThatTpCanNotCutAreRefused) {
+  const Rig rig;
+  const Mesh mesh = make_test_mesh(2);
+  Config config = small_config();  // S 9
+  config.train.micro_batch_size = 1;
+  try {
+    (void)make_trainer(config, mesh, *rig.device, *rig.stream, *rig.ops);
+    ADD_FAILURE() << "no InputError";
+  } catch (const InputError& e) {
+    EXPECT_NE(std::string(e.what()).find("= 9 tokens can not be cut over parallel.tp = 2"), std::string::npos)
+        << e.what();
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -1,7 +1,6 @@
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <numeric>
+#include <cmath>
 
 #include "tests/mpi_tests.h"
 #include "tests/train/rig.h"
@@ -16,7 +15,7 @@ void expect_found(const Config& config, const Mesh& mesh, const std::string& nam
   check_replicas(t.optimizer, t.memory);
   const ParamRow* row = t.model->table.find(name);
   ASSERT_NE(row, nullptr);
-  const Tensor weights = view_row(t.model->table, *row, t.memory.weights.dense, t.memory.weights.expert);
+  const Tensor weights = view_row(*row, t.memory.weights.dense, t.memory.weights.expert);
   float& x = weights.as<float>()[weights.size() / 2];
   if (mesh.rank == 1) x = std::nextafter(x, 100.0f);
   try {
@@ -71,6 +70,25 @@ TEST(Numerics, DataOrderIndependentOfLayout) {
       EXPECT_EQ(mesh.dp->gather_text(asked), "01234567");
     }
   }
+}
+
+// The load-balancing loss belongs to a microbatch, so it tells how sequences were put together: two ranks of
+// micro_batch_size 1 form the microbatches of one rank of micro_batch_size 1, not of 2.
+TEST(Numerics, MicrobatchesAreGlobal) {
+  const Rig rig;
+  const Mesh mesh = make_test_mesh(), single = make_single_mesh();
+  Config config = small_moe_config();
+  config.train.micro_batch_size = 1;
+  const FixedSequences data = random_sequences(4, 9, config.model.vocab_size, 1);
+  const auto aux_of = [&](const Mesh& on) {
+    Trainer t = random_trainer(rig, config, on);
+    return compute_gradients(t, data.source()).aux_loss;
+  };
+  const double two_ranks = aux_of(mesh), one_rank = aux_of(single);
+  EXPECT_NEAR(two_ranks, one_rank, 1e-6);
+  config.train.micro_batch_size = 2;
+  EXPECT_NEAR(aux_of(mesh), aux_of(single), 1e-6);
+  EXPECT_GT(std::abs(aux_of(single) - one_rank), 1e-3);
 }
 
 // Freezing, too, is the same on every layout: the norm counts what one rank counts.

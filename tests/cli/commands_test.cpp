@@ -1,0 +1,141 @@
+#include <algorithm>
+#include <cmath>
+
+#include "data/token_set.h"
+#include "tests/cli/small_run.h"
+
+namespace upcycle {
+namespace {
+
+using nlohmann::json;
+
+std::vector<std::int32_t> tokens_of(const std::string& prefix) {
+  const TokenSet set = TokenSet::open(prefix);
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(set.tokens()));
+  set.read(0, set.tokens(), ids.data());
+  return ids;
+}
+
+TEST(Eval, IsTheMeanOfScoreOverTheSameWindows) {
+  const SmallRun small;
+  const std::string run = small.train("run");
+  const std::vector<std::int32_t> ids = tokens_of(small.file("valid"));
+  const std::size_t S = 40;  // the last window is ragged
+  ASSERT_NE((ids.size() - 1) % S, 0u);
+  double sum = 0;
+  for (std::size_t first = 0; first + 1 < ids.size(); first += S) {
+    const auto end = ids.begin() + static_cast<std::ptrdiff_t>(std::min(ids.size(), first + S + 1));
+    const std::string file = small.write_ids("w.json", {ids.begin() + static_cast<std::ptrdiff_t>(first), end});
+    const json scored = json_of({"score", run, "--ids", file, "--json"});
+    for (const json& nll : scored["nll"]) sum += nll.get<double>();
+  }
+  const json eval = json_of(
+      {"eval", run, "--data", small.file("valid"), "--seq-length=40", "--batch=3", "--tokenizer=bytes", "--json"});
+  EXPECT_EQ(eval["tokens"].get<std::size_t>(), ids.size() - 1);
+  EXPECT_NEAR(eval["loss"].get<double>(), sum / static_cast<double>(ids.size() - 1), 1e-5);
+  // All tokens but the first and the end-of-document one are bytes of the text.
+  EXPECT_EQ(eval["bytes"].get<std::size_t>(), ids.size() - 2);
+  EXPECT_NEAR(eval["loss_per_byte"].get<double>(), sum / static_cast<double>(ids.size() - 2), 1e-5);
+
+  const json without = json_of({"eval", run, "--data", small.file("valid"), "--seq-length=40", "--json"});
+  EXPECT_EQ(without["loss"], eval["loss"]);
+  EXPECT_TRUE(without.contains("bytes") && without["bytes"].is_null());
+  EXPECT_TRUE(without.contains("loss_per_byte") && without["loss_per_byte"].is_null());
+}
+
+TEST(Inspect, SaysWhatACheckpointIs) {
+  const SmallRun small;
+  const std::string run = small.train("run", {{"train", {{"steps", 2}}}});
+  const json j = json_of({"inspect", run, "--json"});
+  const std::int64_t H = 32, F = 64, V = 258, KD = 16, L = 2;
+  EXPECT_EQ(j["parameters"], 2 * V * H + L * (2 * H * H + 2 * H * KD + 3 * H * F + 2 * H) + H);
+  EXPECT_EQ(j["active_parameters"], j["parameters"]);
+  EXPECT_EQ(j["step"], 2);
+  EXPECT_EQ(j["tokens"], 2 * 4 * 32);
+  EXPECT_EQ(j["consumed_samples"], 8);
+  EXPECT_EQ(j["model"]["hidden_size"], H);
+  EXPECT_EQ(j["optimizer_state"], true);
+  EXPECT_EQ(j["tensors"].size(), 3u + 9 * L);
+  EXPECT_EQ(j["files"].size(), 2u);
+  const Outcome text = run_upcycle({"inspect", run});
+  EXPECT_EQ(text.exit_code, 0);
+  EXPECT_NE(text.out.find("model.layers.1.mlp.up_proj.weight"), std::string::npos);
+}
+
+// Greedy generation keeps keys and values; scoring all ids again for every token keeps nothing.
+TEST(Generate, GreedyIsRepeatedScoring) {
+  const SmallRun small;
+  const std::string run = small.train("run", {{"train", {{"steps", 60}}}});
+  const std::string prompt = "The ";
+  std::vector<std::int32_t> ids{256};  // the end of the document before
+  for (const char c : prompt) ids.push_back(c);
+  std::string expected = prompt;
+  for (int i = 0; i < 24; ++i) {
+    const json scored = json_of({"score", run, "--ids", small.write_ids("ids.json", ids), "--json"});
+    const auto logits = scored["logits_last"].get<std::vector<float>>();
+    ids.push_back(static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin()));
+    ASSERT_LT(ids.back(), 128) << "the model has not learnt its text: " << expected;
+    expected.push_back(static_cast<char>(ids.back()));
+  }
+  const std::vector<std::string> command{"generate",        run,          prompt, "--tokenizer=bytes",
+                                         "--temperature=0", "--tokens=24"};
+  const Outcome first = run_upcycle(command);
+  EXPECT_EQ(first.exit_code, 0) << first.err;
+  EXPECT_EQ(first.out, expected + "\n");
+  EXPECT_EQ(run_upcycle(command).out, first.out);
+}
+
+TEST(Generate, DrawsDependOnTheSeedAlone) {
+  const SmallRun small;
+  const std::string run = small.train("run", {{"train", {{"steps", 10}}}});
+  const auto text = [&](const std::string& seed) {
+    return run_upcycle({"generate", run, "The", "--tokenizer=bytes", "--temperature=1", "--top-k=20", "--top-p=0.95",
+                        "--tokens=40", "--seed=" + seed})
+        .out;
+  };
+  const std::string one = text("1");
+  EXPECT_TRUE(one.starts_with("The")) << one;
+  EXPECT_EQ(text("1"), one);
+  EXPECT_NE(text("2"), one);
+}
+
+TEST(Bench, StepPrintsOneObject) {
+  const SmallRun small;
+  const json j = json_of({"bench", "step", small.write_config("bench"), "--steps=2", "--warmup=1", "--json"});
+  EXPECT_GT(j["step_ms"].get<double>(), 0);
+  EXPECT_NEAR(j["tokens_per_s"].get<double>() * j["step_ms"].get<double>() / 1e3, 4 * 32, 1e-6);
+  EXPECT_EQ(j["tokens"], 4 * 32);
+  EXPECT_NEAR(j["loss"].get<double>(), std::log(258.0), 0.3);  // random tokens
+  EXPECT_FALSE(std::filesystem::exists(small.file("bench")));
+}
+
+TEST(Train, MetricsHaveOneLineAStep) {
+  const SmallRun small;
+  const std::string run = small.train("run", {{"model", {{"num_local_experts", 4}, {"moe_every_n_layers", 2}}},
+                                              {"train", {{"steps", 3}, {"eval_every", 2}}}});
+  const std::vector<json> lines = step_lines(run);
+  ASSERT_EQ(lines.size(), 3u);
+  for (std::size_t i = 0; i < lines.size(); ++i) {
+    const json& line = lines[i];
+    EXPECT_EQ(line["step"], i + 1);
+    EXPECT_EQ(line["tokens"], (i + 1) * 4 * 32);
+    for (const char* key : {"loss", "aux_loss", "z_loss", "lr", "grad_norm", "tokens_per_s", "mfu", "step_ms"}) {
+      ASSERT_TRUE(line.contains(key) && line[key].is_number()) << key;
+      EXPECT_GT(line[key].get<double>(), 0) << key;
+    }
+    ASSERT_EQ(line["moe_layers"].size(), 1u);
+    const json& layer = line["moe_layers"][0];
+    EXPECT_EQ(layer["layer"], 1);
+    EXPECT_GE(layer["load_max_over_mean"].get<double>(), 1);
+    EXPECT_LE(layer["load_max_over_mean"].get<double>(), 2);  // E / k
+    EXPECT_GT(layer["router_entropy"].get<double>(), 0);
+    EXPECT_LE(layer["router_entropy"].get<double>(), std::log(4) + 1e-6);
+  }
+  std::ifstream in(run + "/metrics.jsonl");
+  int evaluations = 0;
+  for (std::string line; std::getline(in, line);) evaluations += json::parse(line).contains("eval_loss");
+  EXPECT_EQ(evaluations, 2);  // after step 2, and at the end
+}
+
+}  // namespace
+}  // namespace upcycle

@@ -1,0 +1,86 @@
+#include <chrono>
+#include <thread>
+
+#include "tests/cli/small_run.h"
+
+namespace upcycle {
+namespace {
+
+using nlohmann::json;
+
+void wait_for(const std::string& path) {
+  for (int i = 0; i < 60000 && !std::filesystem::exists(path); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  ASSERT_TRUE(std::filesystem::exists(path)) << path;
+}
+
+// Long enough to be met while it runs.
+const json long_run = {{"train", {{"steps", 400}}}, {"checkpoint", {{"every", 20}, {"keep", 2}}}};
+const std::map<std::string, std::string> one_thread{{"OMP_NUM_THREADS", "1"}};
+
+std::string newest(const std::string& run) {
+  std::string name;
+  std::getline(std::ifstream(run + "/latest"), name);
+  return name;
+}
+
+TEST(Resume, AKilledRunEndsAsTheUninterruptedOne) {
+  const SmallRun small;
+  const std::string whole = small.write_config("whole", long_run), cut = small.write_config("cut", long_run);
+  ASSERT_EQ(run_upcycle({"train", whole}, one_thread).exit_code, 0);
+  Started running({UPCYCLE_BINARY, "train", cut}, one_thread);
+  wait_for(small.file("cut/latest"));
+  running.kill();
+  ASSERT_EQ(running.finish().exit_code, 128 + 9);
+  ASSERT_NE(newest(small.file("cut")), "step_00000400");
+  // What a killed run may also leave: a step half written, a line half written.
+  std::filesystem::create_directory(small.file("cut/step_00000390.tmp"));
+  std::ofstream(small.file("cut/metrics.jsonl"), std::ios::app) << "{\"step\":3";
+
+  const Outcome resumed = run_upcycle({"train", cut}, one_thread);
+  ASSERT_EQ(resumed.exit_code, 0) << resumed.err;
+  EXPECT_NE(resumed.err.find("resumed "), std::string::npos);
+  EXPECT_EQ(newest(small.file("cut")), "step_00000400");
+  const auto expected = checkpoint_hashes(small.file("whole"));
+  EXPECT_EQ(expected.count("model.rank00000.h5") + expected.count("optimizer.rank00000.h5"), 2u);
+  EXPECT_EQ(checkpoint_hashes(small.file("cut")), expected);
+  EXPECT_EQ(step_lines(small.file("cut")).back()["loss"], step_lines(small.file("whole")).back()["loss"]);
+  EXPECT_FALSE(std::filesystem::exists(small.file("cut/step_00000390.tmp")));
+}
+
+TEST(Resume, AFolderInUseIsRefused) {
+  const SmallRun small;
+  const std::string config = small.write_config("run", long_run);
+  Started running({UPCYCLE_BINARY, "train", config, "--train.steps=1000000"}, one_thread);
+  wait_for(small.file("run/latest"));
+  const std::string line = one_line_error(run_upcycle({"train", config, "--train.steps=1000000"}, one_thread));
+  EXPECT_NE(line.find("in use by pid"), std::string::npos) << line;
+  running.kill();
+  EXPECT_EQ(running.finish().exit_code, 128 + 9) << "it ended by itself";
+}
+
+// Saved by two ranks, gone on with by one: the same training, up to the order of sums.
+void two_ranks_then_one(const json& parallel) {
+  const SmallRun small;
+  const json all = {{"parallel", parallel}, {"train", {{"schedule", "constant"}}}};
+  const std::string reference = small.train("one", {{"train", {{"schedule", "constant"}}}});
+  json half = all;
+  half["train"]["steps"] = 3;
+  const std::string run = small.train("two", half, 2);
+  EXPECT_EQ(json_of({"inspect", run, "--json"})["layout"]["world"], 2);
+  EXPECT_EQ(checkpoint_hashes(run).size(), 4u);  // model and optimizer of two ranks
+  small.train("two", {{"train", {{"schedule", "constant"}}}});
+  const std::vector<json> expected = step_lines(reference), found = step_lines(run);
+  ASSERT_EQ(expected.size(), 6u);
+  ASSERT_EQ(found.size(), 6u);
+  for (std::size_t i = 0; i < 6; ++i) {
+    EXPECT_EQ(found[i]["step"], i + 1);
+    EXPECT_NEAR(found[i]["loss"].get<double>(), expected[i]["loss"].get<double>(), 1e-4) << i;
+  }
+}
+
+TEST(TwoRanks, DataParallelThenOne) { two_ranks_then_one({{"tp", 1}}); }
+TEST(TwoRanks, TensorParallelThenOne) { two_ranks_then_one({{"tp", 2}}); }
+
+}  // namespace
+}  // namespace upcycle

@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""Does launch/tokenize_hf.py write what the `tokenizers` package says, in files that upcycle reads?
+
+    check_tokenize_hf.py UPCYCLE_BINARY
+
+Makes a small byte-level BPE tokenizer.json and texts of both kinds, tokenizes them, and compares every id and document
+with the package's own encoding; `upcycle eval` of a random model then reads the set. Bad input must give one line and
+exit status 2, and leave no file. Exit status 0: all agree; 1: something differs, with one line saying what.
+"""
+import json
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+
+from tokenizers import ByteLevelBPETokenizer, Tokenizer
+
+SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "launch", "tokenize_hf.py")
+
+
+def fail(message):
+    sys.exit(f"check_tokenize_hf.py: {message}")
+
+
+def read_set(prefix):
+    with open(prefix + ".idx", "rb") as file:
+        index = file.read()
+    if index[:9] != b"MMIDIDX\0\0":
+        fail("the index does not begin with MMIDIDX")
+    version, code, sequences, indices = struct.unpack_from("<QBQQ", index, 9)
+    if (version, code, indices) != (1, 8, sequences + 1):
+        fail(f"version {version}, dtype code {code}, {indices} document indices of {sequences} sequences")
+    sizes = struct.unpack_from(f"<{sequences}i", index, 34)
+    with open(prefix + ".bin", "rb") as file:
+        data = file.read()
+    ids = struct.unpack(f"<{len(data) // 2}H", data)
+    documents, at = [], 0
+    for size in sizes:
+        documents.append(list(ids[at:at + size]))
+        at += size
+    if at != len(ids):
+        fail(f"the sizes add up to {at}, .bin has {len(ids)} ids")
+    return documents
+
+
+def main(binary):
+    texts = ["The cat sat on the mat.\nIt sat there for hours — naïvely.", "Zweites Dokument, ganz kurz: 猫", "third"]
+    with tempfile.TemporaryDirectory() as folder:
+        def path(name, content=None):
+            if content is not None:
+                with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+                    file.write(content)
+            return os.path.join(folder, name)
+
+        def run(*words):
+            return subprocess.run([sys.executable, SCRIPT, *words], capture_output=True, text=True)
+
+        trained = ByteLevelBPETokenizer()
+        trained.train_from_iterator(texts * 5, vocab_size=300, special_tokens=["<s>", "</s>"])
+        trained.save(path("tokenizer.json"))
+        tokenizer = Tokenizer.from_file(path("tokenizer.json"))
+        eod = tokenizer.token_to_id("</s>")
+        expected = [tokenizer.encode(text, add_special_tokens=False).ids + [eod] for text in texts]
+
+        plain = path("text.txt", "\n<|end|>\n".join(texts) + "\n")
+        lines = path("text.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in texts))
+        common = ("--tokenizer", path("tokenizer.json"), "--output", path("set"))
+        for words in (("--eod", "</s>", "--doc-separator", "<|end|>", plain), ("--eod", "</s>", lines)):
+            done = run(*common, *words)
+            if done.returncode:
+                fail(f"{words}: exit status {done.returncode}: {done.stderr.strip()}")
+            if read_set(path("set")) != expected:
+                fail(f"{words}: the ids are not the tokenizer's")
+
+        vocabulary = tokenizer.get_vocab_size()
+        model = ["--model.hidden_size=16", "--model.intermediate_size=16", "--model.num_hidden_layers=1",
+                 "--model.num_attention_heads=2", f"--model.vocab_size={vocabulary}", "--dtype=fp32", "--train.steps=1",
+                 "--train.seq_length=8", "--train.micro_batch_size=1", "--train.global_batch_size=1",
+                 f"--data.train={path('set')}", f"--data.tokenizer={path('tokenizer.json')}",
+                 f"--checkpoint.dir={path('run')}"]
+        subprocess.run([binary, "train", *model], capture_output=True, check=True)
+        done = subprocess.run([binary, "eval", path("run"), "--data", path("set"), "--json"], capture_output=True)
+        tokens = json.loads(done.stdout)["tokens"]
+        if tokens != sum(map(len, expected)) - 1:
+            fail(f"upcycle eval predicts {tokens} tokens of {sum(map(len, expected))}")
+
+        before = sorted(os.listdir(folder))
+        with open(path("bytes.txt"), "wb") as file:
+            file.write(b"ab\xff\xfe")
+        os.rename(path("bytes.txt"), path("text.txt"))
+        for words, named in (((path("none.txt"), ), "none.txt"), ((plain, ), "UTF-8"), (("--eod", "<no>", lines), "<no>"),
+                             (("--jsonl-key", "body", lines), "body")):
+            done = run(*common[:3], path("bad"), *(words if "--eod" in words else ("--eod", "</s>", *words)))
+            if done.returncode != 2 or done.stderr.count("\n") != 1 or named not in done.stderr or done.stdout:
+                fail(f"{words}: exit status {done.returncode}, {done.stderr.strip()!r}; expected one line with {named}")
+        if sorted(os.listdir(folder)) != before:
+            fail(f"bad input left files behind: {sorted(set(os.listdir(folder)) - set(before))}")
+    print("launch/tokenize_hf.py: ids, documents and errors are as expected")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        fail("usage: check_tokenize_hf.py UPCYCLE_BINARY")
+    main(sys.argv[1])

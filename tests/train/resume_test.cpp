@@ -1,0 +1,165 @@
+#include <gtest/gtest.h>
+
+#include "parallel/train/state.h"
+#include "parallel/upcycle/live.h"
+#include "parallel/upcycle/rules.h"
+#include "tests/data/temporary_folder.h"
+#include "tests/train/rig.h"
+
+// 20 steps equal 10 + save + load + 10, bit for bit, through the files.
+namespace upcycle {
+namespace {
+
+const Rig rig;
+const Mesh mesh = make_single_mesh();
+
+void save(Trainer& t, const std::string& run) {
+  CheckpointWriter writer(run, *mesh.world, 0);
+  Snapshot snapshot = make_snapshot(t);
+  CheckpointInfo info = checkpoint_info(t);
+  info.config = to_json(t.config);
+  writer.start(info, take_snapshot(t, snapshot), {});
+  (void)train_step(t, random_sequences(4, t.config.train.seq_length, 37, 99).source());  // must not reach the files
+  writer.finish();
+}
+
+Trainer resume(const Config& config, const std::string& run) {
+  Trainer t = make_trainer(config, mesh, *rig.device, *rig.stream, *rig.ops);
+  restore_trainer(t, *open_checkpoint(run));
+  return t;
+}
+
+struct Case {
+  const char* name;
+  bool moe;
+  const char* dtype;
+  const char* optimizer;
+};
+
+class Resume : public ::testing::TestWithParam<Case> {};
+
+TEST_P(Resume, TwentyStepsAreTenSavedLoadedAndTen) {
+  const TemporaryFolder folder;
+  Config c = GetParam().moe ? small_moe_config() : small_config();
+  c.dtype = GetParam().dtype;
+  c.train.optimizer = GetParam().optimizer;
+  c.train.steps = 20;
+  c.train.warmup_steps = 3;
+  c.model.shared_expert = GetParam().moe;
+  c.model.moe_every_n_layers = 2;
+  c.train.freeze = {"model.layers.0.self_attn.?_proj.weight"};
+  const FixedSequences data = random_sequences(100, 9, c.model.vocab_size, 1);
+  Trainer straight = random_trainer(rig, c, mesh);
+  std::vector<double> losses;
+  while (straight.step < 20) losses.push_back(train_step(straight, data.source()).loss);
+
+  Trainer first = random_trainer(rig, c, mesh);
+  while (first.step < 10) (void)train_step(first, data.source());
+  const TrainedState saved = state_of(first);
+  save(first, folder.file("run"));
+  Trainer second = resume(c, folder.file("run"));
+  expect_same_state(saved, state_of(second));
+  while (second.step < 20) {
+    const auto step = static_cast<std::size_t>(second.step);
+    EXPECT_EQ(train_step(second, data.source()).loss, losses[step]);
+  }
+  expect_same_state(state_of(straight), state_of(second));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Runs, Resume,
+    ::testing::Values(Case{"DenseFp32Adamw", false, "fp32", "adamw"}, Case{"DenseBf16Adamw", false, "bf16", "adamw"},
+                      Case{"DenseFp32Sgd", false, "fp32", "sgd"}, Case{"DenseBf16Sgd", false, "bf16", "sgd"},
+                      Case{"MoeFp32Adamw", true, "fp32", "adamw"}, Case{"MoeBf16Adamw", true, "bf16", "adamw"},
+                      Case{"MoeFp32Sgd", true, "fp32", "sgd"}, Case{"MoeBf16Sgd", true, "bf16", "sgd"}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+// A run that was converted in place resumes as the MoE it became: parameters of both ages keep their own step counts.
+TEST(Resume, AfterALiveConversion) {
+  const TemporaryFolder folder;
+  Config dense = small_config(), moe = small_moe_config();
+  dense.dtype = moe.dtype = "bf16";
+  moe.model.moe_intermediate_size = 0;
+  dense.train.steps = moe.train.steps = 20;
+  moe.upcycle.router_std = 0.5;
+  moe.model = upcycled_model(dense.model, moe.model, moe.upcycle, "the test");
+  const FixedSequences data = random_sequences(100, 9, dense.model.vocab_size, 1);
+  const auto converted = [&] {
+    Trainer t = random_trainer(rig, dense, mesh);
+    while (t.step < 4) (void)train_step(t, data.source());
+    return upcycle_live(std::move(t), moe, std::span(data.tokens).first(9)).trainer;
+  };
+  Trainer straight = converted(), first = converted();
+  while (straight.step < 12) (void)train_step(straight, data.source());
+  while (first.step < 8) (void)train_step(first, data.source());
+  save(first, folder.file("run"));
+  Trainer second = resume(moe, folder.file("run"));
+  const TrainedState state = state_of(second);
+  EXPECT_EQ(state.step, 8);
+  EXPECT_EQ(state.parameters.at("model.norm.weight").steps, 8);
+  EXPECT_EQ(state.parameters.at("model.layers.1.block_sparse_moe.gate.weight").steps, 4);
+  EXPECT_EQ(state.parameters.at("model.layers.0.block_sparse_moe.experts.2.w3.weight").steps, 4);
+  while (second.step < 12) (void)train_step(second, data.source());
+  expect_same_state(state_of(straight), state_of(second));
+}
+
+TEST(Resume, WithoutOptimizerStateIsRefused) {
+  const TemporaryFolder folder;
+  Config c = small_config();
+  c.train.optimizer = "sgd";
+  Trainer t = random_trainer(rig, c, mesh);
+  save(t, folder.file("run"));
+  c.train.optimizer = "adamw";
+  const std::string message = input_error_of([&] { (void)resume(c, folder.file("run")); });
+  EXPECT_TRUE(contains(message, "holds no optimizer state"));
+  EXPECT_TRUE(contains(message, folder.file("run")));
+}
+
+// Weights alone: masters exact in fp32, working weights their rounding, moments and counts fresh.
+TEST(LoadTrainerWeights, MastersExactAndWeightsRounded) {
+  const TemporaryFolder folder;
+  Config c = small_moe_config();
+  Trainer t = random_trainer(rig, c, mesh);
+  const FixedSequences data = random_sequences(8, 9, c.model.vocab_size, 1);
+  for (int i = 0; i < 2; ++i) (void)train_step(t, data.source());
+  const TrainedState from = state_of(t);
+  save(t, folder.file("run"));
+  for (const char* dtype : {"fp32", "bf16"}) {
+    c.dtype = dtype;
+    Trainer fresh = make_trainer(c, mesh, *rig.device, *rig.stream, *rig.ops);
+    load_trainer_weights(fresh, *open_checkpoint(folder.file("run")));
+    EXPECT_EQ(fresh.step, 0);
+    bool rounded = false;
+    for (const auto& [name, parameter] : state_of(fresh).parameters) {
+      const std::vector<float>& master = from.parameters.at(name).master;
+      EXPECT_TRUE(parameter.master == master) << name;
+      EXPECT_EQ(parameter.steps, 0);
+      EXPECT_EQ(norm(parameter.m), 0);
+      for (std::size_t i = 0; i < master.size(); ++i) {
+        const float expected = c.storage() == DType::BF16 ? to_float(to_bf16(master[i])) : master[i];
+        ASSERT_EQ(parameter.weight[i], expected) << name;
+        rounded = rounded || expected != master[i];
+      }
+    }
+    EXPECT_EQ(rounded, c.storage() == DType::BF16);
+  }
+}
+
+// The snapshot is planned: it allocates once, what the plan says.
+TEST(Snapshot, IsAsLargeAsPlanned) {
+  for (const char* optimizer : {"adamw", "sgd"}) {
+    Config c = small_moe_config();
+    c.train.optimizer = optimizer;
+    Trainer t = random_trainer(rig, c, mesh);
+    Snapshot s = make_snapshot(t);
+    const std::uint64_t allocations = device_allocation_count();
+    const std::vector<SavedPiece> pieces = take_snapshot(t, s);
+    EXPECT_EQ(device_allocation_count(), allocations);
+    EXPECT_EQ(pieces.size(), s.pieces.size() * (c.train.optimizer == "adamw" ? 3 : 1));
+    EXPECT_EQ(s.arena.capacity(), plan_snapshot(t.model->table, mesh.at, c.train.optimizer == "adamw"));
+    EXPECT_EQ(s.arena.high_water(), s.arena.capacity());
+  }
+}
+
+}  // namespace
+}  // namespace upcycle

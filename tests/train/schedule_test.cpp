@@ -1,0 +1,98 @@
+#include "parallel/train/schedule.h"
+
+#include <gtest/gtest.h>
+
+namespace upcycle {
+namespace {
+
+TrainConfig train_of(const char* schedule, std::int64_t warmup) {
+  TrainConfig t;
+  t.schedule = schedule;
+  t.warmup_steps = warmup;
+  t.lr = 1.0;
+  t.min_lr = 0.1;
+  t.steps = 101;
+  return t;
+}
+
+TEST(Schedule, WarmsUpLinearlyFromTheFirstStep) {
+  for (const char* name : {"constant", "cosine", "wsd"}) {
+    const TrainConfig t = train_of(name, 4);
+    EXPECT_DOUBLE_EQ(learning_rate(t, 0, 101), 0.25);
+    EXPECT_DOUBLE_EQ(learning_rate(t, 2, 101), 0.75);
+    EXPECT_DOUBLE_EQ(learning_rate(t, 3, 101), 1.0);
+    EXPECT_DOUBLE_EQ(learning_rate(t, 4, 101), 1.0);
+  }
+}
+
+TEST(Schedule, ConstantStays) {
+  for (const std::int64_t step : {0, 50, 100}) EXPECT_DOUBLE_EQ(learning_rate(train_of("constant", 0), step, 101), 1.0);
+}
+
+TEST(Schedule, CosineFallsToMinLrOnTheLastStep) {
+  const TrainConfig t = train_of("cosine", 0);
+  EXPECT_DOUBLE_EQ(learning_rate(t, 0, 101), 1.0);
+  EXPECT_NEAR(learning_rate(t, 25, 101), 0.1 + 0.9 * 0.8535533905932737, 1e-12);
+  EXPECT_NEAR(learning_rate(t, 50, 101), 0.55, 1e-12);
+  EXPECT_NEAR(learning_rate(t, 100, 101), 0.1, 1e-12);
+  EXPECT_NEAR(learning_rate(t, 200, 101), 0.1, 1e-12);
+  EXPECT_NEAR(learning_rate(train_of("cosine", 20), 60, 101), 0.55, 1e-12);  // halfway from 20 to 100
+}
+
+TEST(Schedule, WsdIsStableThenFallsLinearlyToMinLr) {
+  TrainConfig t = train_of("wsd", 10);
+  t.decay_fraction = 0.5;  // from step 101 - 51 = 50 on, in 51 drops
+  EXPECT_DOUBLE_EQ(learning_rate(t, 10, 101), 1.0);
+  EXPECT_DOUBLE_EQ(learning_rate(t, 49, 101), 1.0);
+  EXPECT_NEAR(learning_rate(t, 50, 101), 1 - 0.9 / 51, 1e-12);
+  EXPECT_NEAR(learning_rate(t, 75, 101), 1 - 0.9 * 26 / 51, 1e-12);
+  EXPECT_NEAR(learning_rate(t, 100, 101), 0.1, 1e-12);
+}
+
+TEST(Schedule, AWsdDecayOfOneStepEndsAtMinLr) {
+  TrainConfig t = train_of("wsd", 0);
+  t.decay_fraction = 0.2;
+  EXPECT_DOUBLE_EQ(learning_rate(t, 3, 5), 1.0);
+  EXPECT_NEAR(learning_rate(t, 4, 5), 0.1, 1e-12);
+}
+
+TEST(Schedule, ALiveUpcyclingWarmsUpAgain) {
+  Config c;
+  c.train = train_of("constant", 4);
+  c.train.steps = 100;
+  c.upcycle.at_step = 50;
+  EXPECT_DOUBLE_EQ(learning_rate(c, 50), 1.0);  // still dense
+  c.model.num_local_experts = 8;
+  EXPECT_DOUBLE_EQ(learning_rate(c, 50), 0.25);
+  EXPECT_DOUBLE_EQ(learning_rate(c, 52), 0.75);
+  EXPECT_DOUBLE_EQ(learning_rate(c, 53), 1.0);
+}
+
+TEST(Schedule, ShortRunsAreFinite) {
+  for (const char* name : {"constant", "cosine", "wsd"}) {
+    for (const std::int64_t warmup : {0, 1, 5}) {
+      for (const std::int64_t total : {1, 2, 3}) {
+        for (std::int64_t step = 0; step < total; ++step) {
+          const double lr = learning_rate(train_of(name, warmup), step, total);
+          EXPECT_GT(lr, 0);
+          EXPECT_LE(lr, 1);
+        }
+      }
+    }
+  }
+}
+
+TEST(TotalSteps, TokensAreRoundedUpToWholeSteps) {
+  TrainConfig t;
+  t.seq_length = 10;
+  t.global_batch_size = 3;
+  t.tokens = 90;
+  EXPECT_EQ(total_steps(t), 3);
+  t.tokens = 91;
+  EXPECT_EQ(total_steps(t), 4);
+  t.steps = 7;
+  EXPECT_EQ(total_steps(t), 7);
+}
+
+}  // namespace
+}  // namespace upcycle

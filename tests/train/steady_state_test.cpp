@@ -1,0 +1,158 @@
+#include <gtest/gtest.h>
+#include <malloc.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <fstream>
+
+#include "kernels/cpu/cpu_ops.h"
+#include "parallel/train/state.h"
+#include "tests/train/rig.h"
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/allocator_interface.h>
+#endif
+
+// A step allocates nothing of ours, and what is allocated before is what the plan says.
+namespace upcycle {
+namespace {
+
+const Mesh mesh = make_single_mesh();
+
+Config steady_config(bool moe, const char* dtype, const char* recompute) {
+  Config c = moe ? small_moe_config() : small_config();
+  c.dtype = dtype;
+  c.train.recompute = recompute;
+  c.train.steps = 1000;
+  c.train.lr = 1e-2;  // routing must move
+  return c;
+}
+
+std::size_t heap_bytes() {
+#ifdef __SANITIZE_ADDRESS__
+  return __sanitizer_get_current_allocated_bytes();
+#else
+  const struct mallinfo2 info = mallinfo2();
+  return info.uordblks + info.hblkhd;
+#endif
+}
+
+// The sanitizer keeps freed memory for a while, so that there only the heap's own count says something.
+[[maybe_unused]] std::size_t resident_bytes() {
+  std::ifstream statm("/proc/self/statm");
+  std::size_t total = 0, resident = 0;
+  statm >> total >> resident;
+  return resident * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+}
+
+class SteadyState : public ::testing::TestWithParam<std::tuple<bool, const char*, const char*>> {
+ protected:
+  Config config = std::apply(steady_config, GetParam());
+  Rig rig;
+};
+
+TEST_P(SteadyState, AStepAllocatesNothingAndMemoryStaysFlat) {
+  Trainer t = random_trainer(rig, config, mesh);
+  const FixedSequences data = random_sequences(400, 9, config.model.vocab_size, 1);
+  const SequenceSource source = data.source();
+  for (int i = 0; i < 10; ++i) (void)train_step(t, source);
+  const auto& ops = dynamic_cast<const CpuOps&>(*rig.ops);
+  const std::uint64_t allocations = device_allocation_count();
+  const std::size_t heap = heap_bytes(), primitives = ops.matmul_primitives();
+  [[maybe_unused]] const std::size_t resident = resident_bytes();
+  std::vector<std::int32_t> routing = config.model.is_moe() ? chosen_experts(t, 1) : std::vector<std::int32_t>{};
+  int changes = 0;
+  for (int i = 0; i < 100; ++i) {
+    (void)train_step(t, source);
+    if (!config.model.is_moe()) continue;
+    changes += chosen_experts(t, 1) != routing ? 1 : 0;
+  }
+  EXPECT_EQ(device_allocation_count(), allocations);
+  EXPECT_EQ(ops.matmul_primitives(), primitives);
+  EXPECT_LE(heap_bytes(), heap + 4096);  // the test's own
+#ifndef __SANITIZE_ADDRESS__
+  EXPECT_LE(resident_bytes(), resident + (std::size_t{256} << 10));
+#endif
+  EXPECT_EQ(changes > 90, config.model.is_moe());
+}
+
+TEST_P(SteadyState, ArenasAreAsPlannedAndFull) {
+  Trainer t = random_trainer(rig, config, mesh);
+  const FixedSequences data = random_sequences(400, 9, config.model.vocab_size, 1);
+  for (int i = 0; i < 3; ++i) (void)train_step(t, data.source());
+  const Arena* arenas[] = {&t.memory.parameters, &t.memory.gradients, &t.memory.optimizer, &t.activations};
+  const std::uint64_t allocations = device_allocation_count();
+  const std::vector<MemoryClass> plan = plan_trainer(config, mesh, *rig.ops);
+  EXPECT_EQ(device_allocation_count(), allocations);  // planning takes no memory
+  ASSERT_EQ(plan.size(), 5u);
+  EXPECT_EQ(plan[4].name, "collectives");
+  EXPECT_EQ(plan[4].bytes, collective_scratch_bytes(mesh.layout));
+  for (std::size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(plan[i].name, arenas[i]->name());
+    EXPECT_EQ(plan[i].bytes, arenas[i]->capacity()) << plan[i].name;
+    EXPECT_EQ(arenas[i]->high_water(), arenas[i]->capacity()) << plan[i].name;
+    EXPECT_GT(plan[i].bytes, 0u);
+  }
+}
+
+TEST_P(SteadyState, TheSnapshotIsAsPlanned) {
+  config.checkpoint.dir = "anywhere";
+  Trainer t = random_trainer(rig, config, mesh);
+  Snapshot snapshot = make_snapshot(t);
+  (void)take_snapshot(t, snapshot);
+  const std::vector<MemoryClass> plan = plan_trainer(config, mesh, *rig.ops);
+  EXPECT_EQ(plan.back().name, snapshot.arena.name());
+  EXPECT_EQ(plan.back().bytes, snapshot.arena.capacity());
+  EXPECT_EQ(snapshot.arena.high_water(), snapshot.arena.capacity());
+}
+
+// Whatever lies in the activations, NaN even, a step gives the same bits: it reads only what it wrote. (Padding rows
+// between experts are multiplied by zeros, which does not make a NaN harmless.)
+TEST_P(SteadyState, AStepReadsNothingThatWasLeftBehind) {
+  config.model.shared_expert = config.model.is_moe();
+  Trainer t = random_trainer(rig, config, mesh);
+  const FixedSequences data = random_sequences(4, 9, config.model.vocab_size, 1);
+  const StepResult want = compute_gradients(t, data.source());
+  std::vector<std::vector<float>> gradients;
+  for (const ParamRow& row : t.model->table.rows) gradients.push_back(gradient_of(t, row));
+
+  const Tensor lasting[] = {t.model->rope_table, t.batch.positions, t.batch.sequences.offsets};
+  std::vector<std::string> kept;
+  for (const Tensor& x : lasting) kept.emplace_back(static_cast<const char*>(x.data), x.bytes());
+  std::memset(t.activations.data(), 0xff, t.activations.capacity());
+  for (std::size_t i = 0; i < kept.size(); ++i) std::memcpy(lasting[i].data, kept[i].data(), kept[i].size());
+
+  const StepResult got = compute_gradients(t, data.source());
+  EXPECT_EQ(got.loss, want.loss);
+  EXPECT_EQ(got.aux_loss, want.aux_loss);
+  EXPECT_EQ(got.z_loss, want.z_loss);
+  for (std::size_t i = 0; i < gradients.size(); ++i)
+    EXPECT_TRUE(gradient_of(t, t.model->table.rows[i]) == gradients[i]) << t.model->table.rows[i].name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Runs, SteadyState,
+                         ::testing::Combine(::testing::Bool(), ::testing::Values("fp32", "bf16"),
+                                            ::testing::Values("none", "full")),
+                         [](const auto& info) {
+                           return std::string(std::get<0>(info.param) ? "Moe_" : "Dense_") + std::get<1>(info.param) +
+                                  "_recompute_" + std::get<2>(info.param);
+                         });
+
+// The classes by hand: fp32 keeps no second copy of the weights, bf16 does; AdamW two moments, SGD none.
+TEST(TrainMemory, BytesByHand) {
+  const ParamTable table = make_global_table(small_moe_config().model);
+  const auto n = static_cast<std::size_t>(table.dense.size + table.expert.size);
+  EXPECT_EQ(table.dense.shard_size, table.dense.size);
+  const auto bytes = [&](DType dtype, bool adamw, std::size_t i) {
+    return plan_train_memory(table, dtype, adamw)[i].bytes;
+  };
+  EXPECT_EQ(bytes(DType::F32, true, 0), 4 * n);
+  EXPECT_EQ(bytes(DType::BF16, true, 0), 2 * n);
+  EXPECT_EQ(bytes(DType::BF16, true, 1), 4 * n);
+  EXPECT_EQ(bytes(DType::F32, true, 2), 8 * n + 128);  // and two scalars
+  EXPECT_EQ(bytes(DType::BF16, true, 2), 12 * n + 128);
+  EXPECT_EQ(bytes(DType::F32, false, 2), 128u);
+  EXPECT_EQ(bytes(DType::BF16, false, 2), 4 * n + 128);
+}
+
+}  // namespace
+}  // namespace upcycle

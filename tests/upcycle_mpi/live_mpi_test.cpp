@@ -1,0 +1,139 @@
+#include <cmath>
+
+#include "parallel/train/state.h"
+#include "parallel/upcycle/from_checkpoint.h"
+#include "parallel/upcycle/live.h"
+#include "tests/mpi_tests.h"
+#include "tests/upcycle/models.h"
+
+namespace upcycle::test {
+namespace {
+
+// One folder for all ranks, made and removed by rank 0.
+struct SharedFolder {
+  Communicator& world;
+  std::unique_ptr<TemporaryFolder> own;
+  std::string path;
+  explicit SharedFolder(Communicator& w) : world(w) {
+    if (world.rank() == 0) own = std::make_unique<TemporaryFolder>();
+    path = world.broadcast_text(own ? own->path.string() : "", 0);
+  }
+  ~SharedFolder() { world.barrier(); }
+};
+
+const std::vector<std::int32_t> kProbe{1, 5, 36, 0, 7, 7, 2, 19, 30, 11};
+
+struct Ranks : ::testing::Test {
+  Rig rig;
+  FixedSequences data = random_sequences(16, 9, 37, 3);
+
+  Config config(const char* dtype) {
+    Config c = small_config();
+    c.dtype = dtype;
+    c.train.schedule = "constant";
+    c.train.lr = 1e-2;
+    return c;
+  }
+
+  Trainer dense(const Config& c, const Mesh& mesh, int steps) {
+    Trainer t = make_trainer(c, mesh, *rig.device, *rig.stream, *rig.ops);
+    initialize_weights(t.model->table, 8, t.memory.weights.dense, t.memory.weights.expert);
+    masters_from_weights(t.optimizer, t.memory);
+    for (int i = 0; i < steps; ++i) (void)train_step(t, data.source());
+    return t;
+  }
+
+  std::unique_ptr<Checkpoint> saved(Trainer& t, const std::string& dir) {
+    CheckpointWriter writer(dir, *t.mesh->world, 0);
+    Snapshot snapshot = make_snapshot(t);
+    CheckpointInfo info = checkpoint_info(t);
+    info.config = to_json(t.config);
+    writer.start(info, take_snapshot(t, snapshot), {});
+    writer.finish();
+    return open_checkpoint(dir, true, t.mesh->world.get());
+  }
+};
+
+std::vector<float> state(Checkpoint& c, StateKind kind, const std::string& name) {
+  const ParamTable table = make_global_table(c.model());
+  const ParamRow& row = *table.find(name);
+  std::vector<float> values(static_cast<std::size_t>(row.global_size()));
+  c.read_state(kind, name, {0, 0, row.rows, row.columns}, values.data());
+  return values;
+}
+
+// Masters and moments move from their dense owner to the owner in the MoE's flat ranges: seen whole, in checkpoints of
+// before and after.
+TEST_F(Ranks, LiveConversionOverDataParallelRanks) {
+  const Mesh mesh = make_test_mesh();
+  SharedFolder folder(*mesh.world);
+  for (const char* dtype : {"fp32", "bf16"}) {
+    Config c = config(dtype);
+    Trainer t = dense(c, mesh, 3);
+    const auto before = saved(t, fmt::format("{}/{}_dense", folder.path, dtype));
+    c.upcycle = {"virtual_group", "down", 0.25, 0.01};
+    c.model = upcycled_model(c.model, experts(8, 4, 10), c.upcycle, "test");
+    Trainer from_files = make_trainer(c, mesh, *rig.device, *rig.stream, *rig.ops);
+    (void)upcycle_from_checkpoint(from_files, *before, kProbe);
+    LiveUpcycle live = upcycle_live(std::move(t), c, kProbe);
+    const auto after = saved(live.trainer, fmt::format("{}/{}_moe", folder.path, dtype));
+
+    const auto whole = make_upcycled_source(*before, c.model, c.upcycle, static_cast<std::uint64_t>(c.seed));
+    for (const ParamRow& row : make_global_table(c.model).rows) {
+      EXPECT_TRUE(same_bits(state(*after, StateKind::Master, row.name), read(*whole, row.name))) << row.name;
+      for (const StateKind kind : {StateKind::Moment1, StateKind::Moment2}) {
+        const std::vector<float> moment = state(*after, kind, row.name);
+        if (before->has(row.name))
+          EXPECT_TRUE(same_bits(moment, state(*before, kind, row.name))) << row.name;
+        else
+          EXPECT_EQ(norm(moment), 0) << row.name;
+      }
+      EXPECT_EQ(after->info().optimizer_steps.at(row.name), before->has(row.name) ? 3 : 0) << row.name;
+    }
+
+    from_files.step = live.trainer.step;
+    from_files.consumed_samples = live.trainer.consumed_samples;
+    const double loss = train_step(live.trainer, data.source()).loss;
+    EXPECT_EQ(loss, train_step(from_files, data.source()).loss);
+    EXPECT_EQ(loss, mesh.world->max_of(loss));
+    check_replicas(live.trainer.optimizer, live.trainer.memory);
+  }
+}
+
+TEST_F(Ranks, LiveConversionOverTensorParallelRanksIsRefused) {
+  const Mesh mesh = make_test_mesh(2);
+  Config c = config("fp32");
+  c.parallel.tp = 2;
+  c.train.seq_length = 10;
+  data = random_sequences(16, 10, 37, 3);
+  Trainer t = dense(c, mesh, 1);
+  c.model = upcycled_model(c.model, experts(4, 2), c.upcycle, "test");
+  expect_input_error([&] { (void)upcycle_live(std::move(t), c, kProbe); }, {"upcycle.at_step", "parallel.tp = 2"});
+}
+
+// From a checkpoint tp ranks do upcycle: each reads its slices, and the change is that of the whole vocabulary.
+TEST_F(Ranks, FromACheckpointOverTensorParallelRanks) {
+  const Mesh mesh = make_test_mesh(2);
+  Config c = config("fp32");
+  c.parallel.tp = 2;
+  c.train.seq_length = 10;
+  DrawnModel source(c.model, 5);
+  for (const char* scale : {"down", "none"}) {
+    c.upcycle = {"virtual_group", scale};
+    c.model = upcycled_model(source.model(), experts(4, 2, 10), c.upcycle, "test");
+    Trainer t = make_trainer(c, mesh, *rig.device, *rig.stream, *rig.ops);
+    const UpcycleReport report = upcycle_from_checkpoint(t, source, kProbe);
+
+    const Mesh one = make_single_mesh();
+    Config alone = c;
+    alone.parallel.tp = 1;
+    Trainer single = make_trainer(alone, one, *rig.device, *rig.stream, *rig.ops);
+    const UpcycleReport want = upcycle_from_checkpoint(single, source, kProbe);
+    EXPECT_NEAR(report.change, want.change, 1e-6 + 1e-4 * want.change);
+    EXPECT_EQ(report.exact, std::string(scale) == "down");
+    EXPECT_EQ(report.exact, report.change <= 1e-5);
+  }
+}
+
+}  // namespace
+}  // namespace upcycle::test
