@@ -42,7 +42,7 @@ class Arena {
   const std::string& name() const { return name_; }
   bool allocated() const { return device_ != nullptr; }
   void* data() const { return data_; }
-  std::size_t capacity() const { return capacity_; }    // bytes, 0 while planning
+  std::size_t capacity() const { return capacity_; }      // bytes, 0 while planning
   std::size_t high_water() const { return high_water_; }  // bytes, the most ever in use
 
  private:

@@ -28,7 +28,8 @@ class Device {
   virtual ~Device() = default;
   virtual DeviceKind kind() const = 0;
   virtual std::unique_ptr<Stream> make_stream() = 0;
-  virtual void* allocate(std::size_t bytes) = 0;  // zeroed, aligned to 64 bytes at least; throws Error when out of memory
+  virtual void* allocate(
+      std::size_t bytes) = 0;  // zeroed, aligned to 64 bytes at least; throws Error when out of memory
   virtual void release(void* data, std::size_t bytes) = 0;
   virtual void copy_to_host(Stream& stream, void* host, const void* device, std::size_t bytes) = 0;
   virtual void copy_from_host(Stream& stream, void* device, const void* host, std::size_t bytes) = 0;

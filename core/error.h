@@ -31,8 +31,8 @@ template <class... Args>
 }  // namespace upcycle
 
 // Checks an invariant or an external call; the message says what was expected of it.
-#define UPCYCLE_CHECK(condition, ...)                                                                   \
-  do {                                                                                                  \
-    if (!(condition)) [[unlikely]]                                                                      \
-      ::upcycle::throw_error(__FILE__, __LINE__, #condition, ::fmt::format(__VA_ARGS__));               \
+#define UPCYCLE_CHECK(condition, ...)                                                     \
+  do {                                                                                    \
+    if (!(condition)) [[unlikely]]                                                        \
+      ::upcycle::throw_error(__FILE__, __LINE__, #condition, ::fmt::format(__VA_ARGS__)); \
   } while (false)

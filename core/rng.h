@@ -7,7 +7,8 @@
 namespace upcycle::rng {
 
 // Counter-based randomness: every draw is a pure function of (seed, key, element), so each layout of ranks and
-// threads starts from the same bits. Philox4x32-10, Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011).
+// threads starts from the same bits. Philox4x32-10, Salmon et al., "Parallel random numbers: as easy as 1, 2, 3"
+// (2011).
 inline std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
     const std::uint64_t a = 0xD2511F53ull * counter[0], b = 0xCD9E8D57ull * counter[2];

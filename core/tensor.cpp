@@ -25,7 +25,8 @@ Tensor Tensor::slice_rows(std::int64_t begin, std::int64_t end) const {
   UPCYCLE_CHECK(0 <= begin && begin <= end && end <= shape[0], "rows [{}, {}) of {}", begin, end, describe());
   Tensor t = *this;
   t.shape[0] = end - begin;
-  if (data != nullptr) t.data = static_cast<char*>(data) + static_cast<std::size_t>(begin * row_stride) * size_of(dtype);
+  if (data != nullptr)
+    t.data = static_cast<char*>(data) + static_cast<std::size_t>(begin * row_stride) * size_of(dtype);
   return t;
 }
 

@@ -23,9 +23,9 @@ struct Tensor {
 
   explicit operator bool() const { return data != nullptr; }
 
-  std::int64_t size() const;                            // elements
-  std::int64_t rows() const { return shape[0]; }        // leading dimension
-  std::int64_t columns() const;                         // elements of one row
+  std::int64_t size() const;                      // elements
+  std::int64_t rows() const { return shape[0]; }  // leading dimension
+  std::int64_t columns() const;                   // elements of one row
   std::size_t bytes() const { return static_cast<std::size_t>(size()) * size_of(dtype); }
   bool contiguous() const { return row_stride == columns() || shape[0] <= 1; }
 

@@ -13,7 +13,8 @@
 // Rules of every op:
 //   - asynchronous on `stream`; allocates nothing; never reads device data on the host.
 //   - "activation" tensors are bf16 or fp32 (all of one call the same type); statistics, losses and parameter
-//     gradients are fp32. Sums run in fp32 at least, in an order that does not depend on timing: same inputs, same bits.
+//     gradients are fp32. Sums run in fp32 at least, in an order that does not depend on timing: same inputs, same
+//     bits.
 //   - parameter gradients ACCUMULATE (+=): they gather over microbatches. Activation gradients overwrite (=), except
 //     where an op says +=.
 //   - shapes are checked; a mismatch throws Error.
@@ -75,7 +76,8 @@ class Ops {
                       Store = Store::Overwrite) = 0;
   // One product an expert: segment e is rows [offsets[e], offsets[e + 1]) of the (R, .) operands; `offsets` is on the
   // host, its entries multiples of kExpertRowAlign.
-  //   NT: C (R, n) = A (R, k), B (E, n, k)     NN: C (R, n) = A (R, k), B (E, k, n)     TN: C (E, m, n) = A (R, m), B (R, n)
+  //   NT: C (R, n) = A (R, k), B (E, n, k)     NN: C (R, n) = A (R, k), B (E, k, n)     TN: C (E, m, n) = A (R, m), B
+  //   (R, n)
   virtual void grouped_matmul(Stream&, Workspace, MatmulKind, const Tensor& c, const Tensor& a, const Tensor& b,
                               std::span<const std::int64_t> offsets, Store = Store::Overwrite) = 0;
 
@@ -182,8 +184,8 @@ class Ops {
   // rounding to param's type (param may be master itself). All of one size.
   virtual void adamw(Stream&, const Tensor& param, const Tensor& master, const Tensor& m, const Tensor& v,
                      const Tensor& grad, const Tensor& scale, const AdamwStep& step) = 0;
-  virtual void sgd(Stream&, const Tensor& param, const Tensor& master, const Tensor& grad, const Tensor& scale, float lr,
-                   float weight_decay) = 0;
+  virtual void sgd(Stream&, const Tensor& param, const Tensor& master, const Tensor& grad, const Tensor& scale,
+                   float lr, float weight_decay) = 0;
 };
 
 std::unique_ptr<Ops> make_cpu_ops();
