@@ -19,8 +19,10 @@ class Stream {
   virtual DeviceKind kind() const = 0;
   virtual Event record() = 0;
   virtual void wait(const Event& event) = 0;  // later work of this stream starts after `event`
-  virtual void synchronize() = 0;             // blocks the host; never called inside a step
-  virtual void* native() = 0;                 // cudaStream_t, or null
+  // Blocks the host until all is done. Inside a step only where the host must know a number: a layer's expert counts,
+  // and what the step reports.
+  virtual void synchronize() = 0;
+  virtual void* native() = 0;  // cudaStream_t, or null
 };
 
 class Device {
@@ -28,9 +30,10 @@ class Device {
   virtual ~Device() = default;
   virtual DeviceKind kind() const = 0;
   virtual std::unique_ptr<Stream> make_stream() = 0;
-  virtual void* allocate(
-      std::size_t bytes) = 0;  // zeroed, aligned to 64 bytes at least; throws Error when out of memory
+  // Zeroed, aligned to 64 bytes at least; throws Error when out of memory.
+  virtual void* allocate(std::size_t bytes) = 0;
   virtual void release(void* data, std::size_t bytes) = 0;
+  // In the stream's order. Host memory may be read, or written again, once the stream is synchronized.
   virtual void copy_to_host(Stream& stream, void* host, const void* device, std::size_t bytes) = 0;
   virtual void copy_from_host(Stream& stream, void* device, const void* host, std::size_t bytes) = 0;
 };

@@ -74,7 +74,7 @@ struct TrainConfig {
   std::int64_t steps = 0, tokens = 0;                                          // exactly one is given
   std::int64_t seq_length = 256, micro_batch_size = 1, global_batch_size = 8;  // sequences
   std::string optimizer = "adamw";                                             // adamw | sgd
-  double lr = 3e-4, min_lr = 3e-5;
+  double lr = 3e-4, min_lr = 3e-5;  // min_lr: where it is not given, parse_config makes it lr / 10
   std::string schedule = "cosine";  // constant | cosine | wsd
   std::int64_t warmup_steps = 0;
   double decay_fraction = 0.2;  // wsd: the last part of the steps falls to min_lr

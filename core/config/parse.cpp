@@ -224,6 +224,7 @@ Config parse_config_text(const std::string& text, const std::string& source_name
   config.file = source_name;
   assign_object(config, parse_object(text, source_name), "", source_name);
   for (const std::string& argument : overrides) apply_override(config, argument);
+  if (config.was_given("train.lr") && !config.was_given("train.min_lr")) config.train.min_lr = config.train.lr / 10;
   return config;
 }
 

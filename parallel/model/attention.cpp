@@ -1,7 +1,7 @@
 #include "parallel/model/transformer.h"
 
 // Causal grouped-query attention, heads cut over tp: qkv and output projections are column- and row-parallel
-// (arXiv 1909.08053). Input scratch: the layer's attention_norm (T_local, H).
+// (arXiv 1909.08053). Reads the layer's attention_norm (T_local, H).
 namespace upcycle {
 namespace {
 

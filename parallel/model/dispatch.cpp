@@ -20,6 +20,7 @@ const std::vector<std::int32_t>& gather_counts(Transformer& m, const MoeState& m
     m.stream->wait(m.mesh->ep->all_gather(all, moe.counts));
     m.device->copy_to_host(*m.stream, m.host_counts.data(), all.data, all.bytes());
   }
+  m.stream->synchronize();
   return m.host_counts;
 }
 

@@ -19,6 +19,7 @@ void account(Transformer& m, std::int64_t layer, double share) {
   const double T = static_cast<double>(m.T()), k = static_cast<double>(m.sizes.k);
   m.stream->wait(m.mesh->tp->all_reduce(moe.stats));
   m.device->copy_to_host(*m.stream, m.host_stats.data(), moe.stats.data, moe.stats.bytes());
+  m.stream->synchronize();
   const double* assigned = m.host_stats.data();
   const double* probability = assigned + E;
   double aux = 0;

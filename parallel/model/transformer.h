@@ -1,5 +1,4 @@
 #pragma once
-#include <memory>
 #include <vector>
 
 #include "core/arena.h"
@@ -92,8 +91,7 @@ void backward(Transformer& m, const Batch& batch, const LossScale& scale);
 // Logits fp32 (rows, V_local) of rows [row, row + rows) of T: this tp rank's part of the vocabulary, padding included.
 void logits(Transformer& m, const Tensor& out, std::int64_t row, std::int64_t rows);
 
-// ---- the layers; "_forward" leaves its addition to the residual in scratch.branch
-// ------------------------------------
+// ---- the layers; "_forward" leaves its addition to the residual in scratch.branch ----
 void embedding_forward(Transformer& m, const Batch& batch, const Tensor& out);  // out (T_local, H)
 void embedding_backward(Transformer& m, const Batch& batch, const Tensor& dx);
 
@@ -123,7 +121,7 @@ void route_backward(Transformer& m, std::int64_t layer, double share);
 void head_forward(Transformer& m, const Batch& batch);
 void head_backward(Transformer& m, const Batch& batch, float scale);  // -> scratch.dnorm (T_local, H)
 
-// ---- sequence parallelism: identity when tp = 1 --------------------------------------------------------------------
+// ---- sequence parallelism: identity when tp = 1 ----
 // (T_local, H) of every tp rank -> (T, H): `x` itself, or scratch `into`.
 Tensor gather_sequence(Transformer& m, const Tensor& x, const Tensor& into);
 // Where a layer's partial sums (T, H) should be written: `out` itself when tp = 1, else scratch.partial...

@@ -59,6 +59,30 @@ TEST(Resume, AFolderInUseIsRefused) {
   EXPECT_EQ(running.finish().exit_code, 128 + 9) << "it ended by itself";
 }
 
+TEST(Resume, SigtermSavesAtTheNextStepAndTheSameCommandGoesOn) {
+  const SmallRun small;
+  const std::string config = small.write_config("run", long_run);
+  Started running({UPCYCLE_BINARY, "train", config, "--train.steps=1000000", "--checkpoint.every=0"}, one_thread);
+  wait_for(small.file("run/metrics.jsonl"));
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  running.terminate();
+  const Outcome stopped = running.finish();
+  ASSERT_EQ(stopped.exit_code, 3) << stopped.err;
+  const std::int64_t last = step_lines(small.file("run")).back()["step"];
+  EXPECT_EQ(newest(small.file("run")), fmt::format("step_{:08}", last));
+  const Outcome resumed = run_upcycle({"train", config, fmt::format("--train.steps={}", last + 1)}, one_thread);
+  EXPECT_EQ(resumed.exit_code, 0) << resumed.err;
+  EXPECT_EQ(step_lines(small.file("run")).back()["step"], last + 1);
+}
+
+TEST(Resume, StepsThatLatestDoesNotNameAreNotTrainedOver) {
+  const SmallRun small;
+  const std::string run = small.train("run");
+  std::filesystem::remove(run + "/latest");
+  const std::string line = one_line_error(run_upcycle({"train", small.file("run.json")}, one_thread));
+  EXPECT_NE(line.find("latest: found no such file beside step_"), std::string::npos) << line;
+}
+
 // Saved by two ranks, gone on with by one: the same training, up to the order of sums.
 void two_ranks_then_one(const json& parallel) {
   const SmallRun small;
@@ -77,6 +101,22 @@ void two_ranks_then_one(const json& parallel) {
     EXPECT_EQ(found[i]["step"], i + 1);
     EXPECT_NEAR(found[i]["loss"].get<double>(), expected[i]["loss"].get<double>(), 1e-4) << i;
   }
+}
+
+TEST(FourRanks, UpcycledOverTensorAndExpertParallelRanksAsOnOne) {
+  const SmallRun small;
+  const std::string dense = small.train("dense", {{"train", {{"steps", 2}}}});
+  json moe = {
+      {"model", {{"num_local_experts", 4}}}, {"init", {{"upcycle", dense}}}, {"train", {{"micro_batch_size", 1}}}};
+  const std::vector<json> expected = step_lines(small.train("one", moe));
+  moe["parallel"] = {{"tp", 2}, {"ep", 4}};
+  const std::string four = small.train("four", moe, 4);
+  const std::vector<json> found = step_lines(four);
+  ASSERT_EQ(found.size(), expected.size());
+  for (std::size_t i = 0; i < found.size(); ++i)
+    EXPECT_NEAR(found[i]["loss"].get<double>(), expected[i]["loss"].get<double>(), 1e-4) << i;
+  EXPECT_EQ(json_of({"inspect", four, "--json"})["layout"]["ep"], 4);
+  EXPECT_EQ(run_upcycle({"export", four, small.file("hf")}).exit_code, 0);
 }
 
 TEST(TwoRanks, DataParallelThenOne) { two_ranks_then_one({{"tp", 1}}); }

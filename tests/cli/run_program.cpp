@@ -55,6 +55,8 @@ Started::~Started() {
   finish();
 }
 
+void Started::terminate() const { ::kill(child_, SIGTERM); }
+
 void Started::kill() const { UPCYCLE_CHECK(::kill(child_, SIGKILL) == 0, "kill"); }
 
 Outcome Started::finish() {

@@ -17,8 +17,9 @@ class Started {
           const std::string& out_file = "");
   ~Started();
   Started(const Started&) = delete;
-  void kill() const;  // SIGKILL: no handler, no destructor runs
-  Outcome finish();   // waits for its end
+  void kill() const;       // SIGKILL: no handler, no destructor runs
+  void terminate() const;  // SIGTERM
+  Outcome finish();        // waits for its end
 
  private:
   int child_ = -1;

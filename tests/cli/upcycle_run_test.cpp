@@ -223,6 +223,10 @@ TEST_F(UpcycleRun, ALiveRunConvertsAndResumesOnEitherSide) {
         EXPECT_EQ(got[key], line[key]) << key << " at step " << step << " after a kill at " << killed;
     }
   }
+  // What the run saved as its config starts the same run, experts and all.
+  const Outcome again = run_upcycle({"train", path("live") + "/run.json", "--checkpoint.dir=" + path("from_json")});
+  ASSERT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_EQ(metrics(path("from_json")).back()["loss"], want[4]["loss"]);
   expect_parts(refused(live({"--train.steps=5", "--upcycle.at_step=3"}), "live"), {"at step 2", "at step 3"});
   expect_parts(refused(live({"--train.steps=5", "--model.num_local_experts=8"}), "live"),
                {"model.num_local_experts", "8", "4"});

@@ -281,5 +281,11 @@ TEST(ConfigHelp, TableHasEveryMember) {
   EXPECT_EQ(sizeof(ModelConfig), sizeof(RopeScaling) + sizeof(std::string) + 2 * 8 + (fields_of["model"] - 3) * 8);
 }
 
+TEST(ConfigParse, MinLrFollowsLrUntilItIsGiven) {
+  EXPECT_DOUBLE_EQ(parse_config_text("{}", "c.json", {"train.lr=1e-5"}).train.min_lr, 1e-6);
+  EXPECT_DOUBLE_EQ(parse_config_text("{}", "c.json", {"train.lr=1e-5", "train.min_lr=0"}).train.min_lr, 0);
+  EXPECT_DOUBLE_EQ(parse_config_text("{}", "c.json", {}).train.min_lr, TrainConfig{}.min_lr);
+}
+
 }  // namespace
 }  // namespace upcycle
