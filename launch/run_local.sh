@@ -35,4 +35,4 @@ threads=$((cores / ranks))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 
 # One core a rank is OpenMPI's default binding, which would put all of a rank's threads on that core.
-exec mpirun --oversubscribe --bind-to none -n "$ranks" "$binary" "$@"
+exec mpirun --quiet --oversubscribe --bind-to none -n "$ranks" "$binary" "$@"

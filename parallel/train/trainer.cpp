@@ -8,8 +8,12 @@ namespace {
 std::int64_t microbatches_here(const Config& c, const Mesh& mesh) {
   const std::int64_t unit = c.train.micro_batch_size * mesh.layout.dp;
   if (c.train.global_batch_size % unit != 0)
-    input_error("train.global_batch_size = {} is not a multiple of train.micro_batch_size * dp = {} * {}",
-                c.train.global_batch_size, c.train.micro_batch_size, mesh.layout.dp);
+    input_error(
+        "train.global_batch_size: found {}, expected a multiple of train.micro_batch_size * dp = {} * {} = {}; use {}, "
+        "or "
+        "another micro_batch_size",
+        c.train.global_batch_size, c.train.micro_batch_size, mesh.layout.dp, unit,
+        (c.train.global_batch_size + unit - 1) / unit * unit);
   return c.train.global_batch_size / unit;
 }
 
