@@ -15,6 +15,18 @@ void round_into(const Tensor& to, const float* values) {
   }
 }
 
+// Reads a piece in rows that fit the buffer.
+void restore_moment(Checkpoint& checkpoint, StateKind kind, const OwnedPiece& p, const Tensor& to) {
+  const std::int64_t width = p.part.columns;
+  const std::int64_t step = std::max<std::int64_t>(1, static_cast<std::int64_t>(kBuffer / sizeof(float)) / width);
+  std::vector<float> buffer(static_cast<std::size_t>(std::min(step, p.part.rows) * width));
+  for (std::int64_t r = 0; r < p.part.rows; r += step) {
+    const Rectangle rows{p.part.row + r, p.part.column, std::min(step, p.part.rows - r), width};
+    checkpoint.read_state(kind, p.row->name, rows, buffer.data());
+    round_into(to.slice_rows(r * width, r * width + rows.size()), buffer.data());
+  }
+}
+
 void layout_snapshot(Arena& arena, const std::vector<OwnedPiece>& pieces, bool adamw, Snapshot* into) {
   for (const OwnedPiece& p : pieces) {
     const Tensor master = arena.take(DType::F32, {p.part.size()});
@@ -56,14 +68,9 @@ void restore_trainer(Trainer& t, Checkpoint& checkpoint) {
     if (!checkpoint.has_optimizer())
       input_error("{}: holds no optimizer state, so training can not resume from it; start a new run with init.load",
                   checkpoint.directory());
-    std::vector<float> buffer;
     for (const OwnedPiece& p : owned_pieces(t.model->table, t.mesh->at, true)) {
-      buffer.resize(static_cast<std::size_t>(p.part.size()));
-      for (const auto& [kind, shards] :
-           {std::pair{StateKind::Moment1, &t.memory.m}, std::pair{StateKind::Moment2, &t.memory.v}}) {
-        checkpoint.read_state(kind, p.row->name, p.part, buffer.data());
-        round_into(shard_piece_of(*shards, p), buffer.data());
-      }
+      restore_moment(checkpoint, StateKind::Moment1, p, shard_piece_of(t.memory.m, p));
+      restore_moment(checkpoint, StateKind::Moment2, p, shard_piece_of(t.memory.v, p));
     }
   }
   for (std::size_t i = 0; i < t.optimizer.row_steps.size(); ++i) {

@@ -135,5 +135,38 @@ TEST_F(Ranks, FromACheckpointOverTensorParallelRanks) {
   }
 }
 
+// A rank's experts may be smaller than the dense slices that the logits are measured with first.
+TEST_F(Ranks, FromACheckpointWithFewSmallExpertsARank) {
+  const Mesh mesh = make_test_mesh(1, 2);
+  Config c = config("fp32");
+  c.parallel.ep = 2;
+  DrawnModel source(c.model, 5);
+  c.upcycle = {"virtual_group", "down"};
+  c.model = upcycled_model(source.model(), experts(4, 4, 5), c.upcycle, "test");
+  Trainer t = make_trainer(c, mesh, *rig.device, *rig.stream, *rig.ops);
+  const ParamTable dense = make_param_table(source.model(), mesh.layout, mesh.at);
+  ASSERT_GT(static_cast<std::size_t>(dense.dense.size) * sizeof(float), t.memory.gradients.capacity());
+  const UpcycleReport report = upcycle_from_checkpoint(t, source, kProbe);
+  EXPECT_TRUE(report.exact);
+  EXPECT_LE(report.change, 1e-5);
+}
+
+TEST_F(Ranks, LiveConversionToExpertParallelRanks) {
+  const Mesh mesh = make_test_mesh(1, 2);
+  Config c = config("fp32");
+  Trainer t = dense(c, mesh, 2);
+  c.model = upcycled_model(c.model, experts(4, 2), c.upcycle, "test");
+  LiveUpcycle live = upcycle_live(std::move(t), c, kProbe);
+  EXPECT_LE(live.report.change, 1e-5);
+  const double loss = train_step(live.trainer, data.source()).loss;
+
+  const Mesh one = make_single_mesh();
+  Config alone = config("fp32");
+  Trainer single = dense(alone, one, 2);
+  alone.model = c.model;
+  LiveUpcycle want = upcycle_live(std::move(single), alone, kProbe);
+  EXPECT_NEAR(loss, train_step(want.trainer, data.source()).loss, 1e-5 * loss);
+}
+
 }  // namespace
 }  // namespace upcycle::test
