@@ -302,7 +302,8 @@ TEST_F(BadInput, TwoRanksSayItOnce) {
   const std::string config = small.write_config("fresh"), run = small.train("run", {{"train", {{"steps", 1}}}});
   refused_by_two({"train", config, "--parallel.tp=3"}, {"parallel.tp=3 does not divide world=2", "tp=2"});
   refused_by_two({"train", config, "--parallel.tp=2", "--model.num_key_value_heads=1"}, {"num_key_value_heads = 1"});
-  refused_by_two({"train", config, "--train.global_batch_size=2"}, {"train.global_batch_size = 2"});
+  refused_by_two({"train", config, "--train.global_batch_size=2"},
+                 {"train.global_batch_size: found 2", "expected a multiple"});
   refused_by_two({"train", config, "--data.train=" + file("none")}, {"none.idx"});
   refused_by_two({"bench", "step", config, "--parallel.tp=3"}, {"parallel.tp=3"});
   const std::string model = run + "/step_00000001/model.rank00000.h5", good = text_of(model);
