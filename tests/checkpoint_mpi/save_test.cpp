@@ -4,22 +4,11 @@
 
 #include "tests/checkpoint/saved_model.h"
 #include "tests/mpi_tests.h"
+#include "tests/shared_folder.h"
 
 namespace upcycle::test {
 namespace {
 namespace fs = std::filesystem;
-
-// One folder for all ranks, made and removed by rank 0.
-struct SharedFolder {
-  Communicator& world;
-  std::unique_ptr<TemporaryFolder> own;
-  std::string path;
-  explicit SharedFolder(Communicator& w) : world(w) {
-    if (world.rank() == 0) own = std::make_unique<TemporaryFolder>();
-    path = world.broadcast_text(own ? own->path.string() : "", 0);
-  }
-  ~SharedFolder() { world.barrier(); }
-};
 
 CheckpointInfo info_of(const Mesh& mesh, const ModelConfig& model, std::int64_t step, const RankState& state) {
   CheckpointInfo info = some_info(model, step);

@@ -3,22 +3,11 @@
 #include "parallel/train/state.h"
 #include "tests/data/temporary_folder.h"
 #include "tests/mpi_tests.h"
+#include "tests/shared_folder.h"
 #include "tests/train/rig.h"
 
 namespace upcycle::test {
 namespace {
-
-// One folder for all ranks, made and removed by rank 0.
-struct SharedFolder {
-  Communicator& world;
-  std::unique_ptr<TemporaryFolder> own;
-  std::string path;
-  explicit SharedFolder(Communicator& w) : world(w) {
-    if (world.rank() == 0) own = std::make_unique<TemporaryFolder>();
-    path = world.broadcast_text(own ? own->path.string() : "", 0);
-  }
-  ~SharedFolder() { world.barrier(); }
-};
 
 struct Case {
   const char* name;

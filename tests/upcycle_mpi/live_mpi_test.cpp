@@ -4,22 +4,11 @@
 #include "parallel/upcycle/from_checkpoint.h"
 #include "parallel/upcycle/live.h"
 #include "tests/mpi_tests.h"
+#include "tests/shared_folder.h"
 #include "tests/upcycle/models.h"
 
 namespace upcycle::test {
 namespace {
-
-// One folder for all ranks, made and removed by rank 0.
-struct SharedFolder {
-  Communicator& world;
-  std::unique_ptr<TemporaryFolder> own;
-  std::string path;
-  explicit SharedFolder(Communicator& w) : world(w) {
-    if (world.rank() == 0) own = std::make_unique<TemporaryFolder>();
-    path = world.broadcast_text(own ? own->path.string() : "", 0);
-  }
-  ~SharedFolder() { world.barrier(); }
-};
 
 const std::vector<std::int32_t> kProbe{1, 5, 36, 0, 7, 7, 2, 19, 30, 11};
 
