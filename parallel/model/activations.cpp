@@ -6,6 +6,11 @@
 namespace upcycle {
 namespace {
 
+// Whether any layer has a dense MLP or a shared expert.
+bool any_mlp(const ModelConfig& model) {
+  return !model.is_moe() || model.moe_every_n_layers > 1 || model.shared_expert;
+}
+
 // One layer's activations that its backward can compute again from x.
 void take_recomputable(Arena& arena, LayerState& layer, const Sizes& s, const Layout& layout, const PassShape& pass,
                        std::int64_t T_local, bool mlp, bool moe) {
@@ -77,8 +82,7 @@ Scratch take_scratch(Arena& arena, const ModelConfig& model, const Sizes& s, con
   }
   const std::size_t attention_end = arena.mark();
   arena.release_to(shared);
-  const bool any_mlp = !model.is_moe() || model.moe_every_n_layers > 1 || model.shared_expert;
-  if (pass.training && any_mlp) {
+  if (pass.training && any_mlp(model)) {
     c.dgate_up = arena.take(dtype, {T, 2 * s.F_local});
     c.dact = arena.take(dtype, {T, s.F_local});
   }
@@ -154,12 +158,11 @@ Activations layout_activations(Arena& arena, const ModelConfig& model, const Siz
     input_error("micro_batch_size * seq_length = {} tokens can not be cut over parallel.tp = {}", pass.T(), layout.tp);
   const std::int64_t T = pass.T(), T_local = T / layout.tp;
   const bool share = !pass.training || pass.recompute == Recompute::Full;
-  const bool any_mlp = !model.is_moe() || model.moe_every_n_layers > 1 || model.shared_expert;
 
   Activations a;
   LayerState shared;
   if (share) {
-    take_recomputable(arena, shared, s, layout, pass, T_local, any_mlp, model.is_moe());
+    take_recomputable(arena, shared, s, layout, pass, T_local, any_mlp(model), model.is_moe());
     if (!pass.training) take_kept(arena, shared, s, pass.dtype, T_local, model.is_moe());
   }
   for (std::int64_t l = 0; l < s.L; ++l) {
