@@ -10,6 +10,8 @@ Arena::Arena(Arena&& other) noexcept : Arena("") { *this = std::move(other); }
 
 Arena& Arena::operator=(Arena&& other) noexcept {
   std::swap(name_, other.name_);
+  std::swap(label_, other.label_);
+  std::swap(classes_, other.classes_);
   std::swap(device_, other.device_);
   std::swap(data_, other.data_);
   std::swap(capacity_, other.capacity_);
@@ -22,13 +24,23 @@ Tensor Arena::take(DType dtype, std::initializer_list<std::int64_t> shape) {
   Tensor t(nullptr, dtype, shape);
   const std::size_t begin = used_;
   used_ += (t.bytes() + 63) / 64 * 64;
-  high_water_ = std::max(high_water_, used_);
+  if (used_ > high_water_) count(used_ - high_water_);
   if (allocated()) {
     UPCYCLE_CHECK(used_ <= capacity_, "arena {} is {} bytes, {} needed for {}", name_, capacity_, used_, t.describe());
     t.data = data_ + begin;
   }
   return t;
 }
+
+void Arena::count(std::size_t growth) {
+  high_water_ += growth;
+  const auto same = [this](const MemoryClass& c) { return c.name == label_; };
+  auto at = std::find_if(classes_.begin(), classes_.end(), same);
+  if (at == classes_.end()) at = classes_.insert(at, {label_, 0});
+  at->bytes += growth;
+}
+
+std::string Arena::label(std::string label) { return std::exchange(label_, std::move(label)); }
 
 void Arena::release_to(std::size_t mark) {
   UPCYCLE_CHECK(mark <= used_, "arena {}: release to {} past {}", name_, mark, used_);
@@ -46,6 +58,7 @@ void Arena::allocate(Device& device) {
   data_ = static_cast<char*>(device.allocate(capacity_));
   device_ = &device;
   used_ = high_water_ = 0;
+  classes_.clear();
 }
 
 void Arena::free() {
@@ -53,6 +66,7 @@ void Arena::free() {
   device_ = nullptr;
   data_ = nullptr;
   capacity_ = used_ = high_water_ = 0;
+  classes_.clear();
 }
 
 }  // namespace upcycle

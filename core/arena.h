@@ -10,6 +10,12 @@
 
 namespace upcycle {
 
+// A class of memory and its bytes: the lines of `upcycle plan`.
+struct MemoryClass {
+  std::string name;
+  std::size_t bytes = 0;
+};
+
 // One block of device memory, laid out by bumping a cursor. The same layout function runs twice: over a planning
 // arena, which has no memory and only counts (its views have null data), and over the allocated one. So what
 // `upcycle plan` prints and what training allocates can not differ.
@@ -39,6 +45,12 @@ class Arena {
   void allocate(Device& device);  // high_water() bytes; the cursor returns to the start
   void free();
 
+  // What is taken from now on counts for the class `label` (at first: the arena's name); gives the label before. Only
+  // the growth of the high-water mark counts, so memory that takes share is counted once, for the first of them, and
+  // the classes add up to high_water().
+  std::string label(std::string label);
+  const std::vector<MemoryClass>& classes() const { return classes_; }  // in the order of their first growth
+
   const std::string& name() const { return name_; }
   bool allocated() const { return device_ != nullptr; }
   void* data() const { return data_; }
@@ -46,10 +58,25 @@ class Arena {
   std::size_t high_water() const { return high_water_; }  // bytes, the most ever in use
 
  private:
-  std::string name_;
+  void count(std::size_t growth);
+
+  std::string name_, label_ = name_;
+  std::vector<MemoryClass> classes_;
   Device* device_ = nullptr;
   char* data_ = nullptr;
   std::size_t capacity_ = 0, used_ = 0, high_water_ = 0;
+};
+
+// Takes in this scope count for `label`, those after it for what they did before.
+class ArenaLabel {
+ public:
+  ArenaLabel(Arena& arena, std::string label) : arena_(arena), before_(arena.label(std::move(label))) {}
+  ~ArenaLabel() { arena_.label(std::move(before_)); }
+  ArenaLabel(const ArenaLabel&) = delete;
+
+ private:
+  Arena& arena_;
+  std::string before_;
 };
 
 }  // namespace upcycle

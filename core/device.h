@@ -7,9 +7,19 @@ namespace upcycle {
 
 enum class DeviceKind : std::uint8_t { Cpu, Cuda };
 
-// A point in a stream's work. On the CPU work is done when it is issued, so an event is always reached.
+// Work under way that a stream's ops do not include: on the CPU, a communicator's transfers.
+class Progress {
+ public:
+  virtual ~Progress() = default;
+  virtual void poll() = 0;                        // moves what can move; never blocks
+  virtual void finish(std::uint64_t ticket) = 0;  // blocks the host until the work with this ticket is done
+};
+
+// A point in a stream's work, or in a communicator's. CPU ops are done when they are issued, so only a transfer's event
+// may still be ahead. Waiting more than once is allowed. Copies are cheap and allocate nothing.
 struct Event {
-  std::shared_ptr<void> native;  // null: reached
+  std::shared_ptr<Progress> work;  // null: reached
+  std::uint64_t ticket = 0;
 };
 
 // An ordered queue of device work. CPU streams are synchronous: an op has finished when its call returns.
@@ -19,10 +29,16 @@ class Stream {
   virtual DeviceKind kind() const = 0;
   virtual Event record() = 0;
   virtual void wait(const Event& event) = 0;  // later work of this stream starts after `event`
-  // Blocks the host until all is done. Inside a step only where the host must know a number: a layer's expert counts,
-  // and what the step reports.
+  // Blocks the host until all ops are done. Inside a step only where the host must know a number: a layer's expert
+  // counts, and what the step reports.
   virtual void synchronize() = 0;
   virtual void* native() = 0;  // cudaStream_t, or null
+
+  // Transfers on the CPU move only while somebody calls into their library. So whoever makes them attaches them, and
+  // CPU ops call poll() between pieces of long work (MPI's own thread would take a core). On CUDA nothing is attached.
+  virtual void attach(Progress& progress) = 0;
+  virtual void detach(Progress& progress) = 0;
+  virtual void poll() = 0;
 };
 
 class Device {

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstring>
+#include <vector>
 
 #include "core/device.h"
 #include "core/error.h"
@@ -15,9 +16,20 @@ class CpuStream final : public Stream {
  public:
   DeviceKind kind() const override { return DeviceKind::Cpu; }
   Event record() override { return {}; }
-  void wait(const Event&) override {}
+  void wait(const Event& event) override {
+    if (event.work != nullptr) event.work->finish(event.ticket);
+  }
   void synchronize() override {}
   void* native() override { return nullptr; }
+
+  void attach(Progress& progress) override { attached_.push_back(&progress); }
+  void detach(Progress& progress) override { std::erase(attached_, &progress); }
+  void poll() override {
+    for (Progress* p : attached_) p->poll();
+  }
+
+ private:
+  std::vector<Progress*> attached_;
 };
 
 class CpuDevice final : public Device {

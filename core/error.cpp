@@ -8,6 +8,7 @@ std::string& origin() {
 }
 }  // namespace
 
+const std::string& error_origin() { return origin(); }
 void set_error_origin(int rank, const std::string& host) { origin() = fmt::format("rank {} on {}: ", rank, host); }
 
 void throw_error(const char* file, int line, const char* expression, const std::string& message) {

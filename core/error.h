@@ -20,6 +20,7 @@ struct Error : std::runtime_error {
 
 // Set once after the communicators stand, so that every later Error says where it happened.
 void set_error_origin(int rank, const std::string& host);
+const std::string& error_origin();  // "rank 1 on node2: ", or "" before
 
 [[noreturn]] void throw_error(const char* file, int line, const char* expression, const std::string& message);
 

@@ -17,6 +17,12 @@ Recorded& recorded() {
   return r;
 }
 
+CollectiveCount& count_of(TraceCounters& counters, std::string_view group, std::string_view op) {
+  for (CollectiveCount& c : counters.counts)
+    if (c.group == group && c.op == op) return c;
+  return counters.counts.emplace_back(CollectiveCount{.group = std::string(group), .op = std::string(op)});
+}
+
 }  // namespace
 
 void set_trace_sink(TraceSink* sink) { current_sink.store(sink, std::memory_order_release); }
@@ -32,7 +38,13 @@ TraceRange::~TraceRange() {
 CollectiveCount TraceCounters::of(std::string_view group, std::string_view op) const {
   for (const CollectiveCount& c : counts)
     if (c.group == group && c.op == op) return c;
-  return {std::string(group), std::string(op), 0, 0};
+  return {.group = std::string(group), .op = std::string(op)};
+}
+
+double TraceCounters::wait_seconds() const {
+  double sum = 0;
+  for (const CollectiveCount& c : counts) sum += c.wait_seconds;
+  return sum;
 }
 
 void record_collective(std::string_view group, std::uint64_t sequence, std::string_view op, std::size_t bytes) {
@@ -44,14 +56,15 @@ void record_collective(std::string_view group, std::uint64_t sequence, std::stri
   last.sequence = sequence;
   last.bytes = bytes;
   last.when = std::chrono::steady_clock::now();
-  for (CollectiveCount& c : r.counters.counts) {
-    if (c.group == group && c.op == op) {
-      ++c.calls;
-      c.bytes += bytes;
-      return;
-    }
-  }
-  r.counters.counts.push_back({std::string(group), std::string(op), 1, bytes});
+  CollectiveCount& c = count_of(r.counters, group, op);
+  ++c.calls;
+  c.bytes += bytes;
+}
+
+void record_wait(std::string_view group, std::string_view op, double seconds) {
+  Recorded& r = recorded();
+  const std::lock_guard lock(r.mutex);
+  count_of(r.counters, group, op).wait_seconds += seconds;
 }
 
 TraceCounters trace_counters() {

@@ -40,17 +40,21 @@ struct CollectiveRecord {
 struct CollectiveCount {
   std::string group, op;
   std::uint64_t calls = 0, bytes = 0;
+  double wait_seconds = 0;  // in which the host stood still for it, and for what its group had queued before it
 };
 struct TraceCounters {
   CollectiveRecord last;
   std::vector<CollectiveCount> counts;  // one a (group, op), in the order of their first call
 
   CollectiveCount of(std::string_view group, std::string_view op) const;  // zeros when it was never called
+  double wait_seconds() const;                                            // of all
 };
 
 // Called by every communicator at the start of every collective; any thread may read meanwhile (the watchdog does).
 // Allocates only for a (group, op) that it has not met.
 void record_collective(std::string_view group, std::uint64_t sequence, std::string_view op, std::size_t bytes);
+// Called after every wait that blocked the host.
+void record_wait(std::string_view group, std::string_view op, double seconds);
 TraceCounters trace_counters();
 void reset_trace_counters();
 

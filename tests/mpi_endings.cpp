@@ -1,7 +1,10 @@
+#include <mpi.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <string_view>
 #include <vector>
 
 #include "core/abort.h"
@@ -14,7 +17,51 @@ using namespace upcycle;
 
 namespace {
 
-int run(int argc, char** argv, const char* mode) {
+const char* mode = "";
+
+[[noreturn]] void never_return() {
+  for (;;) pause();
+}
+
+// In the way of a transfer: a library call that does not come back.
+class Stuck final : public Progress {
+ public:
+  void poll() override { never_return(); }
+  void finish(std::uint64_t) override {}
+};
+
+// Ranks that wait for each other too long. The time-out is set only when all are here.
+void wait_too_long(const MpiSession& session, const Mesh& mesh, Stream& stream) {
+  const int rank = session.rank(), last = session.size() - 1;
+  mesh.world->barrier();
+  session.set_timeout(2);
+  const std::string_view m = mode;
+  if ((m == "late_last" && rank == last) || (m == "late_first" && rank == 0) || (m == "late_middle" && rank == 1) ||
+      (m == "late_ends" && (rank == 0 || rank == last)) || (m == "abort_hangs" && rank == last))
+    never_return();
+  if (m == "stopped" && rank == 1) {
+    std::printf("process %d stops\n", getpid());
+    std::fflush(stdout);
+    raise(SIGSTOP);
+  }
+  if (m == "suspended") {
+    const pid_t first = std::stoi(mesh.world->broadcast_text(std::to_string(getpid()), 0));
+    if (rank != last) return;
+    usleep(300000);  // the first rank waits by now
+    kill(first, SIGSTOP);
+    sleep(4);
+    kill(first, SIGCONT);
+  }
+  if (m == "differ" && rank == last) mesh.dp->barrier();
+  if (m == "inside") {
+    Stuck stuck;
+    stream.attach(stuck);
+    if (rank == 0) mesh.dp->barrier();  // not every rank: this one can not get through it by itself
+    never_return();
+  }
+}
+
+int run(int argc, char** argv) {
   MpiSession session(&argc, &argv);
   const auto device = make_cpu_device();
   const auto stream = device->make_stream();
@@ -47,21 +94,30 @@ int run(int argc, char** argv, const char* mode) {
                              send);
   } else if (std::strcmp(mode, "unwind") == 0) {
     if (last) throw Error("passes through the session");
+  } else if (std::strcmp(mode, "finish") != 0) {
+    wait_too_long(session, mesh, *stream);
   }
   mesh.world->barrier();
   // Where one rank ended alone the others can not come past this.
-  if (std::strcmp(mode, "finish") != 0) return 98;
+  if (std::strcmp(mode, "finish") != 0 && std::strcmp(mode, "suspended") != 0) return 98;
   if (last) std::printf("all %d came\n", session.size());
   return 0;
 }
 
 }  // namespace
 
+// In front of the library's.
+extern "C" int MPI_Abort(MPI_Comm comm, int code) {
+  if (std::strcmp(mode, "abort_hangs") == 0) never_return();
+  return PMPI_Abort(comm, code);
+}
+
 int main(int argc, char** argv) {
   alarm(50);
   if (argc != 2) return 97;
+  mode = argv[1];
   try {
-    return run(argc, argv, argv[1]);
+    return run(argc, argv);
   } catch (const InputError& e) {
     std::printf("%s\n", e.what());
     return 2;

@@ -89,6 +89,7 @@ struct TrainConfig {
 struct ParallelConfig {
   std::int64_t tp = 1, ep = 1, etp = 1, dispatch_chunks = 1;
   double imbalance_factor = 2.0;
+  double timeout_s = 600;  // seconds that a rank waits for others
   bool operator==(const ParallelConfig&) const = default;
 };
 

@@ -160,8 +160,8 @@ std::size_t backward_workspace(std::int64_t Tq, std::int64_t N, std::int64_t D) 
 
 }  // namespace attention
 
-void CpuOps::attention_backward(Stream&, Workspace workspace, const Tensor& dq, const Tensor& dk, const Tensor& dv,
-                                const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v,
+void CpuOps::attention_backward(Stream& stream, Workspace workspace, const Tensor& dq, const Tensor& dk,
+                                const Tensor& dv, const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v,
                                 const Tensor& out, const Tensor& lse, std::int64_t D,
                                 const PackedSequences& q_sequences, const PackedSequences& k_sequences) {
   using namespace attention;
@@ -199,6 +199,7 @@ void CpuOps::attention_backward(Stream&, Workspace workspace, const Tensor& dq, 
       }
     }
   }
+  stream.poll();
 }
 
 }  // namespace upcycle

@@ -137,9 +137,9 @@ std::size_t forward_workspace(std::int64_t D) {
 
 }  // namespace attention
 
-void CpuOps::attention_forward(Stream&, Workspace workspace, const Tensor& out, const Tensor& lse, const Tensor& q,
-                               const Tensor& k, const Tensor& v, std::int64_t D, const PackedSequences& q_sequences,
-                               const PackedSequences& k_sequences) {
+void CpuOps::attention_forward(Stream& stream, Workspace workspace, const Tensor& out, const Tensor& lse,
+                               const Tensor& q, const Tensor& k, const Tensor& v, std::int64_t D,
+                               const PackedSequences& q_sequences, const PackedSequences& k_sequences) {
   using namespace attention;
   const Sizes z = check_sizes(out, lse, q, k, v, D, q_sequences, k_sequences);
   const std::size_t needed = forward_workspace(D);
@@ -173,6 +173,7 @@ void CpuOps::attention_forward(Stream&, Workspace workspace, const Tensor& out, 
       }
     }
   }
+  stream.poll();
 }
 
 }  // namespace upcycle

@@ -51,7 +51,7 @@ void CpuOps::prepare(const OpLimits& limits) {
     }
 }
 
-void CpuOps::grouped_matmul(Stream&, Workspace workspace, MatmulKind kind, const Tensor& c, const Tensor& a,
+void CpuOps::grouped_matmul(Stream& stream, Workspace workspace, MatmulKind kind, const Tensor& c, const Tensor& a,
                             const Tensor& b, std::span<const std::int64_t> offsets, Store store) {
   const bool weight_gradient = kind == MatmulKind::TN;
   const Tensor& weight = weight_gradient ? c : b;  // (E, ., .)
@@ -92,6 +92,7 @@ void CpuOps::grouped_matmul(Stream&, Workspace workspace, MatmulKind kind, const
         s.m = piece.rows, s.n = c.shape[1], s.k = a.shape[1];
         matmuls_->gemms.run(workspace, s, at(c, row), at(a, row), at(b, e));
       }
+      stream.poll();
     }
   }
 }

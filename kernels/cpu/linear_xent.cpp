@@ -62,8 +62,9 @@ XentScratch check_xent(const char* op, Workspace workspace, const Tensor& x, con
   return s;
 }
 
-void CpuOps::linear_xent_stats(Stream&, Workspace workspace, const Tensor& stats, const Tensor& x, const Tensor& weight,
-                               const Tensor& targets, std::int64_t vocab_begin, std::int64_t vocab_valid) {
+void CpuOps::linear_xent_stats(Stream& stream, Workspace workspace, const Tensor& stats, const Tensor& x,
+                               const Tensor& weight, const Tensor& targets, std::int64_t vocab_begin,
+                               std::int64_t vocab_valid) {
   const XentScratch scratch = check_xent("linear_xent_stats", workspace, x, weight, targets, vocab_valid);
   const std::int64_t T = x.shape[0], H = x.shape[1];
   check_tensor("linear_xent_stats: stats", stats, DType::F32, {T, 3});
@@ -93,6 +94,7 @@ void CpuOps::linear_xent_stats(Stream&, Workspace workspace, const Tensor& stats
       for (std::int64_t i = 0; i < rows; ++i)
         add_block(running + 3 * (first + i), scratch.logits + i * columns, columns,
                   target[first + i] - vocab_begin - v);
+      stream.poll();
     }
   }
 }

@@ -32,7 +32,7 @@ void dlogits_block(T* out, const float* logits, std::int64_t rows, std::int64_t 
 
 }  // namespace
 
-void CpuOps::linear_xent_backward(Stream&, Workspace workspace, const Tensor& dx, const Tensor& dweight,
+void CpuOps::linear_xent_backward(Stream& stream, Workspace workspace, const Tensor& dx, const Tensor& dweight,
                                   const Tensor& x, const Tensor& weight, const Tensor& targets, const Tensor& lse,
                                   std::int64_t vocab_begin, std::int64_t vocab_valid, float scale) {
   const XentScratch scratch = check_xent("linear_xent_backward", workspace, x, weight, targets, vocab_valid);
@@ -91,6 +91,7 @@ void CpuOps::linear_xent_backward(Stream&, Workspace workspace, const Tensor& dx
                       vocab_begin + v, lse.as<float>() + first, scale);
       matmuls_->gemms.run(scratch.gemm, to_weight, dw.data, scratch.dlogits, x_rows.data);
       matmuls_->gemms.run(scratch.gemm, to_x, dx_rows.data, scratch.dlogits, w.data);
+      stream.poll();
     }
   }
 

@@ -1,15 +1,18 @@
 #include "parallel/comm/agree.h"
 
+#include "core/path_error.h"
+
 namespace upcycle {
 
 void agree_or_throw(Communicator& world, const std::function<void()>& local_check) {
   std::string message;
   bool failed = false;
   try {
-    local_check();
+    with_path_errors(local_check);
   } catch (const InputError& error) {
     failed = true;
-    message = error.what();
+    // What other ranks can not see for themselves: where it is so.
+    message = world.rank() == 0 ? error.what() : fmt::format("{}{}", error_origin(), error.what());
   }
   // The first failing rank has the largest distance from the end; 0 means that none failed.
   const double distance = world.max_of(failed ? world.size() - world.rank() : 0);

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "parallel/comm/communicator.h"
+#include "parallel/comm/mesh.h"
 
 // What mesh.cpp builds groups from; other code sees only Communicator.
 namespace upcycle {
@@ -22,8 +23,10 @@ struct MpiLimits {
 // Bytes of scratch of a group of `size` ranks.
 std::size_t reduction_scratch_bytes(int size, const MpiLimits& limits = {});
 
-// Splits MPI_COMM_WORLD: ranks of one color form a group, in the order of key. Every rank of the world calls this, in
-// one order of groups. A group of one comes back as the single-rank communicator.
-std::unique_ptr<Communicator> make_mpi_communicator(std::string name, int color, int key, const MpiLimits& limits = {});
+// Splits the session's ranks: those of one color form a group, in the order of key. Every rank of the world calls this,
+// in one order of groups. Its transfers move when `stream` is polled, which outlives it. A group of one comes back as
+// the single-rank communicator.
+std::unique_ptr<Communicator> make_mpi_communicator(const MpiSession& session, std::string name, int color, int key,
+                                                    Stream& stream, const MpiLimits& limits = {});
 
 }  // namespace upcycle

@@ -78,14 +78,6 @@ void check_all_to_all_v(const Communicator& group, const Tensor& out, std::span<
                 "{} all_to_all_v: the rows sent overlap the rows received", group.name());
 }
 
-void check_exchange_counts(const Communicator& group, std::span<const std::int64_t> out,
-                           std::span<const std::int64_t> send) {
-  const auto size = static_cast<std::size_t>(group.size());
-  UPCYCLE_CHECK(send.size() % size == 0 && out.size() == send.size(),
-                "{} exchange_counts: {} values out and {} in for {} ranks", group.name(), out.size(), send.size(),
-                size);
-}
-
 void check_broadcast(const Communicator& group, const Tensor& data, int root) {
   check_tensor(group, "broadcast", data);
   check_root(group, root);

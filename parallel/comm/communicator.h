@@ -11,7 +11,11 @@ namespace upcycle {
 
 // A group of ranks plus a stream: a collective is issued like a kernel. Every rank of the group calls the same
 // collectives in the same order. Each call checks its arguments, records itself for the watchdog and the trace, starts,
-// and returns an Event. In a group of one every call is a copy at most.
+// and returns an Event; until that has been waited for (Stream::wait) its tensors belong to the transfer: none of them
+// is written, and what it writes is not read. In a group of one every call is a copy at most, done when it returns.
+// Calls of one communicator happen in the order they were issued, so one may use what an unwaited earlier one writes;
+// those of different ones overlap. Calls that return a value, and barrier, wait themselves. All ranks issue in one
+// order over all their communicators (transfer_queue.h). A wait past the time-out ends the job (stall.h).
 //
 // Reductions do not depend on the MPI library: bytes move by all-to-all, sums run here in rank order, in fp32
 // (fp64 tensors in fp64). Counts past 2^31 elements are cut.
@@ -38,8 +42,6 @@ class Communicator {
   // In a group of one `out` may be `in`.
   virtual Event all_to_all_v(const Tensor& out, std::span<const std::int64_t> recv_counts, const Tensor& in,
                              std::span<const std::int64_t> send_counts) = 0;
-  // Host values, m for each rank: out (size, m), send (size, m); out[r] = what rank r had in send[my rank].
-  virtual void exchange_counts(std::span<std::int64_t> out, std::span<const std::int64_t> send) = 0;
   virtual Event broadcast(const Tensor& data, int root) = 0;
   virtual void barrier() = 0;
 

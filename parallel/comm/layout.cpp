@@ -28,12 +28,24 @@ std::vector<std::int64_t> divisors_of(std::int64_t n) {
   return divisors;
 }
 
+Layout layout_of(int world, std::int64_t tp, std::int64_t ep, std::int64_t etp) {
+  return {.world = world,
+          .tp = static_cast<int>(tp),
+          .dp = static_cast<int>(world / tp),
+          .ep = static_cast<int>(ep),
+          .etp = static_cast<int>(etp),
+          .edp = static_cast<int>(world / (etp * ep))};
+}
+
 // Sizes are compared as ratios: from 6, 4 and 9 are as far. A changed etp costs as much as a factor of two.
 double ratio_distance(std::int64_t a, std::int64_t b) {
   return std::abs(std::log2(static_cast<double>(a) / static_cast<double>(b)));
 }
 
-std::string nearest_layouts(std::int64_t world, std::int64_t tp, std::int64_t ep, std::int64_t etp) {
+}  // namespace
+
+std::string nearest_layouts(int world, std::int64_t tp, std::int64_t ep, std::int64_t etp,
+                            const std::function<bool(const Layout&)>& works) {
   tp = std::max<std::int64_t>(tp, 1);
   ep = std::max<std::int64_t>(ep, 1);
   const bool whole = etp <= 1;
@@ -50,41 +62,38 @@ std::string nearest_layouts(std::int64_t world, std::int64_t tp, std::int64_t ep
       }
     }
   }
-  const auto shown = static_cast<std::ptrdiff_t>(std::min<std::size_t>(choices.size(), 3));
   // Fewer changes first among equally near ones; then the sizes, so that every rank prints the same line.
-  std::partial_sort(choices.begin(), choices.begin() + shown, choices.end(), [](const Choice& a, const Choice& b) {
+  std::sort(choices.begin(), choices.end(), [](const Choice& a, const Choice& b) {
     if (std::abs(a.distance - b.distance) > 1e-9) return a.distance < b.distance;
     return std::tie(b.changed, a.tp, a.ep, a.etp) > std::tie(a.changed, b.tp, b.ep, b.etp);
   });
   std::string text;
-  for (auto c = choices.begin(); c != choices.begin() + shown; ++c) {
-    text += fmt::format("{}tp={} ep={} etp={}", text.empty() ? "" : ", ", c->tp, c->ep, c->etp);
+  int shown = 0;
+  for (const Choice& c : choices) {
+    if (works && !works(layout_of(world, c.tp, c.ep, c.etp))) continue;
+    text += fmt::format("{}tp={} ep={} etp={}", text.empty() ? "" : ", ", c.tp, c.ep, c.etp);
+    if (++shown == 3) break;
   }
   return text;
 }
 
-}  // namespace
+std::string layout_problem(int world, std::int64_t tp, std::int64_t ep, std::int64_t etp) {
+  if (tp < 1) return fmt::format("parallel.tp={}: must be at least 1", tp);
+  if (ep < 1) return fmt::format("parallel.ep={}: must be at least 1", ep);
+  if (etp != 1 && etp != tp)
+    return fmt::format("parallel.etp={}: must be 1 (an expert whole on one rank) or parallel.tp={}", etp, tp);
+  if (world % tp != 0) return fmt::format("parallel.tp={} does not divide world={} ranks (world = tp * dp)", tp, world);
+  if (ep > world || world % (etp * ep) != 0)
+    return fmt::format("parallel.etp={} * parallel.ep={} does not divide world={} ranks (world = etp * ep * edp)", etp,
+                       ep, world);
+  return "";
+}
 
 Layout make_layout(int world, int tp, int ep, int etp) {
   if (world < 1) input_error("world={}: a run has at least 1 rank", world);
-  const auto refuse = [&](const std::string& problem) {
+  if (const std::string problem = layout_problem(world, tp, ep, etp); !problem.empty())
     input_error("{}; layouts near it that work with world={}: {}", problem, world, nearest_layouts(world, tp, ep, etp));
-  };
-  if (tp < 1) refuse(fmt::format("parallel.tp={}: must be at least 1", tp));
-  if (ep < 1) refuse(fmt::format("parallel.ep={}: must be at least 1", ep));
-  if (etp != 1 && etp != tp) {
-    refuse(fmt::format("parallel.etp={}: must be 1 (an expert whole on one rank) or parallel.tp={}", etp, tp));
-  }
-  if (world % tp != 0) {
-    refuse(fmt::format("parallel.tp={} does not divide world={} ranks (world = tp * dp)", tp, world));
-  }
-  const std::int64_t expert_ranks = static_cast<std::int64_t>(etp) * ep;
-  if (world % expert_ranks != 0) {
-    refuse(fmt::format("parallel.etp={} * parallel.ep={} does not divide world={} ranks (world = etp * ep * edp)", etp,
-                       ep, world));
-  }
-  return {
-      .world = world, .tp = tp, .dp = world / tp, .ep = ep, .etp = etp, .edp = static_cast<int>(world / expert_ranks)};
+  return layout_of(world, tp, ep, etp);
 }
 
 Coordinates coordinates_of(const Layout& layout, int rank) {

@@ -21,21 +21,27 @@ Mesh make_mesh(const MpiSession& session, const Layout& layout, Stream& stream) 
   mesh.rank = session.rank();
   mesh.at = coordinates_of(layout, mesh.rank);
   const Coordinates& at = mesh.at;
-  const int rank = session.rank();
   // A group is named by what its ranks have in common: the other coordinates of the same grid. Every rank splits in
   // this order; another order on one rank would pair different groups.
-  mesh.world = make_mpi_communicator("world", 0, rank);
-  mesh.tp = make_mpi_communicator("tp", at.dp, rank);
-  mesh.dp = make_mpi_communicator("dp", at.tp, rank);
-  mesh.ep = make_mpi_communicator("ep", at.edp * layout.etp + at.etp, rank);
-  mesh.etp = make_mpi_communicator("etp", at.edp * layout.ep + at.ep, rank);
-  mesh.edp = make_mpi_communicator("edp", at.ep * layout.etp + at.etp, rank);
+  const auto group = [&](const char* name, int color) {
+    return make_mpi_communicator(session, name, color, mesh.rank, stream);
+  };
+  mesh.world = group("world", 0);
+  mesh.tp = group("tp", at.dp);
+  mesh.dp = group("dp", at.tp);
+  mesh.ep = group("ep", at.edp * layout.etp + at.etp);
+  mesh.etp = group("etp", at.edp * layout.ep + at.ep);
+  mesh.edp = group("edp", at.ep * layout.etp + at.etp);
   UPCYCLE_CHECK(mesh.tp->rank() == at.tp && mesh.tp->size() == layout.tp && mesh.dp->rank() == at.dp &&
                     mesh.dp->size() == layout.dp && mesh.ep->rank() == at.ep && mesh.ep->size() == layout.ep &&
                     mesh.etp->rank() == at.etp && mesh.etp->size() == layout.etp && mesh.edp->rank() == at.edp &&
                     mesh.edp->size() == layout.edp,
                 "the groups that MPI made differ from the layout's coordinates");
   return mesh;
+}
+
+std::shared_ptr<Communicator> make_start_group(const MpiSession& session, Stream& stream) {
+  return make_mpi_communicator(session, "start", 0, session.rank(), stream);
 }
 
 Mesh make_single_mesh() {

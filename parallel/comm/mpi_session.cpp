@@ -1,7 +1,9 @@
 #include <mpi.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <climits>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -9,8 +11,11 @@
 #include "core/abort.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "parallel/comm/agree.h"
+#include "parallel/comm/cores.h"
 #include "parallel/comm/mesh.h"
 #include "parallel/comm/mpi_error.h"
+#include "parallel/comm/stall.h"
 
 namespace upcycle {
 
@@ -45,21 +50,49 @@ MpiSession::MpiSession(int* argc, char*** argv) : exceptions_at_start_(std::unca
   const char* tasks = std::getenv("SLURM_NTASKS");
   if (size_ == 1 && tasks != nullptr && std::atol(tasks) > 1) {
     UPCYCLE_MPI(MPI_Finalize());  // the destructor of an object that never stood does not run
-    input_error(
-        "SLURM_NTASKS={} but MPI has 1 rank: srun started {} separate programs. Start with `srun --mpi=pmix` or with "
-        "mpirun; for one rank on purpose set SLURM_NTASKS=1",
-        tasks, tasks);
+    throw AgreedError(
+        fmt::format("SLURM_NTASKS={} but MPI has 1 rank: srun started {} separate programs. Start with `srun "
+                    "--mpi=pmix` or with mpirun; for one rank on purpose set SLURM_NTASKS=1",
+                    tasks, tasks));  // each of them finds it, and none can ask the others
   }
+  stalls_ = std::make_unique<StallMonitor>();
+  count_threads();
 }
+
+void MpiSession::count_threads() {
+  MPI_Comm machine = MPI_COMM_NULL;
+  UPCYCLE_MPI(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &machine));
+  int own = 0;
+  UPCYCLE_MPI(MPI_Comm_rank(machine, &own));
+  UPCYCLE_MPI(MPI_Comm_size(machine, &ranks_on_host_));
+  const CoreMask mask = own_cores();
+  std::vector<CoreMask> masks(static_cast<std::size_t>(ranks_on_host_));
+  UPCYCLE_MPI(MPI_Allgather(&mask, sizeof(mask), MPI_BYTE, masks.data(), sizeof(mask), MPI_BYTE, machine));
+  UPCYCLE_MPI(MPI_Comm_free(&machine));
+  threads_ = threads_of(masks, static_cast<std::size_t>(own));
+}
+
+void MpiSession::set_timeout(double seconds) const { stalls_->set_timeout(seconds); }
 
 MpiSession::~MpiSession() {
   if (std::uncaught_exceptions() > exceptions_at_start_) return;
+  const StallMonitor::Inside inside(*stalls_, "MPI_Finalize");
   const int code = MPI_Finalize();
   if (code != MPI_SUCCESS) std::fprintf(stderr, "rank %d on %s: MPI_Finalize failed: %d\n", rank_, host_.c_str(), code);
 }
 
+namespace {
+
+constexpr unsigned kAbortSeconds = 10;  // in which MPI_Abort ends this process
+std::atomic<int> abort_code{1};
+extern "C" void abort_hangs(int) { _exit(abort_code); }
+
+}  // namespace
+
 void abort_all(int code) {
   std::fflush(nullptr);  // MPI_Abort ends the process without it
+  abort_code = code;
+  if (std::signal(SIGALRM, &abort_hangs) != SIG_ERR) alarm(kAbortSeconds);
   int started = 0, ended = 0;
   if (MPI_Initialized(&started) == MPI_SUCCESS && MPI_Finalized(&ended) == MPI_SUCCESS && started != 0 && ended == 0) {
     MPI_Abort(MPI_COMM_WORLD, code);

@@ -46,12 +46,6 @@ class SingleCommunicator final : public Communicator {
     return {};
   }
 
-  void exchange_counts(std::span<std::int64_t> out, std::span<const std::int64_t> send) override {
-    check_exchange_counts(*this, out, send);
-    record("exchange_counts", send.size_bytes());
-    copy(out.data(), send.data(), send.size_bytes());
-  }
-
   Event broadcast(const Tensor& data, int root) override {
     check_broadcast(*this, data, root);
     record("broadcast", data.bytes());

@@ -70,8 +70,8 @@ TEST(IoThread, WhatAJobHoldsGoesOnItsThread) {
       io.submit([&thread, held = std::make_shared<Witness>(&destroyed)] { thread = std::this_thread::get_id(); });
   job.wait();
   EXPECT_EQ(destroyed, thread);  // though `job` is still there
-  auto bad = io.submit([held = std::make_shared<Witness>(&destroyed)] { throw InputError("x"); });
   destroyed = {};
+  auto bad = io.submit([held = std::make_shared<Witness>(&destroyed)] { throw InputError("x"); });
   bad.wait();
   EXPECT_EQ(destroyed, thread);
 }

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/trace.h"
 #include "parallel/comm/backends.h"
+#include "tests/comm/group.h"
 #include "tests/comm/inputs.h"
 #include "tests/mpi_tests.h"
 
@@ -28,7 +29,7 @@ std::vector<MpiLimits> cuts() {
 class Collectives : public testing::TestWithParam<int> {
  protected:
   void SetUp() override {
-    group_ = make_mpi_communicator("test", 0, mpi_session().rank(), cuts()[static_cast<std::size_t>(GetParam())]);
+    group_ = make_test_group("test", cuts()[static_cast<std::size_t>(GetParam())]);
     rank_ = group_->rank();
     size_ = group_->size();
     ASSERT_EQ(rank_, mpi_session().rank());
@@ -52,7 +53,7 @@ TEST_P(Collectives, AllReduce) {
       Buffer data(dtype, n), expected(dtype, n);
       data.fill(rank_, rough);
       for (std::int64_t i = 0; i < n; ++i) store_sum(dtype, expected.data(), i, i, size_, rough);
-      group_->all_reduce(data.tensor());
+      wait(group_->all_reduce(data.tensor()));
       EXPECT_TRUE(data == expected) << name_of(dtype) << " n " << n;
       expect_same_on_all_ranks(data);
     }
@@ -64,7 +65,7 @@ TEST_P(Collectives, AllReduceAgreesWithMpi) {
     Buffer ours(DType::F32, n), theirs(DType::F32, n);
     ours.fill(rank_, whole);
     theirs.fill(rank_, whole);
-    group_->all_reduce(ours.tensor());
+    wait(group_->all_reduce(ours.tensor()));
     ASSERT_EQ(MPI_Allreduce(MPI_IN_PLACE, theirs.data(), static_cast<int>(n), MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD),
               MPI_SUCCESS);
     EXPECT_TRUE(ours == theirs) << n;
@@ -78,12 +79,12 @@ TEST_P(Collectives, ReduceScatter) {
       in.fill(rank_, rough);
       const Buffer before = in;
       for (std::int64_t i = 0; i < n; ++i) store_sum(dtype, expected.data(), i, rank_ * n + i, size_, rough);
-      group_->reduce_scatter(out.tensor(), in.tensor());
+      wait(group_->reduce_scatter(out.tensor(), in.tensor()));
       EXPECT_TRUE(out == expected) << name_of(dtype) << " n " << n;
       EXPECT_TRUE(in == before) << name_of(dtype) << " n " << n;
       // Into its own part of the input: the parts of other ranks stay.
       Buffer in_place = before;
-      group_->reduce_scatter(in_place.tensor().slice_rows(rank_ * n, (rank_ + 1) * n), in_place.tensor());
+      wait(group_->reduce_scatter(in_place.tensor().slice_rows(rank_ * n, (rank_ + 1) * n), in_place.tensor()));
       Buffer expected_in_place = before;
       if (n > 0) {
         std::memcpy(expected_in_place.bytes.data() + static_cast<std::size_t>(rank_ * n) * size_of(dtype),
@@ -98,7 +99,7 @@ TEST_P(Collectives, ReduceScatterAgreesWithMpi) {
   for (const std::int64_t n : kSizes) {
     Buffer in(DType::F64, n * size_), ours(DType::F64, n), theirs(DType::F64, n);
     in.fill(rank_, whole);
-    group_->reduce_scatter(ours.tensor(), in.tensor());
+    wait(group_->reduce_scatter(ours.tensor(), in.tensor()));
     ASSERT_EQ(
         MPI_Reduce_scatter_block(in.data(), theirs.data(), static_cast<int>(n), MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD),
         MPI_SUCCESS);
@@ -114,13 +115,13 @@ TEST_P(Collectives, AllGather) {
       for (std::int64_t i = 0; i < n * size_; ++i) {
         store(dtype, expected.data(), i, whole(static_cast<int>(i / n), i % n));
       }
-      group_->all_gather(out.tensor(), in.tensor());
+      wait(group_->all_gather(out.tensor(), in.tensor()));
       EXPECT_TRUE(out == expected) << name_of(dtype) << " n " << n;
       // In place on some ranks, from elsewhere on others.
       Buffer mixed(dtype, n * size_);
       const Tensor own = mixed.tensor().slice_rows(rank_ * n, (rank_ + 1) * n);
       if (rank_ % 2 == 0 && n > 0) std::memcpy(own.data, in.data(), own.bytes());
-      group_->all_gather(mixed.tensor(), rank_ % 2 == 0 ? own : in.tensor());
+      wait(group_->all_gather(mixed.tensor(), rank_ % 2 == 0 ? own : in.tensor()));
       EXPECT_TRUE(mixed == expected) << name_of(dtype) << " n " << n << " in place";
     }
   }
@@ -161,24 +162,10 @@ TEST_P(Collectives, AllToAllV) {
             }
           }
         }
-        group_->all_to_all_v(out.tensor(received, columns), receive, in.tensor(sent, columns), send);
+        wait(group_->all_to_all_v(out.tensor(received, columns), receive, in.tensor(sent, columns), send));
         EXPECT_TRUE(out == expected) << name_of(dtype) << " columns " << columns << " scale " << scale;
       }
     }
-  }
-}
-
-TEST_P(Collectives, ExchangeCounts) {
-  for (const int each : {0, 1, 3}) {
-    std::vector<std::int64_t> send, out(static_cast<std::size_t>(size_ * each), -1), expected;
-    for (int r = 0; r < size_; ++r) {
-      for (int j = 0; j < each; ++j) {
-        send.push_back((rank_ * 100 + r) * 10 + j + (std::int64_t{1} << 40));
-        expected.push_back((r * 100 + rank_) * 10 + j + (std::int64_t{1} << 40));
-      }
-    }
-    group_->exchange_counts(out, send);
-    EXPECT_EQ(out, expected);
   }
 }
 
@@ -189,7 +176,7 @@ TEST_P(Collectives, Broadcast) {
         Buffer data(dtype, n), expected(dtype, n);
         data.fill(rank_, whole);
         expected.fill(root, whole);
-        group_->broadcast(data.tensor(), root);
+        wait(group_->broadcast(data.tensor(), root));
         EXPECT_TRUE(data == expected) << name_of(dtype) << " n " << n << " root " << root;
       }
     }
@@ -260,8 +247,6 @@ TEST_P(Collectives, WrongCallsThrowBeforeTheySend) {
   EXPECT_THROW(group_->all_to_all_v(b.tensor(), negative, a.tensor(), negative), Error);
   EXPECT_THROW(group_->all_to_all_v(b.tensor(), few, a.tensor(), few), Error);
   EXPECT_THROW(group_->all_to_all_v(b.tensor(4 * size_, 3), counts, a.tensor(6 * size_, 2), counts), Error);
-  std::vector<std::int64_t> short_counts(static_cast<std::size_t>(size_) + 1);
-  EXPECT_THROW(group_->exchange_counts(short_counts, counts), Error);
   // The group still works.
   EXPECT_EQ(group_->sum_of(1), size_);
 }
@@ -269,16 +254,15 @@ TEST_P(Collectives, WrongCallsThrowBeforeTheySend) {
 TEST_P(Collectives, RecordsEachCallAndAllocatesNothing) {
   Buffer a(DType::F32, 1000 * size_), b(DType::F32, 1000 * size_);
   const Tensor part = b.tensor().slice_rows(0, 1000);
-  std::vector<std::int64_t> counts(static_cast<std::size_t>(size_), 2), got(counts.size());
+  std::vector<std::int64_t> counts(static_cast<std::size_t>(size_), 2);
   reset_trace_counters();
   const std::uint64_t allocations = device_allocation_count();
   a.fill(rank_, whole);
-  group_->all_reduce(a.tensor());
-  group_->reduce_scatter(part, a.tensor());
-  group_->all_gather(a.tensor(), part);
-  group_->all_to_all_v(b.tensor(), counts, a.tensor(), counts);
-  group_->exchange_counts(got, counts);
-  group_->broadcast(a.tensor(), 0);
+  wait(group_->all_reduce(a.tensor()));
+  wait(group_->reduce_scatter(part, a.tensor()));
+  wait(group_->all_gather(a.tensor(), part));
+  wait(group_->all_to_all_v(b.tensor(), counts, a.tensor(), counts));
+  wait(group_->broadcast(a.tensor(), 0));
   group_->barrier();
   group_->max_of(1);
   EXPECT_EQ(device_allocation_count(), allocations);
@@ -288,28 +272,28 @@ TEST_P(Collectives, RecordsEachCallAndAllocatesNothing) {
   EXPECT_EQ(traced.of("test", "reduce_scatter").bytes, 4000 * size);
   EXPECT_EQ(traced.of("test", "all_gather").bytes, 4000u);
   EXPECT_EQ(traced.of("test", "all_to_all_v").bytes, 8 * size);
-  for (const char* op : {"all_reduce", "reduce_scatter", "all_gather", "all_to_all_v", "exchange_counts", "broadcast",
-                         "barrier", "max_of"}) {
+  for (const char* op :
+       {"all_reduce", "reduce_scatter", "all_gather", "all_to_all_v", "broadcast", "barrier", "max_of"}) {
     EXPECT_EQ(traced.of("test", op).calls, 1u) << op;
   }
   EXPECT_EQ(traced.last.op, "max_of");
-  EXPECT_EQ(traced.last.sequence, 8u);
+  EXPECT_EQ(traced.last.sequence, 7u);
 }
 
 INSTANTIATE_TEST_SUITE_P(Cuts, Collectives, testing::Values(0, 1, 2));
 
 // Above one round of the default cut, with a ragged end.
 TEST(LargeCollectives, TakeSeveralRounds) {
-  const auto group = make_mpi_communicator("test", 0, mpi_session().rank());
+  const auto group = make_test_group("test");
   const std::int64_t n = (std::int64_t{2} << 20) / 4 * 3 + 7;  // a part: 1.5 pieces of 1 MiB
   const int rank = group->rank(), size = group->size();
   Buffer data(DType::F32, n * size), part(DType::F32, n), expected(DType::F32, n * size);
   data.fill(rank, rough);
   for (std::int64_t i = 0; i < n * size; ++i) store_sum(DType::F32, expected.data(), i, i, size, rough);
-  group->reduce_scatter(part.tensor(), data.tensor());
+  wait(group->reduce_scatter(part.tensor(), data.tensor()));
   EXPECT_EQ(std::memcmp(part.data(), expected.tensor().slice_rows(rank * n, rank * n + n).data, part.tensor().bytes()),
             0);
-  group->all_reduce(data.tensor());
+  wait(group->all_reduce(data.tensor()));
   EXPECT_TRUE(data == expected);
 }
 

@@ -11,7 +11,7 @@ namespace {
 std::vector<int> members(Communicator& group) {
   std::vector<std::int32_t> ranks(static_cast<std::size_t>(group.size()));
   std::int32_t own = mpi_session().rank();
-  group.all_gather(Tensor(ranks.data(), DType::I32, {group.size()}), Tensor(&own, DType::I32, {1}));
+  wait(group.all_gather(Tensor(ranks.data(), DType::I32, {group.size()}), Tensor(&own, DType::I32, {1})));
   return {ranks.begin(), ranks.end()};
 }
 
@@ -93,9 +93,6 @@ TEST(SingleMesh, CopiesAndMayAlias) {
   mesh.ep->all_to_all_v(tb, three, ta, three);
   EXPECT_EQ(b[0], 7);
   EXPECT_EQ(b[3], 5);  // a fourth row was not sent
-  std::int64_t got[] = {0};
-  mesh.ep->exchange_counts(got, three);
-  EXPECT_EQ(got[0], 3);
   EXPECT_EQ(mesh.world->gather_text("x"), "x");
   EXPECT_EQ(mesh.world->sum_of(-0.5), -0.5);
 }

@@ -43,6 +43,43 @@ TEST(Arena, PlansExactlyWhatItAllocates) {
     EXPECT_EQ(reinterpret_cast<std::uintptr_t>(t.data) % 64, 0u);
 }
 
+std::vector<std::pair<std::string, std::size_t>> classes_of(const Arena& arena) {
+  std::vector<std::pair<std::string, std::size_t>> all;
+  for (const MemoryClass& c : arena.classes()) all.emplace_back(c.name, c.bytes);
+  return all;
+}
+
+TEST(Arena, ClassesAddUpToItsSizeAndSharedMemoryCountsOnce) {
+  const auto device = make_cpu_device();
+  Arena arena("kept");
+  const auto layout = [&arena] {
+    arena.take(DType::F32, {16});  // 64 bytes, kept
+    const std::size_t shared = arena.mark();
+    {
+      const ArenaLabel label(arena, "scratch");
+      arena.take(DType::F32, {32});
+      {
+        const ArenaLabel inner(arena, "buffers");
+        arena.take(DType::F32, {16});
+      }
+      arena.release_to(shared);
+      arena.take(DType::F32, {80});  // 192 of its 320 bytes are the three takes' before
+    }
+    arena.take(DType::F32, {16});
+  };
+  const std::vector<std::pair<std::string, std::size_t>> expected = {{"kept", 128}, {"scratch", 256}, {"buffers", 64}};
+  layout();
+  EXPECT_EQ(classes_of(arena), expected);
+  EXPECT_EQ(arena.high_water(), 448u);
+  arena.allocate(*device);
+  EXPECT_TRUE(arena.classes().empty());  // the cursor stands at the start again
+  layout();
+  EXPECT_EQ(classes_of(arena), expected);
+  Arena moved = std::move(arena);
+  EXPECT_EQ(classes_of(moved), expected);
+  EXPECT_EQ(moved.label("later"), "kept");
+}
+
 TEST(Arena, IsZeroOnFirstUse) {
   const auto device = make_cpu_device();
   Arena arena("test");

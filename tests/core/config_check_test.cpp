@@ -190,6 +190,7 @@ TEST(CheckTrain, Numbers) {
   expect_bad_run([](Config& c) { c.upcycle.drop_ratio = -0.5; }, "upcycle.drop_ratio: found -0.5, expected in [0, 1]");
   expect_bad_run([](Config& c) { c.parallel.tp = 0; }, "parallel.tp: found 0");
   expect_bad_run([](Config& c) { c.parallel.imbalance_factor = 0.9; }, "parallel.imbalance_factor: found 0.9");
+  expect_bad_run([](Config& c) { c.parallel.timeout_s = 0.5; }, "parallel.timeout_s: found 0.5");
   expect_bad_run([](Config& c) { c.parallel.tp = 4, c.parallel.etp = 2; },
                  "parallel.etp: found 2, expected 1 or parallel.tp = 4");
 }

@@ -1,4 +1,5 @@
 #include "core/error.h"
+#include "core/path_error.h"
 
 namespace upcycle {
 namespace {
@@ -35,6 +36,16 @@ TEST(Error, CheckIsOneStatement) {
   else
     otherwise = true;
   EXPECT_FALSE(otherwise);
+}
+
+TEST(Error, APathThatCanNotBeLookedAtIsBadInput) {
+  const std::string name(300, 'b');  // longer than file systems take
+  try {
+    with_path_errors([&] { return std::filesystem::exists("/tmp/" + name); });
+    ADD_FAILURE() << "no InputError";
+  } catch (const InputError& e) {
+    EXPECT_TRUE(has(e.what(), name + ": File name too long; ")) << e.what();
+  }
 }
 
 TEST(Error, SaysWhereItHappenedOnceThatIsKnown) {

@@ -50,6 +50,13 @@ TEST(Trace, CountsByGroupAndOpAndKeepsTheLast) {
   EXPECT_EQ(c.last.sequence, 1u);
   EXPECT_EQ(c.last.bytes, 7u);
   EXPECT_GE(c.last.when, before);
+  record_wait("dp", "all_gather", 0.25);
+  record_wait("dp", "all_gather", 0.5);
+  record_wait("tp", "reduce_scatter", 1);
+  EXPECT_EQ(trace_counters().of("dp", "all_gather").wait_seconds, 0.75);
+  EXPECT_EQ(trace_counters().of("dp", "all_gather").calls, 1u);
+  EXPECT_EQ(trace_counters().wait_seconds(), 1.75);
+  EXPECT_EQ(trace_counters().last.op, "reduce_scatter");  // of the issued, not of the waited for
   reset_trace_counters();
   EXPECT_TRUE(trace_counters().counts.empty());
 }

@@ -96,6 +96,35 @@ TEST(Matmul, SameInputsSameBits) {
     }
 }
 
+// A long product gives transfers a chance in between; its rows are those of the shorter products that it is cut in.
+TEST(Matmul, LongProductsPollBetweenTheirPieces) {
+  struct Counter final : Progress {
+    int polls = 0;
+    void poll() override { ++polls; }
+    void finish(std::uint64_t) override {}
+  } counter;
+  CpuBench bench({});
+  bench.stream->attach(counter);
+  constexpr std::int64_t m = 600, n = 2048, k = 3600;
+  for (const MatmulKind kind : kKinds) {
+    Product p(kind, m, n, k, kTypes[1], 0);
+    const std::vector<double> before = p.c.values();
+    counter.polls = 0;
+    bench.ops->matmul(*bench.stream, bench.workspace, kind, p.c, p.a, p.b, Store::Accumulate);
+    EXPECT_EQ(counter.polls, 2);
+    for (const std::int64_t i : {0, 299, 300, 599})
+      for (const std::int64_t j : {0, 1000, 2047}) {
+        double sum = before[static_cast<std::size_t>(i * n + j)], magnitude = std::abs(sum);
+        for (std::int64_t q = 0; q < k; ++q) {
+          sum += p.a_at(i, q) * p.b_at(q, j);
+          magnitude += std::abs(p.a_at(i, q) * p.b_at(q, j));
+        }
+        EXPECT_NEAR(p.c.get(i, j), sum, 4e-7 * magnitude) << i << ", " << j;
+      }
+  }
+  bench.stream->detach(counter);
+}
+
 TEST(Matmul, RefusesWhatItCanNotDo) {
   CpuBench bench({});
   const HostTensor a(DType::F32, {4, 3}), b(DType::F32, {5, 3}), half(DType::BF16, {5, 3}), c(DType::F32, {4, 5}),

@@ -1,0 +1,21 @@
+#pragma once
+#include <filesystem>
+#include <utility>
+
+#include "core/error.h"
+
+namespace upcycle {
+
+// Calls f. What the standard library says of a path that can not be looked at (no permission, a name too long) is the
+// user's to mend, as what our own calls say: it becomes an InputError.
+template <class F>
+decltype(auto) with_path_errors(F&& f) {
+  try {
+    return std::forward<F>(f)();
+  } catch (const std::filesystem::filesystem_error& e) {
+    input_error("{}: {}; choose a path that can be used, or mend its permissions", e.path1().string(),
+                e.code().message());
+  }
+}
+
+}  // namespace upcycle

@@ -1,0 +1,42 @@
+#pragma once
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "core/device.h"
+#include "parallel/comm/backends.h"
+#include "parallel/comm/mpi_group.h"
+#include "parallel/comm/operation.h"
+
+namespace upcycle {
+
+// Cuts an operation into MPI calls, rounds, and does what follows each: sums in rank order. One operation at a time.
+class Rounds {
+ public:
+  Rounds(MpiGroup& group, const MpiLimits& limits);
+  ~Rounds();
+  Rounds(const Rounds&) = delete;
+  Rounds& operator=(const Rounds&) = delete;
+
+  std::size_t small_bytes() const { return limits_.small_bytes; }
+  bool start(Operation& op);   // the operation's next call; false: it is done
+  void finish(Operation& op);  // after that call has ended
+  void abandon();              // a call may still write to the scratch: it is never given back
+
+ private:
+  std::byte* piece(int r) const { return scratch_ + static_cast<std::size_t>(r) * piece_; }  // where r's data arrives
+  void start_shares(Operation& op);
+  void start_part(Operation& op);
+  void start_rows(Operation& op);
+
+  MpiGroup& group_;
+  MpiLimits limits_;
+  std::unique_ptr<Device> host_ = make_cpu_device();
+  std::size_t piece_;
+  std::byte* scratch_ = nullptr;  // (size, piece_)
+  // One element a rank; made once, because a call allocates nothing.
+  std::vector<int> send_counts_, send_offsets_, recv_counts_, recv_offsets_;
+  std::vector<const void*> sources_;
+};
+
+}  // namespace upcycle

@@ -1,0 +1,57 @@
+#pragma once
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+namespace upcycle {
+
+// What a rank waits in.
+struct Waiting {
+  const char* group;
+  const char* op;
+  std::uint64_t sequence;
+  std::size_t bytes;                 // that this rank gave
+  std::span<const int> world_ranks;  // of the group
+};
+
+// Ends the job when a rank waits longer than the time-out, and says who did not arrive.
+//
+// A rank whose time is over tells the two reporters, the first and the last rank of the world (either may be the one
+// that is missing). A reporter asks all ranks, hears for a few seconds who waits where (every rank answers while it
+// waits, and only then), prints one summary and ends the job; the last rank only where the first did not come. Where no
+// reporter answers, each rank speaks for itself. A thread ends the process, without MPI, where the rank's main thread
+// stands inside an MPI call and can do none of this.
+class StallMonitor {
+ public:
+  StallMonitor();  // a call of all ranks of the world, after MPI has started
+  ~StallMonitor();
+  StallMonitor(const StallMonitor&) = delete;
+  StallMonitor& operator=(const StallMonitor&) = delete;
+
+  void set_timeout(double seconds);
+
+  // The main thread is inside MPI, or waits for other ranks, for as long as this stands. May be nested.
+  class Inside {
+   public:
+    Inside(StallMonitor& monitor, const char* what);
+    ~Inside();
+    Inside(const Inside&) = delete;
+    Inside& operator=(const Inside&) = delete;
+
+   private:
+    StallMonitor& monitor_;
+    bool outermost_;
+  };
+
+  // Called again and again by a wait that began at the outermost Inside. Does not return once the time is over, here or
+  // (on a reporter) at any rank.
+  void look(const Waiting& waiting);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace upcycle

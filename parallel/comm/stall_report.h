@@ -1,0 +1,27 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace upcycle {
+
+// What one rank says of itself when a wait has lasted too long.
+struct StallReport {
+  int rank = 0;                  // in the world, as all ranks here
+  double seconds = 0;            // that it has waited
+  std::string group, op;         // "dp", "reduce_scatter"
+  std::uint64_t sequence = 0;    // of the group's collectives
+  std::uint64_t bytes = 0;       // that it gave
+  std::vector<int> group_ranks;  // whom it waits with
+};
+
+std::vector<std::byte> to_bytes(const StallReport& report);
+StallReport report_from_bytes(std::span<const std::byte> bytes);
+
+// One line: who waits longest and where, and who of those that are waited for did not say anything; where all did, that
+// their calls differ, or that the network does not move them; and where the others wait. `hosts` has one name a rank.
+std::string stall_summary(std::span<const StallReport> reports, std::span<const std::string> hosts);
+
+}  // namespace upcycle
