@@ -6,6 +6,9 @@
 namespace upcycle {
 namespace {
 
+// Memory classes beside the arena's own.
+constexpr const char *kDispatchBuffers = "dispatch buffers", *kScratch = "scratch";
+
 // Whether any layer has a dense MLP or a shared expert.
 bool any_mlp(const ModelConfig& model) {
   return !model.is_moe() || model.moe_every_n_layers > 1 || model.shared_expert;
@@ -34,13 +37,15 @@ void take_recomputable(Arena& arena, LayerState& layer, const Sizes& s, const La
     m.probs = arena.take(DType::F32, {T_local, s.E});
     m.weights = arena.take(DType::F32, {T_local, s.k});
     m.lse = arena.take(DType::F32, {T_local});
-    m.counts = arena.take(DType::I32, {s.E});
+    m.counts = arena.take(DType::I32, {b.chunks, s.E});
+    const std::string before = arena.label(kDispatchBuffers);
     m.source = arena.take(DType::I32, {b.slots});
     m.slot = arena.take(DType::I32, {b.tokens, s.k});
     if (layout.ep > 1) {
       m.pad = arena.take(DType::I32, {b.rows});
       m.unpad = arena.take(DType::I32, {b.received});
     }
+    arena.label(before);
     m.input = arena.take(dtype, {b.rows, s.H});
     m.gate_up = arena.take(dtype, {b.rows, 2 * s.moe_F_local});
     m.act = arena.take(dtype, {b.rows, s.moe_F_local});
@@ -62,6 +67,7 @@ Scratch take_scratch(Arena& arena, const ModelConfig& model, const Sizes& s, con
                      const PassShape& pass, std::int64_t T_local, std::size_t workspace_bytes) {
   const std::int64_t T = pass.T();
   const DType dtype = pass.dtype;
+  const ArenaLabel scratch(arena, kScratch);
   Scratch c;
   c.workspace = arena.take(DType::F32, {static_cast<std::int64_t>((workspace_bytes + 3) / 4)});
   if (!pass.training) c.logits_row = arena.take(DType::F32, {1, s.V_local});
@@ -92,9 +98,10 @@ Scratch take_scratch(Arena& arena, const ModelConfig& model, const Sizes& s, con
     c.router_w = arena.take(DType::F32, {s.E, s.H});
     c.router_logits = arena.take(DType::F32, {T_local, s.E});
     if (layout.ep > 1) {
+      const ArenaLabel dispatch(arena, kDispatchBuffers);
       c.slots = arena.take(dtype, {b.slots, s.H});
       c.received = arena.take(dtype, {b.received, s.H});
-      c.all_counts = arena.take(DType::I32, {layout.ep, s.E});
+      c.all_counts = arena.take(DType::I32, {layout.ep, b.chunks, s.E});
     }
     if (layout.etp > 1) {
       c.all_experts = arena.take(DType::I32, {b.tokens, s.k});
@@ -116,12 +123,14 @@ Scratch take_scratch(Arena& arena, const ModelConfig& model, const Sizes& s, con
 }  // namespace
 
 MoeBuffers moe_buffers(const Sizes& s, const Layout& layout, const PassShape& pass) {
-  const auto padded = [&](std::int64_t rows) {
-    return (rows + s.E_local * (kExpertRowAlign - 1) + kExpertRowAlign - 1) / kExpertRowAlign * kExpertRowAlign;
-  };
   MoeBuffers b;
   b.tokens = layout.etp > 1 ? pass.T() : pass.T() / layout.tp;
   b.slots = b.tokens * s.k;
+  if (layout.ep > 1) b.chunks = std::clamp<std::int64_t>(pass.dispatch_chunks, 1, b.tokens);
+  const auto padded = [&](std::int64_t rows) {
+    const std::int64_t most = rows + b.chunks * s.E_local * (kExpertRowAlign - 1);
+    return (most + kExpertRowAlign - 1) / kExpertRowAlign * kExpertRowAlign;
+  };
   if (layout.ep == 1) {
     b.slots = b.rows = padded(b.slots);
     return b;
@@ -155,7 +164,10 @@ OpLimits op_limits(const Sizes& s, const PassShape& pass, const Layout& layout) 
 Activations layout_activations(Arena& arena, const ModelConfig& model, const Sizes& s, const Layout& layout,
                                const PassShape& pass, std::size_t workspace_bytes) {
   if (pass.T() % layout.tp != 0)
-    input_error("micro_batch_size * seq_length = {} tokens can not be cut over parallel.tp = {}", pass.T(), layout.tp);
+    input_error(
+        "micro_batch_size * seq_length = {} tokens can not be cut over parallel.tp = {}; choose a seq_length or "
+        "micro_batch_size that it divides",
+        pass.T(), layout.tp);
   const std::int64_t T = pass.T(), T_local = T / layout.tp;
   const bool share = !pass.training || pass.recompute == Recompute::Full;
 

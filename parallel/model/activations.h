@@ -17,7 +17,8 @@ struct PassShape {
   bool training = true;        // false: forward only, one layer's activations are kept
   Recompute recompute = Recompute::None;
   DType dtype = DType::F32;
-  double imbalance_factor = 2;  // expert buffers hold this multiple of the even share (ep > 1)
+  double imbalance_factor = 2;       // expert buffers hold this multiple of the even share (ep > 1)
+  std::int64_t dispatch_chunks = 1;  // see moe_buffers().chunks
   std::int64_t T() const { return B * S; }
 };
 
@@ -26,7 +27,7 @@ struct MoeState {
   Tensor experts;               // i32 (T_local, k): kept under recompute, never chosen twice
   Tensor stats;                 // f64 (2E + 2), see Ops::router_stats; summed over tp
   Tensor expert_scale;          // fp32 (E)
-  Tensor counts, source, slot;  // i32 (E), (slots), (tokens, k)
+  Tensor counts, source, slot;  // i32 (chunks, E), (slots), (tokens, k)
   Tensor pad, unpad;            // i32 (R), (received): received row of an expert row or -1, and back (ep > 1)
   Tensor input, gate_up, act;   // (R, H), (R, 2 moe_F_local), (R, moe_F_local): expert rows
   Tensor output;                // (slots, H): experts' outputs, back in slot layout
@@ -54,7 +55,7 @@ struct Scratch {
   Tensor expert_rows;                              // (R, H): outputs on their way back, and their gradients
   Tensor expert_dgate_up, expert_dact;             // (R, 2 moe_F_local), (R, moe_F_local)
   Tensor slots, received;                          // (slots, H), (received, H) (ep > 1)
-  Tensor all_counts;                               // i32 (ep, E) (ep > 1)
+  Tensor all_counts;                               // i32 (ep, chunks, E) (ep > 1)
   Tensor all_experts, all_weights, all_dweights;   // i32, fp32, fp32 (T, k) (etp > 1)
   Tensor logits_row;                               // fp32 (1, V_local), inference only: the next token's
   Tensor workspace;                                // for ops
@@ -73,7 +74,8 @@ struct MoeBuffers {
   std::int64_t tokens = 0;    // that this rank routes to experts: T_local, or T when etp = tp
   std::int64_t slots = 0;     // slot layout (dispatch.h)
   std::int64_t received = 0;  // from the ep group; 0 when ep = 1
-  std::int64_t rows = 0;      // R, expert rows: with each local expert's padding
+  std::int64_t chunks = 1;    // that the tokens are cut in where they travel (ep > 1): see dispatch.h
+  std::int64_t rows = 0;      // R, expert rows: with each local expert's padding, a chunk
 };
 MoeBuffers moe_buffers(const Sizes& sizes, const Layout& layout, const PassShape& pass);
 

@@ -11,54 +11,82 @@ namespace {
 
 std::int64_t aligned(std::int64_t rows) { return (rows + kExpertRowAlign - 1) / kExpertRowAlign * kExpertRowAlign; }
 
-// Every rank's counts of every expert, on the host: (ep, E).
-const std::vector<std::int32_t>& gather_counts(Transformer& m, const MoeState& moe) {
+// Every rank's counts of every expert, on the host: (ep, chunks, E).
+const std::vector<std::int32_t>& gather_counts(Transformer& m, const Tensor& counts) {
   if (m.mesh->ep->size() == 1) {
-    m.device->copy_to_host(*m.stream, m.host_counts.data(), moe.counts.data, moe.counts.bytes());
+    m.device->copy_to_host(*m.stream, m.host_counts.data(), counts.data, counts.bytes());
   } else {
-    const Tensor& all = m.activations.scratch.all_counts;
-    m.stream->wait(m.mesh->ep->all_gather(all, moe.counts));
+    const Tensor all(m.activations.scratch.all_counts.data, DType::I32, {m.mesh->ep->size(), counts.size()});
+    m.stream->wait(m.mesh->ep->all_gather(all, counts));
     m.device->copy_to_host(*m.stream, m.host_counts.data(), all.data, all.bytes());
   }
   m.stream->synchronize();
   return m.host_counts;
 }
 
+// gather_counts' numbers: what rank `from` has for global expert e in one chunk.
+struct Counts {
+  const std::vector<std::int32_t>& all;
+  std::int64_t chunks, E;
+  std::int64_t of(std::int64_t from, std::int64_t chunk, std::int64_t e) const {
+    return all[static_cast<std::size_t>((from * chunks + chunk) * E + e)];
+  }
+};
+
 // The most rows that any rank of the group receives.
-std::int64_t most_received(const std::vector<std::int32_t>& counts, std::int64_t ep, std::int64_t E) {
+std::int64_t most_received(const Counts& counts, std::int64_t ep) {
   std::int64_t most = 0;
-  const std::int64_t E_local = E / ep;
+  const std::int64_t E_local = counts.E / ep;
   for (std::int64_t to = 0; to < ep; ++to) {
     std::int64_t received = 0;
     for (std::int64_t from = 0; from < ep; ++from)
-      for (std::int64_t e = to * E_local; e < (to + 1) * E_local; ++e)
-        received += counts[static_cast<std::size_t>(from * E + e)];
+      for (std::int64_t c = 0; c < counts.chunks; ++c)
+        for (std::int64_t e = to * E_local; e < (to + 1) * E_local; ++e) received += counts.of(from, c, e);
     most = std::max(most, received);
   }
   return most;
 }
 
+// A chunk's rows to and from each rank, and its experts' segments. `me`: this rank's place in `counts`.
+void lay_out(DispatchChunk& chunk, const Counts& counts, std::int64_t index, std::int64_t ep, std::int64_t me) {
+  const std::int64_t E_local = counts.E / ep;
+  std::fill(chunk.send_counts.begin(), chunk.send_counts.end(), 0);
+  std::fill(chunk.recv_counts.begin(), chunk.recv_counts.end(), 0);
+  for (std::int64_t e = 0; e < E_local; ++e) {
+    std::int64_t rows = 0;
+    for (std::int64_t from = 0; from < ep; ++from) {
+      const std::int64_t n = counts.of(from, index, me * E_local + e);
+      chunk.recv_counts[static_cast<std::size_t>(from)] += n;
+      rows += n;
+    }
+    chunk.offsets[static_cast<std::size_t>(e + 1)] = chunk.offsets[static_cast<std::size_t>(e)] + aligned(rows);
+  }
+  for (std::int64_t e = 0; e < counts.E; ++e)
+    chunk.send_counts[static_cast<std::size_t>(e / E_local)] += counts.of(me, index, e);
+  chunk.received_rows = std::accumulate(chunk.recv_counts.begin(), chunk.recv_counts.end(), std::int64_t{0});
+}
+
 // Received rows come by source rank, then by local expert; expert rows by local expert, then by source rank. Fills the
-// two maps between them.
-void map_received(Transformer& m, const MoeState& moe, const DispatchPlan& plan) {
-  const std::int64_t ep = m.mesh->ep->size(), E = m.sizes.E, E_local = m.sizes.E_local, me = m.mesh->ep->rank();
-  std::fill(m.host_pad.begin(), m.host_pad.end(), -1);
+// chunk's part of the two maps between them.
+void map_received(Transformer& m, const DispatchChunk& chunk, const Counts& counts, std::int64_t index) {
+  const std::int64_t ep = m.mesh->ep->size(), E_local = m.sizes.E_local, me = m.mesh->ep->rank();
   std::vector<std::int64_t>& next = m.host_next;  // (E_local) the next free row of each segment
-  std::copy(plan.offsets.begin(), plan.offsets.end() - 1, next.begin());
+  std::copy(chunk.offsets.begin(), chunk.offsets.end() - 1, next.begin());
+  std::int32_t* const pad = m.host_pad.data() + chunk.row_begin;
+  std::int32_t* const unpad = m.host_unpad.data() + chunk.received_begin;
   std::int32_t received = 0;
   for (std::int64_t from = 0; from < ep; ++from)
     for (std::int64_t e = 0; e < E_local; ++e)
-      for (std::int32_t i = 0; i < m.host_counts[static_cast<std::size_t>(from * E + me * E_local + e)]; ++i) {
+      for (std::int64_t i = counts.of(from, index, me * E_local + e); i > 0; --i) {
         const std::int64_t row = next[static_cast<std::size_t>(e)]++;
-        m.host_pad[static_cast<std::size_t>(row)] = received;
-        m.host_unpad[static_cast<std::size_t>(received++)] = static_cast<std::int32_t>(row);
+        pad[row] = received;
+        unpad[received++] = static_cast<std::int32_t>(row);
       }
-  m.device->copy_from_host(*m.stream, moe.pad.data, m.host_pad.data(), moe.pad.bytes());
-  m.device->copy_from_host(*m.stream, moe.unpad.data, m.host_unpad.data(), moe.unpad.bytes());
 }
 
 void warn_of_rounds(Transformer& m, std::int64_t layer, std::int64_t rounds) {
-  if (m.warned_of_rounds || m.mesh->rank != 0) return;
+  // Its group's first rank warns: other groups may fit, rank 0's among them.
+  if (m.warned_of_rounds || m.mesh->ep->rank() != 0 || m.mesh->at.etp != 0) return;
   m.warned_of_rounds = true;
   log_warn(
       "layer {}: more tokens for one rank's experts than its buffers hold: the layer is done in {} rounds, which is "
@@ -66,83 +94,100 @@ void warn_of_rounds(Transformer& m, std::int64_t layer, std::int64_t rounds) {
       layer, rounds, m.pass.imbalance_factor);
 }
 
-std::int64_t total(const std::vector<std::int64_t>& counts) {
-  return std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
-}
-
-}  // namespace
-
-DispatchPlan make_plan(const Sizes& sizes, int ep) {
-  DispatchPlan plan;
-  plan.send_counts.resize(static_cast<std::size_t>(ep));
-  plan.recv_counts.resize(static_cast<std::size_t>(ep));
-  plan.offsets.resize(static_cast<std::size_t>(sizes.E_local) + 1);
-  return plan;
-}
-
-void plan_dispatch(Transformer& m, std::int64_t layer, const Tensor& experts, DispatchPlan& plan) {
+void plan_in_chunks(Transformer& m, std::int64_t layer, const Tensor& experts, DispatchPlan& plan, std::size_t count) {
   const MoeState& moe = m.activations.layers[static_cast<std::size_t>(layer)].moe;
-  const std::int64_t ep = m.mesh->ep->size(), E = m.sizes.E, E_local = m.sizes.E_local, me = m.mesh->ep->rank();
-  const std::int64_t tokens = experts.rows();
-  const Tensor slot = moe.slot.slice_rows(0, tokens);
-  m.ops->sort_by_expert(*m.stream, m.workspace(), moe.counts, moe.source, slot, experts, ep == 1 ? kExpertRowAlign : 1);
-  const std::vector<std::int32_t>& counts = gather_counts(m, moe);
-  const MoeBuffers buffers = moe_buffers(m.sizes, m.mesh->layout, m.pass);
+  const std::int64_t ep = m.mesh->ep->size(), E = m.sizes.E, tokens = experts.rows();
+  const auto chunks = static_cast<std::int64_t>(count);
+  plan.count = count;
   plan.rounds = 1;
-  if (ep > 1 && most_received(counts, ep, E) > buffers.received) {
+  for (std::int64_t i = 0; i < chunks; ++i) {
+    DispatchChunk& c = plan.chunks[static_cast<std::size_t>(i)];
+    c.token_begin = tokens * i / chunks;
+    c.token_end = tokens * (i + 1) / chunks;
+    c.slot_begin = c.token_begin * m.sizes.k;
+    c.slot_rows = ep == 1 ? moe.source.rows() : (c.token_end - c.token_begin) * m.sizes.k;
+    m.ops->sort_by_expert(*m.stream, m.workspace(), moe.counts.slice_rows(i, i + 1).reshaped({E}),
+                          c.slots_of(moe.source), c.tokens_of(moe.slot), c.tokens_of(experts),
+                          ep == 1 ? kExpertRowAlign : 1);
+  }
+  const Counts counts{gather_counts(m, moe.counts.slice_rows(0, chunks).reshaped({chunks * E})), chunks, E};
+  const MoeBuffers buffers = moe_buffers(m.sizes, m.mesh->layout, m.pass);
+  if (ep > 1 && most_received(counts, ep) > buffers.received) {
     // A token sends a rank at most min(k, E_local) rows, so this many tokens of every rank always fit.
-    const std::int64_t fit = buffers.received / (ep * std::min(m.sizes.k, E_local));
+    const std::int64_t fit = buffers.received / (ep * std::min(m.sizes.k, m.sizes.E_local));
     plan.rounds = (buffers.tokens + fit - 1) / fit;
     warn_of_rounds(m, layer, plan.rounds);
     return;
   }
-  std::fill(plan.recv_counts.begin(), plan.recv_counts.end(), 0);
-  for (std::int64_t e = 0; e < E_local; ++e) {
-    std::int64_t rows = 0;
-    for (std::int64_t from = 0; from < ep; ++from) {
-      const std::int64_t n = counts[static_cast<std::size_t>(from * E + me * E_local + e)];
-      plan.recv_counts[static_cast<std::size_t>(from)] += n;
-      rows += n;
-    }
-    plan.offsets[static_cast<std::size_t>(e + 1)] = plan.offsets[static_cast<std::size_t>(e)] + aligned(rows);
+  std::fill(m.host_pad.begin(), m.host_pad.end(), -1);
+  std::int64_t row = 0, received = 0;
+  for (std::int64_t i = 0; i < chunks; ++i) {
+    DispatchChunk& c = plan.chunks[static_cast<std::size_t>(i)];
+    lay_out(c, counts, i, ep, m.mesh->ep->rank());
+    c.row_begin = row;
+    c.received_begin = received;
+    row += c.rows();
+    received += c.received_rows;
+    if (ep == 1)
+      c.slot_rows = c.rows();
+    else
+      map_received(m, c, counts, i);
   }
-  std::fill(plan.send_counts.begin(), plan.send_counts.end(), 0);
-  for (std::int64_t e = 0; e < E; ++e)
-    plan.send_counts[static_cast<std::size_t>(e / E_local)] +=
-        counts[static_cast<std::size_t>((ep == 1 ? 0 : me) * E + e)];
-  plan.slot_rows = ep == 1 ? plan.offsets.back() : tokens * m.sizes.k;
-  if (ep > 1) map_received(m, moe, plan);
+  if (ep == 1) return;
+  m.device->copy_from_host(*m.stream, moe.pad.data, m.host_pad.data(), moe.pad.bytes());
+  m.device->copy_from_host(*m.stream, moe.unpad.data, m.host_unpad.data(), moe.unpad.bytes());
+}
+
+}  // namespace
+
+DispatchPlan make_plan(const Sizes& sizes, int ep, std::int64_t chunks) {
+  DispatchPlan plan;
+  plan.chunks.resize(static_cast<std::size_t>(chunks));
+  for (DispatchChunk& c : plan.chunks) {
+    c.send_counts.resize(static_cast<std::size_t>(ep));
+    c.recv_counts.resize(static_cast<std::size_t>(ep));
+    c.offsets.resize(static_cast<std::size_t>(sizes.E_local) + 1);
+  }
+  return plan;
+}
+
+void plan_dispatch(Transformer& m, std::int64_t layer, const Tensor& experts, DispatchPlan& plan) {
+  plan_in_chunks(m, layer, experts, plan, plan.chunks.size());
 }
 
 void plan_round(Transformer& m, std::int64_t layer, const Tensor& experts) {
   DispatchPlan& plan = m.plans[static_cast<std::size_t>(layer)];
   const std::int64_t rounds = plan.rounds;
-  plan_dispatch(m, layer, experts, plan);
+  plan_in_chunks(m, layer, experts, plan, 1);
   UPCYCLE_CHECK(plan.rounds == 1, "a round of {} tokens does not fit the expert buffers", experts.rows());
   plan.rounds = rounds;
 }
 
-Tensor to_experts(Transformer& m, std::int64_t layer, const DispatchPlan& plan, const Tensor& rows,
-                  const Tensor& slots) {
-  if (m.mesh->ep->size() == 1) return slots;
+void start_to_experts(Transformer& m, DispatchChunk& chunk, const Tensor& slots) {
+  if (m.mesh->ep->size() == 1) return;
+  chunk.transfer = m.mesh->ep->all_to_all_v(chunk.received_of(m.activations.scratch.received), chunk.recv_counts,
+                                            chunk.slots_of(slots), chunk.send_counts);
+}
+
+Tensor finish_to_experts(Transformer& m, std::int64_t layer, DispatchChunk& chunk, const Tensor& rows,
+                         const Tensor& slots) {
+  if (m.mesh->ep->size() == 1) return chunk.slots_of(slots);
   const MoeState& moe = m.activations.layers[static_cast<std::size_t>(layer)].moe;
-  const Tensor received = m.activations.scratch.received.slice_rows(0, total(plan.recv_counts));
-  m.stream->wait(m.mesh->ep->all_to_all_v(received, plan.recv_counts, slots, plan.send_counts));
-  const Tensor out = rows.slice_rows(0, plan.offsets.back());
-  m.ops->gather_rows(*m.stream, out, received, moe.pad.slice_rows(0, plan.offsets.back()));
+  m.stream->wait(chunk.transfer);
+  const Tensor out = chunk.rows_of(rows);
+  m.ops->gather_rows(*m.stream, out, chunk.received_of(m.activations.scratch.received), chunk.rows_of(moe.pad));
   return out;
 }
 
-Tensor from_experts(Transformer& m, std::int64_t layer, const DispatchPlan& plan, const Tensor& slots,
-                    const Tensor& rows) {
-  if (m.mesh->ep->size() == 1) return rows;
+void start_from_experts(Transformer& m, std::int64_t layer, DispatchChunk& chunk, const Tensor& slots,
+                        const Tensor& rows) {
+  if (m.mesh->ep->size() == 1) return;
   const MoeState& moe = m.activations.layers[static_cast<std::size_t>(layer)].moe;
-  const std::int64_t n = total(plan.recv_counts);
-  const Tensor received = m.activations.scratch.received.slice_rows(0, n);
-  m.ops->gather_rows(*m.stream, received, rows, moe.unpad.slice_rows(0, n));
-  const Tensor out = slots.slice_rows(0, plan.slot_rows);
-  m.stream->wait(m.mesh->ep->all_to_all_v(out, plan.send_counts, received, plan.recv_counts));
-  return out;
+  const Tensor received = chunk.received_of(m.activations.scratch.received);
+  m.ops->gather_rows(*m.stream, received, chunk.rows_of(rows), chunk.received_of(moe.unpad));
+  chunk.transfer = m.mesh->ep->all_to_all_v(chunk.slots_of(slots), chunk.send_counts, received, chunk.recv_counts);
 }
+
+void finish_from_experts(Transformer& m, DispatchChunk& chunk) { m.stream->wait(chunk.transfer); }
 
 }  // namespace upcycle

@@ -36,109 +36,155 @@ TokenRange round_of(const DispatchPlan& plan, std::int64_t round, std::int64_t t
   return {std::min(round * step, tokens), std::min((round + 1) * step, tokens)};
 }
 
-// Tokens -> experts' outputs in slot layout, left in moe.output.
-void experts_forward(Transformer& m, std::int64_t layer, const Tensor& x) {
-  const auto l = static_cast<std::size_t>(layer);
-  const LayerWeights& w = m.weights.layers[l];
-  const MoeState& moe = m.activations.layers[l].moe;
-  const Scratch& c = m.activations.scratch;
-  const DispatchPlan& plan = m.plans[l];
-  const bool travels = m.mesh->ep->size() > 1;
-  const Tensor slots = (travels ? c.slots : moe.input).slice_rows(0, plan.slot_rows);
-  m.ops->gather_rows(*m.stream, slots, x, moe.source.slice_rows(0, plan.slot_rows));
-  const Tensor input = to_experts(m, layer, plan, moe.input, slots);
-  const auto rows = [R = plan.offsets.back()](const Tensor& t) { return t.slice_rows(0, R); };
-  m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::NT, rows(moe.gate_up), input, w.expert_gate_up,
-                        plan.offsets);
-  m.ops->swiglu_forward(*m.stream, rows(moe.act), rows(moe.gate_up));
-  const Tensor output = rows(travels ? c.expert_rows : moe.output);
-  m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::NT, output, rows(moe.act), w.expert_down, plan.offsets);
-  (void)from_experts(m, layer, plan, moe.output, output);
+// A layer's tensors of its experts' work.
+struct Experts {
+  const LayerWeights& w;
+  const MoeState& moe;
+  const Scratch& c;
+  DispatchPlan& plan;
+  bool travels;          // ep > 1: slots and expert rows are different buffers
+  const Tensor& slots;   // slot layout on the way out: inputs, and outputs' gradients
+  const Tensor& output;  // expert rows of the outputs
+
+  Experts(Transformer& m, std::int64_t layer)
+      : w(m.weights.layers[static_cast<std::size_t>(layer)]),
+        moe(m.activations.layers[static_cast<std::size_t>(layer)].moe),
+        c(m.activations.scratch),
+        plan(m.plans[static_cast<std::size_t>(layer)]),
+        travels(m.mesh->ep->size() > 1),
+        slots(travels ? c.slots : moe.input),
+        output(travels ? c.expert_rows : moe.output) {}
+};
+
+// The tokens' rows start on their way to the experts, all chunks at once.
+void start_forward(Transformer& m, std::int64_t layer, const Tensor& x) {
+  const Experts e(m, layer);
+  for (DispatchChunk& chunk : e.plan.in_use()) {
+    m.ops->gather_rows(*m.stream, chunk.slots_of(e.slots), chunk.tokens_of(x), chunk.slots_of(e.moe.source));
+    start_to_experts(m, chunk, e.slots);
+  }
 }
 
-// dout (tokens, H) -> dweights (tokens, k), expert gradients, and dx (tokens, H) stored as `store` says.
-void experts_backward(Transformer& m, std::int64_t layer, const Tensor& dx, const Tensor& dweights, const Tensor& dout,
-                      const Tensor& weights, Store store) {
-  const auto l = static_cast<std::size_t>(layer);
-  const LayerWeights& w = m.weights.layers[l];
-  const LayerWeights& g = m.gradients.layers[l];
-  const MoeState& moe = m.activations.layers[l].moe;
-  const Scratch& c = m.activations.scratch;
-  const DispatchPlan& plan = m.plans[l];
-  const bool travels = m.mesh->ep->size() > 1;
-  const auto rows = [R = plan.offsets.back()](const Tensor& t) { return t.slice_rows(0, R); };
-  const Tensor slot = moe.slot.slice_rows(0, dout.rows());
-  const Tensor dact = rows(c.expert_dact), dgate_up = rows(c.expert_dgate_up);
+// A chunk that has arrived is computed and starts back, under the next one's products: the experts' outputs in slot
+// layout, in moe.output.
+void finish_forward(Transformer& m, std::int64_t layer) {
+  const Experts e(m, layer);
+  for (DispatchChunk& chunk : e.plan.in_use()) {
+    const Tensor input = finish_to_experts(m, layer, chunk, e.moe.input, e.slots);
+    const Tensor gate_up = chunk.rows_of(e.moe.gate_up), act = chunk.rows_of(e.moe.act);
+    m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::NT, gate_up, input, e.w.expert_gate_up, chunk.offsets);
+    m.ops->swiglu_forward(*m.stream, act, gate_up);
+    m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::NT, chunk.rows_of(e.output), act, e.w.expert_down,
+                          chunk.offsets);
+    start_from_experts(m, layer, chunk, e.moe.output, e.output);
+  }
+  for (DispatchChunk& chunk : e.plan.in_use()) finish_from_experts(m, chunk);
+}
 
-  const Tensor dslots = (travels ? c.slots : c.expert_rows).slice_rows(0, plan.slot_rows);
-  if (!travels) m.ops->fill(*m.stream, dslots, 0);  // padding rows must not carry an old buffer's bits into dW
-  m.ops->combine_rows_backward(*m.stream, dslots, dweights, dout, moe.output.slice_rows(0, plan.slot_rows), slot,
-                               weights);
-  const Tensor drows = to_experts(m, layer, plan, c.expert_rows, dslots);
-  m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::TN, g.expert_down, drows, rows(moe.act), plan.offsets,
-                        Store::Accumulate);
-  m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::NN, dact, drows, w.expert_down, plan.offsets);
-  m.ops->swiglu_backward(*m.stream, dgate_up, dact, rows(moe.gate_up));
-  m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::TN, g.expert_gate_up, dgate_up, rows(moe.input),
-                        plan.offsets, Store::Accumulate);
-  // The output's gradient has served: its rows take the input's.
-  m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::NN, drows, dgate_up, w.expert_gate_up, plan.offsets);
-  const Tensor back = from_experts(m, layer, plan, c.slots, drows);
-  m.ops->combine_rows(*m.stream, dx, back, slot, Tensor{}, store);
+// out (tokens, H) stored as `store` says: the chosen experts' outputs, weighted and added up in the order of k.
+void combine(Transformer& m, std::int64_t layer, const Tensor& out, const Tensor& weights, Store store) {
+  const Experts e(m, layer);
+  for (const DispatchChunk& chunk : e.plan.in_use())
+    m.ops->combine_rows(*m.stream, chunk.tokens_of(out), chunk.slots_of(e.moe.output), chunk.tokens_of(e.moe.slot),
+                        chunk.tokens_of(weights), store);
+}
+
+// dout (tokens, H) -> dweights (tokens, k); the gradients of the experts' outputs start on their way.
+void start_backward(Transformer& m, std::int64_t layer, const Tensor& dweights, const Tensor& dout,
+                    const Tensor& weights) {
+  const Experts e(m, layer);
+  const Tensor& dslots = e.travels ? e.c.slots : e.c.expert_rows;
+  for (DispatchChunk& chunk : e.plan.in_use()) {
+    const Tensor part = chunk.slots_of(dslots);
+    if (!e.travels) m.ops->fill(*m.stream, part, 0);  // padding rows must not carry an old buffer's bits into dW
+    m.ops->combine_rows_backward(*m.stream, part, chunk.tokens_of(dweights), chunk.tokens_of(dout),
+                                 chunk.slots_of(e.moe.output), chunk.tokens_of(e.moe.slot), chunk.tokens_of(weights));
+    start_to_experts(m, chunk, dslots);
+  }
+}
+
+// -> the experts' gradients, and dx (tokens, H) stored as `store` says.
+void finish_backward(Transformer& m, std::int64_t layer, const Tensor& dx, Store store) {
+  const Experts e(m, layer);
+  const LayerWeights& g = m.gradients.layers[static_cast<std::size_t>(layer)];
+  for (DispatchChunk& chunk : e.plan.in_use()) {
+    const auto rows = [&](const Tensor& t) { return chunk.rows_of(t); };
+    const Tensor dact = rows(e.c.expert_dact), dgate_up = rows(e.c.expert_dgate_up);
+    const Tensor drows = finish_to_experts(m, layer, chunk, e.c.expert_rows, e.c.expert_rows);
+    m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::TN, g.expert_down, drows, rows(e.moe.act),
+                          chunk.offsets, Store::Accumulate);
+    m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::NN, dact, drows, e.w.expert_down, chunk.offsets);
+    m.ops->swiglu_backward(*m.stream, dgate_up, dact, rows(e.moe.gate_up));
+    // The output's gradient has served: its rows take the input's, which starts back before the weights' gradient.
+    m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::NN, drows, dgate_up, e.w.expert_gate_up, chunk.offsets);
+    start_from_experts(m, layer, chunk, e.c.slots, e.c.expert_rows);
+    m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::TN, g.expert_gate_up, dgate_up, rows(e.moe.input),
+                          chunk.offsets, Store::Accumulate);
+  }
+  for (DispatchChunk& chunk : e.plan.in_use()) {
+    finish_from_experts(m, chunk);
+    const Tensor& back = e.travels ? e.c.slots : e.c.expert_rows;
+    m.ops->combine_rows(*m.stream, chunk.tokens_of(dx), chunk.slots_of(back), chunk.tokens_of(e.moe.slot), Tensor{},
+                        store);
+  }
 }
 
 }  // namespace
 
 void moe_forward(Transformer& m, std::int64_t layer, double share, bool replay) {
   const Scratch& c = m.activations.scratch;
-  const MoeState& moe = m.activations.layers[static_cast<std::size_t>(layer)].moe;
   DispatchPlan& plan = m.plans[static_cast<std::size_t>(layer)];
   route(m, layer, share, replay);
   const Routed t = routed_tokens(m, layer);
-  const Tensor out = cut_over_tp(m) ? c.partial : c.branch;
-  if (m.config.shared_expert) {
-    if (cut_over_tp(m)) {
-      mlp_partial_forward(m, layer, replay ? Tensor{} : out, t.x);
-    } else {
-      mlp_forward(m, layer, replay);
-    }
-  }
-  const Store store = m.config.shared_expert ? Store::Accumulate : Store::Overwrite;
+  const bool cut = cut_over_tp(m), shared = m.config.shared_expert;
+  const Tensor out = cut ? c.partial : c.branch;
+  const Store store = shared ? Store::Accumulate : Store::Overwrite;
   plan_dispatch(m, layer, t.experts, plan);
+  // Recomputed for a backward that works in rounds, the experts' part is left out: it makes each round's again.
+  const bool experts = !replay || plan.rounds == 1;
   for (std::int64_t r = 0; r < plan.rounds; ++r) {
     const TokenRange range = round_of(plan, r, t.x.rows());
-    if (plan.rounds > 1) plan_round(m, layer, range.of(t.experts));
-    if (replay && plan.rounds > 1) continue;  // the backward makes each round's again
-    experts_forward(m, layer, range.of(t.x));
-    if (replay) continue;
-    m.ops->combine_rows(*m.stream, range.of(out), moe.output.slice_rows(0, plan.slot_rows),
-                        moe.slot.slice_rows(0, range.end - range.begin), range.of(t.weights), store);
+    if (experts) {
+      if (plan.rounds > 1) plan_round(m, layer, range.of(t.experts));
+      start_forward(m, layer, range.of(t.x));
+    }
+    if (shared && r == 0) {  // while the tokens travel
+      if (cut) {
+        mlp_partial_forward(m, layer, replay ? Tensor{} : out, t.x);
+      } else {
+        mlp_forward(m, layer, replay);
+      }
+    }
+    if (experts) finish_forward(m, layer);
+    if (!replay) combine(m, layer, range.of(out), range.of(t.weights), store);
   }
-  if (cut_over_tp(m) && !replay) reduce_sequence(m, c.branch);
+  if (cut && !replay) reduce_sequence(m, c.branch);
 }
 
 void moe_backward(Transformer& m, std::int64_t layer, double share) {
   const Scratch& c = m.activations.scratch;
   DispatchPlan& plan = m.plans[static_cast<std::size_t>(layer)];
-  const bool cut = cut_over_tp(m);
+  const bool cut = cut_over_tp(m), shared = m.config.shared_expert;
   const Routed t = routed_tokens(m, layer);
   const Tensor dout = cut ? gather_sequence(m, c.dx, c.dgathered) : c.dx;
   const Tensor dx = cut ? c.partial : c.dnorm, dweights = cut ? c.all_dweights : c.dweights;
-  if (m.config.shared_expert) {
-    if (cut) {
-      mlp_partial_backward(m, layer, dx, dout, t.x);
-    } else {
-      mlp_backward(m, layer);
-    }
-  }
-  const Store store = m.config.shared_expert ? Store::Accumulate : Store::Overwrite;
+  const Store store = shared ? Store::Accumulate : Store::Overwrite;
   for (std::int64_t r = 0; r < plan.rounds; ++r) {
     const TokenRange range = round_of(plan, r, t.x.rows());
     if (plan.rounds > 1) {  // only one round's activations exist at a time: this one's are made again
       plan_round(m, layer, range.of(t.experts));
-      experts_forward(m, layer, range.of(t.x));
+      start_forward(m, layer, range.of(t.x));
+      finish_forward(m, layer);
     }
-    experts_backward(m, layer, range.of(dx), range.of(dweights), range.of(dout), range.of(t.weights), store);
+    start_backward(m, layer, range.of(dweights), range.of(dout), range.of(t.weights));
+    if (shared && r == 0) {  // while the gradients travel
+      if (cut) {
+        mlp_partial_backward(m, layer, dx, dout, t.x);
+      } else {
+        mlp_backward(m, layer);
+      }
+    }
+    finish_backward(m, layer, range.of(dx), store);
   }
   if (cut) {
     m.stream->wait(m.mesh->tp->all_reduce(c.all_dweights));

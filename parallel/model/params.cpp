@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/error.h"
+
 namespace upcycle {
 namespace {
 
@@ -21,14 +23,14 @@ class TableBuilder {
 
   ParamTable build() {
     add_vocabulary("model.embed_tokens.weight");
-    close_buckets();
+    close_buckets(-1);
     for (std::int64_t l = 0; l < s_.L; ++l) {
       add_layer(l);
-      close_buckets();
+      close_buckets(l);
     }
     add_vector("model.norm.weight", -1);
     if (!model_.tie_word_embeddings) add_vocabulary("lm_head.weight");
-    close_buckets();
+    close_buckets(s_.L);
     return std::move(table_);
   }
 
@@ -45,12 +47,12 @@ class TableBuilder {
     table_.rows.push_back(std::move(row));
   }
 
-  void close_buckets() {
+  void close_buckets(std::int64_t layer) {
     for (FlatGroup* g : {&table_.dense, &table_.expert}) {
       const std::int64_t begin = g->buckets.empty() ? 0 : g->buckets.back().end;
       if (g->size == begin) continue;
       g->size = begin + round_up(g->size - begin, kAlign * g->ranks);
-      g->buckets.push_back({begin, g->size, g->shard_size});
+      g->buckets.push_back({layer, begin, g->size, g->shard_size});
       g->shard_size += (g->size - begin) / g->ranks;
     }
   }
@@ -174,11 +176,14 @@ std::vector<OwnedPiece> owned_pieces(const ParamTable& table, const Coordinates&
   for (const ParamRow& row : table.rows) {
     if (row.replicated_over_tp && at.tp != 0 && !with_replicas) continue;
     const FlatGroup& g = table.group(row.group);
-    for (const Bucket& b : g.buckets) {
-      const std::int64_t owned = g.owned_begin(b);
-      const std::int64_t begin = std::max(row.offset, owned), end = std::min(row.offset + row.size(), g.owned_end(b));
-      if (begin < end) cut(row, begin - row.offset, end - row.offset, b.shard_begin + row.offset - owned, pieces);
-    }
+    // A row lies in one bucket.
+    const auto bucket = std::upper_bound(g.buckets.begin(), g.buckets.end(), row.offset,
+                                         [](std::int64_t offset, const Bucket& b) { return offset < b.end; });
+    UPCYCLE_CHECK(bucket != g.buckets.end() && row.offset + row.size() <= bucket->end, "{} is in no bucket", row.name);
+    const std::int64_t owned = g.owned_begin(*bucket);
+    const std::int64_t begin = std::max(row.offset, owned),
+                       end = std::min(row.offset + row.size(), g.owned_end(*bucket));
+    if (begin < end) cut(row, begin - row.offset, end - row.offset, bucket->shard_begin + row.offset - owned, pieces);
   }
   return pieces;
 }

@@ -43,6 +43,7 @@ struct ParamRow {
 // A stretch of the flat buffer that is reduced and gathered at once: the embedding, a layer, the head. Each of the
 // group's `ranks` owns an equal part of it, which it alone keeps in fp32 and updates (ZeRO-1, arXiv 1910.02054).
 struct Bucket {
+  std::int64_t layer = 0;           // whose parameters: -1 the embedding's, L the final norm's and the head's
   std::int64_t begin = 0, end = 0;  // elements; a multiple of ranks
   std::int64_t shard_begin = 0;     // where this rank's part starts in its optimizer buffers
 };

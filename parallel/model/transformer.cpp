@@ -24,12 +24,12 @@ Transformer make_transformer(Arena& arena, const ModelConfig& model, const PassS
   m.activations = layout_activations(arena, model, m.sizes, mesh.layout, pass, ops.workspace_bytes(limits));
   const auto L = static_cast<std::size_t>(m.sizes.L), E = static_cast<std::size_t>(m.sizes.E);
   m.router_metrics.resize(L);
-  m.plans.assign(L, make_plan(m.sizes, mesh.layout.ep));
   m.host_stats.resize(2 * E + 2);
   m.host_scale.resize(E);
-  m.host_counts.resize(static_cast<std::size_t>(mesh.layout.ep) * E);
   if (model.is_moe()) {
     const MoeBuffers buffers = moe_buffers(m.sizes, mesh.layout, pass);
+    m.plans.assign(L, make_plan(m.sizes, mesh.layout.ep, buffers.chunks));
+    m.host_counts.resize(static_cast<std::size_t>(mesh.layout.ep * buffers.chunks * m.sizes.E));
     m.host_pad.resize(static_cast<std::size_t>(buffers.rows));
     m.host_unpad.resize(static_cast<std::size_t>(buffers.received));
     m.host_next.resize(static_cast<std::size_t>(m.sizes.E_local));
@@ -118,7 +118,7 @@ void forward(Transformer& m, const Batch& batch, double share) {
   head_forward(m, batch);
 }
 
-void backward(Transformer& m, const Batch& batch, const LossScale& scale) {
+void backward(Transformer& m, const Batch& batch, const LossScale& scale, const GradientsReady& ready) {
   UPCYCLE_CHECK(m.pass.training, "backward of a model that was laid out for inference");
   const Activations& a = m.activations;
   const Scratch& c = a.scratch;
@@ -126,11 +126,17 @@ void backward(Transformer& m, const Batch& batch, const LossScale& scale) {
   m.ops->fill(*m.stream, c.dx, 0);
   m.ops->rms_norm_backward(*m.stream, m.workspace(), c.dx, m.gradients.final_norm, c.dnorm, a.x_last,
                            m.weights.final_norm, a.final_rstd);
+  const auto complete = [&](std::int64_t layer) {
+    if (ready) ready(layer);
+  };
+  complete(m.sizes.L);
   for (std::int64_t l = m.sizes.L - 1; l >= 0; --l) {
     if (m.pass.recompute == Recompute::Full) layer_forward(m, l, batch, Tensor{}, false, scale.share(), true, nullptr);
     layer_backward(m, l, batch, scale.share());
+    complete(l);
   }
   embedding_backward(m, batch, c.dx);
+  complete(-1);
 }
 
 }  // namespace upcycle

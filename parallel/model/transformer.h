@@ -1,4 +1,5 @@
 #pragma once
+#include <functional>
 #include <vector>
 
 #include "core/arena.h"
@@ -50,11 +51,11 @@ struct Transformer {
   Activations activations;
   Tensor rope_table;                          // fp32 (max positions, D)
   std::vector<RouterMetrics> router_metrics;  // a layer, zero where it is dense
-  std::vector<DispatchPlan> plans;            // a layer: where its tokens' rows went
+  std::vector<DispatchPlan> plans;            // a layer: where its tokens' rows went (MoE models)
   bool warned_of_rounds = false;
   std::vector<double> host_stats;         // (2E + 2), host copies of what the host must know of a layer's routing
   std::vector<float> host_scale;          // (E)
-  std::vector<std::int32_t> host_counts;  // (ep, E)
+  std::vector<std::int32_t> host_counts;  // (ep, chunks, E)
   std::vector<std::int32_t> host_pad, host_unpad;  // (R), (received): see MoeState
   std::vector<std::int64_t> host_next;             // (E_local)
 
@@ -85,8 +86,12 @@ void forward_hidden(Transformer& m, const Batch& batch, double share, KvCache* c
 // forward_hidden, then the cross-entropy: activations.nll (T) and loss_sum += its sum.
 void forward(Transformer& m, const Batch& batch, double share);
 
+// Told by backward when a part of the model has its gradients complete, in this order: L (final norm and head), the
+// layers from the last to the first, -1 (embedding); as Bucket::layer counts them.
+using GradientsReady = std::function<void(std::int64_t layer)>;
+
 // After forward() of the same batch: adds the gradients of  sum(nll) / valid_tokens_global + the router losses.
-void backward(Transformer& m, const Batch& batch, const LossScale& scale);
+void backward(Transformer& m, const Batch& batch, const LossScale& scale, const GradientsReady& ready = {});
 
 // Logits fp32 (rows, V_local) of rows [row, row + rows) of T: this tp rank's part of the vocabulary, padding included.
 void logits(Transformer& m, const Tensor& out, std::int64_t row, std::int64_t rows);

@@ -28,10 +28,6 @@ struct TrainMemory {
 // Plans and allocates.
 TrainMemory make_train_memory(const ParamTable& table, DType dtype, bool adamw, Device& device);
 
-struct MemoryClass {
-  std::string name;
-  std::size_t bytes = 0;
-};
 // The same layout, counted only.
 std::vector<MemoryClass> plan_train_memory(const ParamTable& table, DType dtype, bool adamw);
 

@@ -34,7 +34,8 @@ void check_freeze(const ModelConfig& model, const std::vector<std::string>& patt
 
 Optimizer make_optimizer(const ParamTable& table, const Mesh& mesh, Device& device, Ops& ops, Stream& stream,
                          Workspace workspace, const TrainConfig& config) {
-  Optimizer o{&table, &mesh, &device, &ops, &stream, workspace, config, {}, {}, {}, {}};
+  Optimizer o{&table, &mesh, &device, &ops, &stream, workspace, config, {}, {}, {}, {}, {}};
+  o.transfers.reserve(table.dense.buckets.size() + table.expert.buckets.size());
   for (const ParamRow& row : table.rows)
     o.frozen.push_back(std::any_of(config.freeze.begin(), config.freeze.end(), [&](const std::string& pattern) {
       return fnmatch(pattern.c_str(), row.name.c_str(), 0) == 0;
@@ -53,23 +54,35 @@ void zero_gradients(Optimizer& o, TrainMemory& memory) {
     if (memory.grads.of(g).size() > 0) o.ops->fill(*o.stream, memory.grads.of(g), 0);
 }
 
-void reduce_gradients(Optimizer& o, TrainMemory& memory) {
-  if (o.mesh->layout.tp > 1) {
-    for (const ParamRow& row : o.table->rows) {
-      if (row.replicated_over_tp)
-        o.stream->wait(
-            o.mesh->tp->all_reduce(view_row(row, memory.grads.dense, memory.grads.expert).reshaped({row.size()})));
-    }
-  }
+void start_reduction(Optimizer& o, TrainMemory& memory, std::int64_t layer) {
   for (const ParamGroup g : kGroups) {
     const FlatGroup& flat = o.table->group(g);
     const Tensor& grads = memory.grads.of(g);
     for (const Bucket& b : flat.buckets) {
+      if (b.layer != layer) continue;
+      Event replicated;  // the newest sum over tp: a group's calls happen in their order
+      for (const ParamRow& row : o.table->rows)
+        if (o.mesh->layout.tp > 1 && row.replicated_over_tp && row.group == g && row.offset >= b.begin &&
+            row.offset < b.end)
+          replicated =
+              o.mesh->tp->all_reduce(view_row(row, memory.grads.dense, memory.grads.expert).reshaped({row.size()}));
+      o.stream->wait(replicated);
       const Tensor mine = grads.slice_rows(flat.owned_begin(b), flat.owned_end(b));
-      o.stream->wait(replicas(o, g).reduce_scatter(mine, grads.slice_rows(b.begin, b.end)));
+      o.transfers.push_back(replicas(o, g).reduce_scatter(mine, grads.slice_rows(b.begin, b.end)));
     }
   }
 }
+
+namespace {
+
+void finish_transfers(Optimizer& o) {
+  for (const Event& e : o.transfers) o.stream->wait(e);
+  o.transfers.clear();
+}
+
+}  // namespace
+
+void finish_reduction(Optimizer& o) { finish_transfers(o); }
 
 double clip_gradients(Optimizer& o, TrainMemory& memory) {
   o.ops->fill(*o.stream, memory.sum_squares, 0);
@@ -106,15 +119,27 @@ void update_parameters(Optimizer& o, TrainMemory& memory, double lr) {
   gather_parameters(o, memory);
 }
 
-void gather_parameters(Optimizer& o, TrainMemory& memory) {
-  for (const ParamGroup g : kGroups) {
-    const FlatGroup& flat = o.table->group(g);
-    const Tensor& weights = memory.weights.of(g);
-    for (const Bucket& b : flat.buckets) {
-      const Tensor mine = weights.slice_rows(flat.owned_begin(b), flat.owned_end(b));
-      o.stream->wait(replicas(o, g).all_gather(weights.slice_rows(b.begin, b.end), mine));
-    }
+namespace {
+
+void start_gathering(Optimizer& o, TrainMemory& memory, ParamGroup g) {
+  const FlatGroup& flat = o.table->group(g);
+  const Tensor& weights = memory.weights.of(g);
+  for (const Bucket& b : flat.buckets) {
+    const Tensor mine = weights.slice_rows(flat.owned_begin(b), flat.owned_end(b));
+    o.transfers.push_back(replicas(o, g).all_gather(weights.slice_rows(b.begin, b.end), mine));
   }
+}
+
+}  // namespace
+
+void gather_parameters(Optimizer& o, TrainMemory& memory, ParamGroup group) {
+  start_gathering(o, memory, group);
+  finish_transfers(o);
+}
+
+void gather_parameters(Optimizer& o, TrainMemory& memory) {
+  for (const ParamGroup g : kGroups) start_gathering(o, memory, g);
+  finish_transfers(o);
 }
 
 void masters_from_weights(Optimizer& o, TrainMemory& memory) {

@@ -21,6 +21,7 @@ struct Optimizer {
   std::vector<OwnedPiece> counted;      // what it owns: each logical element on one rank of the mesh
   std::vector<std::int64_t> row_steps;  // updates so far, a row of the table
   std::vector<std::uint8_t> frozen;     // a row of the table
+  std::vector<Event> transfers;         // under way: of buckets being reduced or gathered
 };
 
 Optimizer make_optimizer(const ParamTable& table, const Mesh& mesh, Device& device, Ops& ops, Stream& stream,
@@ -31,10 +32,12 @@ void check_freeze(const ModelConfig& model, const std::vector<std::string>& patt
 
 void zero_gradients(Optimizer& o, TrainMemory& memory);
 
-// Sums over tp for rows replicated there (under sequence parallelism each rank saw its own tokens), then
-// reduce-scatters every bucket over dp or edp: afterwards grads hold the step's raw gradient in this rank's owned
-// pieces.
-void reduce_gradients(Optimizer& o, TrainMemory& memory);
+// Starts the sums of one part of the model (Bucket::layer) whose gradients are complete: over tp for rows replicated
+// there (under sequence parallelism each rank saw its own tokens), then reduce-scatter of its buckets over dp or edp,
+// which travel under the backward of the layers below.
+void start_reduction(Optimizer& o, TrainMemory& memory, std::int64_t layer);
+// Waits for all that was started: grads hold the step's raw gradient in this rank's owned pieces.
+void finish_reduction(Optimizer& o);
 
 // The global norm of the raw gradient of all parameters that are not frozen, each logical element counted once; sets
 // memory.scale to the clipping factor, the same on all ranks.
@@ -42,6 +45,8 @@ double clip_gradients(Optimizer& o, TrainMemory& memory);
 
 // One update of every owned piece with memory.scale; counts steps per row; gathers the parameters.
 void update_parameters(Optimizer& o, TrainMemory& memory, double lr);
+// Gathers the owners' parts of the parameters, of one group or both; all buckets travel at once.
+void gather_parameters(Optimizer& o, TrainMemory& memory, ParamGroup group);
 void gather_parameters(Optimizer& o, TrainMemory& memory);
 
 // Makes the masters from the parameters as they are (a fresh start from random weights).

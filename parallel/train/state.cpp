@@ -41,15 +41,15 @@ bool is_adamw(const Trainer& t) { return t.config.train.optimizer == "adamw"; }
 
 }  // namespace
 
-void load_trainer_weights(Trainer& t, TensorSource& source) {
-  const ParamTable& table = t.model->table;
+StoreRows store_trainer_rows(Trainer& t) {
   const bool separate_masters = t.config.storage() != DType::F32;
-  const std::vector<OwnedPiece> owned = owned_pieces(table, t.mesh->at, true);
-  load_parameters(table, source, kBuffer, [&](const ParamRow& row, const Rectangle& part, const float* values) {
+  auto owned = owned_pieces(t.model->table, t.mesh->at, true);
+  return [&t, separate_masters, owned = std::move(owned)](const ParamRow& row, const Rectangle& part,
+                                                          const float* values) {
+    store_rows(row, part, values, t.memory.weights.dense, t.memory.weights.expert);
+    if (!separate_masters) return;
     const std::int64_t begin = row.offset + (part.row - row.part.row) * part.columns;
     const std::int64_t end = begin + part.size();  // flat
-    round_into(t.memory.weights.of(row.group).slice_rows(begin, end), values);
-    if (!separate_masters) return;
     for (const OwnedPiece& p : owned) {
       if (p.row != &row) continue;
       const std::int64_t from = std::max(begin, p.flat), to = std::min(end, p.flat + p.part.size());
@@ -57,7 +57,11 @@ void load_trainer_weights(Trainer& t, TensorSource& source) {
       const Tensor master = t.memory.master.of(row.group).slice_rows(p.shard + from - p.flat, p.shard + to - p.flat);
       std::copy(values + (from - begin), values + (to - begin), master.as<float>());
     }
-  });
+  };
+}
+
+void load_trainer_weights(Trainer& t, TensorSource& source) {
+  load_parameters(t.model->table, source, kBuffer, store_trainer_rows(t));
   std::fill(t.optimizer.row_steps.begin(), t.optimizer.row_steps.end(), 0);
 }
 

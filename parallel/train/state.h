@@ -5,6 +5,10 @@
 // Between a trainer and files: everything walks the parameter table.
 namespace upcycle {
 
+// Takes whole rows of this rank's part of a parameter: rounds them into the parameters, keeps what it owns as masters.
+// `t` must outlive it.
+StoreRows store_trainer_rows(Trainer& t);
+
 // Fills this rank's parameters and masters; moments and step counts start fresh.
 void load_trainer_weights(Trainer& t, TensorSource& source);
 

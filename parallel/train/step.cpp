@@ -34,7 +34,10 @@ void run_microbatches(Trainer& t, double valid_global) {
     t.device->copy_from_host(*t.stream, t.batch.tokens.data, t.host_tokens.data() + begin, t.batch.tokens.bytes());
     t.device->copy_from_host(*t.stream, t.batch.targets.data, targets.data(), t.batch.targets.bytes());
     forward(m, t.batch, scale.share());
-    backward(m, t.batch, scale);
+    // In the last microbatch a gradient that is complete starts its sum over the replicas under what is left.
+    const bool last = begin + T == t.host_tokens.size();
+    backward(m, t.batch, scale,
+             last ? [&t](std::int64_t layer) { start_reduction(t.optimizer, t.memory, layer); } : GradientsReady{});
   }
 }
 
@@ -75,7 +78,7 @@ StepResult compute_gradients(Trainer& t, const SequenceSource& source) {
   t.ops->fill(*t.stream, t.model->activations.loss_sum, 0);
   zero_gradients(t.optimizer, t.memory);
   run_microbatches(t, valid);
-  reduce_gradients(t.optimizer, t.memory);
+  finish_reduction(t.optimizer);
   summarize(t, valid, result);
   return result;
 }

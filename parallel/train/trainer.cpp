@@ -26,6 +26,7 @@ PassShape training_pass(const Config& c) {
   pass.recompute = c.train.recompute == "full" ? Recompute::Full : Recompute::None;
   pass.dtype = c.storage();
   pass.imbalance_factor = c.parallel.imbalance_factor;
+  pass.dispatch_chunks = c.parallel.dispatch_chunks;
   return pass;
 }
 
@@ -71,7 +72,7 @@ std::vector<MemoryClass> plan_trainer(const Config& config, const Mesh& mesh, Op
   (void)take_batch(arena, pass);
   (void)arena.take(DType::F64, {1 + 4 * config.model.num_hidden_layers});
   std::vector<MemoryClass> plan = plan_train_memory(m.table, config.storage(), config.train.optimizer == "adamw");
-  plan.push_back({"activations", arena.high_water()});
+  plan.insert(plan.end(), arena.classes().begin(), arena.classes().end());
   plan.push_back({"collectives", collective_scratch_bytes(mesh.layout)});
   if (!config.checkpoint.dir.empty())
     plan.push_back({"checkpoint snapshot", plan_snapshot(m.table, mesh.at, config.train.optimizer == "adamw")});

@@ -1,0 +1,148 @@
+#include <gtest/gtest.h>
+
+#include "tests/mpi_tests.h"
+#include "tests/train/rig.h"
+
+// What is issued, worked on and waited for, and in which order: transfers must travel under work that does not need
+// them.
+namespace upcycle::test {
+namespace {
+
+// "dispatch 1" issued, "wait 1", "work" (one or more pieces of matrix products and attention in a row), "sum 3" ...
+class Journal {
+ public:
+  void issued(const char* what, const Event& event) {
+    ASSERT_NE(event.work, nullptr) << what << ": done when the call returned";
+    events_.push_back(event);
+    lines.push_back(fmt::format("{} {}", what, events_.size()));
+  }
+  void waited(const Event& event) {
+    for (std::size_t i = 0; i < events_.size(); ++i)
+      if (events_[i].work == event.work && events_[i].ticket == event.ticket)
+        lines.push_back(fmt::format("wait {}", i + 1));
+  }
+  void worked() {
+    if (lines.empty() || lines.back() != "work") lines.push_back("work");
+  }
+  std::vector<std::string> lines;
+
+ private:
+  std::vector<Event> events_;
+};
+
+class JournalStream final : public Stream {
+ public:
+  explicit JournalStream(Journal& journal) : journal_(journal) {}
+  DeviceKind kind() const override { return DeviceKind::Cpu; }
+  Event record() override { return {}; }
+  void wait(const Event& event) override {
+    journal_.waited(event);
+    test_stream().wait(event);
+  }
+  void synchronize() override {}
+  void* native() override { return nullptr; }
+  void attach(Progress& progress) override { test_stream().attach(progress); }
+  void detach(Progress& progress) override { test_stream().detach(progress); }
+  void poll() override {
+    journal_.worked();
+    test_stream().poll();
+  }
+
+ private:
+  Journal& journal_;
+};
+
+// Journals what the trainer may leave under way; everything else passes through.
+class JournalCommunicator final : public Communicator {
+ public:
+  JournalCommunicator(std::shared_ptr<Communicator> inner, Journal& journal)
+      : inner_(std::move(inner)), journal_(journal) {}
+  int rank() const override { return inner_->rank(); }
+  int size() const override { return inner_->size(); }
+  const std::string& name() const override { return inner_->name(); }
+  Event all_reduce(const Tensor& data) override { return inner_->all_reduce(data); }
+  Event reduce_scatter(const Tensor& out, const Tensor& in) override {
+    const Event event = inner_->reduce_scatter(out, in);
+    journal_.issued("sum", event);
+    return event;
+  }
+  Event all_gather(const Tensor& out, const Tensor& in) override { return inner_->all_gather(out, in); }
+  Event all_to_all_v(const Tensor& out, std::span<const std::int64_t> recv_counts, const Tensor& in,
+                     std::span<const std::int64_t> send_counts) override {
+    const Event event = inner_->all_to_all_v(out, recv_counts, in, send_counts);
+    journal_.issued("dispatch", event);
+    return event;
+  }
+  Event broadcast(const Tensor& data, int root) override { return inner_->broadcast(data, root); }
+  void barrier() override { inner_->barrier(); }
+  double max_of(double value) override { return inner_->max_of(value); }
+  double sum_of(double value) override { return inner_->sum_of(value); }
+  std::string broadcast_text(const std::string& text, int root) override { return inner_->broadcast_text(text, root); }
+  std::string gather_text(const std::string& text) override { return inner_->gather_text(text); }
+
+ private:
+  std::shared_ptr<Communicator> inner_;
+  Journal& journal_;
+};
+
+Config one_moe_layer(std::int64_t chunks) {
+  Config c = small_moe_config();
+  c.model.num_hidden_layers = 1;
+  c.train.global_batch_size = 4;
+  c.parallel.dispatch_chunks = chunks;
+  return c;
+}
+
+// One step of a run on two ranks, journalled.
+std::vector<std::string> journal_of(const Config& config, int ep, bool sums) {
+  Journal journal;
+  Mesh mesh = make_test_mesh(1, ep);
+  if (sums) {
+    mesh.dp = std::make_shared<JournalCommunicator>(mesh.dp, journal);
+  } else {
+    mesh.ep = std::make_shared<JournalCommunicator>(mesh.ep, journal);
+  }
+  Rig rig;
+  rig.stream = std::make_unique<JournalStream>(journal);
+  Trainer t = random_trainer(rig, config, mesh);
+  const FixedSequences sequences = random_sequences(8, config.train.seq_length, config.model.vocab_size, 3);
+  journal.lines.clear();
+  (void)compute_gradients(t, sequences.source());
+  return journal.lines;
+}
+
+using Lines = std::vector<std::string>;
+
+TEST(Overlap, ChunksTravelUnderTheExpertsProducts) {
+  // Attention and router; three chunks out; each is computed when it is there and starts back; the head; backward:
+  // alike, and a chunk's input gradient leaves before its last weight gradient is computed.
+  const Lines forward = {"work",       "dispatch 1", "dispatch 2", "dispatch 3", "wait 1", "work",
+                         "dispatch 4", "wait 2",     "work",       "dispatch 5", "wait 3", "work",
+                         "dispatch 6", "wait 4",     "wait 5",     "wait 6"};
+  const Lines backward = {"work",        "dispatch 7", "dispatch 8", "dispatch 9",  "wait 7",  "work",   "dispatch 10",
+                          "work",        "wait 8",     "work",       "dispatch 11", "work",    "wait 9", "work",
+                          "dispatch 12", "work",       "wait 10",    "wait 11",     "wait 12", "work"};
+  Lines want = forward;
+  want.insert(want.end(), backward.begin(), backward.end());
+  EXPECT_EQ(journal_of(one_moe_layer(3), 2, false), want);
+}
+
+TEST(Overlap, TheSharedExpertIsComputedWhileTokensTravel) {
+  Config config = one_moe_layer(1);
+  config.model.shared_expert = true;
+  const Lines want = {"work", "dispatch 1", "work", "wait 1", "work", "dispatch 2", "wait 2",  // forward
+                      "work", "dispatch 3", "work", "wait 3", "work", "dispatch 4", "work",   "wait 4", "work"};
+  EXPECT_EQ(journal_of(config, 2, false), want);
+}
+
+// In the last microbatch alone, every bucket's sum starts when its last gradient is there, under the layers below.
+TEST(Overlap, GradientSumsTravelUnderTheBackward) {
+  Config config = small_config();
+  config.train.global_batch_size = 8;  // two microbatches a rank
+  const Lines want = {"work",  "sum 1",  "work",   "sum 2",  "work",  "sum 3",
+                      "sum 4", "wait 1", "wait 2", "wait 3", "wait 4"};
+  EXPECT_EQ(journal_of(config, 1, true), want);
+}
+
+}  // namespace
+}  // namespace upcycle::test
