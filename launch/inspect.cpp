@@ -3,28 +3,28 @@
 #include "launch/commands.h"
 #include "launch/common.h"
 #include "launch/options.h"
-#include "parallel/checkpoint/checkpoint.h"
+#include "parallel/checkpoint/step_files.h"
 
 namespace upcycle {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-Json describe(const TensorSource& source) {
-  const ParameterCount count = count_parameters(source.model());
+Json describe(const ModelConfig& model) {
+  const ParameterCount count = count_parameters(model);
   Json tensors = Json::array();
-  const ParamTable table = make_global_table(source.model());
+  const ParamTable table = make_global_table(model);
   for (const ParamRow& row : table.rows)
     tensors.push_back({{"name", row.name}, {"shape", row.is_vector ? Json{row.columns} : Json{row.rows, row.columns}}});
   return {{"parameters", count.total},
           {"active_parameters", count.active},
-          {"model", Json::parse(to_json(source.model()))},
+          {"model", Json::parse(to_json(model))},
           {"tensors", tensors}};
 }
 
-void add_checkpoint(Json& j, const Checkpoint& c) {
-  const CheckpointInfo& info = c.info();
-  j["directory"] = c.directory();
+void add_checkpoint(Json& j, const StepFolder& step) {
+  const CheckpointInfo& info = step.manifest.info;
+  j["directory"] = step.path;
   j["step"] = info.step;
   j["consumed_samples"] = info.consumed_samples;
   j["tokens"] = info.tokens;
@@ -33,10 +33,23 @@ void add_checkpoint(Json& j, const Checkpoint& c) {
   j["init"] = info.init;
   j["layout"] = {{"world", info.layout.world}, {"tp", info.layout.tp},   {"dp", info.layout.dp},
                  {"ep", info.layout.ep},       {"etp", info.layout.etp}, {"edp", info.layout.edp}};
-  j["optimizer_state"] = c.has_optimizer();
+  j["format_version"] = checkpoint_format_version;  // a newer one is refused
+  j["tokenizer"] = info.tokenizer;
+  j["config"] = info.config.empty() ? Json() : Json::parse(info.config);
+  bool optimizer = false;
+  std::int64_t bytes = 0;
   j["files"] = Json::array();
-  for (const Checkpoint::FileEntry& f : c.files())
+  for (const Checkpoint::FileEntry& f : step.manifest.files) {
     j["files"].push_back({{"name", f.name}, {"bytes", f.bytes}, {"hash", f.hash}});
+    optimizer = optimizer || rank_of_optimizer_file(f.name) >= 0;
+    bytes += f.bytes;
+  }
+  j["bytes"] = bytes;
+  j["optimizer_state"] = optimizer;
+  for (Json& tensor : j["tensors"])
+    if (const auto steps = info.optimizer_steps.find(tensor["name"].get<std::string>());
+        steps != info.optimizer_steps.end())
+      tensor["optimizer_steps"] = steps->second;
 }
 
 void print(const Json& j) {
@@ -50,27 +63,33 @@ void print(const Json& j) {
     for (const Json& f : j["files"])
       fmt::print("  {:<28} {:>14} bytes  {}\n", f["name"].get<std::string>(), f["bytes"].get<std::int64_t>(),
                  f["hash"].get<std::string>());
-  for (const Json& t : j["tensors"]) fmt::print("  {:<60} {}\n", t["name"].get<std::string>(), t["shape"].dump());
+  for (const Json& t : j["tensors"])
+    fmt::print(
+        "  {:<60} {:<16} {}\n", t["name"].get<std::string>(), t["shape"].dump(),
+        t.contains("optimizer_steps") ? fmt::format("{} updates", t["optimizer_steps"].get<std::int64_t>()) : "");
 }
 
 }  // namespace
 
 int run_inspect(const Arguments& arguments) {
   std::string dir;
-  bool json = false;
+  bool json = false, verify = false;
   Options options(
-      "inspect",
-      "What a model is: sizes, tensors, and of a checkpoint its step, layout, files and checksums (verified).");
+      "inspect", "What a model is: sizes, tensors, and of a checkpoint its step, layout, config, files and checksums.");
   options.positional("model", dir, "a checkpoint or a Hugging Face directory");
+  options.flag("--verify", verify,
+               "read all files of a checkpoint: their checksums, and that they hold each element once");
   options.flag("--json", json, "print one JSON object");
   if (!options.parse(arguments)) return 0;
   Json j;
   if (is_checkpoint(dir)) {
-    const auto checkpoint = open_checkpoint(dir);
-    j = describe(*checkpoint);
-    add_checkpoint(j, *checkpoint);
+    const StepFolder step = look_at_step(dir);
+    if (verify) (void)open_checkpoint(step.path);
+    j = describe(step.manifest.info.model);
+    add_checkpoint(j, step);
+    j["verified"] = verify;
   } else {
-    j = describe(*open_model(dir));
+    j = describe(open_model(dir)->model());
     j["step"] = j["tokens"] = 0;
     j["flops"] = j["wall_seconds"] = 0.0;
   }

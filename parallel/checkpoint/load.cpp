@@ -5,8 +5,7 @@
 
 namespace upcycle {
 
-void load_parameters(const ParamTable& table, TensorSource& source, std::size_t buffer_bytes,
-                     const std::function<void(const ParamRow&, const Rectangle&, const float*)>& store) {
+void load_parameters(const ParamTable& table, TensorSource& source, std::size_t buffer_bytes, const StoreRows& store) {
   std::vector<float> buffer;
   for (const ParamRow& row : table.rows) {
     if (!source.has(row.name))
@@ -25,17 +24,21 @@ void load_parameters(const ParamTable& table, TensorSource& source, std::size_t 
   }
 }
 
+void store_rows(const ParamRow& row, const Rectangle& part, const float* values, const Tensor& dense,
+                const Tensor& expert) {
+  const Tensor to =
+      view_row(row, dense, expert).slice_rows(part.row - row.part.row, part.row - row.part.row + part.rows);
+  if (to.dtype == DType::BF16) {
+    std::transform(values, values + part.size(), to.as<bf16>(), to_bf16);
+  } else {
+    std::copy(values, values + part.size(), to.as<float>());
+  }
+}
+
 void load_weights(const ParamTable& table, TensorSource& source, const Tensor& dense, const Tensor& expert) {
   constexpr std::size_t kBuffer = std::size_t{32} << 20;
   load_parameters(table, source, kBuffer, [&](const ParamRow& row, const Rectangle& part, const float* values) {
-    const Tensor to =
-        view_row(row, dense, expert).slice_rows(part.row - row.part.row, part.row - row.part.row + part.rows);
-    if (to.dtype == DType::BF16) {
-      bf16* out = to.as<bf16>();
-      for (std::int64_t i = 0; i < part.size(); ++i) out[i] = to_bf16(values[i]);
-    } else {
-      std::copy(values, values + part.size(), to.as<float>());
-    }
+    store_rows(row, part, values, dense, expert);
   });
 }
 

@@ -210,6 +210,9 @@ Manifest read_manifest(const std::string& step_folder) {
   info.tokenizer = root.text("tokenizer");
   const Section l = root.section("layout");
   info.layout = {l.small("world"), l.small("tp"), l.small("dp"), l.small("ep"), l.small("etp"), l.small("edp")};
+  const Layout& of = info.layout;
+  if (std::int64_t{of.tp} * of.dp != of.world || std::int64_t{of.etp} * of.ep * of.edp != of.world)
+    root.fail("layout", root.at("layout"), "world = tp * dp = etp * ep * edp");
   info.model = model_from_json(root.section("model").json().dump(), path);
   check_model(info.model, path);
   const Json& config = root.at("config");

@@ -4,11 +4,13 @@
 #include <array>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <set>
 
 #include "data/files.h"
 #include "data/hash.h"
 #include "data/hdf5.h"
+#include "parallel/checkpoint/hdf5_thread.h"
 #include "parallel/checkpoint/manifest.h"
 
 namespace upcycle {
@@ -65,26 +67,92 @@ Checkpoint::FileEntry file_entry(const std::string& folder, const std::string& n
   return {name, hash_file(path), bytes};
 }
 
+namespace {
+
+constexpr std::int64_t buffer_elements = std::int64_t{8} << 20;  // 32 MiB
+
+bool is_moment(const SavedPiece& p) { return p.kind != StateKind::Master; }
+
+// One of a rank's two files, its pieces one after the other. Belongs to the HDF5 thread.
+class RankFile {
+ public:
+  RankFile(const std::string& folder, std::int64_t step, int rank, bool optimizer)
+      : folder_(folder),
+        name_(optimizer ? optimizer_file_name(rank) : model_file_name(rank)),
+        file_(Hdf5File::create(folder + "/" + name_)) {
+    file_.write_attributes(file_attributes(step, rank));
+  }
+  void begin(const SavedPiece& p) {
+    const std::string tensor = stored_tensor_name(p.kind, p.tensor);
+    dataset_ = rectangle_name(tensor, count_[tensor]++);
+    file_.declare(dataset_, DType::F32, p.part.rows, p.part.columns,
+                  rectangle_attributes(p.global_rows, p.global_columns, p.is_vector, p.part));
+  }
+  void write(std::int64_t rows, const float* values) { file_.write_rows(dataset_, rows, values); }
+  Checkpoint::FileEntry finish() {
+    file_.close();
+    return file_entry(folder_, name_);
+  }
+
+ private:
+  std::string folder_, name_, dataset_;
+  Hdf5File file_;
+  std::map<std::string, int> count_;
+};
+
+// Which files there are: false the model's, true the optimizer's.
+std::vector<bool> files_of(const std::vector<SavedPiece>& pieces) {
+  if (std::any_of(pieces.begin(), pieces.end(), is_moment)) return {false, true};
+  return {false};
+}
+
+}  // namespace
+
 std::vector<Checkpoint::FileEntry> write_rank_files(const std::string& folder, std::int64_t step, int rank,
                                                     const std::vector<SavedPiece>& pieces) {
   make_folder(folder);
-  const bool moments =
-      std::any_of(pieces.begin(), pieces.end(), [](const SavedPiece& p) { return p.kind != StateKind::Master; });
   std::vector<Checkpoint::FileEntry> entries;
-  for (const bool optimizer : {false, true}) {
-    if (optimizer && !moments) continue;
-    const std::string name = optimizer ? optimizer_file_name(rank) : model_file_name(rank);
-    Hdf5File file = Hdf5File::create(folder + "/" + name);
-    file.write_attributes(file_attributes(step, rank));
-    std::map<std::string, int> count;
+  for (const bool optimizer : files_of(pieces)) {
+    RankFile file(folder, step, rank, optimizer);
     for (const SavedPiece& p : pieces) {
-      if ((p.kind != StateKind::Master) != optimizer) continue;
-      const std::string tensor = stored_tensor_name(p.kind, p.tensor);
-      file.write(rectangle_name(tensor, count[tensor]++), p.values, p.part.rows, p.part.columns,
-                 rectangle_attributes(p.global_rows, p.global_columns, p.is_vector, p.part));
+      if (is_moment(p) != optimizer) continue;
+      file.begin(p);
+      file.write(p.part.rows, p.values);
     }
-    file.close();
-    entries.push_back(file_entry(folder, name));
+    entries.push_back(file.finish());
+  }
+  return entries;
+}
+
+std::vector<Checkpoint::FileEntry> stream_rank_files(const std::string& folder, std::int64_t step, int rank,
+                                                     const std::vector<SavedPiece>& pieces, const PieceReader& read) {
+  IoThread& io = hdf5_thread();
+  make_folder(folder);
+  std::vector<Checkpoint::FileEntry> entries;
+  std::vector<float> buffer;
+  for (const bool optimizer : files_of(pieces)) {
+    struct OnItsThread {
+      std::unique_ptr<RankFile> file;
+      ~OnItsThread() {
+        hdf5_thread().run([this] { file.reset(); });
+      }
+    } open;
+    io.run([&] { open.file = std::make_unique<RankFile>(folder, step, rank, optimizer); });
+    for (const SavedPiece& p : pieces) {
+      if (is_moment(p) != optimizer) continue;
+      const std::int64_t columns = p.part.columns;
+      const std::int64_t block = std::clamp<std::int64_t>(buffer_elements / columns, 1, p.part.rows);
+      buffer.resize(std::max(buffer.size(), static_cast<std::size_t>(block * columns)));
+      for (std::int64_t r = 0; r < p.part.rows; r += block) {
+        const std::int64_t n = std::min(block, p.part.rows - r);
+        read(p, r, n, buffer.data());
+        io.run([&] {
+          if (r == 0) open.file->begin(p);
+          open.file->write(n, buffer.data());
+        });
+      }
+    }
+    io.run([&] { entries.push_back(open.file->finish()); });
   }
   return entries;
 }

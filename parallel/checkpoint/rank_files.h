@@ -1,4 +1,5 @@
 #pragma once
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,12 @@ Hdf5Attributes file_attributes(std::int64_t step, int rank);
 // made where it is missing; flushes, syncs and hashes them. Call it on the HDF5 thread.
 std::vector<Checkpoint::FileEntry> write_rank_files(const std::string& folder, std::int64_t step, int rank,
                                                     const std::vector<SavedPiece>& pieces);
+// Fills out (rows, part.columns) with rows [row, row + rows) of the piece's part.
+using PieceReader = std::function<void(const SavedPiece& piece, std::int64_t row, std::int64_t rows, float* out)>;
+// The same files, byte for byte, of pieces whose values lie elsewhere: they are read as they are written, through one
+// buffer of 32 MiB. Not from the HDF5 thread, which `read` may use.
+std::vector<Checkpoint::FileEntry> stream_rank_files(const std::string& folder, std::int64_t step, int rank,
+                                                     const std::vector<SavedPiece>& pieces, const PieceReader& read);
 // Size and hash of a written file.
 Checkpoint::FileEntry file_entry(const std::string& folder, const std::string& name);
 // Copies each file to `folder` under its own name, synced. InputError where two have one name, or one is missing.

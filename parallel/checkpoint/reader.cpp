@@ -4,18 +4,16 @@
 #include <map>
 
 #include "core/suggest.h"
-#include "data/files.h"
-#include "data/hash.h"
 #include "data/hdf5.h"
 #include "parallel/checkpoint/hdf5_thread.h"
-#include "parallel/checkpoint/publish.h"
 #include "parallel/checkpoint/rank_files.h"
+#include "parallel/checkpoint/step_files.h"
 #include "parallel/checkpoint/stored_index.h"
 #include "parallel/comm/agree.h"
+#include "parallel/model/rectangles.h"
 
 namespace upcycle {
 namespace {
-namespace fs = std::filesystem;
 
 constexpr std::size_t max_open_files = 16;
 constexpr std::int64_t bounce_elements = std::int64_t{1} << 20;  // 4 MiB
@@ -41,12 +39,6 @@ class OpenFiles {
   };
   std::list<Entry> open_;
 };
-
-Rectangle intersect(const Rectangle& a, const Rectangle& b) {
-  const std::int64_t row = std::max(a.row, b.row), column = std::max(a.column, b.column);
-  return {row, column, std::max<std::int64_t>(0, std::min(a.row + a.rows, b.row + b.rows) - row),
-          std::max<std::int64_t>(0, std::min(a.column + a.columns, b.column + b.columns) - column)};
-}
 
 // `common`, which lies in both, from the dataset that holds `stored` into `out`, which holds `wanted`.
 void copy_common(const Hdf5File& file, const std::string& dataset, const Rectangle& stored, const Rectangle& wanted,
@@ -109,7 +101,7 @@ class StoredCheckpoint : public Checkpoint {
     const std::string stored_name = stored_tensor_name(kind, tensor);
     hdf5_thread().run([&] {
       for (const StoredRectangle& r : index_.of(kind, found->second)) {
-        const Rectangle common = intersect(r.part, part);
+        const Rectangle common = intersection(r.part, part);
         if (common.size() == 0) continue;
         const std::string& file = manifest_.files[static_cast<std::size_t>(r.file)].name;
         copy_common(open_->get(r.file, folder_ + "/" + file), rectangle_name(stored_name, r.number), r.part, part,
@@ -127,65 +119,10 @@ class StoredCheckpoint : public Checkpoint {
   std::unique_ptr<OpenFiles> open_ = std::make_unique<OpenFiles>();
 };
 
-// A file that the manifest does not list and that may be the renamed one: it has its size.
-std::string renamed_from(const std::string& folder, const Manifest& manifest, const Checkpoint::FileEntry& missing) {
-  std::error_code code;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder, code)) {
-    const std::string name = entry.path().filename().string();
-    const bool listed = std::any_of(manifest.files.begin(), manifest.files.end(),
-                                    [&](const Checkpoint::FileEntry& f) { return f.name == name; });
-    if (!listed && name != manifest_name && entry.is_regular_file(code) &&
-        entry.file_size(code) == static_cast<std::uintmax_t>(missing.bytes))
-      return name;
-  }
-  return "";
-}
-
-void check_file(const std::string& folder, const Manifest& manifest, const Checkpoint::FileEntry& file, bool verify) {
-  const std::string path = folder + "/" + file.name;
-  if (!fs::exists(path)) {
-    const std::string other = renamed_from(folder, manifest, file);
-    input_error("{}: found no such file, expected the {} bytes that {} lists; {}", path, file.bytes, manifest_name,
-                other.empty() ? "copy it back, or use another step's folder"
-                              : fmt::format("{} has that size and is not listed: rename it back", quote_text(other)));
-  }
-  const std::uint64_t bytes = open_regular_file(path).size();
-  if (bytes != static_cast<std::uint64_t>(file.bytes))
-    input_error("{}: found {} bytes, expected {}; the file {}: copy it again, or use another step's folder", path,
-                bytes, file.bytes, bytes < static_cast<std::uint64_t>(file.bytes) ? "is truncated" : "was changed");
-  if (!verify) return;
-  const std::string hash = hash_file(path);
-  if (hash == file.hash) return;
-  for (const Checkpoint::FileEntry& other : manifest.files)
-    if (other.hash == hash)
-      input_error(
-          "{}: found the contents of {} (hash {}), expected its own ({}); the files were swapped: rename them "
-          "back",
-          path, other.name, hash, file.hash);
-  input_error(
-      "{}: found hash {}, expected {}; the file is damaged or of another checkpoint: copy it again, or use "
-      "another step's folder",
-      path, hash, file.hash);
-}
-
-std::string find_step_folder(const std::string& dir) {
-  if (!fs::is_directory(dir))
-    input_error("{}: found no such folder, expected a run folder or a step's; give its path", dir);
-  if (fs::exists(dir + "/" + manifest_name)) return dir;
-  const std::string latest = read_latest(dir);
-  if (latest.empty())
-    input_error("{}: found neither {} nor {}, expected a checkpoint; no step was published there", dir, latest_name,
-                manifest_name);
-  const std::string folder = dir + "/" + latest;
-  if (!fs::exists(folder + "/" + manifest_name))
-    input_error("{}/{}: found {}, expected a step folder of that name with a {}; write another step's name there", dir,
-                latest_name, latest, manifest_name);
-  return folder;
-}
-
 }  // namespace
 
 bool is_checkpoint(const std::string& dir) {
+  namespace fs = std::filesystem;
   return fs::exists(dir + "/" + latest_name) || fs::exists(dir + "/" + manifest_name);
 }
 

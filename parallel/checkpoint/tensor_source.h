@@ -25,13 +25,16 @@ class TensorSource {
 // `world`: with it, a collective call whose InputErrors are agreed).
 std::unique_ptr<TensorSource> open_model(const std::string& dir, Communicator* world = nullptr);
 
+// Takes the values of `part`, whole rows of row.part.
+using StoreRows = std::function<void(const ParamRow& row, const Rectangle& part, const float* values)>;
+
 // Fills this rank's part of every row of the table from `source`, through a buffer of at most `buffer_bytes`:
-// `store(row, part, values)` is called with consecutive whole-row pieces of row.part. Throws InputError where the
-// source lacks a tensor.
-void load_parameters(const ParamTable& table, TensorSource& source, std::size_t buffer_bytes,
-                     const std::function<void(const ParamRow&, const Rectangle&, const float*)>& store);
+// `store` is called with consecutive pieces of row.part. Throws InputError where the source lacks a tensor.
+void load_parameters(const ParamTable& table, TensorSource& source, std::size_t buffer_bytes, const StoreRows& store);
 
 // The usual `store`: rounds into flat buffers of parameters (bf16 or fp32) on the host-visible device.
+void store_rows(const ParamRow& row, const Rectangle& part, const float* values, const Tensor& dense,
+                const Tensor& expert);
 void load_weights(const ParamTable& table, TensorSource& source, const Tensor& dense, const Tensor& expert);
 
 }  // namespace upcycle

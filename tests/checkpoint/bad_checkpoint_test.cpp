@@ -180,6 +180,7 @@ TEST_F(BadCheckpoint, WrongEntries) {
   edited([](json& j) { j["model"]["hidden_size"] = -3; }, {"hidden_size", "-3"});
   edited([](json& j) { j["model"]["hiden_size"] = 3; }, {"hiden_size"});
   edited([](json& j) { j["layout"]["tp"] = 0; }, {"layout.tp", "found 0"});
+  edited([](json& j) { j["layout"]["tp"] = 5; }, {"layout", "world = tp * dp"});
   edited([](json& j) { j["tokenizer"] = "t.model"; }, {"tokenizer", "t.model"});
 }
 
