@@ -1,21 +1,28 @@
 #include "parallel/upcycle/from_checkpoint.h"
 
 #include "parallel/train/state.h"
+#include "parallel/upcycle/statistics.h"
 #include "parallel/upcycle/upcycled_source.h"
 
 namespace upcycle {
 namespace {
 
+constexpr std::size_t kBuffer = std::size_t{32} << 20;
+
 // Flat buffers of the dense model: inside the MoE's gradient arena, or, where a rank's few small experts make that
 // smaller than the dense slices, in an arena that lives as long as the check.
-FlatPair dense_buffers(Trainer& t, Arena& own, const ParamTable& dense, DType dtype) {
+struct DenseBuffers {
+  FlatPair weights;
+  IdleMemory rest;  // of the gradient arena
+};
+DenseBuffers dense_buffers(Trainer& t, Arena& own, const ParamTable& dense, DType dtype) {
   const std::int64_t size = dense.dense.size;
-  const Arena& gradients = t.memory.gradients;
-  const FlatPair inside{Tensor(gradients.data(), dtype, {size}), Tensor(nullptr, dtype, {0})};
-  if (inside.dense.bytes() <= gradients.capacity()) return inside;
+  const IdleMemory idle = idle_gradients(t);
+  const FlatPair inside{Tensor(idle.data, dtype, {size}), Tensor(nullptr, dtype, {0})};
+  if (inside.dense.bytes() <= idle.bytes) return {inside, idle.from(inside.dense.bytes())};
   (void)own.take(dtype, {size});
   own.allocate(*t.device);
-  return {own.take(dtype, {size}), Tensor(nullptr, dtype, {0})};
+  return {{own.take(dtype, {size}), Tensor(nullptr, dtype, {0})}, idle};
 }
 
 }  // namespace
@@ -23,15 +30,21 @@ FlatPair dense_buffers(Trainer& t, Arena& own, const ParamTable& dense, DType dt
 UpcycleReport upcycle_from_checkpoint(Trainer& t, TensorSource& dense, std::span<const std::int32_t> probe) {
   const ParamTable table = make_param_table(dense.model(), t.mesh->layout, t.mesh->at);
   Arena own("dense probe");
-  const FlatPair borrowed = dense_buffers(t, own, table, t.config.storage());
-  load_weights(table, dense, borrowed.dense, borrowed.expert);
-  const std::vector<float> before = probe_logits(t, dense.model(), borrowed, probe);
+  const DenseBuffers borrowed = dense_buffers(t, own, table, t.config.storage());
+  load_weights(table, dense, borrowed.weights.dense, borrowed.weights.expert);
+  const std::vector<float> before = probe_logits(t, dense.model(), borrowed.weights, borrowed.rest, probe);
   own.free();
 
-  const auto source =
-      make_upcycled_source(dense, t.config.model, t.config.upcycle, static_cast<std::uint64_t>(t.config.seed));
-  load_trainer_weights(t, *source);
-  const std::vector<float> after = probe_logits(t, t.config.model, t.memory.weights, probe);
+  const ModelConfig& moe = t.config.model;
+  const ExpertMaker maker(
+      moe, t.config.upcycle, static_cast<std::uint64_t>(t.config.seed),
+      t.config.upcycle.drop_ratio > 0 ? file_statistics(dense, moe, *t.mesh->world, *t.stream) : DenseStatistics{});
+  std::vector<const ParamRow*> rows;
+  for (const ParamRow& row : t.model->table.rows) rows.push_back(&row);
+  load_upcycled(rows, dense, maker, kBuffer, store_trainer_rows(t));
+  std::fill(t.optimizer.row_steps.begin(), t.optimizer.row_steps.end(), 0);
+
+  const std::vector<float> after = probe_logits(t, moe, t.memory.weights, idle_gradients(t), probe);
   return judge_change(t, relative_change(before, after, *t.mesh->tp));
 }
 

@@ -1,45 +1,82 @@
 #include "parallel/upcycle/logit_check.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "parallel/upcycle/rules.h"
 
 namespace upcycle {
 
+namespace {
+
+constexpr std::size_t kLogitBytes = std::size_t{8} << 20;
+
+// Hands out one block of idle memory, to an arena that asks for it once.
+class IdleDevice final : public Device {
+ public:
+  IdleDevice(const Trainer& t, const IdleMemory& idle) : t_(t), idle_(idle) {}
+  DeviceKind kind() const override { return t_.device->kind(); }
+  std::unique_ptr<Stream> make_stream() override { return t_.device->make_stream(); }
+  void* allocate(std::size_t bytes) override {
+    UPCYCLE_CHECK(bytes <= idle_.bytes, "{} bytes of {} idle ones", bytes, idle_.bytes);
+    t_.ops->fill(*t_.stream, Tensor(idle_.data, DType::F32, {static_cast<std::int64_t>(bytes / sizeof(float))}), 0);
+    return idle_.data;
+  }
+  void release(void*, std::size_t) override {}
+  void copy_to_host(Stream& stream, void* host, const void* device, std::size_t bytes) override {
+    t_.device->copy_to_host(stream, host, device, bytes);
+  }
+  void copy_from_host(Stream& stream, void* device, const void* host, std::size_t bytes) override {
+    t_.device->copy_from_host(stream, device, host, bytes);
+  }
+
+ private:
+  const Trainer& t_;
+  IdleMemory idle_;
+};
+
+}  // namespace
+
+IdleMemory IdleMemory::from(std::size_t offset) const {
+  const std::size_t aligned = std::min((offset + 63) / 64 * 64, bytes);
+  return {static_cast<char*>(data) + aligned, bytes - aligned};
+}
+
+IdleMemory idle_gradients(const Trainer& t) { return {t.memory.gradients.data(), t.memory.gradients.capacity()}; }
+
 std::vector<float> probe_logits(const Trainer& t, const ModelConfig& model, const FlatPair& weights,
-                                std::span<const std::int32_t> tokens) {
+                                const IdleMemory& idle, std::span<const std::int32_t> tokens) {
   const auto T = static_cast<std::int64_t>(tokens.size());
   PassShape pass;
   pass.S = T;
   pass.training = false;
   pass.dtype = t.config.storage();
   pass.imbalance_factor = t.config.parallel.imbalance_factor;
+  IdleDevice borrowed(t, idle);
   Arena arena("logit probe");
   Batch batch;
   Tensor out;
   const auto layout = [&] {
     Transformer m = make_transformer(arena, model, pass, *t.device, *t.stream, *t.ops, *t.mesh);
     batch = take_batch(arena, pass);
-    out = arena.take(DType::F32, {T, m.sizes.V_local});
+    const auto fit = static_cast<std::int64_t>(kLogitBytes / sizeof(float)) / m.sizes.V_local;
+    out = arena.take(DType::F32, {std::clamp<std::int64_t>(fit, 1, T), m.sizes.V_local});
     return m;
   };
   (void)layout();
-  arena.allocate(*t.device);
+  arena.allocate(arena.high_water() <= idle.bytes ? static_cast<Device&>(borrowed) : *t.device);
   Transformer m = layout();
   bind_weights(m, weights.dense, weights.expert);
   fill_batch_shape(*t.device, *t.stream, batch, pass);
   t.device->copy_from_host(*t.stream, batch.tokens.data, tokens.data(), batch.tokens.bytes());
   forward_hidden(m, batch, 1);
-  logits(m, out, 0, T);
+  logits(m, out, T - out.rows(), out.rows());
 
-  std::vector<float> host(static_cast<std::size_t>(out.size()));
-  t.device->copy_to_host(*t.stream, host.data(), out.data, out.bytes());
+  std::vector<float> valid(static_cast<std::size_t>(out.rows() * m.sizes.V_valid));  // without the padding
+  for (std::int64_t r = 0; r < out.rows(); ++r)
+    t.device->copy_to_host(*t.stream, valid.data() + r * m.sizes.V_valid, out.slice_rows(r, r + 1).data,
+                           static_cast<std::size_t>(m.sizes.V_valid) * sizeof(float));
   t.stream->synchronize();
-  std::vector<float> valid;  // without the vocabulary's padding
-  for (std::int64_t r = 0; r < T; ++r) {
-    const auto row = host.begin() + r * m.sizes.V_local;
-    valid.insert(valid.end(), row, row + m.sizes.V_valid);
-  }
   return valid;
 }
 

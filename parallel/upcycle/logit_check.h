@@ -8,10 +8,20 @@
 // Upcycling measures what it did to the function: the dense logits of a real batch before, the MoE's after.
 namespace upcycle {
 
-// Logits fp32 of one sequence of tokens, this tp rank's part of the vocabulary: (T, V_valid), by a forward pass over
-// the given weights in the run's dtype. Its activations live in an arena of their own until it returns.
+// Memory that nothing else uses now. A trainer's gradients are, between steps: each step fills them first.
+struct IdleMemory {
+  void* data = nullptr;
+  std::size_t bytes = 0;
+  IdleMemory from(std::size_t offset) const;  // what is left after `offset` bytes, aligned
+};
+IdleMemory idle_gradients(const Trainer& t);
+
+// Logits fp32 of the last rows of one sequence of tokens (T divisible by tp), this tp rank's part of the vocabulary:
+// (rows, V_valid), as many rows as fit in 8 MiB; by a forward pass over the given weights in the run's dtype. Its
+// activations lie in `idle`, which it overwrites, or, where that is too small, in an arena of their own until it
+// returns.
 std::vector<float> probe_logits(const Trainer& t, const ModelConfig& model, const FlatPair& weights,
-                                std::span<const std::int32_t> tokens);
+                                const IdleMemory& idle, std::span<const std::int32_t> tokens);
 
 // ||after - before|| / ||before|| over the whole vocabulary.
 double relative_change(std::span<const float> before, std::span<const float> after, Communicator& tp);

@@ -114,6 +114,31 @@ void StatisticsSum::add(const float* values, std::int64_t count) {
   count_ += count;
 }
 
+std::array<double, StatisticsSum::kLimbs> StatisticsSum::limbs() const {
+  std::array<double, kLimbs> all{};
+  for (std::size_t i = 0; i < 4; ++i) {
+    all[i] = static_cast<std::uint32_t>(static_cast<unsigned __int128>(sum_) >> (32 * i));
+    all[4 + i] = static_cast<std::uint32_t>(static_cast<unsigned __int128>(squares_) >> (32 * i));
+  }
+  all[8] = static_cast<double>(count_);
+  return all;
+}
+
+// Two's complement: sums of limbs carry modulo 2^128, which is what adding the signed numbers does.
+StatisticsSum StatisticsSum::from_limbs(const double* limbs) {
+  const auto joined = [](const double* four) {
+    unsigned __int128 value = 0;
+    for (int i = 0; i < 4; ++i)
+      value += static_cast<unsigned __int128>(static_cast<std::uint64_t>(four[i])) << (32 * i);
+    return static_cast<__int128>(value);
+  };
+  StatisticsSum s;
+  s.sum_ = joined(limbs);
+  s.squares_ = joined(limbs + 4);
+  s.count_ = static_cast<std::int64_t>(limbs[8]);
+  return s;
+}
+
 MatrixStatistics StatisticsSum::result() const {
   if (count_ == 0) return {};
   const double n = static_cast<double>(count_), mean = static_cast<double>(sum_) / kFixedPoint / n;

@@ -1,4 +1,5 @@
 #pragma once
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -44,6 +45,10 @@ class StatisticsSum {
  public:
   void add(const float* values, std::int64_t count);
   MatrixStatistics result() const;
+  // The sums cut in 32 bits, as numbers that fp64 adds exactly for up to 2^20 ranks, and back from their sums.
+  static constexpr std::size_t kLimbs = 9;
+  std::array<double, kLimbs> limbs() const;
+  static StatisticsSum from_limbs(const double* limbs);
 
  private:
   __int128 sum_ = 0, squares_ = 0;

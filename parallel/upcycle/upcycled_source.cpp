@@ -1,167 +1,103 @@
 #include "parallel/upcycle/upcycled_source.h"
 
 #include <algorithm>
-#include <cmath>
-#include <map>
 
-#include "core/rng.h"
-#include "parallel/upcycle/rules.h"
+#include "core/error.h"
+#include "parallel/upcycle/statistics.h"
 
 namespace upcycle {
 namespace {
 
-// Where an expert tensor comes from: the dense tensor and the shift of its rectangle.
-struct Origin {
-  std::string dense;
-  std::int64_t row_shift = 0, column_shift = 0;
-  bool down = false;
-};
-
-bool is_router(const ParamRow& row) { return row.name.ends_with("block_sparse_moe.gate.weight"); }
-
 class UpcycledSource final : public TensorSource {
  public:
-  UpcycledSource(TensorSource& dense, const ModelConfig& moe, const UpcycleConfig& upcycle, std::uint64_t seed)
-      : dense_(dense), moe_(moe), upcycle_(upcycle), seed_(seed) {
-    const ParamTable table = make_global_table(moe);
-    for (const ParamRow& row : table.rows) rows_.emplace(row.name, row);
-  }
+  UpcycledSource(TensorSource& dense, ExpertMaker maker)
+      : dense_(dense), maker_(std::move(maker)), table_(make_global_table(maker_.model())) {}
 
   const std::string& name() const override { return dense_.name(); }
-  const ModelConfig& model() const override { return moe_; }
+  const ModelConfig& model() const override { return maker_.model(); }
 
   bool has(const std::string& tensor) const override {
-    const auto it = rows_.find(tensor);
-    if (it == rows_.end()) return false;
-    return is_router(it->second) || dense_.has(origin_name(it->second));
+    const ParamRow* row = table_.find(tensor);
+    if (row == nullptr) return false;
+    const Origin from = maker_.origin(*row, row->part);
+    return from.tensor.empty() || dense_.has(from.tensor);
   }
 
   void read(const std::string& tensor, const Rectangle& part, float* out) override {
-    const auto it = rows_.find(tensor);
-    UPCYCLE_CHECK(it != rows_.end(), "no tensor {} in the upcycled model", tensor);
-    const ParamRow& row = it->second;
-    if (row.expert >= 0) {
-      read_expert(row, part, out);
-    } else if (is_router(row)) {
-      draw_router(row, part, out);
-    } else {
-      dense_.read(retained_tensor(row), part, out);
-    }
+    const ParamRow* row = table_.find(tensor);
+    UPCYCLE_CHECK(row != nullptr, "no tensor {} in the upcycled model", tensor);
+    const Origin from = maker_.origin(*row, part);
+    if (!from.tensor.empty()) dense_.read(from.tensor, from.part, out);
+    maker_.make(*row, part, out);
   }
 
  private:
-  // The dense tensor behind one that is no router.
-  static std::string origin_name(const ParamRow& row) {
-    if (row.expert < 0) return retained_tensor(row);
-    const std::string prefix = "model.layers." + std::to_string(row.layer) + ".mlp.";
-    if (row.name.ends_with(".w1.weight")) return prefix + "gate_proj.weight";
-    if (row.name.ends_with(".w3.weight")) return prefix + "up_proj.weight";
-    return prefix + "down_proj.weight";
-  }
-
-  Origin origin_of(const ParamRow& row) const {
-    const std::int64_t shift = row.expert % slices(moe_, upcycle_) * moe_.expert_size();
-    const bool down = row.name.ends_with(".w2.weight");
-    return {origin_name(row), down ? 0 : shift, down ? shift : 0, down};
-  }
-
-  void read_expert(const ParamRow& row, const Rectangle& part, float* out) {
-    const Origin origin = origin_of(row);
-    if (moe_.shared_expert && origin.down) {
-      std::fill(out, out + part.size(), 0.0f);
-      return;
-    }
-    dense_.read(origin.dense, {part.row + origin.row_shift, part.column + origin.column_shift, part.rows, part.columns},
-                out);
-    if (upcycle_.drop_ratio > 0) drop(row, origin, part, out);
-    if (upcycle_.noise_std > 0) add_noise(row, part, out);
-    const auto scale = static_cast<float>(matrix_scale(moe_, upcycle_, origin.down));
-    if (scale != 1) std::transform(out, out + part.size(), out, [scale](float x) { return x * scale; });
-  }
-
-  static std::uint64_t element(const ParamRow& row, std::int64_t r, std::int64_t c) {
-    return static_cast<std::uint64_t>(r * row.columns + c);
-  }
-
-  void draw_router(const ParamRow& row, const Rectangle& part, float* out) const {
-    const std::uint64_t key = rng::key_of(row.name);
-    const std::int64_t G = slices(moe_, upcycle_);
-    for (std::int64_t r = 0; r < part.rows; ++r)
-      for (std::int64_t c = 0; c < part.columns; ++c)
-        out[r * part.columns + c] = static_cast<float>(
-            upcycle_.router_std * rng::normal(seed_, key, element(row, (part.row + r) / G, part.column + c)));
-  }
-
-  void add_noise(const ParamRow& row, const Rectangle& part, float* out) const {
-    const std::uint64_t key = rng::key_of(row.name + ".noise");
-    for (std::int64_t r = 0; r < part.rows; ++r)
-      for (std::int64_t c = 0; c < part.columns; ++c)
-        out[r * part.columns + c] += static_cast<float>(
-            upcycle_.noise_std * rng::normal(seed_, key, element(row, part.row + r, part.column + c)));
-  }
-
-  void drop(const ParamRow& row, const Origin& origin, const Rectangle& part, float* out) {
-    const MatrixStatistics s = statistics(origin.dense);
-    const std::uint64_t key = rng::key_of(row.name + ".drop");
-    const auto redraw = [&](std::int64_t r, std::int64_t c) {
-      out[(r - part.row) * part.columns + c - part.column] =
-          static_cast<float>(s.mean + s.std * rng::normal(seed_, key, element(row, r, c)));
-    };
-    for (const std::int64_t unit :
-         dropped_units(seed_, row.layer, row.expert, moe_.expert_size(), upcycle_.drop_ratio)) {
-      if (origin.down) {
-        if (unit < part.column || unit >= part.column + part.columns) continue;
-        for (std::int64_t r = part.row; r < part.row + part.rows; ++r) redraw(r, unit);
-      } else {
-        if (unit < part.row || unit >= part.row + part.rows) continue;
-        for (std::int64_t c = part.column; c < part.column + part.columns; ++c) redraw(unit, c);
-      }
-    }
-  }
-
-  // Of a whole dense matrix, read in pieces of at most 16 MiB; once a matrix.
-  MatrixStatistics statistics(const std::string& dense) {
-    const auto known = statistics_.find(dense);
-    if (known != statistics_.end()) return known->second;
-    const bool down = dense.ends_with("down_proj.weight");
-    const std::int64_t rows = down ? moe_.hidden_size : moe_.intermediate_size;
-    const std::int64_t columns = down ? moe_.intermediate_size : moe_.hidden_size;
-    const std::int64_t step = std::max<std::int64_t>(1, (std::int64_t{4} << 20) / columns);
-    std::vector<float> buffer;
-    StatisticsSum sum;
-    for (std::int64_t r = 0; r < rows; r += step) {
-      const Rectangle part{r, 0, std::min(step, rows - r), columns};
-      buffer.resize(static_cast<std::size_t>(part.size()));
-      dense_.read(dense, part, buffer.data());
-      const auto bad = std::find_if(buffer.begin(), buffer.end(), [](float x) { return !(std::abs(x) < 0x1p16f); });
-      if (bad != buffer.end())
-        input_error("{}: {} holds a value of {}, expected weights; drop_ratio can not draw from such a matrix",
-                    dense_.name(), dense, *bad);
-      sum.add(buffer.data(), part.size());
-    }
-    return statistics_[dense] = sum.result();
-  }
-
   TensorSource& dense_;
-  ModelConfig moe_;
-  UpcycleConfig upcycle_;
-  std::uint64_t seed_;
-  std::map<std::string, ParamRow> rows_;
-  std::map<std::string, MatrixStatistics> statistics_;
+  ExpertMaker maker_;
+  ParamTable table_;
 };
+
+// Parameters that come from one dense rectangle.
+struct Family {
+  Origin origin;
+  std::vector<const ParamRow*> rows;
+};
+
+std::vector<Family> families_of(const std::vector<const ParamRow*>& rows, const ExpertMaker& maker) {
+  std::vector<Family> families;
+  std::multimap<std::string, std::size_t> places;
+  for (const ParamRow* row : rows) {
+    if (row->part.size() == 0) continue;
+    Origin origin = maker.origin(*row, row->part);
+    const auto [begin, end] = places.equal_range(origin.tensor);
+    const auto same = std::find_if(begin, end, [&](const auto& p) {
+      return !origin.tensor.empty() && families[p.second].origin.part == origin.part;
+    });
+    if (same != end) {
+      families[same->second].rows.push_back(row);
+      continue;
+    }
+    places.emplace(origin.tensor, families.size());
+    families.push_back({std::move(origin), {row}});
+  }
+  return families;
+}
 
 }  // namespace
 
-std::string retained_tensor(const ParamRow& row) {
-  if (row.expert >= 0 || is_router(row)) return "";
-  const std::string shared = "block_sparse_moe.shared_expert.";
-  const auto at = row.name.find(shared);
-  return at == std::string::npos ? row.name : row.name.substr(0, at) + "mlp." + row.name.substr(at + shared.size());
-}
-
 std::unique_ptr<TensorSource> make_upcycled_source(TensorSource& dense, const ModelConfig& moe,
                                                    const UpcycleConfig& upcycle, std::uint64_t seed) {
-  return std::make_unique<UpcycledSource>(dense, moe, upcycle, seed);
+  return std::make_unique<UpcycledSource>(
+      dense, ExpertMaker(moe, upcycle, seed, upcycle.drop_ratio > 0 ? file_statistics(dense, moe) : DenseStatistics{}));
+}
+
+void load_upcycled(const std::vector<const ParamRow*>& rows, TensorSource& dense, const ExpertMaker& maker,
+                   std::size_t buffer_bytes, const StoreRows& store) {
+  const auto half = static_cast<std::int64_t>(buffer_bytes / 2 / sizeof(float));
+  std::vector<float> values, made;  // one is the other's source: what is made must leave it for the next expert
+  for (const Family& f : families_of(rows, maker)) {
+    const std::string& tensor = f.origin.tensor;
+    if (!tensor.empty() && !dense.has(tensor))
+      input_error("{}: no tensor {}; {} is made of it", dense.name(), tensor, f.rows.front()->name);
+    const Rectangle& whole = f.rows.front()->part;
+    const std::int64_t step = std::clamp<std::int64_t>(half / whole.columns, 1, whole.rows);
+    values.resize(std::max(values.size(), static_cast<std::size_t>(step * whole.columns)));
+    for (std::int64_t r = 0; r < whole.rows; r += step) {
+      const std::int64_t n = std::min(step, whole.rows - r);
+      const Rectangle& from = f.origin.part;
+      if (!tensor.empty()) dense.read(tensor, {from.row + r, from.column, n, from.columns}, values.data());
+      for (const ParamRow* row : f.rows) {
+        const Rectangle part{row->part.row + r, row->part.column, n, whole.columns};
+        float* out = values.data();
+        if (row != f.rows.back() && maker.changes(*row)) {
+          made.assign(values.data(), values.data() + part.size());
+          out = made.data();
+        }
+        maker.make(*row, part, out);
+        store(*row, part, out);
+      }
+    }
+  }
 }
 
 }  // namespace upcycle

@@ -126,6 +126,24 @@ MatrixStatistics plain(const std::vector<float>& v) {  // two passes in long dou
   return {static_cast<double>(mean), static_cast<double>(std::sqrt(squares / static_cast<long double>(v.size())))};
 }
 
+TEST(StatisticsSum, LimbsOfPartsAddUpToTheWhole) {
+  std::vector<float> values;
+  for (int i = 0; i < 3000; ++i) values.push_back(static_cast<float>(std::sin(i) * std::exp(i % 20 - 11) - 2.3));
+  StatisticsSum whole;
+  whole.add(values.data(), 3000);
+  std::array<double, StatisticsSum::kLimbs> added{};
+  for (int part = 0; part < 6; ++part) {
+    StatisticsSum sum;
+    sum.add(values.data() + part * 500, 500);
+    const auto limbs = sum.limbs();
+    for (std::size_t i = 0; i < limbs.size(); ++i) added[i] += limbs[i];
+  }
+  const MatrixStatistics want = whole.result(), got = StatisticsSum::from_limbs(added.data()).result();
+  EXPECT_EQ(got.mean, want.mean);
+  EXPECT_EQ(got.std, want.std);
+  EXPECT_LT(want.mean, -0.5);  // negative sums too
+}
+
 TEST(StatisticsSum, IsRightAtEverySizeOfWeights) {
   for (const double size : {1e-6, 1e-3, 0.02, 1.0, 1000.0}) {
     const std::vector<float> v = values(20001, 0.3 * size, size);

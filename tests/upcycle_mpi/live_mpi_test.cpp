@@ -3,6 +3,7 @@
 #include "parallel/train/state.h"
 #include "parallel/upcycle/from_checkpoint.h"
 #include "parallel/upcycle/live.h"
+#include "parallel/upcycle/statistics.h"
 #include "tests/mpi_tests.h"
 #include "tests/shared_folder.h"
 #include "tests/upcycle/models.h"
@@ -21,6 +22,8 @@ struct Ranks : ::testing::Test {
     c.dtype = dtype;
     c.train.schedule = "constant";
     c.train.lr = 1e-2;
+    c.train.micro_batch_size = 1;  // dp up to 8
+    c.train.global_batch_size = 8;
     return c;
   }
 
@@ -89,17 +92,6 @@ TEST_F(Ranks, LiveConversionOverDataParallelRanks) {
   }
 }
 
-TEST_F(Ranks, LiveConversionOverTensorParallelRanksIsRefused) {
-  const Mesh mesh = make_test_mesh(2);
-  Config c = config("fp32");
-  c.parallel.tp = 2;
-  c.train.seq_length = 10;
-  data = random_sequences(16, 10, 37, 3);
-  Trainer t = dense(c, mesh, 1);
-  c.model = upcycled_model(c.model, experts(4, 2), c.upcycle, "test");
-  expect_input_error([&] { (void)upcycle_live(std::move(t), c, kProbe); }, {"upcycle.at_step", "parallel.tp = 2"});
-}
-
 // From a checkpoint tp ranks do upcycle: each reads its slices, and the change is that of the whole vocabulary.
 TEST_F(Ranks, FromACheckpointOverTensorParallelRanks) {
   const Mesh mesh = make_test_mesh(2);
@@ -122,6 +114,25 @@ TEST_F(Ranks, FromACheckpointOverTensorParallelRanks) {
     EXPECT_EQ(report.exact, std::string(scale) == "down");
     EXPECT_EQ(report.exact, report.change <= 1e-5);
   }
+}
+
+// Each rank reads its share of a matrix; what one finds there, all refuse.
+TEST_F(Ranks, ANotANumberThatOneRankReadsIsRefusedByAll) {
+  struct Broken final : TensorSource {
+    DrawnModel good{dense_model(), 5};
+    const std::string& name() const override { return good.name(); }
+    const ModelConfig& model() const override { return good.model(); }
+    bool has(const std::string& t) const override { return good.has(t); }
+    void read(const std::string& t, const Rectangle& part, float* out) override {
+      good.read(t, part, out);
+      const Rectangle whole = make_global_table(good.model()).find(t)->part;
+      if (t == "model.layers.1.mlp.up_proj.weight" && part.row + part.rows == whole.rows) out[part.size() - 1] = NAN;
+    }
+  } broken;
+  const Mesh mesh = make_test_mesh();
+  const ModelConfig moe = upcycled_model(dense_model(), experts(4, 2), {}, "test");
+  expect_input_error([&] { (void)file_statistics(broken, moe, *mesh.world, *rig.stream); },
+                     {"a drawn model", "model.layers.1.mlp.up_proj.weight", "nan"});
 }
 
 // A rank's experts may be smaller than the dense slices that the logits are measured with first.

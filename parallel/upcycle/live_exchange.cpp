@@ -1,0 +1,125 @@
+#include "parallel/upcycle/live_exchange.h"
+
+#include <algorithm>
+#include <span>
+
+#include "parallel/model/rectangles.h"
+
+namespace upcycle {
+namespace {
+
+// A piece that this rank will own, and the dense rectangle that it is made of.
+struct Target {
+  OwnedPiece piece;
+  Rectangle origin;
+};
+
+std::vector<std::vector<Target>> targets_by_dense_row(const Trainer& dense, const ExpertMaker& maker, LiveState state,
+                                                      const Trainer& moe) {
+  std::vector<std::vector<Target>> all(dense.model->table.rows.size());
+  for (const OwnedPiece& p : owned_pieces(moe.model->table, moe.mesh->at, true)) {
+    if (state == LiveState::Moments && retained_tensor(*p.row).empty()) continue;
+    const Origin from = maker.origin(*p.row, p.part);
+    if (!from.tensor.empty()) all[dense.model->table.places.at(from.tensor)].push_back({p, from.part});
+  }
+  return all;
+}
+
+// The common part of what came and what a piece is made of, made and put in its place. `scratch` holds it meanwhile:
+// other experts are made of the same values.
+void deliver(const Transfer& came, const float* values, const Target& target, const ExpertMaker& maker,
+             const FlatPair& to, std::vector<float>& scratch) {
+  const Rectangle common = intersection(came.part, target.origin);
+  if (common.size() == 0) return;
+  scratch.resize(std::max(scratch.size(), static_cast<std::size_t>(common.size())));
+  const std::int64_t width = came.part.columns;
+  for (std::int64_t r = 0; r < common.rows; ++r)
+    std::copy_n(values + (common.row - came.part.row + r) * width + common.column - came.part.column, common.columns,
+                scratch.data() + r * common.columns);
+  const Rectangle& part = target.piece.part;
+  const std::int64_t row = common.row - target.origin.row, column = common.column - target.origin.column;
+  maker.make(*target.piece.row, {part.row + row, part.column + column, common.rows, common.columns}, scratch.data());
+  float* const place = to.of(target.piece.row->group).as<float>() + target.piece.shard + row * part.columns + column;
+  for (std::int64_t r = 0; r < common.rows; ++r)
+    std::copy_n(scratch.data() + r * common.columns, common.columns, place + r * part.columns);
+}
+
+// One round's part of a list that is in order of rounds.
+std::span<const Transfer> round_of(const std::vector<Transfer>& all, std::int64_t round) {
+  const auto [begin, end] = std::equal_range(all.begin(), all.end(), Transfer{round, 0, 0, {}, 0, 0},
+                                             [](const Transfer& a, const Transfer& b) { return a.round < b.round; });
+  return {begin, end};
+}
+
+std::int64_t elements(std::span<const Transfer> all) {
+  std::int64_t n = 0;
+  for (const Transfer& t : all) n += t.part.size();
+  return n;
+}
+
+std::int64_t largest_round(const LiveExchange& plan, const std::vector<Transfer>& all) {
+  std::int64_t most = 0;
+  for (std::int64_t i = 0; i < plan.rounds; ++i) most = std::max(most, elements(round_of(all, i)));
+  return most;
+}
+
+void count_by_peer(std::span<const Transfer> all, std::vector<std::int64_t>& counts) {
+  std::fill(counts.begin(), counts.end(), 0);
+  for (const Transfer& t : all) counts[static_cast<std::size_t>(t.peer)] += t.part.size();
+}
+
+}  // namespace
+
+void agree_on_rounds(LiveExchange& plan, Communicator& world, std::int64_t buffer_elements) {
+  const auto mine = static_cast<double>(longest_stretch(plan, world.size(), buffer_elements));
+  cut_into_rounds(plan, static_cast<std::int64_t>(-world.max_of(-mine)));
+}
+
+void exchange_shards(const LiveExchange& plan, const Trainer& dense, const Tensor& from, const ExpertMaker& maker,
+                     LiveState state, Trainer& moe, const FlatPair& to) {
+  Communicator& world = *moe.mesh->world;
+  const auto targets = targets_by_dense_row(dense, maker, state, moe);
+  Arena arena("live exchange");
+  Tensor send, receive;
+  for (const bool plan_only : {true, false}) {
+    send = arena.take(DType::F32, {largest_round(plan, plan.sends)});
+    receive = arena.take(DType::F32, {largest_round(plan, plan.receives)});
+    if (plan_only) arena.allocate(*moe.device);
+  }
+  std::vector<std::int64_t> send_counts(static_cast<std::size_t>(world.size())), receive_counts(send_counts.size());
+  std::vector<float> scratch;
+  for (std::int64_t round = 0; round < plan.rounds; ++round) {
+    const auto sends = round_of(plan.sends, round), receives = round_of(plan.receives, round);
+    auto* out = static_cast<float*>(send.data);
+    for (const Transfer& t : sends)
+      for (std::int64_t r = 0; r < t.part.rows; ++r)
+        out = std::copy_n(from.as<float>() + t.shard + r * t.width, t.part.columns, out);
+    count_by_peer(sends, send_counts);
+    count_by_peer(receives, receive_counts);
+    moe.stream->wait(world.all_to_all_v(receive, receive_counts, send, send_counts));
+    const auto* values = static_cast<const float*>(receive.data);
+    for (const Transfer& t : receives) {
+      for (const Target& target : targets[t.row]) deliver(t, values, target, maker, to, scratch);
+      values += t.part.size();
+    }
+  }
+}
+
+void copy_retained(const Trainer& dense, Trainer& moe) {
+  for (const ParamRow& row : moe.model->table.rows) {
+    const ParamRow* was = dense.model->table.find(retained_tensor(row));
+    if (was == nullptr) continue;
+    UPCYCLE_CHECK(was->part == row.part, "{}: another slice than {}", row.name, was->name);
+    copy_host(view_row(row, moe.memory.weights.dense, moe.memory.weights.expert),
+              view_row(*was, dense.memory.weights.dense, dense.memory.weights.expert));
+  }
+}
+
+void gather_experts(Trainer& moe) {
+  for (const OwnedPiece& p : owned_pieces(moe.model->table, moe.mesh->at, true))
+    if (p.row->group == ParamGroup::Expert)
+      moe.ops->convert(*moe.stream, piece_of(moe.memory.weights, p), master_piece(moe.memory, p));
+  gather_parameters(moe.optimizer, moe.memory, ParamGroup::Expert);
+}
+
+}  // namespace upcycle

@@ -1,0 +1,122 @@
+#include <algorithm>
+#include <map>
+
+#include "parallel/model/rectangles.h"
+#include "parallel/train/state.h"
+#include "parallel/upcycle/live_exchange.h"
+#include "parallel/upcycle/logit_check.h"
+#include "parallel/upcycle/upcycled_source.h"
+
+namespace upcycle {
+namespace {
+
+constexpr std::size_t kBuffer = std::size_t{16} << 20;
+
+// The dense working weights of one layer's MLP, in the slices that lie on this rank.
+class WorkingWeights final : public TensorSource {
+ public:
+  explicit WorkingWeights(const Trainer& dense) : model_(dense.config.model) {}
+
+  struct Slice {
+    Rectangle part;
+    Tensor values;
+  };
+  std::map<std::string, std::vector<Slice>> slices;
+
+  const std::string& name() const override { return name_; }
+  const ModelConfig& model() const override { return model_; }
+  bool has(const std::string& tensor) const override { return slices.count(tensor) != 0; }
+
+  void read(const std::string& tensor, const Rectangle& part, float* out) override {
+    std::int64_t found = 0;
+    for (const Slice& s : slices.at(tensor)) {
+      const Rectangle common = intersection(s.part, part);
+      for (std::int64_t r = 0; r < common.rows; ++r)
+        copy_row(s.values, (common.row - s.part.row + r) * s.part.columns + common.column - s.part.column,
+                 common.columns, out + (common.row - part.row + r) * part.columns + common.column - part.column);
+      found += common.size();
+    }
+    UPCYCLE_CHECK(found == part.size(), "{}: {} of {} elements lie here", tensor, found, part.size());
+  }
+
+ private:
+  static void copy_row(const Tensor& from, std::int64_t at, std::int64_t n, float* out) {
+    if (from.dtype == DType::BF16) {
+      std::transform(from.as<bf16>() + at, from.as<bf16>() + at + n, out, [](bf16 x) { return to_float(x); });
+    } else {
+      std::copy_n(from.as<float>() + at, n, out);
+    }
+  }
+
+  std::string name_ = "the running model";
+  ModelConfig model_;
+};
+
+// A layer's whole MLP from the tp group, into (tp, end - begin).
+void gather_layer(const Trainer& dense, const MlpRange& range, const Tensor& whole) {
+  dense.stream->wait(dense.mesh->tp->all_gather(whole, dense.memory.weights.dense.slice_rows(range.begin, range.end)));
+}
+
+}  // namespace
+
+void draw_routers(const ExpertMaker& maker, Trainer& moe) {
+  const StoreRows store = store_trainer_rows(moe);
+  std::vector<float> values;
+  for (const ParamRow& row : moe.model->table.rows) {
+    if (row.expert >= 0 || !maker.origin(row, row.part).tensor.empty()) continue;
+    values.resize(static_cast<std::size_t>(row.part.size()));
+    maker.make(row, row.part, values.data());
+    store(row, row.part, values.data());
+  }
+}
+
+void make_local_experts(const Trainer& dense, const ExpertMaker& maker, Trainer& moe) {
+  const Mesh& mesh = *moe.mesh;
+  const bool local = experts_are_local(dense.config.model, maker, mesh.layout, mesh.rank);
+  const std::vector<MlpRange> ranges = mlp_ranges(dense.model->table, maker.model());
+  const DType dtype = moe.config.storage();
+
+  // Every slice of the tp group, or this rank's alone.
+  std::vector<ParamTable> tables;
+  for (int tp = 0; !local && tp < mesh.layout.tp; ++tp)
+    tables.push_back(
+        make_param_table(dense.config.model, mesh.layout, coordinates_of(mesh.layout, mesh.rank - mesh.at.tp + tp)));
+  Arena own("dense MLP of a layer");
+  Tensor buffer;
+  if (!local) {
+    std::int64_t most = 0;
+    for (const MlpRange& range : ranges) most = std::max(most, mesh.layout.tp * (range.end - range.begin));
+    const IdleMemory idle = idle_gradients(moe);
+    buffer = Tensor(idle.data, dtype, {most});
+    if (buffer.bytes() > idle.bytes) {
+      (void)own.take(dtype, {most});
+      own.allocate(*moe.device);
+      buffer = own.take(dtype, {most});
+    }
+  }
+
+  WorkingWeights source(dense);
+  for (const MlpRange& range : ranges) {
+    const std::int64_t size = range.end - range.begin;
+    if (!local) gather_layer(dense, range, buffer.slice_rows(0, mesh.layout.tp * size));
+    source.slices.clear();
+    for (const ParamRow& row : dense.model->table.rows) {
+      if (row.offset < range.begin || row.offset >= range.end) continue;
+      auto& slices = source.slices[row.name];
+      if (local) slices.push_back({row.part, view_row(row, dense.memory.weights.dense, dense.memory.weights.expert)});
+      for (std::size_t tp = 0; tp < tables.size(); ++tp) {
+        const std::int64_t at = static_cast<std::int64_t>(tp) * size + row.offset - range.begin;
+        slices.push_back({tables[tp].find(row.name)->part, buffer.slice_rows(at, at + row.size())});
+      }
+    }
+    std::vector<const ParamRow*> experts;
+    for (const ParamRow& row : moe.model->table.rows)
+      if (row.expert >= 0 && row.layer == range.layer) experts.push_back(&row);
+    load_upcycled(experts, source, maker, kBuffer,
+                  [&](const ParamRow& row, const Rectangle& part, const float* values) {
+                    store_rows(row, part, values, moe.memory.weights.dense, moe.memory.weights.expert);
+                  });
+  }
+}
+
+}  // namespace upcycle
