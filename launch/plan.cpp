@@ -1,0 +1,215 @@
+#include "parallel/plan/plan.h"
+
+#include <algorithm>
+#include <charconv>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "core/suggest.h"
+#include "launch/commands.h"
+#include "launch/options.h"
+#include "launch/run_setup.h"
+
+namespace upcycle {
+namespace {
+
+using Json = nlohmann::ordered_json;
+constexpr double kGiB = 1 << 30, kMiB = 1 << 20;
+double gib(std::size_t bytes) { return static_cast<double>(bytes) / kGiB; }
+std::string size_text(std::uint64_t bytes) {
+  const auto n = static_cast<double>(bytes);
+  return n >= kGiB   ? fmt::format("{:.2f} GiB", n / kGiB)
+         : n >= kMiB ? fmt::format("{:.2f} MiB", n / kMiB)
+                     : fmt::format("{:.2f} KiB", n / 1024);
+}
+
+// "80GiB", "64 GB", "1073741824".
+std::size_t parse_bytes(const std::string& text) {
+  static const std::vector<std::pair<std::string, double>> units = {
+      {"", 1}, {"B", 1}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"MiB", kMiB}, {"GiB", kGiB}, {"TiB", kGiB * 1024}};
+  double number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  std::string unit = error == std::errc{} ? text.substr(static_cast<std::size_t>(end - text.data())) : "?";
+  unit.erase(0, unit.find_first_not_of(' ') == unit.npos ? unit.size() : unit.find_first_not_of(' '));
+  for (const auto& [name, factor] : units) {
+    const double bytes = number * factor;
+    if (unit == name && bytes >= 1 && bytes < 0x1p63) return static_cast<std::size_t>(bytes);
+  }
+  input_error("command line: --memory: found {}, expected a size such as 80GiB, 64GB or a number of bytes",
+              quote_text(text));
+}
+
+// The run as `train` would resolve it: the model inherited from init.* or from the run folder.
+PlannedRun resolve(const std::string& file, const std::vector<std::string>& overrides) {
+  Config config = parse_config(file, overrides);
+  if (config.train.steps == 0 && config.train.tokens == 0)  // a plan is of one step: any length of run will do
+    config.train.steps = std::max({std::int64_t{1}, config.upcycle.at_step + 1, config.train.warmup_steps});
+  // A config that saves, and will be given its run folder when it runs, is planned with its snapshot.
+  const std::int64_t every = config.checkpoint.dir.empty() ? std::exchange(config.checkpoint.every, 0) : 0;
+  const Mesh one = make_single_mesh();
+  PlannedRun run =
+      planned_run(set_up_run(std::move(config), file.empty() ? "the config" : file, *one.world, Purpose::Plan));
+  if (every > 0) run.config.checkpoint.dir = "(not named yet)";
+  return run;
+}
+
+// What to change first where a rank's memory is too small, by its largest class.
+std::string advice(const Plan& plan) {
+  const auto largest = std::max_element(plan.memory.begin(), plan.memory.end(),
+                                        [](const MemoryClass& a, const MemoryClass& b) { return a.bytes < b.bytes; });
+  if (plan.upcycling_bytes > plan.training_bytes())
+    return "the most is needed while the model is upcycled: save a dense checkpoint and start with init.upcycle, or "
+           "use more ranks";
+  const std::string name = largest->name;
+  std::string what = "use fewer tokens a microbatch";
+  if (name == "parameters" || name == "gradients") what = "raise parallel.ep, parallel.etp or parallel.tp";
+  if (name == "optimizer" || name == "checkpoint snapshot") what = "use more ranks: it is cut over all replicas";
+  if (name == "activations")
+    what = "use train.recompute=full, a smaller train.micro_batch_size or a larger parallel.tp";
+  if (name == "dispatch buffers")
+    what = "use a smaller train.micro_batch_size or parallel.imbalance_factor, or train.recompute=full";
+  return fmt::format("the largest class is {}: {}", name, what);
+}
+
+Json to_json(const Plan& p, std::size_t memory) {
+  Json j;
+  j["world"] = p.layout.world;
+  j["rank"] = p.rank;
+  j["layout"] = {
+      {"tp", p.layout.tp}, {"dp", p.layout.dp}, {"ep", p.layout.ep}, {"etp", p.layout.etp}, {"edp", p.layout.edp}};
+  j["parameters"] = p.parameters.total;
+  j["active_parameters"] = p.parameters.active;
+  j["tokens_per_step"] = p.tokens;
+  j["micro_batches"] = p.micro_batches;
+  j["memory"] = Json::object();
+  for (const MemoryClass& m : p.memory) j["memory"][m.name] = m.bytes;
+  j["memory_training"] = p.training_bytes();
+  j["memory_upcycling"] = p.upcycling_bytes;
+  j["memory_peak"] = p.peak_bytes();
+  if (memory > 0) {
+    j["memory_given"] = memory;
+    j["fits"] = p.peak_bytes() <= memory;
+    if (p.peak_bytes() > memory) j["advice"] = advice(p);
+  }
+  j["collectives"] = Json::array();
+  std::uint64_t fixed = 0;
+  for (const CollectiveCount& c : p.fixed) {
+    j["collectives"].push_back({{"group", c.group}, {"op", c.op}, {"calls", c.calls}, {"bytes", c.bytes}});
+    fixed += c.bytes;
+  }
+  j["fixed_bytes"] = fixed;
+  j["dispatch"] = {{"calls", p.dispatch.calls}, {"bytes", p.dispatch.bytes}, {"bytes_all_ranks", p.dispatch_total}};
+  j["live_conversion"] = {{"statistics", p.live.statistics},
+                          {"working_tp", p.live.working_tp},
+                          {"working_edp", p.live.working_edp},
+                          {"masters", p.live.masters},
+                          {"moments", p.live.moments}};
+  j["flops"] = p.flops;
+  j["flops_all_ranks"] = p.flops_total;
+  j["model_flops"] = p.model_flops;
+  j["product_memory_bytes"] = p.memory_bytes;
+  j["files"] = {{"model", p.model_file}, {"optimizer", p.optimizer_file}, {"all_ranks", p.files_total}};
+  return j;
+}
+
+void print(const Plan& p, std::size_t memory) {
+  const Layout& l = p.layout;
+  fmt::print("{:.4g} B parameters, {:.4g} B active a token\n", static_cast<double>(p.parameters.total) / 1e9,
+             static_cast<double>(p.parameters.active) / 1e9);
+  fmt::print("world {} = tp {} x dp {} (experts: etp {} x ep {} x edp {}); rank {}\n", l.world, l.tp, l.dp, l.etp, l.ep,
+             l.edp, p.rank);
+  fmt::print("a step: {} tokens; {} microbatch{} a rank\n\n", p.tokens, p.micro_batches,
+             p.micro_batches == 1 ? "" : "es");
+  fmt::print("memory of this rank\n");
+  const auto line = [](const std::string& name, const std::string& calls, std::uint64_t bytes,
+                       const std::string& more) {
+    fmt::print("  {:<28}{:>10}{:>14}{}\n", name, calls, size_text(bytes), more);
+  };
+  for (const MemoryClass& m : p.memory) line(m.name, "", m.bytes, "");
+  line("total", "", p.training_bytes(), "");
+  if (p.upcycling_bytes > 0) line("while it is upcycled", "", p.upcycling_bytes, "");
+
+  fmt::print("\ncollectives of a step, calls and what this rank gives\n");
+  for (const CollectiveCount& c : p.fixed) line(c.group + " " + c.op, fmt::format("{}", c.calls), c.bytes, "");
+  if (p.dispatch.calls > 0)
+    line("ep all_to_all_v (dispatch)", fmt::format("{}", p.dispatch.calls), p.dispatch.bytes,
+         fmt::format("  where routing is even; {} of all ranks", size_text(p.dispatch_total)));
+  const LiveBytes& live = p.live;
+  const auto working = static_cast<std::uint64_t>(live.working_tp + live.working_edp),
+             masters = static_cast<std::uint64_t>(live.masters), moments = static_cast<std::uint64_t>(live.moments);
+  if (const std::uint64_t all = working + masters + moments + static_cast<std::uint64_t>(live.statistics))
+    line("upcycle.at_step, once", "", all,
+         fmt::format("  weights {}, masters {}, moments {}", size_text(working), size_text(masters),
+                     size_text(moments)));
+
+  fmt::print("\nFLOPs of a step: {:.4g} on this rank, {:.4g} on all, {:.4g} of the model\n", p.flops, p.flops_total,
+             p.model_flops);
+  fmt::print("a checkpoint: {} of this rank (model {}, optimizer {}), {} in all\n",
+             size_text(p.model_file + p.optimizer_file), size_text(p.model_file), size_text(p.optimizer_file),
+             size_text(p.files_total));
+  if (memory == 0) return;
+  if (p.peak_bytes() <= memory) {
+    fmt::print("it fits {}\n", size_text(memory));
+  } else {
+    fmt::print("it does not fit {}, by {}: {}\n", size_text(memory), size_text(p.peak_bytes() - memory), advice(p));
+  }
+}
+
+// One line of launch/plan_tables.sh's tables.
+void print_row(const Plan& p, const Config& c, std::size_t memory) {
+  std::map<std::string, std::size_t> classes;
+  for (const MemoryClass& m : p.memory) classes[m.name] = m.bytes;
+  const std::size_t snapshot = classes["checkpoint snapshot"];
+  const char* fits = memory == 0                               ? "-"
+                     : p.peak_bytes() <= memory                ? "yes"
+                     : p.training_bytes() - snapshot <= memory ? "without the snapshot"
+                                                               : "no";
+  std::uint64_t fixed = 0;
+  for (const CollectiveCount& count : p.fixed) fixed += count.bytes;
+  fmt::print("| {} | tp {} ep {} etp {} | {}, {} |", p.layout.world, p.layout.tp, p.layout.ep, p.layout.etp,
+             c.train.micro_batch_size, c.train.recompute);
+  for (const std::size_t bytes :
+       {classes["parameters"], classes["gradients"], classes["optimizer"], classes["activations"],
+        classes["dispatch buffers"], classes["scratch"], classes["collectives"], snapshot, p.training_bytes()})
+    fmt::print(" {:.1f} |", gib(bytes));
+  fmt::print(" {} | {:.0f} | {:.0f} | {:.1f} | {:.0f} |\n", fits, gib(p.dispatch.bytes), gib(fixed), p.flops / 1e15,
+             gib(p.files_total));
+}
+
+}  // namespace
+
+int run_plan(const Arguments& arguments) {
+  std::string file, memory_text;
+  std::int64_t world = 1, rank = 0;
+  bool json = false, row = false;
+  std::vector<std::string> overrides;
+  Options options("plan",
+                  "What a training run needs on any number of ranks: memory by class, bytes of each collective, FLOPs, "
+                  "file sizes. Starts no MPI and computes nothing.");
+  options.positional("config", file, "JSON config, as for train", Need::Optional);
+  options.option("--world", world, "ranks of the run");
+  options.option("--rank", rank, "the rank that is planned; rank 0 holds the most");
+  options.option("--memory", memory_text, "memory of a rank (80GiB): says whether the run fits");
+  options.flag("--json", json, "print one JSON object; sizes in bytes");
+  options.flag("--row", row, "print one line of a Markdown table, as launch/plan_tables.sh does");
+  options.config_overrides(overrides);
+  if (!options.parse(arguments)) return 0;
+  const std::size_t memory = memory_text.empty() ? 0 : parse_bytes(memory_text);
+  constexpr std::int64_t most = 1 << 24;
+  if (world < 1 || world > most) input_error("command line: --world: found {}, expected 1 to {}", world, most);
+  if (rank < 0 || rank >= world)
+    input_error("command line: --rank: found {}, expected 0 to {}, as --world={}", rank, world - 1, world);
+  const PlannedRun run = resolve(file, overrides);
+  const Plan plan = make_plan(run, static_cast<int>(world), static_cast<int>(rank));
+  if (row) {
+    print_row(plan, run.config, memory);
+  } else if (json) {
+    fmt::print("{}\n", to_json(plan, memory).dump());
+  } else {
+    print(plan, memory);
+  }
+  return 0;
+}
+
+}  // namespace upcycle

@@ -1,0 +1,124 @@
+#include "parallel/plan/dry_ops.h"
+
+#include "core/error.h"
+
+namespace upcycle {
+namespace {
+
+double number(std::int64_t n) { return static_cast<double>(n); }
+
+class DryOps final : public Ops {
+ public:
+  explicit DryOps(OpCount& count) : count_(count) {}
+
+  std::size_t workspace_bytes(const OpLimits& limits) const override { return real_->workspace_bytes(limits); }
+  void prepare(const OpLimits&) override {}
+
+  void matmul(Stream&, Workspace, MatmulKind kind, const Tensor& c, const Tensor& a, const Tensor& b, Store) override {
+    const std::int64_t k = kind == MatmulKind::TN ? a.shape[0] : a.shape[1];
+    add(2 * number(c.shape[0]) * number(c.shape[1]) * number(k), {&c, &a, &b});
+  }
+  // Every kind multiplies each row of A (R, .) once with a matrix of C's or B's columns.
+  void grouped_matmul(Stream&, Workspace, MatmulKind, const Tensor& c, const Tensor& a, const Tensor& b,
+                      std::span<const std::int64_t> offsets, Store) override {
+    const std::int64_t columns = c.shape[static_cast<std::size_t>(c.rank - 1)];
+    add(2 * number(offsets.back()) * number(a.shape[1]) * number(columns), {&c, &a, &b});
+  }
+
+  void embedding_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, std::int64_t) override {}
+  void embedding_backward(Stream&, Workspace, const Tensor&, const Tensor&, const Tensor&, std::int64_t) override {}
+  void rms_norm_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                        const Tensor&, float) override {}
+  void rms_norm_backward(Stream&, Workspace, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                         const Tensor&) override {}
+  void rope(Stream&, const Tensor&, std::int64_t, const Tensor&, const Tensor&, bool) override {}
+
+  void attention_forward(Stream&, Workspace, const Tensor& out, const Tensor& lse, const Tensor& q, const Tensor& k,
+                         const Tensor& v, std::int64_t, const PackedSequences& q_sequences,
+                         const PackedSequences& k_sequences) override {
+    add(2 * causal_products(q, q_sequences, k_sequences), {&out, &lse, &q, &k, &v});
+  }
+  // The scores again, then four products: dv, dp, dq, dk.
+  void attention_backward(Stream&, Workspace, const Tensor& dq, const Tensor& dk, const Tensor& dv, const Tensor& dout,
+                          const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
+                          std::int64_t, const PackedSequences& q_sequences,
+                          const PackedSequences& k_sequences) override {
+    add(5 * causal_products(q, q_sequences, k_sequences), {&dq, &dk, &dv, &dout, &q, &k, &v, &out, &lse});
+  }
+
+  void swiglu_forward(Stream&, const Tensor&, const Tensor&) override {}
+  void swiglu_backward(Stream&, const Tensor&, const Tensor&, const Tensor&) override {}
+
+  void linear_xent_stats(Stream&, Workspace, const Tensor& stats, const Tensor& x, const Tensor& weight, const Tensor&,
+                         std::int64_t, std::int64_t vocab_valid) override {
+    add_head(logits(x, vocab_valid), {&stats, &x, &weight});
+  }
+  void xent_combine(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&) override {}
+  // The logits again, then dx and dweight.
+  void linear_xent_backward(Stream&, Workspace, const Tensor& dx, const Tensor& dweight, const Tensor& x,
+                            const Tensor& weight, const Tensor&, const Tensor&, std::int64_t, std::int64_t vocab_valid,
+                            float) override {
+    add_head(3 * logits(x, vocab_valid), {&dx, &dweight, &x, &weight});
+  }
+
+  void router_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                      RouterSoftmax) override {}
+  void router_weights(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                      RouterSoftmax) override {}
+  void router_stats(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&) override {}
+  void router_backward(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                       const Tensor&, const Tensor&, float, RouterSoftmax) override {}
+  void sort_by_expert(Stream&, Workspace, const Tensor& counts, const Tensor& source, const Tensor&,
+                      const Tensor& experts, std::int64_t align) override {
+    const std::int64_t n = experts.size(), E = counts.size();
+    std::int64_t rows = 0;
+    for (std::int64_t e = 0; e < E; ++e) {
+      const std::int64_t here = n / E + (e < n % E ? 1 : 0);
+      counts.as<std::int32_t>()[e] = static_cast<std::int32_t>(here);
+      rows += (here + align - 1) / align * align;
+    }
+    UPCYCLE_CHECK(rows <= source.size(), "sort_by_expert: {} rows needed, source has {}", rows, source.size());
+  }
+  void gather_rows(Stream&, const Tensor&, const Tensor&, const Tensor&) override {}
+  void combine_rows(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, Store) override {}
+  void combine_rows_backward(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                             const Tensor&) override {}
+
+  void fill(Stream&, const Tensor&, float) override {}
+  void convert(Stream&, const Tensor&, const Tensor&) override {}
+  void add(Stream&, const Tensor&, const Tensor&, const Tensor&) override {}
+  void sum_squares(Stream&, Workspace, const Tensor&, const Tensor&) override {}
+  void clip_scale(Stream&, const Tensor&, const Tensor&, float) override {}
+  void adamw(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+             const AdamwStep&) override {}
+  void sgd(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, float, float) override {}
+
+ private:
+  void add(double flops, std::initializer_list<const Tensor*> operands) {
+    count_.flops += flops;
+    for (const Tensor* t : operands) count_.memory_bytes += static_cast<double>(t->bytes());
+  }
+  void add_head(double flops, std::initializer_list<const Tensor*> operands) {
+    count_.head_flops += flops;
+    add(flops, operands);
+  }
+  // FLOPs of one product (rows of q) x (rows of k) x D over all heads, the half that causality leaves; a short q that
+  // continues a longer k sees all of it.
+  static double causal_products(const Tensor& q, const PackedSequences& q_sequences,
+                                const PackedSequences& k_sequences) {
+    const double keys = number(k_sequences.longest) - number(q_sequences.longest) / 2;
+    return 2 * number(q.shape[0]) * keys * number(q.shape[1]);
+  }
+  static double logits(const Tensor& x, std::int64_t vocab_valid) {
+    return 2 * number(x.shape[0]) * number(x.shape[1]) * number(vocab_valid);
+  }
+
+  OpCount& count_;
+  std::unique_ptr<Ops> real_ = make_cpu_ops();
+};
+
+}  // namespace
+
+std::unique_ptr<Ops> make_dry_ops(OpCount& count) { return std::make_unique<DryOps>(count); }
+
+}  // namespace upcycle

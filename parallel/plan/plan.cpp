@@ -1,0 +1,236 @@
+#include "parallel/plan/plan.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "parallel/plan/dry_comm.h"
+#include "parallel/plan/dry_device.h"
+#include "parallel/plan/dry_ops.h"
+#include "parallel/train/state.h"
+#include "parallel/upcycle/logit_check.h"
+
+namespace upcycle {
+namespace {
+
+// One rank of a run, laid out as make_trainer lays it out.
+struct DryRank {
+  CollectiveTable collectives;
+  OpCount work;
+  DryDevice device;
+  std::unique_ptr<Stream> stream = device.make_stream();
+  std::unique_ptr<Ops> ops = make_dry_ops(work);
+  Mesh mesh;
+  Trainer trainer;
+
+  DryRank(const Config& config, const Layout& layout, int rank)
+      : mesh(make_dry_mesh(layout, rank, collectives)), trainer(make_trainer(config, mesh, device, *stream, *ops)) {}
+};
+
+// One step's collectives and work. A step of n microbatches is n - 1 that are not the last, all alike, and the last
+// one: two steps tell their sizes, and a step of hundreds of microbatches need not be walked.
+struct StepCount {
+  CollectiveTable collectives;
+  OpCount work;
+};
+
+StepCount dry_step(const Config& config, const Layout& layout, int rank, std::int64_t micro_batches) {
+  Config c = config;
+  c.train.global_batch_size = c.train.micro_batch_size * layout.dp * micro_batches;
+  c.parallel.imbalance_factor = layout.ep;  // even routing but for a remainder, which is no reason for rounds
+  DryRank r(c, layout, rank);
+  (void)train_step(r.trainer, [](std::int64_t, std::span<std::int32_t> tokens, std::span<std::int32_t> targets) {
+    std::fill(tokens.begin(), tokens.end(), 0);
+    std::fill(targets.begin(), targets.end(), 0);
+  });
+  return {r.collectives, r.work};
+}
+
+StepCount count_step(const Config& config, const Layout& layout, int rank, std::int64_t micro_batches) {
+  StepCount step = dry_step(config, layout, rank, 1);
+  if (micro_batches == 1) return step;
+  const StepCount two = dry_step(config, layout, rank, 2);
+  const auto more = static_cast<std::uint64_t>(micro_batches - 1);
+  UPCYCLE_CHECK(step.collectives.counts.size() == two.collectives.counts.size(),
+                "a step of two microbatches calls {} collectives, one of one {}", two.collectives.counts.size(),
+                step.collectives.counts.size());
+  for (CollectiveCount& c : step.collectives.counts) {
+    const auto at = std::find_if(two.collectives.counts.begin(), two.collectives.counts.end(),
+                                 [&](const CollectiveCount& d) { return c.group == d.group && c.op == d.op; });
+    UPCYCLE_CHECK(at != two.collectives.counts.end(), "{} {} only in a step of one microbatch", c.group, c.op);
+    c.calls += more * (at->calls - c.calls);
+    c.bytes += more * (at->bytes - c.bytes);
+  }
+  step.work.flops += static_cast<double>(more) * (two.work.flops - step.work.flops);
+  step.work.head_flops += static_cast<double>(more) * (two.work.head_flops - step.work.head_flops);
+  step.work.memory_bytes += static_cast<double>(more) * (two.work.memory_bytes - step.work.memory_bytes);
+  return step;
+}
+
+bool is_dispatch(const CollectiveCount& c) { return c.group == "ep" && c.op == "all_to_all_v"; }
+
+std::uint64_t dispatched(const StepCount& step) {
+  const auto& counts = step.collectives.counts;
+  const auto at = std::find_if(counts.begin(), counts.end(), is_dispatch);
+  return at == counts.end() ? 0 : at->bytes;
+}
+
+// Ranks differ in two ways. By their place in tp: the output projection, where the vocabulary's padding falls to the
+// last ones. All else by their place in ep: what is left over of the assignments falls to the first experts, so the
+// first place has the most and the last the least, and where those are equal all are. The sums are of whole numbers:
+// exact below 2^53.
+void count_all_ranks(Plan& plan, const Config& config) {
+  const int ep = plan.layout.ep;
+  const auto step_of = [&](int place) {
+    return count_step(config, plan.layout, place * plan.layout.etp, plan.micro_batches);
+  };
+  const StepCount first = step_of(0), last = ep > 1 ? step_of(ep - 1) : first;
+  const auto without_head = [](const StepCount& step) { return step.work.flops - step.work.head_flops; };
+  const bool even = dispatched(first) == dispatched(last) && without_head(first) == without_head(last);
+  for (int place = 0; place < ep; ++place) {
+    const StepCount step = even || place == 0 ? first : place == ep - 1 ? last : step_of(place);
+    const int ranks = plan.layout.world / ep;
+    plan.dispatch_total += static_cast<std::uint64_t>(ranks) * dispatched(step);
+    plan.flops_total += ranks * without_head(step);
+  }
+  // Rank 0 is the first of tp and has words always; a replica has all V of them.
+  const Sizes sizes = sizes_of(config.model, plan.layout, Coordinates{});
+  plan.flops_total +=
+      plan.layout.dp * (first.work.head_flops / static_cast<double>(sizes.V_valid) * static_cast<double>(sizes.V));
+}
+
+void count_collectives(Plan& plan, const Config& config) {
+  const StepCount step = count_step(config, plan.layout, plan.rank, plan.micro_batches);
+  for (const CollectiveCount& c : step.collectives.counts) {
+    if (is_dispatch(c)) {
+      plan.dispatch = c;
+    } else {
+      plan.fixed.push_back(c);
+    }
+  }
+  plan.flops = step.work.flops;
+  plan.memory_bytes = step.work.memory_bytes;
+  count_all_ranks(plan, config);
+}
+
+std::size_t sum(const std::vector<MemoryClass>& classes) {
+  return std::accumulate(classes.begin(), classes.end(), std::size_t{0},
+                         [](std::size_t n, const MemoryClass& c) { return n + c.bytes; });
+}
+
+// At the start of a run from init.upcycle: the dense slices lie in the gradients, or beside them where they are larger,
+// while the logits are computed; then the MoE's logits.
+std::size_t start_bytes(DryRank& r, const ModelConfig& dense) {
+  Trainer& t = r.trainer;
+  const std::vector<std::int32_t> probe(
+      static_cast<std::size_t>(probe_length(t.config.train.seq_length, r.mesh.layout.tp)));
+  {
+    const DType dtype = t.config.storage();
+    const std::int64_t size = make_param_table(dense, r.mesh.layout, r.mesh.at).dense.size;
+    FlatPair slices{Tensor(t.memory.gradients.data(), dtype, {size}), Tensor(nullptr, dtype, {0})};
+    IdleMemory idle = idle_gradients(t);
+    Arena own("dense probe");
+    if (slices.dense.bytes() <= idle.bytes) {
+      idle = idle.from(slices.dense.bytes());
+    } else {
+      (void)own.take(dtype, {size});
+      own.allocate(r.device);
+      slices.dense = own.take(dtype, {size});
+    }
+    (void)probe_logits(t, dense, slices, idle, probe);
+  }
+  (void)probe_logits(t, t.config.model, t.memory.weights, idle_gradients(t), probe);
+  return r.device.peak() + collective_scratch_bytes(r.mesh.layout);
+}
+
+}  // namespace
+
+Layout check_layout(const PlannedRun& run, int world) {
+  const ParallelConfig& p = run.config.parallel;
+  const auto problem_of = [&](const Layout& layout) -> std::string {
+    try {
+      if (run.dense) (void)sizes_of(*run.dense, layout, Coordinates{});
+      (void)sizes_of(run.config.model, layout, Coordinates{});
+      (void)DryRank(run.config, layout, 0);
+      return "";
+    } catch (const InputError& e) {
+      return e.what();
+    }
+  };
+  std::string problem = layout_problem(world, p.tp, p.ep, p.etp);
+  if (problem.empty()) {
+    const Layout layout = make_layout(world, static_cast<int>(p.tp), static_cast<int>(p.ep), static_cast<int>(p.etp));
+    problem = problem_of(layout);
+    if (problem.empty()) return layout;
+  }
+  const std::string near =
+      nearest_layouts(world, p.tp, p.ep, p.etp, [&](const Layout& layout) { return problem_of(layout).empty(); });
+  if (near.empty())
+    input_error(
+        "{}; no layout of world={} works for this model and batch: change train.global_batch_size ({}) or the number "
+        "of ranks",
+        problem, world, run.config.train.global_batch_size);
+  input_error("{}; layouts near it that work with world={} for this model and batch: {}", problem, world, near);
+}
+
+std::vector<MemoryClass> conversion_memory(const std::vector<MemoryClass>& dense, const std::vector<MemoryClass>& moe) {
+  std::vector<MemoryClass> classes;
+  const auto add = [&](const MemoryClass& c) {
+    const auto same = [&](const MemoryClass& have) { return have.name == c.name; };
+    const auto at = std::find_if(classes.begin(), classes.end(), same);
+    if (at == classes.end()) {
+      classes.push_back(c);
+    } else if (c.name == "collectives") {  // the communicators', not a trainer's
+      at->bytes = std::max(at->bytes, c.bytes);
+    } else {
+      at->bytes += c.bytes;
+    }
+  };
+  for (const auto* trainer : {&dense, &moe})
+    for (const MemoryClass& c : *trainer)
+      if (c.name != "checkpoint snapshot") add(c);
+  add({"exchange buffers", 2 * static_cast<std::size_t>(kLiveBufferElements) * sizeof(float)});
+  return classes;
+}
+
+std::size_t Plan::training_bytes() const { return sum(memory); }
+std::size_t Plan::peak_bytes() const { return std::max(training_bytes(), upcycling_bytes); }
+
+std::int64_t probe_length(std::int64_t seq_length, int tp) {
+  return std::max<std::int64_t>(tp, std::min<std::int64_t>(seq_length, 256) / tp * tp);
+}
+
+Plan make_plan(const PlannedRun& run, int world, int rank) {
+  const Config& c = run.config;
+  Plan plan;
+  if (world < 1) input_error("command line: --world: found {}, expected at least 1", world);
+  if (rank < 0 || rank >= world)
+    input_error("command line: --rank: found {}, expected 0 to {}, as --world={}", rank, world - 1, world);
+  plan.layout = check_layout(run, world);
+  plan.rank = rank;
+  plan.at = coordinates_of(plan.layout, rank);
+  plan.parameters = count_parameters(c.model);
+  plan.tokens = c.train.global_batch_size * c.train.seq_length;
+  plan.micro_batches = c.train.global_batch_size / (c.train.micro_batch_size * plan.layout.dp);
+
+  DryRank r(c, plan.layout, rank);
+  plan.memory = plan_trainer(c, r.mesh, *r.ops);
+  if (run.dense && c.upcycle.at_step >= 0) {
+    Config dense = c;
+    dense.model = *run.dense;
+    plan.upcycling_bytes = sum(conversion_memory(plan_trainer(dense, r.mesh, *r.ops), plan.memory));
+    plan.live = plan_live(*run.dense, c, plan.layout, rank);
+  } else if (run.dense) {
+    plan.upcycling_bytes = start_bytes(r, *run.dense);
+  }
+  count_collectives(plan, c);
+  plan.model_flops = static_cast<double>(plan.tokens) * training_flops_per_token(c.model, c.train.seq_length);
+
+  const bool adamw = c.train.optimizer == "adamw";
+  for (const OwnedPiece& p : owned_pieces(r.trainer.model->table, plan.at, false))
+    plan.model_file += static_cast<std::size_t>(p.part.size()) * sizeof(float);
+  plan.optimizer_file = adamw ? 2 * plan.model_file : 0;
+  plan.files_total = static_cast<std::size_t>(plan.parameters.total) * sizeof(float) * (adamw ? 3 : 1);
+  return plan;
+}
+
+}  // namespace upcycle

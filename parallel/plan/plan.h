@@ -1,0 +1,66 @@
+#pragma once
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/config/config.h"
+#include "core/trace.h"
+#include "parallel/train/trainer.h"
+#include "parallel/upcycle/live_plan.h"
+
+// What a run will need, without running it: the trainer itself, on a device without memory, with ops that compute
+// nothing and groups that no other rank is in. So the plan can not differ from the run.
+namespace upcycle {
+
+struct PlannedRun {
+  Config config;                     // its model is the one that the steps train: the MoE of a run that upcycles
+  std::optional<ModelConfig> dense;  // what init.upcycle or upcycle.at_step makes it from
+};
+
+struct Plan {
+  Layout layout;
+  int rank = 0;
+  Coordinates at;
+  ParameterCount parameters;                   // of the whole model
+  std::int64_t tokens = 0, micro_batches = 0;  // of a step: of all ranks, and passes of this one
+
+  std::vector<MemoryClass> memory;  // bytes of this rank while it trains, by class
+  // More than that, for a while: at init.upcycle's start (the logits before and after; nothing is saved yet), or when
+  // upcycle.at_step makes the MoE's trainer beside the dense one. 0 where the run has no such time.
+  std::size_t upcycling_bytes = 0;
+  LiveBytes live;  // given to collectives when upcycle.at_step converts, this rank
+  std::size_t training_bytes() const;
+  std::size_t peak_bytes() const;
+
+  // One step of this rank, in bytes that it gives. Those of `fixed` do not depend on the routing; the dispatch (all
+  // tokens' rows to their experts and back, those that stay included) is this rank's where routing is even, and the
+  // total of all ranks, which is the same for any routing.
+  std::vector<CollectiveCount> fixed;
+  CollectiveCount dispatch;
+  std::uint64_t dispatch_total = 0;
+
+  double flops = 0, flops_total = 0;  // of a step, this rank's and all ranks'; recomputation counts
+  double memory_bytes = 0;            // that this rank's products read and write, a step
+  double model_flops = 0;             // training_flops_per_token of all tokens: without recomputation
+
+  // Data of a checkpoint, bytes (HDF5 adds a few hundred a rectangle): this rank's files, and all ranks'.
+  std::size_t model_file = 0, optimizer_file = 0;
+  std::size_t files_total = 0;
+};
+
+// Bytes by class while upcycle.at_step makes the MoE's trainer beside the dense one, of both trainers' plans
+// (plan_trainer): both arenas, the exchange's buffers and the communicators' scratch, which the two share; no
+// snapshot, for the dense one is freed before and the MoE's made after.
+std::vector<MemoryClass> conversion_memory(const std::vector<MemoryClass>& dense, const std::vector<MemoryClass>& moe);
+
+// The run's layout of `world` ranks. Throws InputError where layout, model and batch do not fit together, naming the
+// nearest layouts that do.
+Layout check_layout(const PlannedRun& run, int world);
+
+// Throws InputError as check_layout does.
+Plan make_plan(const PlannedRun& run, int world, int rank = 0);
+
+// Tokens of the sequence that logits are compared on before and after upcycling: at most 256, a multiple of tp.
+std::int64_t probe_length(std::int64_t seq_length, int tp);
+
+}  // namespace upcycle

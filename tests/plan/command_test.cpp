@@ -1,0 +1,169 @@
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "core/config/config.h"
+#include "parallel/plan/plan.h"
+#include "tests/cli/run_program.h"
+#include "tests/cli/small_run.h"
+
+// `upcycle plan` as a user meets it, and the configs that come with the program.
+namespace upcycle {
+namespace {
+
+using nlohmann::json;
+const std::string kConfigs = std::string(UPCYCLE_ROOT) + "/launch/configs/";
+
+json plan_of(const std::string& config, std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), {"plan", kConfigs + config, "--json"});
+  const Outcome o = run_upcycle(arguments);
+  EXPECT_EQ(o.exit_code, 0) << o.err;
+  return json::parse(o.out, nullptr, false);
+}
+
+TEST(PlanCommand, PrintsOneObject) {
+  const json j = plan_of("tiny_moe.json", {"--world=4", "--parallel.tp=2", "--parallel.ep=4", "--memory=1GiB"});
+  for (const char* key : {"world",
+                          "rank",
+                          "layout",
+                          "parameters",
+                          "active_parameters",
+                          "tokens_per_step",
+                          "micro_batches",
+                          "memory",
+                          "memory_training",
+                          "memory_upcycling",
+                          "memory_peak",
+                          "fits",
+                          "collectives",
+                          "fixed_bytes",
+                          "dispatch",
+                          "flops",
+                          "flops_all_ranks",
+                          "model_flops",
+                          "files",
+                          "live_conversion"})
+    EXPECT_TRUE(j.contains(key)) << key;
+  EXPECT_EQ(j["layout"]["dp"], 2);
+  EXPECT_EQ(j["fits"], true);
+  EXPECT_EQ(j["tokens_per_step"], 32 * 128);
+  std::int64_t sum = 0;
+  for (const auto& [name, bytes] : j["memory"].items()) sum += bytes.get<std::int64_t>();
+  EXPECT_EQ(j["memory_training"], sum);
+  for (const char* name : {"parameters", "gradients", "optimizer", "activations", "dispatch buffers", "scratch"})
+    EXPECT_GT(j["memory"][name], 0) << name;
+}
+
+TEST(PlanCommand, PrintsATable) {
+  const Outcome o = run_upcycle({"plan", kConfigs + "tiny_moe.json", "--world=2", "--parallel.ep=2"});
+  EXPECT_EQ(o.exit_code, 0) << o.err;
+  for (const char* text : {"parameters", "dispatch buffers", "ep all_to_all_v", "FLOPs of a step", "a checkpoint"})
+    EXPECT_NE(o.out.find(text), std::string::npos) << text << " in\n" << o.out;
+}
+
+TEST(PlanCommand, SaysThatItDoesNotFitAndWhatToChange) {
+  const json j = plan_of("llama3_8b_moe.json", {"--world=8", "--memory=80GiB"});
+  EXPECT_EQ(j["fits"], false);
+  EXPECT_NE(j["advice"].get<std::string>().find("parallel."), std::string::npos) << j["advice"];
+}
+
+TEST(PlanCommand, AThousandRanksOfSeventyBillionParametersTakeSeconds) {
+  const json j = plan_of("llama_70b_moe.json",
+                         {"--world=1024", "--rank=777", "--parallel.tp=8", "--parallel.ep=8", "--parallel.etp=8"});
+  EXPECT_EQ(j["rank"], 777);
+  EXPECT_EQ(j["layout"]["edp"], 16);
+  EXPECT_GT(j["parameters"].get<double>(), 400e9);
+}
+
+TEST(PlanCommand, BadInputIsOneLine) {
+  const std::string config = kConfigs + "tiny_moe.json";
+  const auto error = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"plan", config});
+    return one_line_error(run_upcycle(arguments));
+  };
+  const std::string layout = error({"--world=8", "--parallel.tp=3"});
+  EXPECT_NE(layout.find("parallel.tp=3 does not divide world=8"), std::string::npos) << layout;
+  EXPECT_NE(layout.find("tp=2 ep="), std::string::npos) << layout;
+  const std::string heads = error({"--world=8", "--parallel.tp=4"});
+  EXPECT_NE(heads.find("num_key_value_heads"), std::string::npos) << heads;
+  EXPECT_NE(heads.find("tp=2 ep="), std::string::npos) << heads;
+  const std::string experts = error({"--world=32", "--parallel.ep=32"});
+  EXPECT_NE(experts.find("num_local_experts"), std::string::npos) << experts;
+  EXPECT_NE(experts.find("ep=16"), std::string::npos) << experts;
+  EXPECT_NE(error({"--world=5"}).find("global_batch_size"), std::string::npos);
+  EXPECT_NE(error({"--world=0"}).find("--world"), std::string::npos);
+  EXPECT_NE(error({"--rank=1"}).find("--rank"), std::string::npos);
+  EXPECT_NE(error({"--memory=lots"}).find("--memory"), std::string::npos);
+}
+
+// `train` refuses a conversion that the machine can not hold, by the plan's number.
+TEST(PlanCommand, HasTheMemoryOfAConversionThatTrainAsksFor) {
+  const SmallRun small;
+  const std::string config = small.write_config("live", {{"model",
+                                                          {{"hidden_size", 16384},
+                                                           {"intermediate_size", 16384},
+                                                           {"num_hidden_layers", 100},
+                                                           {"num_attention_heads", 128},
+                                                           {"num_key_value_heads", 128},
+                                                           {"num_local_experts", 4}}},
+                                                         {"checkpoint", {{"every", 2}}},
+                                                         {"upcycle", {{"at_step", 2}}}});
+  const std::map<std::string, std::string> threads = {{"OMP_NUM_THREADS", "2"}};
+  const Outcome planned = run_upcycle({"plan", config, "--json"}, threads);
+  EXPECT_EQ(planned.exit_code, 0) << planned.err;
+  const json j = json::parse(planned.out, nullptr, false);
+  ASSERT_TRUE(j.is_object()) << planned.out;
+  EXPECT_GT(j["memory"]["checkpoint snapshot"], 0);
+  const std::string refused = one_line_error(run_upcycle({"train", config}, threads));
+  const std::string found = fmt::format("memory: found {:.1f} GiB", j["memory_upcycling"].get<double>() / 0x1p30);
+  EXPECT_NE(refused.find(found), std::string::npos) << found << " in " << refused;
+}
+
+// Every config that comes with the program, where it works; those that inherit their model are given one.
+TEST(Configs, AllParseAndPlan) {
+  int found = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(kConfigs)) {
+    if (entry.path().extension() != ".json") continue;
+    ++found;
+    SCOPED_TRACE(entry.path());
+    Config c = parse_config(entry.path(), {});
+    if (c.model.hidden_size == 0) {
+      const ModelConfig dense = parse_config(kConfigs + "quickstart_dense.json", {}).model;
+      const ModelConfig asked = c.model;
+      c.model = dense;
+      c.model.num_local_experts = asked.num_local_experts;
+      c.model.num_experts_per_tok = asked.num_experts_per_tok;
+    }
+    EXPECT_NO_THROW(check_model(c.model, entry.path()));
+    // As many ranks as its batch has microbatches: each passes one.
+    const std::int64_t ranks = c.train.global_batch_size / c.train.micro_batch_size;
+    const Plan plan = make_plan({c, {}}, static_cast<int>(ranks));
+    EXPECT_EQ(plan.micro_batches, 1);
+    EXPECT_GT(plan.peak_bytes(), 0u);
+    EXPECT_EQ(plan.parameters.total > plan.parameters.active, c.model.is_moe());
+  }
+  EXPECT_GE(found, 11);
+}
+
+TEST(Configs, HaveTheSizesTheyAreNamedAfter) {
+  const auto billions = [](const char* file) {
+    return static_cast<double>(count_parameters(parse_config(kConfigs + file, {}).model).total) / 1e9;
+  };
+  EXPECT_NEAR(billions("paper_436m_dense.json"), 0.436, 0.001);
+  EXPECT_NEAR(billions("paper_1.4b_dense.json"), 1.4, 0.05);
+  for (const auto& [dense, moe] :
+       {std::pair{"paper_436m_dense.json", "paper_436m_moe.json"}, {"paper_1.4b_dense.json", "paper_1.4b_moe.json"}}) {
+    ModelConfig m = parse_config(kConfigs + moe, {}).model;
+    EXPECT_EQ(m.num_local_experts, 8);
+    m.num_local_experts = 0;
+    EXPECT_EQ(m, parse_config(kConfigs + dense, {}).model);
+  }
+  Config llama = parse_config(kConfigs + "llama3_8b_moe.json", {});
+  llama.model.num_local_experts = 0;
+  EXPECT_EQ(count_parameters(llama.model).total, 8'030'261'248);
+  llama = parse_config(kConfigs + "llama_70b_moe.json", {});
+  llama.model.num_local_experts = 0;
+  EXPECT_EQ(count_parameters(llama.model).total, 70'553'706'496);
+}
+
+}  // namespace
+}  // namespace upcycle
