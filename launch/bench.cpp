@@ -1,14 +1,17 @@
 #include <algorithm>
 #include <chrono>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "core/log.h"
 #include "core/rng.h"
+#include "core/trace.h"
 #include "launch/commands.h"
 #include "launch/common.h"
 #include "launch/metrics.h"
 #include "launch/options.h"
 #include "launch/ranks.h"
+#include "launch/same_start.h"
 #include "parallel/comm/agree.h"
 #include "parallel/train/trainer.h"
 
@@ -21,11 +24,8 @@ int bench_step(const MpiSession& session, const std::string& file, const std::ve
   const auto device = make_cpu_device();
   const auto stream = device->make_stream();
   const auto ops = make_cpu_ops();
-  const Mesh all = make_mesh(session, make_layout(session.size(), 1, 1, 1), *stream);
-  Config c;
-  Layout layout;
-  agree_or_throw(*all.world, [&] {
-    c = parse_config(file, overrides);
+  const Start start = agree_on_start(session, *stream, "bench step", [&] {
+    Config c = parse_config(file, overrides);
     c.train.steps = steps + warmup;
     c.train.tokens = 0;
     c.train.schedule = "constant";  // any training config can be measured
@@ -33,9 +33,10 @@ int bench_step(const MpiSession& session, const std::string& file, const std::ve
     c.checkpoint.dir.clear();
     check_model(c.model, file.empty() ? "the config" : file);
     check_train(c);
-    layout = make_layout(session.size(), static_cast<int>(c.parallel.tp), static_cast<int>(c.parallel.ep),
-                         static_cast<int>(c.parallel.etp));
+    return c;
   });
+  const Config& c = start.config;
+  const Layout& layout = start.layout;
   const Mesh mesh = make_mesh(session, layout, *stream);
   Trainer t;
   double peak = 0;
@@ -58,10 +59,14 @@ int bench_step(const MpiSession& session, const std::string& file, const std::ve
   std::vector<double> seconds;
   StepResult last;
   for (std::int64_t i = 0; i < steps + warmup; ++i) {
+    if (i == warmup) reset_trace_counters();
     const auto begin = std::chrono::steady_clock::now();
     last = train_step(t, source);
     if (i >= warmup) seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   }
+  // Of the rank that stands still longest for the others, in its collectives.
+  const double comm_share =
+      mesh.world->max_of(trace_counters().wait_seconds() / std::accumulate(seconds.begin(), seconds.end(), 0.0));
   std::sort(seconds.begin(), seconds.end());
   const double median = seconds[seconds.size() / 2], tokens = static_cast<double>(last.tokens);
   const double flops = tokens * training_flops_per_token(c.model, c.train.seq_length);
@@ -75,6 +80,7 @@ int bench_step(const MpiSession& session, const std::string& file, const std::ve
                                               {"gflops", flops / median / 1e9},
                                               {"peak_gflops", peak / 1e9},
                                               {"mfu", flops / median / peak},
+                                              {"comm_share", comm_share},
                                               {"parameters", count.total},
                                               {"active_parameters", count.active},
                                               {"tokens", last.tokens},
@@ -87,6 +93,7 @@ int bench_step(const MpiSession& session, const std::string& file, const std::ve
         "step {:.1f} ms (median of {}), {:.0f} tokens/s, {:.0f} GFLOP/s, {:.0f} % of the {:.0f} GFLOP/s of large "
         "matrix products\n",
         median * 1e3, steps, tokens / median, flops / median / 1e9, 100 * flops / median / peak, peak / 1e9);
+    if (session.size() > 1) fmt::print("{:.1f} % of it waiting for other ranks\n", 100 * comm_share);
   }
   return 0;
 }

@@ -4,6 +4,8 @@
 
 namespace upcycle {
 
+inline constexpr const char* version = "0.1";
+
 // One function a subcommand, in the file of its name. `arguments` are those after the subcommand; the result is the
 // exit code. InputError ends in one line and exit code 2, anything else thrown ends the whole job with 1.
 // With --json a command prints one JSON object on standard output and nothing else there.
@@ -17,6 +19,8 @@ int run_eval(const Arguments& arguments);
 int run_score(const Arguments& arguments);
 int run_generate(const Arguments& arguments);
 int run_inspect(const Arguments& arguments);
+int run_reshard(const Arguments& arguments);
 int run_bench(const Arguments& arguments);
+int run_plan(const Arguments& arguments);
 
 }  // namespace upcycle

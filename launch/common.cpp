@@ -9,8 +9,8 @@
 #include "core/error.h"
 #include "data/files.h"
 #include "launch/ranks.h"
-#include "parallel/checkpoint/checkpoint.h"
 #include "parallel/checkpoint/import.h"
+#include "parallel/checkpoint/step_files.h"
 
 namespace upcycle {
 namespace {
@@ -33,9 +33,7 @@ DType parse_dtype(const std::string& text) {
   input_error("command line: --dtype: found '{}', expected fp32 or bf16", text);
 }
 
-std::string model_folder(const std::string& dir) {
-  return is_checkpoint(dir) ? open_checkpoint(dir, false)->directory() : dir;
-}
+std::string model_folder(const std::string& dir) { return is_checkpoint(dir) ? find_step_folder(dir) : dir; }
 
 std::unique_ptr<Tokenizer> find_tokenizer(const std::string& given, const std::string& model_dir,
                                           const ModelConfig& model) {

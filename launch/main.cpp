@@ -6,14 +6,15 @@
 #include "core/config/config.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "core/path_error.h"
 #include "core/suggest.h"
 #include "launch/commands.h"
+#include "launch/nvtx_sink.h"
 #include "launch/ranks.h"
+#include "parallel/comm/agree.h"
 
 namespace upcycle {
 namespace {
-
-constexpr const char* version = "0.1";
 
 enum class Ranks { One, Many };
 
@@ -25,6 +26,7 @@ struct Command {
 };
 
 const std::vector<Command> commands = {
+    {"plan", run_plan, Ranks::One, "what a run on any number of ranks needs: memory, traffic, FLOPs, files"},
     {"tokenize", run_tokenize, Ranks::One, "text files to a token set"},
     {"import", run_import, Ranks::One, "a Hugging Face directory to a sharded HDF5 checkpoint"},
     {"train", run_train, Ranks::Many, "pretrain, continue, or upcycle and train"},
@@ -32,6 +34,7 @@ const std::vector<Command> commands = {
     {"score", run_score, Ranks::One, "log-likelihood of given token ids"},
     {"generate", run_generate, Ranks::One, "continue a text"},
     {"inspect", run_inspect, Ranks::One, "what a model or checkpoint is"},
+    {"reshard", run_reshard, Ranks::One, "a checkpoint to the files of another layout"},
     {"export", run_export, Ranks::One, "a model to a Hugging Face directory"},
     {"bench", run_bench, Ranks::Many, "measure: whole training steps"},
 };
@@ -85,23 +88,42 @@ int run(const std::vector<std::string>& words) {
   return command.run(arguments);
 }
 
+// A command line refused before MPI runs. Of several ranks each knows its own alone: the others may wait already, in
+// the agreement that every command of many ranks begins with (agree_on_start). This is that agreement.
+int refuse(const InputError& e) {
+  const LaunchedAs launched = launched_as();
+  if (launched.size > 1)
+    return run_with_ranks([&](const MpiSession& session) {
+      const auto stream = make_cpu_device()->make_stream();
+      const auto start = make_start_group(session, *stream);
+      agree_or_throw(*start, [&] { throw e; });
+      return 2;
+    });
+  if (launched.rank == 0) print_input_error(e.what());
+  return 2;
+}
+
 }  // namespace
 }  // namespace upcycle
 
 int main(int argc, char** argv) {
   using namespace upcycle;
-  // Before MPI runs every copy finds the same mistakes: one of them says so.
   const int rank = launched_as().rank;
   set_log_rank(rank);
+  const std::unique_ptr<TraceSink> profiler = make_nvtx_sink();
+  set_trace_sink(profiler.get());
   try {
-    const int code = run(std::vector<std::string>(argv + std::min(argc, 1), argv + argc));
+    const int code =
+        with_path_errors([&] { return run(std::vector<std::string>(argv + std::min(argc, 1), argv + argc)); });
     // A result that could not be written (a full disk, a closed pipe) is not a success.
     UPCYCLE_CHECK(std::fflush(stdout) == 0 && std::ferror(stdout) == 0, "standard output can not be written: {}",
                   std::strerror(errno));
     return code;
-  } catch (const InputError& e) {
+  } catch (const AgreedError& e) {
     if (rank == 0) print_input_error(e.what());
     return 2;
+  } catch (const InputError& e) {
+    return refuse(e);
   } catch (const Error& e) {
     abort_job(e.what());
   } catch (const std::exception& e) {

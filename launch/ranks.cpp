@@ -1,10 +1,14 @@
 #include "launch/ranks.h"
 
+#include <omp.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 
 #include "core/abort.h"
+#include "core/log.h"
+#include "core/path_error.h"
 #include "parallel/comm/agree.h"
 
 namespace upcycle {
@@ -15,6 +19,17 @@ int first_number(std::initializer_list<const char*> names, int otherwise) {
   for (const char* name : names)
     if (const char* text = std::getenv(name); text != nullptr && *text != '\0') return std::atoi(text);
   return otherwise;
+}
+
+// Without a word from the user OpenMP takes every core that it sees for each rank.
+void set_threads(const MpiSession& session) {
+  if (session.size() == 1) return;
+  const char* given = std::getenv("OMP_NUM_THREADS");
+  if (given == nullptr || *given == '\0') omp_set_num_threads(session.threads());
+  log_info("{} ranks, {} on this host; threads of a rank: {} ({})", session.size(), session.ranks_on_host(),
+           omp_get_max_threads(),
+           given == nullptr || *given == '\0' ? "its part of the cores; OMP_NUM_THREADS sets another number"
+                                              : "OMP_NUM_THREADS");
 }
 
 }  // namespace
@@ -34,7 +49,8 @@ void print_input_error(const char* message) {
 int run_with_ranks(const std::function<int(const MpiSession&)>& body) {
   const MpiSession session(nullptr, nullptr);
   try {
-    return body(session);
+    set_threads(session);
+    return with_path_errors([&] { return body(session); });
   } catch (const AgreedError& e) {
     if (session.rank() == 0) print_input_error(e.what());
     return 2;

@@ -35,4 +35,21 @@ threads=$((cores / ranks))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 
 # One core a rank is OpenMPI's default binding, which would put all of a rank's threads on that core.
-exec mpirun --quiet --oversubscribe --bind-to none -n "$ranks" "$binary" "$@"
+start=(mpirun --quiet --oversubscribe --bind-to none -n "$ranks" "$binary" "$@")
+[[ ${1:-} == train ]] || exec "${start[@]}"
+
+# mpirun answers SIGTERM by killing its ranks a second later; SIGUSR1 it passes on, and they save at the end of a step.
+# A session of its own: what is sent to this script's whole group, as `timeout` does, comes here alone; it ends
+# with this script all the same.
+setpriv --pdeathsig TERM setsid "${start[@]}" &
+mpirun=$!
+trap 'kill -USR1 "$mpirun" 2>/dev/null' TERM USR1
+trap 'kill -INT "$mpirun" 2>/dev/null' INT
+trap 'kill -HUP "$mpirun" 2>/dev/null' HUP
+while kill -0 "$mpirun" 2>/dev/null; do wait "$mpirun" || true; done
+code=0
+wait "$mpirun" || code=$?
+if ((code > 128)); then
+  echo "run_local.sh: a rank died of signal $((code - 128)); the same command goes on from the newest checkpoint" >&2
+fi
+exit "$code"

@@ -154,16 +154,21 @@ void refuse_unpublished(const std::string& dir) {
 
 // What would end the run only at upcycle.at_step is refused at its start.
 void check_live(const RunSetup& run) {
-  if (!run.live_moe) return;
-  const Config& c = run.config;
-  if (c.parallel.tp > 1)
-    field_error(c.where("upcycle.at_step"), "upcycle.at_step", fmt::format("{}", c.upcycle.at_step),
-                fmt::format("it absent beside parallel.tp = {}", c.parallel.tp),
-                "live conversion over tp is not built yet: use parallel.tp=1, or save and start with init.upcycle");
-  check_freeze(*run.live_moe, c.train.freeze);
+  if (run.live_moe) check_freeze(*run.live_moe, run.config.train.freeze);
 }
 
 }  // namespace
+
+PlannedRun planned_run(const RunSetup& run) {
+  PlannedRun planned{run.config, {}};
+  if (run.live_moe) {
+    planned.dense = run.config.model;
+    planned.config.model = *run.live_moe;
+  } else if (!run.config.init.upcycle.empty() && run.source != nullptr) {
+    planned.dense = run.source->model();
+  }
+  return planned;
+}
 
 std::string config_text(const RunSetup& run) {
   Config c = run.config;
@@ -171,7 +176,8 @@ std::string config_text(const RunSetup& run) {
   return to_json(c);
 }
 
-RunSetup set_up_run(Config config, const std::string& name, Communicator& world) {
+RunSetup set_up_run(Config config, const std::string& name, Communicator& world, Purpose purpose) {
+  const bool verify = purpose == Purpose::Train;
   RunSetup run;
   run.config = std::move(config);
   Config& c = run.config;
@@ -185,18 +191,14 @@ RunSetup set_up_run(Config config, const std::string& name, Communicator& world)
       input_error("{}: checkpoint.dir {} already holds a run and checkpoint.resume is false; choose another folder",
                   name, dir);
     if (!dir.empty() && !used) refuse_unpublished(dir);
-    if (c.parallel.dispatch_chunks != 1)
-      field_error(c.where("parallel.dispatch_chunks"), "parallel.dispatch_chunks",
-                  fmt::format("{}", c.parallel.dispatch_chunks), "1",
-                  "cutting the dispatch in chunks that overlap the experts' work is not built yet");
   });
   // What one rank finds is for all to open: ranks that took different paths would wait for each other.
   used = world.max_of(used) > 0;
   run.init = init_text(c);
   if (used) {
-    run.checkpoint = open_checkpoint(dir, true, &world);
+    run.checkpoint = open_checkpoint(dir, verify, &world);
   } else if (const std::string& from = c.init.load.empty() ? c.init.upcycle : c.init.load; !from.empty()) {
-    run.source = open_model(from, &world);
+    run.source = verify || !is_checkpoint(from) ? open_model(from, &world) : open_checkpoint(from, false, &world, true);
   }
   agree_or_throw(world, [&] {
     if (used)
@@ -204,9 +206,9 @@ RunSetup set_up_run(Config config, const std::string& name, Communicator& world)
     else
       inherit_model(run, name);
     check_train(c);
-    check_live(run);
+    if (purpose == Purpose::Train) check_live(run);
   });
-  if (used) print_changed_keys(c, saved_config(*run.checkpoint));
+  if (used && purpose == Purpose::Train) print_changed_keys(c, saved_config(*run.checkpoint));
   return run;
 }
 

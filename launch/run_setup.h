@@ -5,6 +5,7 @@
 
 #include "core/config/config.h"
 #include "parallel/checkpoint/checkpoint.h"
+#include "parallel/plan/plan.h"
 
 namespace upcycle {
 
@@ -22,7 +23,14 @@ struct RunSetup {
 // is an InputError, and so is, for a run that upcycles, another seed or other upcycle keys; changed train and data keys
 // are printed. What would end the run only at upcycle.at_step is refused here. Nothing is written. A collective call
 // whose InputErrors are agreed (agree.h).
-RunSetup set_up_run(Config config, const std::string& config_name, Communicator& world);
+// To plan a run, on one rank, a checkpoint's files are not hashed, and what depends on the number of ranks is left to
+// make_plan.
+enum class Purpose { Train, Plan };
+RunSetup set_up_run(Config config, const std::string& config_name, Communicator& world,
+                    Purpose purpose = Purpose::Train);
+
+// The same for `plan` and its checks: the model that training ends with, and the dense one that it is made from.
+PlannedRun planned_run(const RunSetup& run);
 
 // The resolved config as JSON, for run.json and the manifest. Its model is the one the run ends with, so that a live
 // run's saved config starts and resumes the same run.

@@ -41,12 +41,19 @@ run_ctest() {  # preset, labels to exclude as one pattern; ctest counts each tes
 }
 
 ./launch/install.sh build test
+# Without these the rest can still be tested; what is not is said at the end.
+for group in nvtx cluster; do
+  ./launch/install.sh "$group" || echo "test.sh: goes on without the group $group" >&2
+done
 ./launch/build.sh --werror
 ((full)) || exclude+=(full)
 pattern=$(IFS='|'; echo "${exclude[*]-}")
 status=0
 run_ctest release "${pattern:+^($pattern)\$}" || status=$?
 summary=$(grep -E 'tests passed' build/release/test.log || true)
+not_run=$(grep '^not run: ' build/release/Testing/Temporary/LastTest.log | sort -u || true)
+summary+=${not_run:+$'\n'$not_run}
+grep -q 'NVTX: found' build/release/configure.log || summary+=$'\n'"not run: nvtx: NVTX's headers are missing (launch/install.sh nvtx)"
 
 if ((full && status == 0)); then
   ./launch/build.sh --preset asan --werror

@@ -11,8 +11,10 @@
 #include "launch/options.h"
 #include "launch/ranks.h"
 #include "launch/run_setup.h"
+#include "launch/same_start.h"
 #include "parallel/checkpoint/rank_files.h"
 #include "parallel/comm/agree.h"
+#include "parallel/plan/plan.h"
 #include "parallel/train/evaluate.h"
 #include "parallel/train/schedule.h"
 #include "parallel/train/state.h"
@@ -50,10 +52,10 @@ SequenceSource sequences(Run& run) {
 
 // Real tokens to measure an upcycling on: the first sequence of the run, at most 256 of it.
 std::vector<std::int32_t> probe_tokens(Run& run) {
-  const std::int64_t S = run.setup.config.train.seq_length, tp = run.mesh.layout.tp;
+  const std::int64_t S = run.setup.config.train.seq_length;
   std::vector<std::int32_t> tokens(static_cast<std::size_t>(S)), targets(tokens.size());
   run.sampler->fill(0, tokens.data(), targets.data());
-  tokens.resize(static_cast<std::size_t>(std::max(tp, std::min<std::int64_t>(S, 256) / tp * tp)));
+  tokens.resize(static_cast<std::size_t>(probe_length(S, run.mesh.layout.tp)));
   return tokens;
 }
 
@@ -200,15 +202,9 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
   const auto device = make_cpu_device();
   const auto stream = device->make_stream();
   const auto ops = make_cpu_ops();
-  const Mesh all = make_mesh(session, make_layout(session.size(), 1, 1, 1), *stream);
-
-  Config config;
-  Layout layout;
-  agree_or_throw(*all.world, [&] {
-    config = parse_config(file, overrides);
-    layout = make_layout(session.size(), static_cast<int>(config.parallel.tp), static_cast<int>(config.parallel.ep),
-                         static_cast<int>(config.parallel.etp));
-  });
+  Start start = agree_on_start(session, *stream, "train", [&] { return parse_config(file, overrides); });
+  Config& config = start.config;
+  const Layout& layout = start.layout;
   const Mesh mesh = make_mesh(session, layout, *stream);
   Run run{mesh, *device, *stream, *ops};
   // A run folder is locked before it is read: a job that starts as another ends must see its last step.
@@ -222,21 +218,23 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
   agree_or_throw(*mesh.world, [&] {
     open_data(run);
     run.travel = travelling(run.setup);
+    (void)check_layout(planned_run(run.setup), session.size());
     plan = plan_trainer(run.setup.config, mesh, *ops);
-    std::vector<MemoryClass> peak = plan;
-    if (run.setup.live_moe) {  // both trainers exist while one becomes the other
+    if (run.setup.live_moe) {  // what comes after the conversion too must fit now
       Config live = run.setup.config;
       live.model = *run.setup.live_moe;
-      for (const MemoryClass& m : plan_trainer(live, mesh, *ops)) peak.push_back(m);
+      const std::vector<MemoryClass> moe = plan_trainer(live, mesh, *ops);
+      check_fits_machine(conversion_memory(plan, moe));
+      check_fits_machine(moe);
     }
-    check_fits_machine(peak);
+    check_fits_machine(plan);
     // Before anything is written: a processor that has no bf16 says so here.
     peak_flops = measure_peak_flops(*device, *stream, *ops, run.setup.config.storage());
     run.trainer = make_trainer(run.setup.config, mesh, *device, *stream, *ops);
   });
   const Config& c = run.setup.config;
   const bool writes = !c.checkpoint.dir.empty();
-  if (!writes) log_warn("checkpoint.dir is empty: nothing of this run will be kept");
+  if (!writes && session.rank() == 0) log_warn("checkpoint.dir is empty: nothing of this run will be kept");
   if (writes && run.writer == nullptr) run.writer = std::make_unique<CheckpointWriter>(dir, *mesh.world, keep);
   start_weights(run);
   make_snapshot_arena(run);

@@ -1,7 +1,8 @@
 # upcycle_mpi_tests(folder RANKS 1 2 4 LINKS targets...): one executable of every .cpp below the folder, with a main that
 # starts MPI, and one ctest entry a rank count. The ranks stay on this machine and its loopback; more ranks than cores
-# must yield while they wait, or a barrier takes a scheduler's time slice.
-set(UPCYCLE_MPI_TEST_SECONDS 300 CACHE STRING "ctest's limit for one rank count; a single test has 60 s (mpi_main.cpp)")
+# must yield while they wait, or a barrier takes a scheduler's time slice. Suites named Full... are left to the entries
+# of FULL_RANKS, labelled full, which run everything.
+set(UPCYCLE_MPI_TEST_SECONDS 300 CACHE STRING "ctest's limit for one rank count; a single test has 120 s (mpi_main.cpp)")
 
 set(UPCYCLE_MPIRUN ${MPIEXEC_EXECUTABLE} --oversubscribe --bind-to none --mca btl self,vader --mca oob_tcp_if_include lo
     ${MPIEXEC_NUMPROC_FLAG})
@@ -11,7 +12,7 @@ set(UPCYCLE_MPI_ENVIRONMENT "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CON
     "OMP_NUM_THREADS=1" "ASAN_OPTIONS=detect_leaks=0")
 
 function(upcycle_mpi_tests folder)
-  cmake_parse_arguments(ARG "" "" "RANKS;LINKS" ${ARGN})
+  cmake_parse_arguments(ARG "" "" "RANKS;FULL_RANKS;LINKS" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${folder}/*.cpp)
   if(NOT sources)
     message(FATAL_ERROR "upcycle_mpi_tests: no sources in tests/${folder}")
@@ -22,31 +23,60 @@ function(upcycle_mpi_tests folder)
   target_precompile_headers(${name} PRIVATE <gtest/gtest.h> <vector> <string> <fmt/core.h>)
   foreach(ranks IN LISTS ARG_RANKS)
     add_test(NAME ${name}_ranks${ranks}
-             COMMAND ${UPCYCLE_MPIRUN} ${ranks} $<TARGET_FILE:${name}>)
+             COMMAND ${UPCYCLE_MPIRUN} ${ranks} $<TARGET_FILE:${name}> --gtest_filter=-Full*)
     set_tests_properties(${name}_ranks${ranks} PROPERTIES
       PROCESSORS ${ranks} TIMEOUT ${UPCYCLE_MPI_TEST_SECONDS} ENVIRONMENT "${UPCYCLE_MPI_ENVIRONMENT}")
   endforeach()
+  foreach(ranks IN LISTS ARG_FULL_RANKS)
+    add_test(NAME ${name}_full_ranks${ranks}
+             COMMAND ${UPCYCLE_MPIRUN} ${ranks} $<TARGET_FILE:${name}>)
+    set_tests_properties(${name}_full_ranks${ranks} PROPERTIES LABELS full
+      PROCESSORS ${ranks} TIMEOUT 7200 ENVIRONMENT "${UPCYCLE_MPI_ENVIRONMENT}")
+  endforeach()
 endfunction()
 
-# upcycle_mpi_ending(mode RANKS n SAYS regex CODE c [ENVIRONMENT NAME=value]): a job of mpi_endings.cpp says this, then
-# ends with this exit code. (mpirun's own failures have small exit codes too, so the code alone shows nothing.)
+# upcycle_mpi_ending(mode RANKS n SAYS regex CODE c [ENVIRONMENT NAME=value] [THEN command] [FULL]): a job of
+# mpi_endings.cpp says this, then ends with this exit code. (mpirun's own failures have small exit codes too, so the code
+# alone shows nothing.) THEN runs before the exit code is printed, with what was said in the file $OUT. (No
+# semicolons in them: CMake would make them lists.)
 add_executable(mpi_endings ${CMAKE_CURRENT_LIST_DIR}/mpi_endings.cpp)
-target_link_libraries(mpi_endings PRIVATE comm)
+target_link_libraries(mpi_endings PRIVATE comm MPI::MPI_CXX)
 function(upcycle_mpi_ending mode)
-  cmake_parse_arguments(ARG "" "RANKS;SAYS;CODE;ENVIRONMENT" "" ${ARGN})
+  cmake_parse_arguments(ARG "FULL" "RANKS;SAYS;CODE;ENVIRONMENT;THEN" "" ${ARGN})
   set(name mpi_endings_${mode}_ranks${ARG_RANKS})
   list(JOIN UPCYCLE_MPIRUN " " mpirun)
   add_test(NAME ${name} COMMAND sh -c
-    "${mpirun} ${ARG_RANKS} '$<TARGET_FILE:mpi_endings>' ${mode} 2>&1; echo exit code $?.")
+    "OUT=${name}.txt; ${mpirun} ${ARG_RANKS} '$<TARGET_FILE:mpi_endings>' ${mode} >$OUT 2>&1; code=$?; cat $OUT
+     ${ARG_THEN}
+     echo exit code $code.")
   set_tests_properties(${name} PROPERTIES
     PASS_REGULAR_EXPRESSION "${ARG_SAYS}.*exit code ${ARG_CODE}\\."
     PROCESSORS ${ARG_RANKS} TIMEOUT 60 ENVIRONMENT "${UPCYCLE_MPI_ENVIRONMENT};${ARG_ENVIRONMENT}")
+  if(ARG_FULL)
+    set_tests_properties(${name} PROPERTIES LABELS full)
+  endif()
 endfunction()
 upcycle_mpi_ending(finish RANKS 2 SAYS "all 2 came" CODE 0)
 upcycle_mpi_ending(agreed RANKS 2 SAYS "rank 1 finds no file" CODE 2)
 upcycle_mpi_ending(abort RANKS 2 SAYS "rank 1 aborts" CODE 7)
 upcycle_mpi_ending(abort_job RANKS 2 SAYS "upcycle: a broken invariant" CODE 1)
 upcycle_mpi_ending(unwind RANKS 2 SAYS "passes through the session" CODE 5)
-upcycle_mpi_ending(mismatch RANKS 2 SAYS "rank 1 on .*: MPI error.*truncated" CODE 5)
+upcycle_mpi_ending(mismatch RANKS 2 SAYS "rank 1 on .*: MPI error.*truncated.*in world all_to_all_v #1" CODE 5)
 # One rank where SLURM started two: srun without PMIx.
 upcycle_mpi_ending(slurm RANKS 1 SAYS "SLURM_NTASKS=2 but MPI has 1 rank" CODE 2 ENVIRONMENT SLURM_NTASKS=2)
+# Waiting too long: the summary names who did not arrive, whichever rank it is, and where the others wait.
+set(waited "rank [0-9] on [^ ]+ waited 2 s in world barrier #2 \\(0 bytes\\): ")
+upcycle_mpi_ending(late_last RANKS 2 SAYS "${waited}rank 1 on [^ ]+ did not arrive. rank 0 waiting" CODE 1)
+upcycle_mpi_ending(late_first RANKS 3 SAYS "${waited}rank 0 on [^ ]+ did not arrive. ranks 1-2 waiting" CODE 1)
+upcycle_mpi_ending(late_middle RANKS 3 SAYS "${waited}rank 1 on [^ ]+ did not arrive. ranks 0, 2 waiting" CODE 1)
+upcycle_mpi_ending(late_ends RANKS 4 SAYS "world barrier #2, and neither rank 0 nor rank 3 answers" CODE 1)
+upcycle_mpi_ending(differ RANKS 3 CODE 1
+  SAYS "no rank is missing, but their calls differ. rank 2 waiting in dp barrier #1. ranks 0-1 waiting in world barrier #2")
+# Time in which a waiting rank was itself suspended does not count.
+upcycle_mpi_ending(suspended RANKS 2 SAYS "all 2 came" CODE 0)
+# A stopped process does not see that the job ends: the launcher must kill it.
+upcycle_mpi_ending(stopped RANKS 3 SAYS "${waited}rank 1 on [^ ]+ did not arrive.*process is gone" CODE 1
+  THEN "kill -0 $(sed -n 's/^process \\([0-9]*\\) stops.*/\\1/p' $OUT) 2>$OUT.kill || grep -q 'No such process' $OUT.kill && echo process is gone")
+# The main thread stands inside the library: a thread ends the process. And where MPI_Abort hangs, an alarm does.
+upcycle_mpi_ending(inside RANKS 2 SAYS "stands inside MPI for [0-9]+ s .waiting in a collective.. its last collective: dp barrier #1" CODE 1 FULL)
+upcycle_mpi_ending(abort_hangs RANKS 2 SAYS "${waited}rank 1 on [^ ]+ did not arrive" CODE 1 FULL)

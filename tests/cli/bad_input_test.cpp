@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <functional>
-#include <set>
 
+#include "tests/cli/refused.h"
 #include "tests/cli/small_run.h"
 
 // What a user can get wrong, by command: one line that names the place, exit code 2, and no file more than before.
@@ -10,18 +10,6 @@ namespace {
 
 using nlohmann::json;
 namespace fs = std::filesystem;
-using Words = std::vector<std::string>;
-
-std::set<std::string> files_below(const fs::path& folder) {
-  std::set<std::string> found;
-  for (const auto& entry : fs::recursive_directory_iterator(folder)) found.insert(entry.path().string());
-  return found;
-}
-
-std::string text_of(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
 
 struct BadInput : ::testing::Test {
   SmallRun small;
@@ -30,16 +18,16 @@ struct BadInput : ::testing::Test {
   std::string file(const std::string& name) const { return small.file(name); }
 
   void refused(const Words& words, const Words& named, const std::map<std::string, std::string>& environment = {}) {
-    const auto before = files_below(small.folder.path);
+    const auto before = files_below(small.folder.path.string());
     const std::string line = one_line_error(run_upcycle(words, environment));
     EXPECT_EQ(line.find("failed at"), std::string::npos) << line;
     for (const std::string& part : named) EXPECT_NE(line.find(part), std::string::npos) << part << " in: " << line;
-    EXPECT_EQ(files_below(small.folder.path), before) << line;
+    EXPECT_EQ(files_below(small.folder.path.string()), before) << line;
   }
 
   // On two ranks mpirun adds lines of its own; of ours there is one.
   void refused_by_two(const Words& words, const Words& named) {
-    const auto before = files_below(small.folder.path);
+    const auto before = files_below(small.folder.path.string());
     const Outcome o = run_ranks(2, words);
     EXPECT_EQ(o.exit_code, 2) << o.err;
     std::size_t ours = 0;
@@ -47,7 +35,7 @@ struct BadInput : ::testing::Test {
       ++ours;
     EXPECT_EQ(ours, 1u) << o.err;
     for (const std::string& part : named) EXPECT_NE(o.err.find(part), std::string::npos) << part << " in: " << o.err;
-    EXPECT_EQ(files_below(small.folder.path), before) << o.err;
+    EXPECT_EQ(files_below(small.folder.path.string()), before) << o.err;
   }
 
   // A copy of a golden Hugging Face directory, its config.json changed.

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "data/hash.h"
 #include "data/token_set.h"
 #include "tests/cli/small_run.h"
 
@@ -57,6 +58,19 @@ TEST(Inspect, SaysWhatACheckpointIs) {
   EXPECT_EQ(j["optimizer_state"], true);
   EXPECT_EQ(j["tensors"].size(), 3u + 9 * L);
   EXPECT_EQ(j["files"].size(), 2u);
+  std::int64_t bytes = 0;
+  for (const json& f : j["files"]) {
+    const std::string path = run + "/step_00000002/" + f["name"].get<std::string>();
+    EXPECT_EQ(f["bytes"], std::filesystem::file_size(path));
+    EXPECT_EQ(f["hash"], hash_file(path));
+    bytes += f["bytes"].get<std::int64_t>();
+  }
+  EXPECT_EQ(j["bytes"], bytes);
+  EXPECT_EQ(j["config"]["train"]["lr"], 0.01);
+  EXPECT_EQ(j["layout"]["world"], 1);
+  EXPECT_EQ(j["tensors"][0], (json{{"name", "model.embed_tokens.weight"}, {"shape", {V, H}}, {"optimizer_steps", 2}}));
+  EXPECT_EQ(j["verified"], false);
+  EXPECT_EQ(json_of({"inspect", run, "--json", "--verify"})["verified"], true);
   const Outcome text = run_upcycle({"inspect", run});
   EXPECT_EQ(text.exit_code, 0);
   EXPECT_NE(text.out.find("model.layers.1.mlp.up_proj.weight"), std::string::npos);

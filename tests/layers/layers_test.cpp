@@ -27,8 +27,9 @@ const std::map<std::string, std::vector<std::string>> kLayers = {
     {"parallel/checkpoint", {"parallel/model", "data"}},
     {"parallel/train", {"parallel/checkpoint"}},
     {"parallel/upcycle", {"parallel/train"}},
+    {"parallel/plan", {"parallel/upcycle"}},
     {"parallel/serve", {"parallel/checkpoint"}},
-    {"launch", {"parallel/upcycle", "parallel/serve"}},
+    {"launch", {"parallel/plan", "parallel/serve"}},
 };
 
 std::string layer_of(fs::path file) {

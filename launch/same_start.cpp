@@ -1,0 +1,44 @@
+#include "launch/same_start.h"
+
+#include "core/config/fields.h"
+#include "data/hash.h"
+#include "launch/commands.h"
+#include "parallel/comm/agree.h"
+#include "parallel/comm/same.h"
+
+namespace upcycle {
+namespace {
+
+void check_same_program(Communicator& ranks, const char* command) {
+  agree_or_throw(ranks, [] {});
+  if (ranks.size() == 1) return;
+  check_same(
+      ranks,
+      fmt::format("command: {}\nversion: {}\nhash of the binary: {}\n", command, version, hash_file("/proc/self/exe")),
+      "start all ranks with one command of one upcycle");
+}
+
+void check_same_config(Communicator& ranks, const Config& config) {
+  std::string text;
+  for (const Field& field : fields()) text += fmt::format("{}: {}\n", field.key, value_text(config, field));
+  check_same(ranks, text, "start all ranks with one config");
+}
+
+}  // namespace
+
+Start agree_on_start(const MpiSession& session, Stream& stream, const char* command,
+                     const std::function<Config()>& read) {
+  const auto ranks = make_start_group(session, stream);
+  check_same_program(*ranks, command);
+  Start start;
+  agree_or_throw(*ranks, [&] {
+    start.config = read();
+    const ParallelConfig& p = start.config.parallel;
+    start.layout = make_layout(session.size(), static_cast<int>(p.tp), static_cast<int>(p.ep), static_cast<int>(p.etp));
+  });
+  check_same_config(*ranks, start.config);
+  session.set_timeout(start.config.parallel.timeout_s);
+  return start;
+}
+
+}  // namespace upcycle

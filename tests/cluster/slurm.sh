@@ -1,0 +1,104 @@
+# A SLURM cluster on virtual hosts (hosts.sh), for the scripts in this folder to source: the controller runs on the head,
+# one slurmd on each host. Partition "high" pre-empts "low".
+
+start_slurm() {  # number of hosts
+  local n tries
+  (umask 077 && head -c 128 /dev/urandom >"$world/munge.key")
+  export SLURM_CONF=$world/slurm.conf
+  # cred_expire: a requeued job waits that long for its old credentials to end, by default two minutes.
+  cat >"$SLURM_CONF" <<X
+ClusterName=test
+SlurmctldHost=head($(address_of 100))
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+CredType=cred/munge
+AuthInfo=socket=$world/munge.sock,cred_expire=5
+StateSaveLocation=$world/state
+SlurmdSpoolDir=$world/spool.%n
+TmpFS=$world/tmp.%n
+SlurmctldPidFile=$world/slurmctld.pid
+SlurmdPidFile=$world/slurmd.%n.pid
+SlurmctldLogFile=$world/slurmctld.log
+SlurmdLogFile=$world/slurmd.%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SlurmdParameters=config_overrides
+SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
+JobRequeue=1
+RequeueExit=98
+ReturnToService=2
+SlurmdTimeout=10
+KillWait=5
+MinJobAge=600
+TCPTimeout=2
+MessageTimeout=10
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none
+NodeName=vh[1-$1] NodeAddr=10.77.0.[1-$1] CPUs=2 RealMemory=1000 State=UNKNOWN
+PartitionName=low Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
+PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
+X
+  mkdir -p "$world/state"
+  munged --force -S "$world/munge.sock" --key-file="$world/munge.key" --pid-file="$world/munge.pid" \
+    --log-file="$world/munge.log" --seed-file="$world/munge.seed" 2>"$world/munged.log"
+  slurmctld -D </dev/null >"$world/slurmctld.out" 2>&1 &
+  for ((n = 1; n <= $1; n++)); do
+    mkdir -p "$world/spool.vh$n" "$world/tmp.vh$n"
+    on "vh$n" slurmd -D -N "vh$n" </dev/null >"$world/slurmd.vh$n.out" 2>&1 &
+  done
+  for ((tries = 0; tries < 300; tries++)); do
+    [[ $(sinfo -h -p low -t idle -o %D 2>/dev/null) == "$1" ]] && return
+    sleep 0.1
+  done
+  tail -n 20 "$world"/slurmctld.log "$world"/slurmd.*.out >&2
+  echo "FAILED: no idle nodes after 30 s"
+  return 1
+}
+
+job() { scontrol --oneliner show job "$1" | sed -n "s/.* $2=\([^ ]*\).*/\1/p"; }  # id field
+
+wait_for() {  # seconds what command...: polls until the command succeeds
+  local until=$((SECONDS + $1)) what=$2
+  shift 2
+  while ! "$@"; do
+    if ((SECONDS >= until)); then
+      echo "FAILED: no $what in time"
+      return 1
+    fi
+    sleep 0.2
+  done
+}
+
+# The small run (small_run.sh) on two nodes, with four ranks: $whole is the folder of one that nothing interrupts, $cut
+# that of job $id, which is running when this returns. Its link is slow, so that its steps take 0.1 s on any machine and
+# the run is met before it ends.
+start_job() {  # steps override...
+  local steps=$1
+  shift
+  local -a train=("$world/run.json" --parallel.tp=2 --parallel.ep=4 "$@")
+  whole=$world/whole cut=$world/cut
+  make_small_run "$UPCYCLE_BINARY" "$world" "$steps"
+  mpi_environment
+  add_host 1
+  add_host 2
+  rate vh2 20mbit
+  start_slurm 2
+  logged mpirun -H head:4 -n 4 "$UPCYCLE_BINARY" train "${train[@]}" --checkpoint.dir="$whole"
+  id=$(sbatch --parsable --partition=low --nodes=2 --ntasks-per-node=2 --output="$world/job.out" \
+    "$here/../../launch/train.sbatch" "${train[@]}" --checkpoint.dir="$cut")
+}
+lines() { wc -l <"$cut/metrics.jsonl"; }
+steps_done() { [[ -e $cut/metrics.jsonl ]] && (($(lines) >= $1)); }
+restarted() { [[ $(job "$id" Restarts) == "$1" && $(job "$id" JobState) == RUNNING ]]; }
+ended() { [[ $(job "$id" JobState) =~ ^(COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL)$ ]]; }
+expect_completed() {
+  wait_for 90 "end of the job" ended
+  [[ $(job "$id" JobState) == COMPLETED ]] || { echo "FAILED: the job is $(job "$id" JobState)"; return 1; }
+}
+show_logs() { tail -n 40 "$world"/job.out "$world"/slurm*.log >&2; }

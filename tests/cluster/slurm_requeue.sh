@@ -1,0 +1,28 @@
+#!/bin/bash
+# slurm_requeue.sh UPCYCLE: launch/train.sbatch on two nodes of a real SLURM. The run is pre-empted, then signalled as before a
+# time limit; each time it saves, is requeued and goes on, and in the end it is the run that nothing interrupted.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source "$here/hosts.sh"
+source "$here/slurm.sh"
+source "$here/small_run.sh"
+need mpirun jq tc munged slurmctld slurmd sbatch srun
+enter_world "$@"
+trap '(($? == 0)) || show_logs' EXIT
+
+UPCYCLE_BINARY=$(readlink -f "$1")
+export UPCYCLE_BINARY
+steps=50
+start_job "$steps"
+wait_for 60 "first steps" steps_done 3
+sbatch --parsable --partition=high --nodes=2 --exclusive --output=/dev/null --wrap='sleep 1' >"$world/other"
+wait_for 60 "restart after the pre-emption" restarted 1
+before=$(lines)
+wait_for 60 "steps after the first restart" steps_done $((before + 3))
+scancel --signal=USR1 "$id"
+wait_for 60 "restart after the signal" restarted 2
+expect_completed
+[[ $(grep -c "srun ended with 3" "$world/job.out") == 2 ]] || { echo "FAILED: expected to stop twice with 3"; exit 1; }
+[[ $(lines) == "$steps" ]] || { echo "FAILED: a step was trained twice"; exit 1; }
+expect_same_run "$cut" "$whole" "$steps"
+echo "pre-empted, signalled, requeued twice: the same $steps steps"
