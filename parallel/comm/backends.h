@@ -1,5 +1,6 @@
 #pragma once
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -28,5 +29,10 @@ std::size_t reduction_scratch_bytes(int size, const MpiLimits& limits = {});
 // the single-rank communicator.
 std::unique_ptr<Communicator> make_mpi_communicator(const MpiSession& session, std::string name, int color, int key,
                                                     Stream& stream, const MpiLimits& limits = {});
+
+// The mesh of one rank of a layout, from groups that `make_group` splits: by a name and a color that exactly the ranks
+// of a group have in common. Throws Error where the groups are not the layout's.
+using MakeGroup = std::function<std::shared_ptr<Communicator>(const char* name, int color)>;
+Mesh make_mesh_of_groups(const Layout& layout, int rank, const Coordinates& at, const MakeGroup& make_group);
 
 }  // namespace upcycle

@@ -13,31 +13,31 @@ std::size_t collective_scratch_bytes(const Layout& layout) {
   return bytes;
 }
 
+Mesh make_mesh_of_groups(const Layout& layout, int rank, const Coordinates& at, const MakeGroup& make_group) {
+  Mesh mesh{layout, rank, at, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
+  // A group is named by what its ranks have in common: the other coordinates of the same grid. Every rank splits in
+  // this order; another order on one rank would pair different groups.
+  mesh.world = make_group("world", 0);
+  mesh.tp = make_group("tp", at.dp);
+  mesh.dp = make_group("dp", at.tp);
+  mesh.ep = make_group("ep", at.edp * layout.etp + at.etp);
+  mesh.etp = make_group("etp", at.edp * layout.ep + at.ep);
+  mesh.edp = make_group("edp", at.ep * layout.etp + at.etp);
+  UPCYCLE_CHECK(mesh.world->size() == layout.world && mesh.tp->rank() == at.tp && mesh.tp->size() == layout.tp &&
+                    mesh.dp->rank() == at.dp && mesh.dp->size() == layout.dp && mesh.ep->rank() == at.ep &&
+                    mesh.ep->size() == layout.ep && mesh.etp->rank() == at.etp && mesh.etp->size() == layout.etp &&
+                    mesh.edp->rank() == at.edp && mesh.edp->size() == layout.edp,
+                "the groups that MPI made differ from the layout's coordinates");
+  return mesh;
+}
+
 Mesh make_mesh(const MpiSession& session, const Layout& layout, Stream& stream) {
   UPCYCLE_CHECK(layout.world == session.size(), "a layout of {} ranks on {}", layout.world, session.size());
   UPCYCLE_CHECK(stream.kind() == DeviceKind::Cpu, "MPI communicators serve CPU streams only");
-  Mesh mesh;
-  mesh.layout = layout;
-  mesh.rank = session.rank();
-  mesh.at = coordinates_of(layout, mesh.rank);
-  const Coordinates& at = mesh.at;
-  // A group is named by what its ranks have in common: the other coordinates of the same grid. Every rank splits in
-  // this order; another order on one rank would pair different groups.
-  const auto group = [&](const char* name, int color) {
-    return make_mpi_communicator(session, name, color, mesh.rank, stream);
-  };
-  mesh.world = group("world", 0);
-  mesh.tp = group("tp", at.dp);
-  mesh.dp = group("dp", at.tp);
-  mesh.ep = group("ep", at.edp * layout.etp + at.etp);
-  mesh.etp = group("etp", at.edp * layout.ep + at.ep);
-  mesh.edp = group("edp", at.ep * layout.etp + at.etp);
-  UPCYCLE_CHECK(mesh.tp->rank() == at.tp && mesh.tp->size() == layout.tp && mesh.dp->rank() == at.dp &&
-                    mesh.dp->size() == layout.dp && mesh.ep->rank() == at.ep && mesh.ep->size() == layout.ep &&
-                    mesh.etp->rank() == at.etp && mesh.etp->size() == layout.etp && mesh.edp->rank() == at.edp &&
-                    mesh.edp->size() == layout.edp,
-                "the groups that MPI made differ from the layout's coordinates");
-  return mesh;
+  const int rank = session.rank();
+  return make_mesh_of_groups(layout, rank, coordinates_of(layout, rank), [&](const char* name, int color) {
+    return make_mpi_communicator(session, name, color, rank, stream);
+  });
 }
 
 std::shared_ptr<Communicator> make_start_group(const MpiSession& session, Stream& stream) {

@@ -119,7 +119,7 @@ void plan_in_chunks(Transformer& m, std::int64_t layer, const Tensor& experts, D
     warn_of_rounds(m, layer, plan.rounds);
     return;
   }
-  std::fill(m.host_pad.begin(), m.host_pad.end(), -1);
+  if (ep > 1) std::fill(m.host_pad.begin(), m.host_pad.end(), -1);
   std::int64_t row = 0, received = 0;
   for (std::int64_t i = 0; i < chunks; ++i) {
     DispatchChunk& c = plan.chunks[static_cast<std::size_t>(i)];
