@@ -13,6 +13,7 @@ Arena& Arena::operator=(Arena&& other) noexcept {
   std::swap(label_, other.label_);
   std::swap(classes_, other.classes_);
   std::swap(device_, other.device_);
+  std::swap(where_, other.where_);
   std::swap(data_, other.data_);
   std::swap(capacity_, other.capacity_);
   std::swap(used_, other.used_);
@@ -36,7 +37,7 @@ void Arena::count(std::size_t growth) {
   high_water_ += growth;
   const auto same = [this](const MemoryClass& c) { return c.name == label_; };
   auto at = std::find_if(classes_.begin(), classes_.end(), same);
-  if (at == classes_.end()) at = classes_.insert(at, {label_, 0});
+  if (at == classes_.end()) at = classes_.insert(at, {label_, 0, false});
   at->bytes += growth;
 }
 
@@ -52,17 +53,19 @@ void Arena::advance_to(std::size_t mark) {
   used_ = std::max(used_, mark);
 }
 
-void Arena::allocate(Device& device) {
+void Arena::allocate(Device& device, Memory where) {
   UPCYCLE_CHECK(!allocated(), "arena {} is already allocated", name_);
   capacity_ = high_water_;
-  data_ = static_cast<char*>(device.allocate(capacity_));
+  data_ = static_cast<char*>(where == Memory::Device ? device.allocate(capacity_) : device.allocate_host(capacity_));
   device_ = &device;
+  where_ = where;
   used_ = high_water_ = 0;
   classes_.clear();
 }
 
 void Arena::free() {
-  if (device_ != nullptr) device_->release(data_, capacity_);
+  if (device_ != nullptr && where_ == Memory::Device) device_->release(data_, capacity_);
+  if (device_ != nullptr && where_ == Memory::Host) device_->release_host(data_, capacity_);
   device_ = nullptr;
   data_ = nullptr;
   capacity_ = used_ = high_water_ = 0;

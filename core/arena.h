@@ -1,5 +1,6 @@
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <initializer_list>
 #include <string>
 #include <utility>
@@ -14,6 +15,7 @@ namespace upcycle {
 struct MemoryClass {
   std::string name;
   std::size_t bytes = 0;
+  bool beside_gpu = false;  // in host memory, where the run computes on a GPU
 };
 
 // One block of device memory, laid out by bumping a cursor. The same layout function runs twice: over a planning
@@ -42,7 +44,10 @@ class Arena {
   // Moves the cursor on to `mark` where it stands before it: later takes lie past everything that shares memory.
   void advance_to(std::size_t mark);
 
-  void allocate(Device& device);  // high_water() bytes; the cursor returns to the start
+  // high_water() bytes of the device's memory, or of host memory that its copies reach; the cursor returns to the
+  // start.
+  enum class Memory : std::uint8_t { Device, Host };
+  void allocate(Device& device, Memory where = Memory::Device);
   void free();
 
   // What is taken from now on counts for the class `label` (at first: the arena's name); gives the label before. Only
@@ -63,6 +68,7 @@ class Arena {
   std::string name_, label_ = name_;
   std::vector<MemoryClass> classes_;
   Device* device_ = nullptr;
+  Memory where_ = Memory::Device;
   char* data_ = nullptr;
   std::size_t capacity_ = 0, used_ = 0, high_water_ = 0;
 };

@@ -13,6 +13,9 @@ class Progress {
   virtual ~Progress() = default;
   virtual void poll() = 0;                        // moves what can move; never blocks
   virtual void finish(std::uint64_t ticket) = 0;  // blocks the host until the work with this ticket is done
+  // Around a wait of the host for a stream's work in which it polls.
+  virtual void wait_begins() {}
+  virtual void wait_ends() {}
 };
 
 // A point in a stream's work, or in a communicator's. CPU ops are done when they are issued, so only a transfer's event
@@ -21,6 +24,11 @@ struct Event {
   std::shared_ptr<Progress> work;  // null: reached
   std::uint64_t ticket = 0;
 };
+
+// Blocks the host until the event is reached.
+inline void finish(const Event& event) {
+  if (event.work != nullptr) event.work->finish(event.ticket);
+}
 
 // An ordered queue of device work. CPU streams are synchronous: an op has finished when its call returns.
 class Stream {
@@ -33,13 +41,25 @@ class Stream {
   // counts, and what the step reports.
   virtual void synchronize() = 0;
   virtual void* native() = 0;  // cudaStream_t, or null
+  // Another stream of the device, for work beside this one's: waits of the host for it poll what is attached here.
+  virtual std::unique_ptr<Stream> make_companion() = 0;
 
   // Transfers on the CPU move only while somebody calls into their library. So whoever makes them attaches them, and
-  // CPU ops call poll() between pieces of long work (MPI's own thread would take a core). On CUDA nothing is attached.
+  // CPU ops call poll() between pieces of long work (MPI's own thread would take a core). On CUDA transfers move by
+  // themselves, but may fail or wait for ever: there waits of the host poll what is attached.
   virtual void attach(Progress& progress) = 0;
   virtual void detach(Progress& progress) = 0;
   virtual void poll() = 0;
 };
+
+// What a copy moves: `rows` runs of `bytes` each, whose beginnings lie `to_pitch` and `from_pitch` bytes apart.
+struct Runs {
+  std::size_t bytes = 0, rows = 1, to_pitch = 0, from_pitch = 0;
+  Runs(std::size_t one_run) : bytes(one_run) {}  // NOLINT: a number of bytes is a run
+  Runs(std::size_t bytes_, std::size_t rows_, std::size_t to_pitch_, std::size_t from_pitch_)
+      : bytes(bytes_), rows(rows_), to_pitch(to_pitch_), from_pitch(from_pitch_) {}
+};
+enum class CopyKind : std::uint8_t { ToHost, FromHost, OnDevice };
 
 class Device {
  public:
@@ -49,12 +69,24 @@ class Device {
   // Zeroed, aligned to 64 bytes at least; throws Error when out of memory.
   virtual void* allocate(std::size_t bytes) = 0;
   virtual void release(void* data, std::size_t bytes) = 0;
-  // In the stream's order. Host memory may be read, or written again, once the stream is synchronized.
-  virtual void copy_to_host(Stream& stream, void* host, const void* device, std::size_t bytes) = 0;
-  virtual void copy_from_host(Stream& stream, void* device, const void* host, std::size_t bytes) = 0;
+  // The same of host memory that copies reach directly (on CUDA pinned: copies from and to other host memory are not
+  // asynchronous).
+  virtual void* allocate_host(std::size_t bytes);
+  virtual void release_host(void* data, std::size_t bytes);
+
+  // In the stream's order. Host memory may be read, or written again, once the stream is synchronized. Memory that is
+  // written and memory that is read do not overlap, but may be one.
+  virtual void copy(Stream& stream, CopyKind kind, void* to, const void* from, const Runs& runs) = 0;
+  void copy_to_host(Stream& stream, void* host, const void* device, const Runs& runs) {
+    copy(stream, CopyKind::ToHost, host, device, runs);
+  }
+  void copy_from_host(Stream& stream, void* device, const void* host, const Runs& runs) {
+    copy(stream, CopyKind::FromHost, device, host, runs);
+  }
 };
 
 std::unique_ptr<Device> make_cpu_device();
+void copy_host_runs(void* to, const void* from, const Runs& runs);
 
 // Allocations made through any Device of this process so far: the test that a step makes none reads it.
 std::uint64_t device_allocation_count();

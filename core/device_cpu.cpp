@@ -16,11 +16,10 @@ class CpuStream final : public Stream {
  public:
   DeviceKind kind() const override { return DeviceKind::Cpu; }
   Event record() override { return {}; }
-  void wait(const Event& event) override {
-    if (event.work != nullptr) event.work->finish(event.ticket);
-  }
+  void wait(const Event& event) override { finish(event); }
   void synchronize() override {}
   void* native() override { return nullptr; }
+  std::unique_ptr<Stream> make_companion() override { return std::make_unique<CpuStream>(); }
 
   void attach(Progress& progress) override { attached_.push_back(&progress); }
   void detach(Progress& progress) override { std::erase(attached_, &progress); }
@@ -37,27 +36,36 @@ class CpuDevice final : public Device {
   DeviceKind kind() const override { return DeviceKind::Cpu; }
   std::unique_ptr<Stream> make_stream() override { return std::make_unique<CpuStream>(); }
 
-  // Anonymous pages are zero and are not resident until touched; huge pages cut TLB misses in large GEMM operands.
   void* allocate(std::size_t bytes) override {
     count_device_allocation();
-    if (bytes == 0) return nullptr;
-    void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    UPCYCLE_CHECK(p != MAP_FAILED, "out of memory: {} bytes asked for", bytes);
-    madvise(p, bytes, MADV_HUGEPAGE);
-    return p;
+    return allocate_host(bytes);
   }
-  void release(void* data, std::size_t bytes) override {
-    if (data != nullptr) munmap(data, bytes);
-  }
-  void copy_to_host(Stream&, void* host, const void* device, std::size_t bytes) override {
-    if (bytes != 0) std::memcpy(host, device, bytes);
-  }
-  void copy_from_host(Stream&, void* device, const void* host, std::size_t bytes) override {
-    if (bytes != 0) std::memcpy(device, host, bytes);
+  void release(void* data, std::size_t bytes) override { release_host(data, bytes); }
+  void copy(Stream&, CopyKind, void* to, const void* from, const Runs& runs) override {
+    copy_host_runs(to, from, runs);
   }
 };
 
 }  // namespace
+
+// Anonymous pages are zero and are not resident until touched; huge pages cut TLB misses in large GEMM operands.
+void* Device::allocate_host(std::size_t bytes) {
+  if (bytes == 0) return nullptr;
+  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  UPCYCLE_CHECK(p != MAP_FAILED, "out of memory: {} bytes asked for", bytes);
+  madvise(p, bytes, MADV_HUGEPAGE);
+  return p;
+}
+void Device::release_host(void* data, std::size_t bytes) {
+  if (data != nullptr) munmap(data, bytes);
+}
+
+void copy_host_runs(void* to, const void* from, const Runs& runs) {
+  if (runs.bytes == 0 || to == from) return;
+  for (std::size_t r = 0; r < runs.rows; ++r)
+    std::memcpy(static_cast<char*>(to) + r * runs.to_pitch, static_cast<const char*>(from) + r * runs.from_pitch,
+                runs.bytes);
+}
 
 std::unique_ptr<Device> make_cpu_device() { return std::make_unique<CpuDevice>(); }
 std::uint64_t device_allocation_count() { return allocations.load(); }

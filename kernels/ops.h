@@ -148,8 +148,14 @@ class Ops {
                               const Tensor& logits, const Tensor& experts, RouterSoftmax order) = 0;
   // stats f64 (2E + 2), overwritten: assignments of each expert, sums of each expert's probability, sum over tokens of
   // lse^2, sum over tokens of the entropy of probs (nats).
-  virtual void router_stats(Stream&, const Tensor& stats, const Tensor& probs, const Tensor& experts,
+  virtual void router_stats(Stream&, Workspace, const Tensor& stats, const Tensor& probs, const Tensor& experts,
                             const Tensor& lse) = 0;
+  // What the router's losses need of `stats`, which now are of all T tokens that share them. Load balancing (arXiv
+  // 2101.03961 with k: arXiv 2006.16668): aux = (E/k) sum_e f_e P_e, f_e = assignments_e / T, P_e the mean probability;
+  // uniform routing gives 1. expert_scale fp32 (E) = aux_scale * (E/k) f_e / T, see router_backward.
+  // metrics f64 (4) += share * {aux, mean lse^2, mean entropy, highest assignments_e over their mean}.
+  virtual void router_losses(Stream&, const Tensor& expert_scale, const Tensor& metrics, const Tensor& stats,
+                             std::int64_t T, std::int64_t k, double share, double aux_scale) = 0;
   // dlogits fp32 (T, E) from dweights fp32 (T, k); plus, for every token, the load-balancing loss's
   // dP_e = expert_scale[e] (fp32 (E): coef * E/k * f_e / T, already times its weight in the loss) through the softmax,
   // and the z-loss's z_scale * 2 * lse * probs. z_scale: coefficient times weight over T.

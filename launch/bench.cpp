@@ -3,51 +3,63 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "core/config/fields.h"
 #include "core/log.h"
 #include "core/rng.h"
 #include "core/trace.h"
+#include "launch/bench_ops.h"
 #include "launch/commands.h"
 #include "launch/common.h"
 #include "launch/metrics.h"
 #include "launch/options.h"
+#include "launch/profile_window.h"
 #include "launch/ranks.h"
 #include "launch/same_start.h"
 #include "parallel/comm/agree.h"
+#include "parallel/train/state.h"
 #include "parallel/train/trainer.h"
 
 namespace upcycle {
 namespace {
 
+// A window that opens late or stays open would leave a profiler with nothing, or without its end.
+void check_window(const Config& c, std::int64_t steps, std::int64_t warmup) {
+  const char* key = "train.profile_step_end";
+  if (c.train.profile_step_end > steps + warmup)
+    field_error(c.where(key), key, fmt::format("{}", c.train.profile_step_end),
+                fmt::format("at most the {} steps of --steps={} and --warmup={}", steps + warmup, steps, warmup),
+                "lower it, or measure more steps");
+}
+
 // Whole training steps on random tokens and random weights: forward, backward, clip, update.
 int bench_step(const MpiSession& session, const std::string& file, const std::vector<std::string>& overrides,
                std::int64_t steps, std::int64_t warmup, bool json) {
-  const auto device = make_cpu_device();
-  const auto stream = device->make_stream();
-  const auto ops = make_cpu_ops();
-  const Start start = agree_on_start(session, *stream, "bench step", [&] {
+  const Start start = agree_on_start(session, "bench step", [&] {
     Config c = parse_config(file, overrides);
     c.train.steps = steps + warmup;
     c.train.tokens = 0;
     c.train.schedule = "constant";  // any training config can be measured
     c.train.warmup_steps = 0;
     c.checkpoint.dir.clear();
-    check_model(c.model, file.empty() ? "the config" : file);
+    const std::string name = file.empty() ? "the config" : file;
+    check_model(c.model, name);
     check_train(c);
+    check_kernel_limits(c.device, c.model, name);
+    check_window(c, steps, warmup);
     return c;
   });
   const Config& c = start.config;
   const Layout& layout = start.layout;
-  const Mesh mesh = make_mesh(session, layout, *stream);
+  const Backend backend = make_backend(session, c);
+  const Mesh mesh = make_backend_mesh(backend, session, layout);
   Trainer t;
   double peak = 0;
   agree_or_throw(*mesh.world, [&] {
-    check_fits_machine(plan_trainer(c, mesh, *ops));
-    peak = measure_peak_flops(*device, *stream, *ops, c.storage()) * layout.world;
-    t = make_trainer(c, mesh, *device, *stream, *ops);
+    check_fits_machine(backend, plan_trainer(c, mesh, *backend.ops));
+    peak = measure_peak_flops(backend, c.storage()) * layout.world;
+    t = make_trainer(c, mesh, *backend.device, *backend.stream, *backend.ops);
   });
-  initialize_weights(t.model->table, static_cast<std::uint64_t>(c.seed), t.memory.weights.dense,
-                     t.memory.weights.expert);
-  masters_from_weights(t.optimizer, t.memory);
+  initialize_trainer(t, static_cast<std::uint64_t>(c.seed));
   const SequenceSource source = [&](std::int64_t index, std::span<std::int32_t> tokens,
                                     std::span<std::int32_t> targets) {
     const auto V = static_cast<std::uint64_t>(c.model.vocab_size);
@@ -58,43 +70,68 @@ int bench_step(const MpiSession& session, const std::string& file, const std::ve
   };
   std::vector<double> seconds;
   StepResult last;
+  ProfileWindow profile(backend, c.train);
   for (std::int64_t i = 0; i < steps + warmup; ++i) {
     if (i == warmup) reset_trace_counters();
+    profile.before_step(i + 1);
     const auto begin = std::chrono::steady_clock::now();
     last = train_step(t, source);
+    backend.stream->synchronize();  // a GPU may still be at the update
+    profile.after_step(i + 1);
     if (i >= warmup) seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   }
   // Of the rank that stands still longest for the others, in its collectives.
   const double comm_share =
       mesh.world->max_of(trace_counters().wait_seconds() / std::accumulate(seconds.begin(), seconds.end(), 0.0));
+  const bool waits_are_known = backend.gpu < 0;  // on CUDA streams wait, not the host
   std::sort(seconds.begin(), seconds.end());
   const double median = seconds[seconds.size() / 2], tokens = static_cast<double>(last.tokens);
   const double flops = tokens * training_flops_per_token(c.model, c.train.seq_length);
   const ParameterCount count = count_parameters(c.model);
   if (session.rank() != 0) return 0;
   if (json) {
-    fmt::print("{}\n", nlohmann::ordered_json{{"tokens_per_s", tokens / median},
-                                              {"step_ms", median * 1e3},
-                                              {"best_tokens_per_s", tokens / seconds.front()},
-                                              {"best_step_ms", seconds.front() * 1e3},
-                                              {"gflops", flops / median / 1e9},
-                                              {"peak_gflops", peak / 1e9},
-                                              {"mfu", flops / median / peak},
-                                              {"comm_share", comm_share},
-                                              {"parameters", count.total},
-                                              {"active_parameters", count.active},
-                                              {"tokens", last.tokens},
-                                              {"steps", steps},
-                                              {"dtype", c.dtype},
-                                              {"loss", last.loss}}
-                           .dump());
+    fmt::print("{}\n",
+               nlohmann::ordered_json{{"tokens_per_s", tokens / median},
+                                      {"step_ms", median * 1e3},
+                                      {"best_tokens_per_s", tokens / seconds.front()},
+                                      {"best_step_ms", seconds.front() * 1e3},
+                                      {"gflops", flops / median / 1e9},
+                                      {"peak_gflops", peak / 1e9},
+                                      {"mfu", flops / median / peak},
+                                      {"comm_share", waits_are_known ? nlohmann::ordered_json(comm_share) : nullptr},
+                                      {"parameters", count.total},
+                                      {"active_parameters", count.active},
+                                      {"tokens", last.tokens},
+                                      {"steps", steps},
+                                      {"dtype", c.dtype},
+                                      {"loss", last.loss}}
+                   .dump());
   } else {
     fmt::print(
         "step {:.1f} ms (median of {}), {:.0f} tokens/s, {:.0f} GFLOP/s, {:.0f} % of the {:.0f} GFLOP/s of large "
         "matrix products\n",
         median * 1e3, steps, tokens / median, flops / median / 1e9, 100 * flops / median / peak, peak / 1e9);
-    if (session.size() > 1) fmt::print("{:.1f} % of it waiting for other ranks\n", 100 * comm_share);
+    if (session.size() > 1 && waits_are_known) fmt::print("{:.1f} % of it waiting for other ranks\n", 100 * comm_share);
   }
+  return 0;
+}
+
+// Each op by itself at the config's shapes.
+int bench_ops_of(const MpiSession& session, const std::string& file, const std::vector<std::string>& overrides,
+                 double seconds, bool json) {
+  const Start start = agree_on_start(session, "bench ops", [&] {
+    if (session.size() > 1)
+      input_error("command line: bench ops: found {} ranks, expected one: start it without mpirun", session.size());
+    Config c = parse_config(file, overrides);
+    c.train.steps = 1;
+    c.train.tokens = c.train.warmup_steps = 0;
+    const std::string name = file.empty() ? "the config" : file;
+    check_model(c.model, name);
+    check_train(c);
+    check_kernel_limits(c.device, c.model, name);
+    return c;
+  });
+  bench_ops(make_backend(session, start.config), start.config, seconds, json);
   return 0;
 }
 
@@ -103,21 +140,28 @@ int bench_step(const MpiSession& session, const std::string& file, const std::ve
 int run_bench(const Arguments& arguments) {
   std::string what, file;
   std::int64_t steps = 6, warmup = 2;
+  double seconds = 0.2;
   bool json = false;
   std::vector<std::string> overrides;
-  Options options("bench", "Benchmarks. `bench step CONFIG`: whole training steps on random tokens.");
-  options.positional("what", what, "step");
+  Options options("bench",
+                  "Benchmarks. `bench step CONFIG`: whole training steps on random tokens. `bench ops CONFIG`: each op "
+                  "by itself against its roof.");
+  options.positional("what", what, "step or ops");
   options.positional("config", file, "JSON config", Need::Optional);
-  options.option("--steps", steps, "measured steps");
-  options.option("--warmup", warmup, "steps before them");
-  options.flag("--json", json, "print one JSON object: tokens_per_s, step_ms and more");
+  options.option("--steps", steps, "step: measured steps");
+  options.option("--warmup", warmup, "step: steps before them");
+  options.option("--seconds", seconds, "ops: about how long an op is measured");
+  options.flag("--json", json, "print one JSON object: tokens_per_s, step_ms and more; of ops a list");
   options.config_overrides(overrides);
   if (!options.parse(arguments)) return 0;
-  if (what != "step") input_error("command line: bench: found '{}', expected step", what);
+  if (what != "step" && what != "ops") input_error("command line: bench: found '{}', expected step or ops", what);
   if (steps < 1 || warmup < 0)
     input_error("command line: --steps, --warmup: found {}, {}, expected at least 1, 0", steps, warmup);
-  return run_with_ranks(
-      [&](const MpiSession& session) { return bench_step(session, file, overrides, steps, warmup, json); });
+  if (!(seconds > 0)) input_error("command line: --seconds: found {}, expected more than 0", seconds);
+  return run_with_ranks([&](const MpiSession& session) {
+    return what == "step" ? bench_step(session, file, overrides, steps, warmup, json)
+                          : bench_ops_of(session, file, overrides, seconds, json);
+  });
 }
 
 }  // namespace upcycle

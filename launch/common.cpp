@@ -1,13 +1,13 @@
 #include "launch/common.h"
 
-#include <unistd.h>
-
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "core/config/fields.h"
 #include "core/config/strict_json.h"
 #include "core/error.h"
 #include "data/files.h"
+#include "kernels/cuda_limits.h"
 #include "launch/ranks.h"
 #include "parallel/checkpoint/import.h"
 #include "parallel/checkpoint/step_files.h"
@@ -57,17 +57,53 @@ void check_tokenizer(const std::string& file, const ModelConfig& model) {
   }
 }
 
-void check_fits_machine(const std::vector<MemoryClass>& plan) {
-  double bytes = 0;
-  for (const MemoryClass& m : plan) bytes += static_cast<double>(m.bytes);
+void check_kernel_limits(const std::string& device, const ModelConfig& model, const std::string& name) {
+  if (device != "cuda") return;
+  const auto check = [&](const char* key, std::int64_t found, std::int64_t most) {
+    if (found > most)
+      field_error(name, key, fmt::format("{}", found), fmt::format("at most {} on a GPU", most),
+                  "lower it, or use --device=cpu");
+  };
+  check("model.num_local_experts", model.num_local_experts, cuda::kMostExperts);
+  check("model.head_dim", model.head_size(), cuda::kLargestHead);
+  check("model.hidden_size", model.hidden_size, cuda::kLargestHidden);
+}
+
+namespace {
+
+void check_memory(const Backend& backend, const std::vector<MemoryClass>& plan, const char* advice) {
+  constexpr double gib = 1 << 30;
+  double on_device = 0, on_host = 0;
+  for (const MemoryClass& m : plan)
+    (backend.gpu < 0 || m.beside_gpu ? on_host : on_device) += static_cast<double>(m.bytes);
+  if (backend.gpu >= 0) {
+    const auto have = static_cast<double>(memory_of(backend));
+    if (on_device > have)
+      input_error(
+          "memory: found {:.1f} GiB needed on a GPU, expected at most the {:.1f} GiB that are free on GPU {}; {}",
+          on_device / gib, have / gib, backend.gpu, advice);
+  }
   const int ranks = launched_as().ranks_on_host;
-  const double have = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
-  if (bytes * ranks <= have) return;
+  const auto have = static_cast<double>(host_memory());
+  if (on_host * ranks <= have) return;
   input_error(
       "memory: found {:.1f} GiB needed by each of {} rank{} on this machine, expected at most its {:.1f} GiB in all; "
-      "use "
-      "a smaller model, train.micro_batch_size or train.seq_length, train.recompute=full, or more machines",
-      bytes / (1 << 30), ranks, ranks == 1 ? "" : "s", have / (1 << 30));
+      "{}",
+      on_host / gib, ranks, ranks == 1 ? "" : "s", have / gib, advice);
+}
+
+}  // namespace
+
+void check_fits_machine(const Backend& backend, const std::vector<MemoryClass>& plan) {
+  check_memory(
+      backend, plan,
+      "use a smaller model, train.micro_batch_size or train.seq_length, train.recompute=full, or more machines");
+}
+
+void check_fits_weights(const Backend& backend, const ModelConfig& model, DType dtype) {
+  const ParamTable table = make_param_table(model, {}, {});
+  const auto elements = static_cast<std::size_t>(table.dense.size + table.expert.size);
+  check_memory(backend, {{"weights", elements * size_of(dtype)}}, "use --dtype=bf16 or a smaller model");
 }
 
 }  // namespace upcycle

@@ -4,6 +4,7 @@
 
 #include "core/dtype.h"
 #include "data/tokenizer.h"
+#include "launch/backend.h"
 #include "parallel/checkpoint/tensor_source.h"
 #include "parallel/train/memory.h"
 
@@ -21,8 +22,15 @@ std::unique_ptr<Tokenizer> find_tokenizer(const std::string& given, const std::s
 // larger vocabulary than the model's, or named so that nobody would find it beside the checkpoint.
 void check_tokenizer(const std::string& file, const ModelConfig& model);
 
-// InputError where this rank's arenas and those of the ranks beside it exceed the machine's memory.
-void check_fits_machine(const std::vector<MemoryClass>& plan);
+// InputError where the kernels of a GPU can not compute this model; `name` says where it comes from.
+void check_kernel_limits(const std::string& device, const ModelConfig& model, const std::string& name);
+
+// InputError where this rank's arenas and those of the ranks beside it exceed the machine's memory; on CUDA, where this
+// rank's exceed what is free on its GPU, or what lies in host memory (the checkpoint's snapshot) exceeds the machine's.
+void check_fits_machine(const Backend& backend, const std::vector<MemoryClass>& plan);
+
+// The same of a model that is only read: its weights, in `dtype`, on one rank.
+void check_fits_weights(const Backend& backend, const ModelConfig& model, DType dtype);
 
 // The folder of the model's files: the step that a run folder's `latest` names, or the directory itself.
 std::string model_folder(const std::string& dir);

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "launch/backend.h"
 #include "launch/commands.h"
 #include "launch/common.h"
 #include "launch/options.h"
@@ -29,7 +30,7 @@ std::int64_t predicted_bytes(const TokenSet& set, const Tokenizer& tokenizer) {
 }  // namespace
 
 int run_eval(const Arguments& arguments) {
-  std::string dir, data, tokenizer_file, dtype = "fp32";
+  std::string dir, data, tokenizer_file, dtype = "fp32", device = "cpu";
   std::int64_t S = 0, B = 0;
   bool json = false;
   Options options("eval",
@@ -40,10 +41,13 @@ int run_eval(const Arguments& arguments) {
   options.option("--seq-length", S, "0: the model's max_position_embeddings, at most 2048");
   options.option("--batch", B, "sequences a pass; 0: about 4096 tokens");
   options.option("--dtype", dtype, "fp32 or bf16");
+  options.option("--device", device, "cpu or cuda");
   options.flag("--json", json, "print one JSON object: loss, tokens, bytes, loss_per_byte");
   if (!options.parse(arguments)) return 0;
+  const Backend backend = make_backend(device);
   const auto source = open_model(dir);
   const ModelConfig model = source->model();
+  check_kernel_limits(device, model, dir);
   if (S < 0 || B < 0) input_error("command line: --seq-length and --batch: found {} and {}, expected 0 or more", S, B);
   if (S > model.max_position_embeddings)
     input_error("command line: --seq-length: found {}, expected at most the model's max_position_embeddings = {}", S,
@@ -54,7 +58,8 @@ int run_eval(const Arguments& arguments) {
   const auto tokenizer = find_tokenizer(tokenizer_file, dir, model);
   const EvalWindows windows(set, S);
 
-  const LoadedModel m = load_model(*source, parse_dtype(dtype));
+  check_fits_weights(backend, model, parse_dtype(dtype));
+  const LoadedModel m = load_model(*source, parse_dtype(dtype), *backend.device, *backend.stream, *backend.ops);
   Pass pass = make_pass(m, std::min(B, windows.count()), S);
   const EvalResult r = evaluate(*pass.model, pass.batch, windows, 0);
   nlohmann::ordered_json result{{"loss", r.loss}, {"tokens", r.tokens}, {"bytes", nullptr}, {"loss_per_byte", nullptr}};

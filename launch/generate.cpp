@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <utility>
 
+#include "launch/backend.h"
 #include "launch/commands.h"
 #include "launch/common.h"
 #include "launch/options.h"
@@ -23,7 +24,7 @@ void check_sampling(const SamplingOptions& s, std::int64_t most, std::int64_t se
 }  // namespace
 
 int run_generate(const Arguments& arguments) {
-  std::string dir, prompt, tokenizer_file, dtype = "fp32";
+  std::string dir, prompt, tokenizer_file, dtype = "fp32", device = "cpu";
   std::int64_t most = 128, seed = 1;
   SamplingOptions sampling;
   Options options("generate", "Continues a text.");
@@ -36,11 +37,14 @@ int run_generate(const Arguments& arguments) {
   options.option("--seed", seed, "of the draws");
   options.option("--tokenizer", tokenizer_file, "by default the model's own");
   options.option("--dtype", dtype, "fp32 or bf16");
+  options.option("--device", device, "cpu or cuda");
   if (!options.parse(arguments)) return 0;
   check_sampling(sampling, most, seed);
   sampling.seed = static_cast<std::uint64_t>(seed);
+  const Backend backend = make_backend(device);
   const auto source = open_model(dir);
   const ModelConfig model = source->model();
+  check_kernel_limits(device, model, dir);
   const auto tokenizer = find_tokenizer(tokenizer_file, dir, model);
   if (tokenizer == nullptr)
     input_error(
@@ -60,7 +64,8 @@ int run_generate(const Arguments& arguments) {
         "there is room to continue it; shorten it",
         tokens.size(), model.max_position_embeddings);
 
-  const LoadedModel m = load_model(*source, parse_dtype(dtype));
+  check_fits_weights(backend, model, parse_dtype(dtype));
+  const LoadedModel m = load_model(*source, parse_dtype(dtype), *backend.device, *backend.stream, *backend.ops);
   // Printed as it comes: what the whole text decodes to beyond what was shown, held back while it ends inside a
   // character (byte tokens).
   std::string shown = prompt;

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing of the named groups: build, test, quickstart, cluster (Debian 12 packages), nvtx (the headers
-# of NVIDIA's profiling interface, from Python's package index, into build/deps). Default: build.
+# of NVIDIA's profiling interface), cuda (where there is no CUDA toolkit: its compiler, headers, runtime, cuBLAS and NCCL, 0.8
+# GB) and cuda_tools (the disassembler of GPU code), these from Python's package index, into build/deps. Default: build.
 set -euo pipefail
 deps=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/build/deps
 
@@ -12,8 +13,9 @@ packages() {
     test) echo libbenchmark-dev hdf5-tools sentencepiece clang-format python3-venv ;;
     quickstart) echo sentencepiece bible-kjv perl-doc jq ;;
     cluster) echo slurmctld slurmd slurm-client munge iproute2 jq ;;
-    nvtx) echo python3-venv ;;
-    *) echo "install.sh: unknown group '$1' (known: build, test, quickstart, cluster, nvtx)" >&2; return 2 ;;
+    nvtx | cuda_tools) echo python3-venv ;;
+    cuda) have_cuda || echo python3-venv ;;
+    *) echo "install.sh: unknown group '$1' (known: build, test, quickstart, cluster, nvtx, cuda, cuda_tools)" >&2; return 2 ;;
   esac
 }
 
@@ -74,7 +76,61 @@ install_nvtx() {
   return 1
 }
 
+# A toolkit that CMake finds, with what the backend builds on.
+have_cuda() {
+  local nvcc headers
+  nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)
+  headers=$(dirname "$(dirname "$(readlink -f "$nvcc")")")/include
+  # NCCL comes beside CUDA, or from Debian packages into /usr.
+  [[ -x $nvcc && -e $headers/cublasLt.h && (-e $headers/nccl.h || -e /usr/include/nccl.h) ]]
+}
+
+# One folder that looks like a toolkit; moved into place last, too.
+install_cuda() {
+  have_cuda || [[ -x $deps/cuda/bin/nvcc ]] && return
+  echo "install.sh: fetching CUDA's compiler and libraries into $deps/cuda (0.8 GB)"
+  local tmp=$deps/cuda.tmp name
+  rm -rf "$deps/cuda" "$tmp"
+  mkdir -p "$tmp"
+  if ! { python3 -m venv "$tmp/venv" &&
+    "$tmp/venv/bin/pip" --disable-pip-version-check install --quiet --no-deps --no-cache-dir --target "$tmp/wheel" \
+      nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-cuda-runtime==13.0.96 \
+      nvidia-cuda-cccl==13.0.85 nvidia-cuda-culibos==13.0.85 nvidia-cuda-profiler-api==13.0.85 nvidia-nvtx==13.0.85 \
+      nvidia-cublas==13.1.0.3 nvidia-nccl-cu13==2.28.9 </dev/null; }; then
+    echo "install.sh: CUDA could not be fetched; the messages above say why" >&2
+    return 1
+  fi
+  mv "$tmp/wheel/nvidia/cu13" "$tmp/cuda"
+  cp "$tmp"/wheel/nvidia/nccl/include/*.h "$tmp/cuda/include/"
+  mv "$tmp"/wheel/nvidia/nccl/lib/libnccl.so.2 "$tmp/cuda/lib/"
+  for name in "$tmp"/cuda/lib/*.so.*; do # the names that linkers look for
+    ln -sf "$(basename "$name")" "${name%%.so.*}.so"
+  done
+  ln -s lib "$tmp/cuda/lib64"
+  chmod +x "$tmp"/cuda/bin/* "$tmp"/cuda/nvvm/bin/*
+  mv "$tmp/cuda" "$deps/cuda" && rm -rf "$tmp"
+}
+
+# What tests/cuda_host/check_cubins.sh reads GPU code with; moved into place last, too.
+install_cuda_tools() {
+  [[ -x $deps/cuda_tools/bin/nvdisasm && -x $deps/cuda_tools/bin/cuobjdump ]] && return
+  echo "install.sh: fetching NVIDIA's disassembler into $deps/cuda_tools"
+  rm -rf "$deps/cuda_tools" "$deps/cuda_tools.tmp"
+  mkdir -p "$deps/cuda_tools.tmp"
+  python3 -m venv "$deps/cuda_tools.tmp/venv" &&
+    "$deps/cuda_tools.tmp/venv/bin/pip" --disable-pip-version-check install --quiet --no-deps --no-cache-dir \
+      --target "$deps/cuda_tools.tmp/wheel" nvidia-cuda-cuobjdump==13.5.37 nvidia-cuda-nvdisasm==13.5.37 </dev/null &&
+    mkdir "$deps/cuda_tools" && mv "$deps"/cuda_tools.tmp/wheel/nvidia/*/bin "$deps/cuda_tools/bin" &&
+    rm -rf "$deps/cuda_tools.tmp" && return
+  echo "install.sh: NVIDIA's disassembler could not be fetched; the messages above say why" >&2
+  return 1
+}
+
 install_packages "${@:-build}"
 for group in "$@"; do
-  [[ $group != nvtx ]] || install_nvtx
+  case "$group" in
+    nvtx) install_nvtx ;;
+    cuda) install_cuda ;;
+    cuda_tools) install_cuda_tools ;;
+  esac
 done

@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <string>
 
+#include "launch/backend.h"
 #include "parallel/train/trainer.h"
 
 namespace upcycle {
@@ -25,8 +26,8 @@ class Metrics {
   double average_seconds_ = 0;
 };
 
-// FLOP/s of large matrix products in `dtype` on this machine with the threads of this process, measured: what MFU is a
-// share of on a CPU, where no data sheet says. Takes a fraction of a second.
-double measure_peak_flops(Device& device, Stream& stream, Ops& ops, DType dtype);
+// FLOP/s of large matrix products in `dtype` on this backend (on the CPU: with the threads of this process), measured:
+// what MFU is a share of. On a GPU that is less than its data sheet says. Takes a fraction of a second.
+double measure_peak_flops(const Backend& backend, DType dtype);
 
 }  // namespace upcycle

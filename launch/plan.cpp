@@ -8,6 +8,7 @@
 
 #include "core/suggest.h"
 #include "launch/commands.h"
+#include "launch/common.h"
 #include "launch/options.h"
 #include "launch/run_setup.h"
 
@@ -48,16 +49,19 @@ PlannedRun resolve(const std::string& file, const std::vector<std::string>& over
   // A config that saves, and will be given its run folder when it runs, is planned with its snapshot.
   const std::int64_t every = config.checkpoint.dir.empty() ? std::exchange(config.checkpoint.every, 0) : 0;
   const Mesh one = make_single_mesh();
-  PlannedRun run =
-      planned_run(set_up_run(std::move(config), file.empty() ? "the config" : file, *one.world, Purpose::Plan));
+  const std::string name = file.empty() ? "the config" : file;
+  PlannedRun run = planned_run(set_up_run(std::move(config), name, *one.world, Purpose::Plan));
+  check_kernel_limits(run.config.device, run.config.model, name);
   if (every > 0) run.config.checkpoint.dir = "(not named yet)";
   return run;
 }
 
 // What to change first where a rank's memory is too small, by its largest class.
 std::string advice(const Plan& plan) {
-  const auto largest = std::max_element(plan.memory.begin(), plan.memory.end(),
-                                        [](const MemoryClass& a, const MemoryClass& b) { return a.bytes < b.bytes; });
+  const auto bytes = [](const MemoryClass& m) { return m.beside_gpu ? 0 : m.bytes; };
+  const auto largest =
+      std::max_element(plan.memory.begin(), plan.memory.end(),
+                       [&](const MemoryClass& a, const MemoryClass& b) { return bytes(a) < bytes(b); });
   if (plan.upcycling_bytes > plan.training_bytes())
     return "the most is needed while the model is upcycled: save a dense checkpoint and start with init.upcycle, or "
            "use more ranks";
@@ -72,7 +76,7 @@ std::string advice(const Plan& plan) {
   return fmt::format("the largest class is {}: {}", name, what);
 }
 
-Json to_json(const Plan& p, std::size_t memory) {
+Json to_json(const Plan& p, std::size_t memory, bool cuda) {
   Json j;
   j["world"] = p.layout.world;
   j["rank"] = p.rank;
@@ -84,6 +88,11 @@ Json to_json(const Plan& p, std::size_t memory) {
   j["micro_batches"] = p.micro_batches;
   j["memory"] = Json::object();
   for (const MemoryClass& m : p.memory) j["memory"][m.name] = m.bytes;
+  if (cuda) {  // the other classes are the GPU's
+    j["memory_on_host"] = Json::array();
+    for (const MemoryClass& m : p.memory)
+      if (m.beside_gpu) j["memory_on_host"].push_back(m.name);
+  }
   j["memory_training"] = p.training_bytes();
   j["memory_upcycling"] = p.upcycling_bytes;
   j["memory_peak"] = p.peak_bytes();
@@ -126,7 +135,7 @@ void print(const Plan& p, std::size_t memory) {
                        const std::string& more) {
     fmt::print("  {:<28}{:>10}{:>14}{}\n", name, calls, size_text(bytes), more);
   };
-  for (const MemoryClass& m : p.memory) line(m.name, "", m.bytes, "");
+  for (const MemoryClass& m : p.memory) line(m.name, "", m.bytes, m.beside_gpu ? "  in host memory" : "");
   line("total", "", p.training_bytes(), "");
   if (p.upcycling_bytes > 0) line("while it is upcycled", "", p.upcycling_bytes, "");
 
@@ -159,19 +168,24 @@ void print(const Plan& p, std::size_t memory) {
 // One line of launch/plan_tables.sh's tables.
 void print_row(const Plan& p, const Config& c, std::size_t memory) {
   std::map<std::string, std::size_t> classes;
-  for (const MemoryClass& m : p.memory) classes[m.name] = m.bytes;
+  std::size_t in_the_way = 0;
+  for (const MemoryClass& m : p.memory) {
+    classes[m.name] = m.bytes;
+    if (m.name == "checkpoint snapshot" && !m.beside_gpu) in_the_way = m.bytes;
+  }
   const std::size_t snapshot = classes["checkpoint snapshot"];
-  const char* fits = memory == 0                               ? "-"
-                     : p.peak_bytes() <= memory                ? "yes"
-                     : p.training_bytes() - snapshot <= memory ? "without the snapshot"
-                                                               : "no";
+  const char* fits = memory == 0                                 ? "-"
+                     : p.peak_bytes() <= memory                  ? "yes"
+                     : p.training_bytes() - in_the_way <= memory ? "without the snapshot"
+                                                                 : "no";
   std::uint64_t fixed = 0;
   for (const CollectiveCount& count : p.fixed) fixed += count.bytes;
   fmt::print("| {} | tp {} ep {} etp {} | {}, {} |", p.layout.world, p.layout.tp, p.layout.ep, p.layout.etp,
              c.train.micro_batch_size, c.train.recompute);
   for (const std::size_t bytes :
        {classes["parameters"], classes["gradients"], classes["optimizer"], classes["activations"],
-        classes["dispatch buffers"], classes["scratch"], classes["collectives"], snapshot, p.training_bytes()})
+        classes["dispatch buffers"], classes["scratch"], classes["collectives"] + classes["CUDA and NCCL (estimate)"],
+        snapshot, p.training_bytes()})
     fmt::print(" {:.1f} |", gib(bytes));
   fmt::print(" {} | {:.0f} | {:.0f} | {:.1f} | {:.0f} |\n", fits, gib(p.dispatch.bytes), gib(fixed), p.flops / 1e15,
              gib(p.files_total));
@@ -205,7 +219,7 @@ int run_plan(const Arguments& arguments) {
   if (row) {
     print_row(plan, run.config, memory);
   } else if (json) {
-    fmt::print("{}\n", to_json(plan, memory).dump());
+    fmt::print("{}\n", to_json(plan, memory, run.config.device == "cuda").dump());
   } else {
     print(plan, memory);
   }

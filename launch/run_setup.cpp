@@ -5,6 +5,7 @@
 
 #include "core/config/fields.h"
 #include "core/log.h"
+#include "launch/backend.h"
 #include "parallel/comm/agree.h"
 #include "parallel/train/optimizer.h"
 #include "parallel/upcycle/rules.h"
@@ -160,7 +161,7 @@ void check_live(const RunSetup& run) {
 }  // namespace
 
 PlannedRun planned_run(const RunSetup& run) {
-  PlannedRun planned{run.config, {}};
+  PlannedRun planned{run.config, {}, workspace_of(run.config)};
   if (run.live_moe) {
     planned.dense = run.config.model;
     planned.config.model = *run.live_moe;

@@ -26,9 +26,9 @@ void check_same_config(Communicator& ranks, const Config& config) {
 
 }  // namespace
 
-Start agree_on_start(const MpiSession& session, Stream& stream, const char* command,
-                     const std::function<Config()>& read) {
-  const auto ranks = make_start_group(session, stream);
+Start agree_on_start(const MpiSession& session, const char* command, const std::function<Config()>& read) {
+  const auto stream = make_cpu_device()->make_stream();
+  const auto ranks = make_start_group(session, *stream);
   check_same_program(*ranks, command);
   Start start;
   agree_or_throw(*ranks, [&] {

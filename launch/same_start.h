@@ -16,7 +16,6 @@ struct Start {
 // file's hash) with one config: what mpirun can start differently on some ranks (two commands joined by a colon, files
 // that differ between hosts) is found before anything that would wait for ever. Sets the session's time-out. A
 // collective call; a difference is an AgreedError that names the ranks and what differs.
-Start agree_on_start(const MpiSession& session, Stream& stream, const char* command,
-                     const std::function<Config()>& read);
+Start agree_on_start(const MpiSession& session, const char* command, const std::function<Config()>& read);
 
 }  // namespace upcycle

@@ -1,6 +1,7 @@
 #include <nlohmann/json.hpp>
 
 #include "data/files.h"
+#include "launch/backend.h"
 #include "launch/commands.h"
 #include "launch/common.h"
 #include "launch/options.h"
@@ -58,17 +59,21 @@ Json score(const LoadedModel& m, const std::vector<std::int32_t>& ids) {
 }  // namespace
 
 int run_score(const Arguments& arguments) {
-  std::string dir, file, dtype = "fp32";
+  std::string dir, file, dtype = "fp32", device = "cpu";
   bool json = false;
   Options options("score", "Log-likelihood of given token ids, and the last position's logits.");
   options.positional("model", dir, "a checkpoint or a Hugging Face directory");
   options.option("--ids", file, "JSON file {\"ids\": [...]}", Need::Required);
   options.option("--dtype", dtype, "fp32 or bf16");
+  options.option("--device", device, "cpu or cuda");
   options.flag("--json", json, "print one JSON object: mean_nll, tokens, nll, logits_last");
   if (!options.parse(arguments)) return 0;
+  const Backend backend = make_backend(device);
   const auto source = open_model(dir);
+  check_kernel_limits(device, source->model(), dir);
   const std::vector<std::int32_t> ids = read_ids(file, source->model());
-  const LoadedModel m = load_model(*source, parse_dtype(dtype));
+  check_fits_weights(backend, source->model(), parse_dtype(dtype));
+  const LoadedModel m = load_model(*source, parse_dtype(dtype), *backend.device, *backend.stream, *backend.ops);
   const Json result = score(m, ids);
   if (json) {
     fmt::print("{}\n", result.dump());

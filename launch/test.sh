@@ -32,17 +32,17 @@ else
   exclude+=(real_models)
 fi
 
-run_ctest() {  # preset, labels to exclude as one pattern; ctest counts each test's PROCESSORS against -j
+run_ctest() {  # preset, labels to exclude as one pattern, other options; ctest counts a test's PROCESSORS against -j
   local log=build/$1/test.log
   local -a label=()
   [[ -z $2 ]] || label=(-LE "$2")
-  ctest --test-dir "build/$1" -j "$(nproc)" --output-on-failure --no-tests=error "${label[@]}" </dev/null 2>&1 |
+  ctest --test-dir "build/$1" -j "$(nproc)" --output-on-failure --no-tests=error "${label[@]}" "${@:3}" </dev/null 2>&1 |
     tee "$log" | grep --line-buffered -v '^ *Start '
 }
 
 ./launch/install.sh build test
 # Without these the rest can still be tested; what is not is said at the end.
-for group in nvtx cluster; do
+for group in nvtx cluster cuda cuda_tools; do
   ./launch/install.sh "$group" || echo "test.sh: goes on without the group $group" >&2
 done
 ./launch/build.sh --werror
@@ -54,6 +54,19 @@ summary=$(grep -E 'tests passed' build/release/test.log || true)
 not_run=$(grep '^not run: ' build/release/Testing/Temporary/LastTest.log | sort -u || true)
 summary+=${not_run:+$'\n'$not_run}
 grep -q 'NVTX: found' build/release/configure.log || summary+=$'\n'"not run: nvtx: NVTX's headers are missing (launch/install.sh nvtx)"
+! grep -q 'CUDA headers: not found' build/release/configure.log ||
+  summary+=$'\n'"not run: the CUDA backend's tests: its headers are missing (launch/install.sh cuda)"
+
+# The CUDA backend as nvcc makes it, linked with CUDA's own libraries. No GPU is needed.
+if [[ -x $(command -v nvcc || echo /usr/local/cuda/bin/nvcc) || -x build/deps/cuda/bin/nvcc ]]; then
+  if ((status == 0)); then
+    ./launch/build.sh --preset cuda --werror real_cuda
+    run_ctest cuda '' -L real_cuda || status=$?
+    summary+=$'\n'"for GPUs: $(grep -E 'tests passed' build/cuda/test.log || true)"
+  fi
+else
+  summary+=$'\n'"not run: the code for GPUs: there is no nvcc (launch/install.sh cuda)"
+fi
 
 if ((full && status == 0)); then
   ./launch/build.sh --preset asan --werror

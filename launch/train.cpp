@@ -5,10 +5,12 @@
 #include "core/log.h"
 #include "data/files.h"
 #include "data/sampler.h"
+#include "launch/backend.h"
 #include "launch/commands.h"
 #include "launch/common.h"
 #include "launch/metrics.h"
 #include "launch/options.h"
+#include "launch/profile_window.h"
 #include "launch/ranks.h"
 #include "launch/run_setup.h"
 #include "launch/same_start.h"
@@ -30,15 +32,13 @@ double since(Clock::time_point t) { return std::chrono::duration<double>(Clock::
 // Everything of one training run on one rank.
 struct Run {
   const Mesh& mesh;
-  Device& device;
-  Stream& stream;
-  Ops& ops;
+  const Backend& backend;
   RunSetup setup{};
   Trainer trainer{};
   std::unique_ptr<Sampler> sampler{};
   std::map<std::string, TokenSet> valid{};
+  std::unique_ptr<Snapshot> snapshot{};  // before its writer, which may still read it when an error ends the run
   std::unique_ptr<CheckpointWriter> writer{};
-  std::unique_ptr<Snapshot> snapshot{};
   std::vector<std::string> travel{};  // files that go into each checkpoint
   double wall_before = 0;             // seconds of training before this process
   Clock::time_point start = Clock::now();
@@ -88,9 +88,7 @@ void start_weights(Run& run) {
     load_trainer_weights(t, *setup.source);
     log_info("loaded {}", setup.config.init.load);
   } else {
-    initialize_weights(t.model->table, static_cast<std::uint64_t>(setup.config.seed), t.memory.weights.dense,
-                       t.memory.weights.expert);
-    masters_from_weights(t.optimizer, t.memory);
+    initialize_trainer(t, static_cast<std::uint64_t>(setup.config.seed));
   }
 }
 
@@ -173,6 +171,7 @@ bool train_loop(Run& run, Metrics& metrics) {
   // Signals may reach one rank alone, or some a step later: all stop at the same step.
   const auto stopped = [&] { return run.mesh.world->max_of(stop_asked) > 0; };
   bool stop = false;
+  ProfileWindow profile(run.backend, run.setup.config.train);
   while (run.trainer.step < total && !(stop = stopped())) {
     if (run.setup.live_moe && run.trainer.step >= run.setup.config.upcycle.at_step) {
       finish_save(run);
@@ -180,9 +179,11 @@ bool train_loop(Run& run, Metrics& metrics) {
     }
     Trainer& t = run.trainer;
     const Config& c = run.setup.config;
+    profile.before_step(t.step + 1);
     const auto begin = Clock::now();
     const StepResult result = train_step(t, source);
     metrics.step(t, result, since(begin), total);
+    profile.after_step(t.step);
     if (c.train.check_replicas_every > 0 && t.step % c.train.check_replicas_every == 0)
       check_replicas(t.optimizer, t.memory);
     if (!run.valid.empty() && (t.step == total || (c.train.eval_every > 0 && t.step % c.train.eval_every == 0)))
@@ -193,44 +194,46 @@ bool train_loop(Run& run, Metrics& metrics) {
       saved = t.step;
     }
   }
+  profile.warn_unopened(run.trainer.step);
   if (run.writer != nullptr && saved != run.trainer.step) start_save(run);
   finish_save(run);
   return !stop;
 }
 
 int train(const MpiSession& session, const std::string& file, const std::vector<std::string>& overrides) {
-  const auto device = make_cpu_device();
-  const auto stream = device->make_stream();
-  const auto ops = make_cpu_ops();
-  Start start = agree_on_start(session, *stream, "train", [&] { return parse_config(file, overrides); });
+  Start start = agree_on_start(session, "train", [&] { return parse_config(file, overrides); });
   Config& config = start.config;
   const Layout& layout = start.layout;
-  const Mesh mesh = make_mesh(session, layout, *stream);
-  Run run{mesh, *device, *stream, *ops};
+  const Backend backend = make_backend(session, config);
+  const Mesh mesh = make_backend_mesh(backend, session, layout);
+  Run run{mesh, backend};
   // A run folder is locked before it is read: a job that starts as another ends must see its last step.
   const std::string dir = config.checkpoint.dir;
   const std::int64_t keep = config.checkpoint.keep;
   if (mesh.world->max_of(!dir.empty() && is_checkpoint(dir)) > 0)
     run.writer = std::make_unique<CheckpointWriter>(dir, *mesh.world, keep);
-  run.setup = set_up_run(std::move(config), file.empty() ? "the config" : file, *mesh.world);
+  const std::string name = file.empty() ? "the config" : file;
+  run.setup = set_up_run(std::move(config), name, *mesh.world);
   double peak_flops = 0;
   std::vector<MemoryClass> plan;
   agree_or_throw(*mesh.world, [&] {
     open_data(run);
     run.travel = travelling(run.setup);
-    (void)check_layout(planned_run(run.setup), session.size());
-    plan = plan_trainer(run.setup.config, mesh, *ops);
+    const PlannedRun planned = planned_run(run.setup);
+    (void)check_layout(planned, session.size());
+    check_kernel_limits(planned.config.device, planned.config.model, name);
+    plan = plan_trainer(run.setup.config, mesh, *backend.ops);
     if (run.setup.live_moe) {  // what comes after the conversion too must fit now
       Config live = run.setup.config;
       live.model = *run.setup.live_moe;
-      const std::vector<MemoryClass> moe = plan_trainer(live, mesh, *ops);
-      check_fits_machine(conversion_memory(plan, moe));
-      check_fits_machine(moe);
+      const std::vector<MemoryClass> moe = plan_trainer(live, mesh, *backend.ops);
+      check_fits_machine(backend, conversion_memory(plan, moe));
+      check_fits_machine(backend, moe);
     }
-    check_fits_machine(plan);
+    check_fits_machine(backend, plan);
     // Before anything is written: a processor that has no bf16 says so here.
-    peak_flops = measure_peak_flops(*device, *stream, *ops, run.setup.config.storage());
-    run.trainer = make_trainer(run.setup.config, mesh, *device, *stream, *ops);
+    peak_flops = measure_peak_flops(backend, run.setup.config.storage());
+    run.trainer = make_trainer(run.setup.config, mesh, *backend.device, *backend.stream, *backend.ops);
   });
   const Config& c = run.setup.config;
   const bool writes = !c.checkpoint.dir.empty();

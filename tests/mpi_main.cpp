@@ -8,10 +8,15 @@
 #include <cstdio>
 #include <cstdlib>
 
+#if defined(UPCYCLE_GPU_EMULATED) || defined(UPCYCLE_GPU_TESTS)
+#include "parallel/comm/comm_nccl.h"
+#endif
+
 namespace upcycle::test {
 namespace {
 
 const MpiSession* current_session = nullptr;
+Communicator* current_host_world = nullptr;
 
 // Long enough for a slow test on a busy machine; a rank that waits for one that left the test never ends by itself.
 constexpr unsigned kSecondsPerTest = 120;
@@ -53,6 +58,8 @@ int run(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
   MpiSession session(&argc, &argv);
   current_session = &session;
+  const Mesh host = make_test_mesh();
+  current_host_world = host.world.get();
   if (signal(SIGALRM, on_alarm) == SIG_ERR) return 1;
   testing::TestEventListeners& listeners = testing::UnitTest::GetInstance()->listeners();
   if (session.rank() != 0) delete listeners.Release(listeners.default_result_printer());
@@ -67,6 +74,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 const MpiSession& mpi_session() { return *current_session; }
+Communicator& host_world() { return *current_host_world; }
 
 Stream& test_stream() {
   static const std::unique_ptr<Device> device = make_cpu_device();
@@ -76,6 +84,14 @@ Stream& test_stream() {
 
 Mesh make_test_mesh(int tp, int ep, int etp) {
   return make_mesh(mpi_session(), make_layout(mpi_session().size(), tp, ep, etp), test_stream());
+}
+
+Mesh make_test_mesh([[maybe_unused]] Device& device, Stream& stream, int tp, int ep, int etp) {
+  const Layout layout = make_layout(mpi_session().size(), tp, ep, etp);
+#if defined(UPCYCLE_GPU_EMULATED) || defined(UPCYCLE_GPU_TESTS)
+  if (device.kind() == DeviceKind::Cuda) return make_nccl_mesh(mpi_session(), layout, device, stream);
+#endif
+  return make_mesh(mpi_session(), layout, stream);
 }
 
 }  // namespace upcycle::test

@@ -1,7 +1,8 @@
 # upcycle_mpi_tests(folder RANKS 1 2 4 LINKS targets...): one executable of every .cpp below the folder, with a main that
 # starts MPI, and one ctest entry a rank count. The ranks stay on this machine and its loopback; more ranks than cores
 # must yield while they wait, or a barrier takes a scheduler's time slice. Suites named Full... are left to the entries
-# of FULL_RANKS, labelled full, which run everything.
+# of FULL_RANKS, labelled full, which run everything. The files' objects are a library, ${name}_files: they do not know
+# the backend, so that tests/cuda_host can link them with another one. ENVIRONMENT adds to that of every entry.
 set(UPCYCLE_MPI_TEST_SECONDS 300 CACHE STRING "ctest's limit for one rank count; a single test has 120 s (mpi_main.cpp)")
 
 set(UPCYCLE_MPIRUN ${MPIEXEC_EXECUTABLE} --oversubscribe --bind-to none --mca btl self,vader --mca oob_tcp_if_include lo
@@ -12,41 +13,46 @@ set(UPCYCLE_MPI_ENVIRONMENT "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CON
     "OMP_NUM_THREADS=1" "ASAN_OPTIONS=detect_leaks=0")
 
 function(upcycle_mpi_tests folder)
-  cmake_parse_arguments(ARG "" "" "RANKS;FULL_RANKS;LINKS" ${ARGN})
+  cmake_parse_arguments(ARG "" "" "RANKS;FULL_RANKS;LINKS;ENVIRONMENT" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${folder}/*.cpp)
   if(NOT sources)
     message(FATAL_ERROR "upcycle_mpi_tests: no sources in tests/${folder}")
   endif()
   string(REPLACE "/" "_" name test_${folder})
-  add_executable(${name} ${sources} ${CMAKE_CURRENT_SOURCE_DIR}/mpi_main.cpp)
-  target_link_libraries(${name} PRIVATE ${ARG_LINKS} comm GTest::gtest MPI::MPI_CXX)
-  target_precompile_headers(${name} PRIVATE <gtest/gtest.h> <vector> <string> <fmt/core.h>)
+  add_library(${name}_files OBJECT ${sources})
+  target_link_libraries(${name}_files PUBLIC ${ARG_LINKS} comm GTest::gtest MPI::MPI_CXX)
+  target_precompile_headers(${name}_files PRIVATE <gtest/gtest.h> <vector> <string> <fmt/core.h>)
+  add_executable(${name} ${CMAKE_CURRENT_SOURCE_DIR}/mpi_main.cpp)
+  target_link_libraries(${name} PRIVATE ${name}_files)
   foreach(ranks IN LISTS ARG_RANKS)
     add_test(NAME ${name}_ranks${ranks}
              COMMAND ${UPCYCLE_MPIRUN} ${ranks} $<TARGET_FILE:${name}> --gtest_filter=-Full*)
     set_tests_properties(${name}_ranks${ranks} PROPERTIES
-      PROCESSORS ${ranks} TIMEOUT ${UPCYCLE_MPI_TEST_SECONDS} ENVIRONMENT "${UPCYCLE_MPI_ENVIRONMENT}")
+      PROCESSORS ${ranks} TIMEOUT ${UPCYCLE_MPI_TEST_SECONDS} ENVIRONMENT "${UPCYCLE_MPI_ENVIRONMENT};${ARG_ENVIRONMENT}")
   endforeach()
   foreach(ranks IN LISTS ARG_FULL_RANKS)
     add_test(NAME ${name}_full_ranks${ranks}
              COMMAND ${UPCYCLE_MPIRUN} ${ranks} $<TARGET_FILE:${name}>)
     set_tests_properties(${name}_full_ranks${ranks} PROPERTIES LABELS full
-      PROCESSORS ${ranks} TIMEOUT 7200 ENVIRONMENT "${UPCYCLE_MPI_ENVIRONMENT}")
+      PROCESSORS ${ranks} TIMEOUT 7200 ENVIRONMENT "${UPCYCLE_MPI_ENVIRONMENT};${ARG_ENVIRONMENT}")
   endforeach()
 endfunction()
 
-# upcycle_mpi_ending(mode RANKS n SAYS regex CODE c [ENVIRONMENT NAME=value] [THEN command] [FULL]): a job of
-# mpi_endings.cpp says this, then ends with this exit code. (mpirun's own failures have small exit codes too, so the code
-# alone shows nothing.) THEN runs before the exit code is printed, with what was said in the file $OUT. (No
-# semicolons in them: CMake would make them lists.)
+# upcycle_mpi_ending(mode RANKS n SAYS regex CODE c [ENVIRONMENT NAME=value] [THEN command] [FULL] [PROGRAM target]): a
+# job of mpi_endings.cpp, or of another program, says this, then ends with this exit code. (mpirun's own failures have
+# small exit codes too, so the code alone shows nothing.) THEN runs before the exit code is printed, with what was said in
+# the file $OUT. (No semicolons in them: CMake would make them lists.)
 add_executable(mpi_endings ${CMAKE_CURRENT_LIST_DIR}/mpi_endings.cpp)
 target_link_libraries(mpi_endings PRIVATE comm MPI::MPI_CXX)
 function(upcycle_mpi_ending mode)
-  cmake_parse_arguments(ARG "FULL" "RANKS;SAYS;CODE;ENVIRONMENT;THEN" "" ${ARGN})
-  set(name mpi_endings_${mode}_ranks${ARG_RANKS})
+  cmake_parse_arguments(ARG "FULL" "RANKS;SAYS;CODE;ENVIRONMENT;THEN;PROGRAM" "" ${ARGN})
+  if(NOT ARG_PROGRAM)
+    set(ARG_PROGRAM mpi_endings)
+  endif()
+  set(name ${ARG_PROGRAM}_${mode}_ranks${ARG_RANKS})
   list(JOIN UPCYCLE_MPIRUN " " mpirun)
   add_test(NAME ${name} COMMAND sh -c
-    "OUT=${name}.txt; ${mpirun} ${ARG_RANKS} '$<TARGET_FILE:mpi_endings>' ${mode} >$OUT 2>&1; code=$?; cat $OUT
+    "OUT=${name}.txt; ${mpirun} ${ARG_RANKS} '$<TARGET_FILE:${ARG_PROGRAM}>' ${mode} >$OUT 2>&1; code=$?; cat $OUT
      ${ARG_THEN}
      echo exit code $code.")
   set_tests_properties(${name} PROPERTIES

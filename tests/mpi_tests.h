@@ -9,7 +9,14 @@ const MpiSession& mpi_session();
 // The mesh of all ranks with this layout. A collective call: every rank makes the same meshes in the same order.
 Mesh make_test_mesh(int tp = 1, int ep = 1, int etp = 1);
 
-// The stream of all test meshes.
+// The same whose tensors lie on this device, whose ops run on this stream: on the emulated GPU over NCCL, else over
+// MPI.
+Mesh make_test_mesh(Device& device, Stream& stream, int tp = 1, int ep = 1, int etp = 1);
+
+// All ranks, for what tests exchange through host memory, whatever their device is.
+Communicator& host_world();
+
+// The stream of test meshes without one of their own.
 Stream& test_stream();
 inline void wait(const Event& event) { test_stream().wait(event); }
 

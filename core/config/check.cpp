@@ -105,9 +105,6 @@ void check_train(const Config& config) {
     field_error(config.where(key), key, fmt::format("{}", found), expected, advice);
   };
 
-  if (config.device == "cuda")
-    fail("device", "cuda", "cpu", "this build has no CUDA backend: use --device=cpu, or a build with the preset cuda");
-
   if (t.steps > 0 && t.tokens > 0)
     fail("train.tokens", t.tokens, fmt::format("it absent beside train.steps = {}", t.steps), "give one of the two");
   if (t.steps == 0 && t.tokens == 0)
@@ -121,6 +118,11 @@ void check_train(const Config& config) {
   if (t.global_batch_size % t.micro_batch_size != 0)
     fail("train.global_batch_size", t.global_batch_size,
          fmt::format("a multiple of train.micro_batch_size = {}", t.micro_batch_size), "change one of them");
+  if (t.profile_step_start > 0 && t.profile_step_end < t.profile_step_start)
+    fail("train.profile_step_end", t.profile_step_end,
+         fmt::format("at least train.profile_step_start = {}", t.profile_step_start), "both steps are in the window");
+  if (t.profile_step_start == 0 && t.profile_step_end > 0)
+    fail("train.profile_step_end", t.profile_step_end, "train.profile_step_start beside it", "steps count from 1");
   if (t.warmup_steps > steps)
     fail("train.warmup_steps", t.warmup_steps, fmt::format("at most the run's {} steps", steps), "lower it");
   // A constant learning rate never falls to min_lr.

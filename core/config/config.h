@@ -83,6 +83,7 @@ struct TrainConfig {
   std::vector<std::string> freeze;  // patterns of canonical parameter names, * and ? as in a shell
   std::int64_t eval_every = 0, eval_steps = 0, log_every = 1;
   std::int64_t check_replicas_every = 100;
+  std::int64_t profile_step_start = 0, profile_step_end = 0;  // counted from 1, both in the window; 0: none
   bool operator==(const TrainConfig&) const = default;
 };
 

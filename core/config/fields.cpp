@@ -99,6 +99,8 @@ std::vector<Field> make_fields() {
       FIELD(train.log_every, "steps between console lines", {}, positive_count),
       FIELD(train.check_replicas_every, "steps between checks that replicated parameters are equal; 0: never", {},
             count),
+      FIELD(train.profile_step_start, "first step, counted from 1, that a profiler records; 0: none", {}, count),
+      FIELD(train.profile_step_end, "last step that it records", {}, count),
 
       FIELD(parallel.tp, "ranks that share every matrix (tensor parallelism)", {}, positive_size),
       FIELD(parallel.ep, "ranks that share the experts (expert parallelism)", {}, positive_size),

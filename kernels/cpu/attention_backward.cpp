@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "kernels/cpu/attention_tiles.h"
-#include "kernels/cpu/check.h"
 
 // FlashAttention's backward (arXiv 2205.14135, 2307.08691): weights are computed again from the log-sum-exp. A work
 // item is one sequence and key/value head. Its thread walks the key tiles and, for each, the packed query rows that see
@@ -166,13 +165,7 @@ void CpuOps::attention_backward(Stream& stream, Workspace workspace, const Tenso
                                 const PackedSequences& q_sequences, const PackedSequences& k_sequences) {
   using namespace attention;
   const Sizes z = check_sizes(out, lse, q, k, v, D, q_sequences, k_sequences);
-  check_rows("attention_backward: dq", dq, z.Tq, z.N * D);
-  check_rows("attention_backward: dk", dk, z.Tk, z.K * D);
-  check_rows("attention_backward: dv", dv, z.Tk, z.K * D);
-  check_rows("attention_backward: dout", dout, z.Tq, z.N * D);
-  UPCYCLE_CHECK(dq.dtype == q.dtype && dk.dtype == q.dtype && dv.dtype == q.dtype && dout.dtype == q.dtype,
-                "attention_backward: q {}, dq {}, dk {}, dv {}, dout {} differ in type", q.describe(), dq.describe(),
-                dk.describe(), dv.describe(), dout.describe());
+  check_gradients(z, dq, dk, dv, dout, q);
   const std::size_t needed = backward_workspace(z.Tq, z.N, D);
   UPCYCLE_CHECK(workspace.bytes >= needed, "attention_backward: workspace of {} bytes, {} needed", workspace.bytes,
                 needed);

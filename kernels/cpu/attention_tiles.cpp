@@ -1,9 +1,6 @@
 #include "kernels/cpu/attention_tiles.h"
 
 #include <algorithm>
-#include <cmath>
-
-#include "kernels/cpu/check.h"
 
 namespace upcycle {
 
@@ -16,7 +13,6 @@ namespace attention {
 namespace {
 
 void check_offsets(const char* scope, const PackedSequences& sequences, std::int64_t rows) {
-  check_tensor(scope, sequences.offsets, DType::I32, {sequences.count + 1});
   const std::int32_t* offsets = sequences.offsets.as<std::int32_t>();
   for (std::int64_t i = 0; i < sequences.count; ++i) {
     UPCYCLE_CHECK(offsets[i] <= offsets[i + 1], "{}: sequence {} begins at row {} and ends at row {}", scope, i,
@@ -47,29 +43,7 @@ void exchange_quarters(Vec* rows) {
 
 Sizes check_sizes(const Tensor& out, const Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v,
                   std::int64_t D, const PackedSequences& q_sequences, const PackedSequences& k_sequences) {
-  UPCYCLE_CHECK(D > 0 && q.rank == 2 && k.rank == 2 && q.columns() % D == 0 && k.columns() % D == 0,
-                "attention: q {} and k {} do not hold heads of size {}", q.describe(), k.describe(), D);
-  Sizes z{};
-  z.Tq = q.rows();
-  z.Tk = k.rows();
-  z.N = q.columns() / D;
-  z.K = k.columns() / D;
-  UPCYCLE_CHECK(z.K > 0 && z.N % z.K == 0, "attention: {} query heads are not a multiple of {} key/value heads", z.N,
-                z.K);
-  z.G = z.N / z.K;
-  z.D = D;
-  z.Dp = padded(D);
-  z.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(D)));
-  check_rows("attention: q", q, z.Tq, z.N * D);
-  check_rows("attention: k", k, z.Tk, z.K * D);
-  check_rows("attention: v", v, z.Tk, z.K * D);
-  check_rows("attention: out", out, z.Tq, z.N * D);
-  check_tensor("attention: lse", lse, DType::F32, {z.N, z.Tq});
-  UPCYCLE_CHECK(k.dtype == q.dtype && v.dtype == q.dtype && out.dtype == q.dtype,
-                "attention: q {}, k {}, v {}, out {} differ in type", q.describe(), k.describe(), v.describe(),
-                out.describe());
-  UPCYCLE_CHECK(q_sequences.count == k_sequences.count, "attention: {} sequences of q, {} of k", q_sequences.count,
-                k_sequences.count);
+  const Sizes z = sizes_of(out, lse, q, k, v, D, q_sequences, k_sequences);
   check_offsets("attention: q_sequences", q_sequences, z.Tq);
   check_offsets("attention: k_sequences", k_sequences, z.Tk);
   return z;

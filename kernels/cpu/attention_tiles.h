@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/attention_sizes.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/tile_matmul.h"
@@ -14,19 +15,13 @@ namespace upcycle::attention {
 inline constexpr int kKeys = 64;  // keys of a tile
 inline constexpr float kLog2e = 1.4426950408889634f;
 
-struct Sizes {
-  std::int64_t Tq, Tk, N, K, G, D;
-  std::int64_t Dp;  // D padded to whole cache lines of floats: row length of tiles
-  float scale;      // 1 / sqrt(D)
-};
-
 // Rows of one sequence in q and in k. Query row i sees the keys up to i + shift.
 struct Span {
   std::int64_t q_begin, q_rows, k_begin, k_rows;
   std::int64_t shift() const { return k_rows - q_rows; }
 };
 
-// Throws Error unless the tensors fit together and the offsets rise within their rows.
+// sizes_of, and throws Error unless the offsets rise within their rows.
 Sizes check_sizes(const Tensor& out, const Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v,
                   std::int64_t D, const PackedSequences& q_sequences, const PackedSequences& k_sequences);
 Span span_of(std::int64_t sequence, const PackedSequences& q_sequences, const PackedSequences& k_sequences);
@@ -34,8 +29,6 @@ std::int64_t longest_of(const PackedSequences& sequences);
 
 std::size_t forward_workspace(std::int64_t D);
 std::size_t backward_workspace(std::int64_t Tq, std::int64_t N, std::int64_t D);
-
-inline std::int64_t padded(std::int64_t n) { return (n + 15) / 16 * 16; }
 
 // 2^x to about 1 ulp for x below 127; results below 2^-126 are 0, NaN stays NaN. Polynomial: Cephes, exp2f.
 inline Vec exp2_vec(Vec x) {

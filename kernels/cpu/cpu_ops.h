@@ -47,8 +47,10 @@ class CpuOps final : public Ops {
                       const Tensor& logits, RouterSoftmax order) override;
   void router_weights(Stream&, const Tensor& probs, const Tensor& weights, const Tensor& lse, const Tensor& logits,
                       const Tensor& experts, RouterSoftmax order) override;
-  void router_stats(Stream&, const Tensor& stats, const Tensor& probs, const Tensor& experts,
+  void router_stats(Stream&, Workspace, const Tensor& stats, const Tensor& probs, const Tensor& experts,
                     const Tensor& lse) override;
+  void router_losses(Stream&, const Tensor& expert_scale, const Tensor& metrics, const Tensor& stats, std::int64_t T,
+                     std::int64_t k, double share, double aux_scale) override;
   void router_backward(Stream&, const Tensor& dlogits, const Tensor& dweights, const Tensor& probs,
                        const Tensor& experts, const Tensor& weights, const Tensor& lse, const Tensor& expert_scale,
                        float z_scale, RouterSoftmax order) override;

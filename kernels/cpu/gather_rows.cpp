@@ -1,6 +1,6 @@
 #include <cstring>
 
-#include "kernels/cpu/check.h"
+#include "kernels/check.h"
 #include "kernels/cpu/cpu_ops.h"
 
 namespace upcycle {

@@ -5,18 +5,9 @@
 #include <unordered_map>
 
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/gemm_shape.h"
 
 namespace upcycle {
-
-// One product C (m, n) (= or +=) A B of row-major matrices with row strides lda, ldb, ldc (elements); see MatmulKind.
-struct GemmShape {
-  MatmulKind kind = MatmulKind::NT;
-  Store store = Store::Overwrite;
-  DType ab = DType::F32, c = DType::F32;  // A and B have one type
-  std::int64_t m = 0, n = 0, k = 0;
-  std::int64_t lda = 0, ldb = 0, ldc = 0;
-  bool operator==(const GemmShape&) const = default;
-};
 
 // oneDNN primitives by shape and thread count: made on first use (about 0.5 ms each), then kept. One thread at a time,
 // outside parallel regions: oneDNN fixes a primitive's split into threads when it is made.
@@ -57,11 +48,5 @@ class GemmCache {
 struct CpuOps::MatmulCache {
   GemmCache gemms;
 };
-
-// Throws Error unless A and B have one type, fp32 or bf16, and C is fp32 or, to be overwritten, of their type.
-void check_product_types(const Tensor& c, const Tensor& a, const Tensor& b, Store store);
-
-// The elements from one row to the next as GemmShape wants it: one row alone has no stride of its own.
-inline std::int64_t leading_dimension(const Tensor& t) { return t.rows() > 1 ? t.row_stride : t.columns(); }
 
 }  // namespace upcycle

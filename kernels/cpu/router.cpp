@@ -2,7 +2,7 @@
 #include <cmath>
 #include <limits>
 
-#include "kernels/cpu/check.h"
+#include "kernels/check.h"
 #include "kernels/cpu/cpu_ops.h"
 
 // One token's E logits are few: a thread takes whole tokens, and every sum runs in index order within one token, so the

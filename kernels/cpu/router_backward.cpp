@@ -1,4 +1,4 @@
-#include "kernels/cpu/check.h"
+#include "kernels/check.h"
 #include "kernels/cpu/cpu_ops.h"
 
 namespace upcycle {

@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/cpu/check.h"
+#include "kernels/check.h"
 #include "kernels/cpu/cpu_ops.h"
 
 namespace upcycle {
@@ -28,7 +28,8 @@ void sum_columns(double* sums, const float* probs, std::int64_t T, std::int64_t 
 
 }  // namespace
 
-void CpuOps::router_stats(Stream&, const Tensor& stats, const Tensor& probs, const Tensor& experts, const Tensor& lse) {
+void CpuOps::router_stats(Stream&, Workspace, const Tensor& stats, const Tensor& probs, const Tensor& experts,
+                          const Tensor& lse) {
   UPCYCLE_CHECK(probs.rank == 2 && experts.rank == 2,
                 "router_stats: probs {} and experts {}, expected (T, E) and (T, k)", probs.describe(),
                 experts.describe());

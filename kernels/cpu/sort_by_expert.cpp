@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "kernels/cpu/check.h"
+#include "kernels/check.h"
 #include "kernels/cpu/cpu_ops.h"
 
 // A counting sort in three passes: each part of the assignments counts its own, the counts become first places (expert

@@ -39,8 +39,16 @@ struct SavedPiece {
   const float* values = nullptr;
 };
 
-// Writes one checkpoint of this rank at a time, on the process's one I/O thread; the snapshot in `pieces` must stay
-// unchanged until finish() returns.
+// All pieces of a rank; their values are there once `copied` is reached.
+struct SavedState {
+  std::vector<SavedPiece> pieces;
+  Event copied;
+  SavedState(std::vector<SavedPiece> pieces_, Event copied_ = {})  // NOLINT: pieces that are there
+      : pieces(std::move(pieces_)), copied(std::move(copied_)) {}
+};
+
+// Writes one checkpoint of this rank at a time, on the process's one I/O thread, which waits for its copies; the values
+// must stay unchanged until finish() returns.
 class CheckpointWriter {
  public:
   // `keep`: how many newest published steps stay in the run folder, 0 = all. Locks RUN while it lives (rank 0) and
@@ -48,7 +56,7 @@ class CheckpointWriter {
   CheckpointWriter(std::string run_dir, Communicator& world, std::int64_t keep);
   ~CheckpointWriter();
   // Starts writing step `info.step`; returns at once. `travel`: files copied into the step folder (tokenizer files).
-  void start(const CheckpointInfo& info, std::vector<SavedPiece> pieces, const std::vector<std::string>& travel);
+  void start(const CheckpointInfo& info, SavedState state, const std::vector<std::string>& travel);
   bool busy() const;
   bool written() const;  // this rank's part is done or has failed: finish() will not wait
   // Waits for this rank's part, agrees with all ranks (collective), publishes. Throws Error where any rank failed; then

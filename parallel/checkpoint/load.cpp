@@ -24,21 +24,17 @@ void load_parameters(const ParamTable& table, TensorSource& source, std::size_t 
   }
 }
 
-void store_rows(const ParamRow& row, const Rectangle& part, const float* values, const Tensor& dense,
+void store_rows(const ParamRow& row, const Rectangle& part, const float* values, Staging& staging, const Tensor& dense,
                 const Tensor& expert) {
-  const Tensor to =
-      view_row(row, dense, expert).slice_rows(part.row - row.part.row, part.row - row.part.row + part.rows);
-  if (to.dtype == DType::BF16) {
-    std::transform(values, values + part.size(), to.as<bf16>(), to_bf16);
-  } else {
-    std::copy(values, values + part.size(), to.as<float>());
-  }
+  const std::int64_t first = part.row - row.part.row;
+  write_floats(staging, view_row(row, dense, expert).slice_rows(first, first + part.rows), values);
 }
 
-void load_weights(const ParamTable& table, TensorSource& source, const Tensor& dense, const Tensor& expert) {
+void load_weights(const ParamTable& table, TensorSource& source, Staging& staging, const Tensor& dense,
+                  const Tensor& expert) {
   constexpr std::size_t kBuffer = std::size_t{32} << 20;
   load_parameters(table, source, kBuffer, [&](const ParamRow& row, const Rectangle& part, const float* values) {
-    store_rows(row, part, values, dense, expert);
+    store_rows(row, part, values, staging, dense, expert);
   });
 }
 

@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 
+#include "core/staging.h"
 #include "parallel/model/params.h"
 
 namespace upcycle {
@@ -32,9 +33,10 @@ using StoreRows = std::function<void(const ParamRow& row, const Rectangle& part,
 // `store` is called with consecutive pieces of row.part. Throws InputError where the source lacks a tensor.
 void load_parameters(const ParamTable& table, TensorSource& source, std::size_t buffer_bytes, const StoreRows& store);
 
-// The usual `store`: rounds into flat buffers of parameters (bf16 or fp32) on the host-visible device.
-void store_rows(const ParamRow& row, const Rectangle& part, const float* values, const Tensor& dense,
+// The usual `store`: rounds into flat buffers of parameters (bf16 or fp32).
+void store_rows(const ParamRow& row, const Rectangle& part, const float* values, Staging& staging, const Tensor& dense,
                 const Tensor& expert);
-void load_weights(const ParamTable& table, TensorSource& source, const Tensor& dense, const Tensor& expert);
+void load_weights(const ParamTable& table, TensorSource& source, Staging& staging, const Tensor& dense,
+                  const Tensor& expert);
 
 }  // namespace upcycle

@@ -145,19 +145,21 @@ CheckpointWriter::~CheckpointWriter() {
   job_->part->remove_own_files();
 }
 
-void CheckpointWriter::start(const CheckpointInfo& info, std::vector<SavedPiece> pieces,
-                             const std::vector<std::string>& travel) {
+void CheckpointWriter::start(const CheckpointInfo& info, SavedState state, const std::vector<std::string>& travel) {
   UPCYCLE_CHECK(!job_->part, "step {} is still being written", job_->part->info.step);
-  check_pieces(make_global_table(info.model), pieces);
+  check_pieces(make_global_table(info.model), state.pieces);
   check_travel(info, travel);
   auto part = std::make_shared<Part>();
   part->folder = job_->run_dir + "/" + step_folder_name(info.step) + ".tmp";
   part->info = info;
   part->rank = job_->world.rank();
-  part->pieces = std::move(pieces);
+  part->pieces = std::move(state.pieces);
   part->travel = travel;
   job_->part = part;
-  job_->written = hdf5_thread().submit([part] { part->write(); });
+  job_->written = hdf5_thread().submit([part, copied = state.copied] {
+    upcycle::finish(copied);
+    part->write();
+  });
 }
 
 bool CheckpointWriter::busy() const { return job_->part != nullptr; }

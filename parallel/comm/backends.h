@@ -10,8 +10,9 @@
 // What mesh.cpp builds groups from; other code sees only Communicator.
 namespace upcycle {
 
-// A group of one, without MPI.
+// A group of one, without MPI or NCCL: copies at most, of host memory, or of a device's on the stream.
 std::unique_ptr<Communicator> make_single_communicator(std::string name);
+std::unique_ptr<Communicator> make_single_communicator(std::string name, Device& device, Stream& stream);
 
 // How a call is cut. Tests make these small; results do not depend on them.
 struct MpiLimits {

@@ -18,7 +18,8 @@ namespace upcycle {
 // order over all their communicators (transfer_queue.h). A wait past the time-out ends the job (stall.h).
 //
 // Reductions do not depend on the MPI library: bytes move by all-to-all, sums run here in rank order, in fp32
-// (fp64 tensors in fp64). Counts past 2^31 elements are cut.
+// (fp64 tensors in fp64). Counts past 2^31 elements are cut. On GPUs NCCL moves and adds: comm_nccl.h says what
+// differs.
 //
 // Tensors are contiguous. Buffers overlap only where a call says so. Throws Error: for a wrong argument, before
 // anything is sent; for a failed MPI call; and where a rank receives more than its counts say.

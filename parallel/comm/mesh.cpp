@@ -44,15 +44,17 @@ std::shared_ptr<Communicator> make_start_group(const MpiSession& session, Stream
   return make_mpi_communicator(session, "start", 0, session.rank(), stream);
 }
 
-Mesh make_single_mesh() {
-  Mesh mesh;
-  mesh.world = make_single_communicator("world");
-  mesh.tp = make_single_communicator("tp");
-  mesh.dp = make_single_communicator("dp");
-  mesh.ep = make_single_communicator("ep");
-  mesh.etp = make_single_communicator("etp");
-  mesh.edp = make_single_communicator("edp");
-  return mesh;
+namespace {
+
+template <class... Memory>
+Mesh single_mesh(Memory&... memory) {
+  return make_mesh_of_groups(Layout{}, 0, Coordinates{},
+                             [&](const char* name, int) { return make_single_communicator(name, memory...); });
 }
+
+}  // namespace
+
+Mesh make_single_mesh() { return single_mesh(); }
+Mesh make_single_mesh(Device& device, Stream& stream) { return single_mesh(device, stream); }
 
 }  // namespace upcycle

@@ -60,7 +60,8 @@ class MpiSession {
   int size() const { return size_; }
   const std::string& host() const { return host_; }
   int ranks_on_host() const { return ranks_on_host_; }
-  int threads() const { return threads_; }  // this rank's part of the cores that it may use (cores.h)
+  int local_rank() const { return local_rank_; }  // among those, in the world's order: the index of this rank's GPU
+  int threads() const { return threads_; }        // this rank's part of the cores that it may use (cores.h)
 
   // Seconds that a rank waits for others before the run ends (config parallel.timeout_s); 600 until it is set.
   void set_timeout(double seconds) const;
@@ -69,7 +70,7 @@ class MpiSession {
  private:
   void count_threads();
 
-  int rank_ = 0, size_ = 1, ranks_on_host_ = 1, threads_ = 1;
+  int rank_ = 0, size_ = 1, ranks_on_host_ = 1, local_rank_ = 0, threads_ = 1;
   int exceptions_at_start_ = 0;
   std::string host_;
   std::unique_ptr<StallMonitor> stalls_;
@@ -79,6 +80,9 @@ class MpiSession {
 // flushed first; no destructor runs.
 [[noreturn]] void abort_all(int code);
 
+// What abort_all does first, in the few seconds that it gives itself.
+void set_abort_cleanup(void (*cleanup)());
+
 // All communicators, made in one order on all ranks (a collective call). The layout's world must be the session's size.
 // `stream` is a CPU stream. A group of one needs no MPI and gets the single-rank communicator. The mesh ends before the
 // session does.
@@ -87,7 +91,8 @@ Mesh make_mesh(const MpiSession& session, const Layout& layout, Stream& stream);
 // All ranks before their layout is known: what they agree on about it. A collective call; ends before the session does.
 std::shared_ptr<Communicator> make_start_group(const MpiSession& session, Stream& stream);
 
-// One rank without MPI: for tests, tools and `plan`.
+// One rank without MPI: for tests, tools and `plan`. Its tensors lie in host memory, or on a device.
 Mesh make_single_mesh();
+Mesh make_single_mesh(Device& device, Stream& stream);
 
 }  // namespace upcycle

@@ -62,14 +62,13 @@ MpiSession::MpiSession(int* argc, char*** argv) : exceptions_at_start_(std::unca
 void MpiSession::count_threads() {
   MPI_Comm machine = MPI_COMM_NULL;
   UPCYCLE_MPI(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &machine));
-  int own = 0;
-  UPCYCLE_MPI(MPI_Comm_rank(machine, &own));
+  UPCYCLE_MPI(MPI_Comm_rank(machine, &local_rank_));
   UPCYCLE_MPI(MPI_Comm_size(machine, &ranks_on_host_));
   const CoreMask mask = own_cores();
   std::vector<CoreMask> masks(static_cast<std::size_t>(ranks_on_host_));
   UPCYCLE_MPI(MPI_Allgather(&mask, sizeof(mask), MPI_BYTE, masks.data(), sizeof(mask), MPI_BYTE, machine));
   UPCYCLE_MPI(MPI_Comm_free(&machine));
-  threads_ = threads_of(masks, static_cast<std::size_t>(own));
+  threads_ = threads_of(masks, static_cast<std::size_t>(local_rank_));
 }
 
 void MpiSession::set_timeout(double seconds) const { stalls_->set_timeout(seconds); }
@@ -85,14 +84,18 @@ namespace {
 
 constexpr unsigned kAbortSeconds = 10;  // in which MPI_Abort ends this process
 std::atomic<int> abort_code{1};
+std::atomic<void (*)()> abort_cleanup{nullptr};
 extern "C" void abort_hangs(int) { _exit(abort_code); }
 
 }  // namespace
+
+void set_abort_cleanup(void (*cleanup)()) { abort_cleanup = cleanup; }
 
 void abort_all(int code) {
   std::fflush(nullptr);  // MPI_Abort ends the process without it
   abort_code = code;
   if (std::signal(SIGALRM, &abort_hangs) != SIG_ERR) alarm(kAbortSeconds);
+  if (void (*cleanup)() = abort_cleanup.exchange(nullptr)) cleanup();
   int started = 0, ended = 0;
   if (MPI_Initialized(&started) == MPI_SUCCESS && MPI_Finalized(&ended) == MPI_SUCCESS && started != 0 && ended == 0) {
     MPI_Abort(MPI_COMM_WORLD, code);

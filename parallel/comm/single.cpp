@@ -12,6 +12,8 @@ namespace {
 class SingleCommunicator final : public Communicator {
  public:
   explicit SingleCommunicator(std::string name) : name_(std::move(name)) {}
+  SingleCommunicator(std::string name, Device& device, Stream& stream)
+      : name_(std::move(name)), device_(&device), stream_(&stream) {}
 
   int rank() const override { return 0; }
   int size() const override { return 1; }
@@ -73,13 +75,18 @@ class SingleCommunicator final : public Communicator {
   }
 
  private:
-  // The buffers may be one, or overlap.
-  static void copy(void* to, const void* from, std::size_t bytes) {
-    if (bytes != 0 && to != from) std::memmove(to, from, bytes);
+  void copy(void* to, const void* from, std::size_t bytes) const {
+    if (bytes == 0 || to == from) return;
+    if (device_ == nullptr)
+      std::memcpy(to, from, bytes);
+    else
+      device_->copy(*stream_, CopyKind::OnDevice, to, from, bytes);
   }
   void record(const char* op, std::size_t bytes) { record_collective(name_, ++sequence_, op, bytes); }
 
   std::string name_;
+  Device* device_ = nullptr;  // null: host memory
+  Stream* stream_ = nullptr;
   std::uint64_t sequence_ = 0;
 };
 
@@ -87,6 +94,9 @@ class SingleCommunicator final : public Communicator {
 
 std::unique_ptr<Communicator> make_single_communicator(std::string name) {
   return std::make_unique<SingleCommunicator>(std::move(name));
+}
+std::unique_ptr<Communicator> make_single_communicator(std::string name, Device& device, Stream& stream) {
+  return std::make_unique<SingleCommunicator>(std::move(name), device, stream);
 }
 
 }  // namespace upcycle

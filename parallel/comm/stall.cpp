@@ -58,6 +58,7 @@ struct StallMonitor::Impl {
   std::mutex mutex;
   std::condition_variable ends;
   bool ending = false;
+  std::map<const void*, std::function<std::string(double)>> probes;  // by their owner
   std::thread watchdog;
 
   void gather_hosts();
@@ -141,7 +142,8 @@ void StallMonitor::Impl::end(const Waiting& w) {
   if (!is_reporter())
     text = fmt::format("rank {} on {} waited {:.0f} s in {} {} #{}, and neither rank 0 nor rank {} answers", rank,
                        hosts[static_cast<std::size_t>(rank)], waited(), w.group, w.op, w.sequence, size - 1);
-  abort_job(fmt::format("{} (parallel.timeout_s = {:g})", text, limit));
+  const bool late = std::any_of(all.begin(), all.end(), [&](const StallReport& r) { return r.seconds > limit; });
+  abort_job(late ? fmt::format("{} (parallel.timeout_s = {:g})", text, limit) : text);
 }
 
 // Waits of the main thread that it can not end itself: it stands inside an MPI call.
@@ -157,12 +159,16 @@ void StallMonitor::Impl::watch() {
     seen = since;
     last = now;
     // Longer than every way on which the main thread would end the job.
-    if (stuck < timeout + 6 * grace_of(timeout) + 5) continue;
+    const double limit = timeout + 6 * grace_of(timeout) + 5;
+    std::string what;
+    for (const auto& [owner, stuck_in] : probes)
+      if (what.empty()) what = stuck_in(limit);
+    if (what.empty() && stuck < limit) continue;
+    if (what.empty()) what = fmt::format("stands inside MPI for {:.0f} s ({})", stuck, inside_what.load());
     const CollectiveRecord c = trace_counters().last;
-    const std::string text =
-        fmt::format("upcycle: rank {} on {}: stands inside MPI for {:.0f} s ({}); its last collective: {}\n", rank,
-                    hosts[static_cast<std::size_t>(rank)], stuck, inside_what.load(),
-                    c.op.empty() ? "none" : fmt::format("{} {} #{}", c.group, c.op, c.sequence));
+    const std::string text = fmt::format("upcycle: rank {} on {}: {}; its last collective: {}\n", rank,
+                                         hosts[static_cast<std::size_t>(rank)], what,
+                                         c.op.empty() ? "none" : fmt::format("{} {} #{}", c.group, c.op, c.sequence));
     std::fputs(text.c_str(), stderr);
     std::_Exit(1);
   }
@@ -191,6 +197,12 @@ StallMonitor::~StallMonitor() {
 
 void StallMonitor::set_timeout(double seconds) { impl_->timeout = seconds; }
 
+void StallMonitor::set_probe(const void* owner, std::function<std::string(double)> stuck) {
+  const std::lock_guard lock(impl_->mutex);
+  impl_->probes.erase(owner);
+  if (stuck) impl_->probes.emplace(owner, std::move(stuck));
+}
+
 StallMonitor::Inside::Inside(StallMonitor& monitor, const char* what)
     : monitor_(monitor), outermost_(monitor.impl_->inside_since.load(std::memory_order_relaxed) == 0) {
   if (!outermost_) return;
@@ -202,6 +214,14 @@ StallMonitor::Inside::Inside(StallMonitor& monitor, const char* what)
 
 StallMonitor::Inside::~Inside() {
   if (outermost_) monitor_.impl_->inside_since.store(0);
+}
+
+void StallMonitor::fail(const Waiting& waiting, const std::string& why) {
+  const Inside inside(*this, "ending the job");
+  Impl& i = *impl_;
+  std::fprintf(stderr, "upcycle: rank %d on %s: %s\n", i.rank, i.hosts[static_cast<std::size_t>(i.rank)].c_str(),
+               why.c_str());
+  i.end(waiting);
 }
 
 void StallMonitor::look(const Waiting& waiting) {

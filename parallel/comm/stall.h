@@ -1,6 +1,7 @@
 #pragma once
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -48,6 +49,14 @@ class StallMonitor {
   // Called again and again by a wait that began at the outermost Inside. Does not return once the time is over, here or
   // (on a reporter) at any rank.
   void look(const Waiting& waiting);
+
+  // Ends the job in the same way because this rank's transfer has failed: says why at once.
+  [[noreturn]] void fail(const Waiting& waiting, const std::string& why);
+
+  // For a main thread that stands somewhere else for as long as a transfer does: in a launch on a GPU whose queue is
+  // full. The thread that ends processes asks `stuck(seconds)` now and then, and ends this one where it says something
+  // other than "". Null: no more of this owner.
+  void set_probe(const void* owner, std::function<std::string(double seconds)> stuck);
 
  private:
   struct Impl;

@@ -65,8 +65,12 @@ struct Activations {
   std::vector<LayerState> layers;
   Tensor x_last, final_rstd, final_norm;  // (T_local, H), fp32 (T_local), (T_local, H)
   Tensor xent_stats, nll, lse;            // fp32 (tp, T, 3), (T), (T)
-  Tensor loss_sum;                        // f64 (1), summed over microbatches
+  // f64 (1 + 4L), summed over microbatches: what a step reports, in one piece so that it travels in one. First the loss
+  // (loss_sum, f64 (1)), then what Ops::router_losses adds of each layer (zeros where it is dense).
+  Tensor step_sums, loss_sum;
   Scratch scratch;
+
+  Tensor metrics_of(std::int64_t layer) const { return step_sums.slice_rows(1 + 4 * layer, 5 + 4 * layer); }
 };
 
 // Rows of an MoE layer's buffers on this rank.

@@ -11,22 +11,22 @@ namespace {
 
 std::int64_t aligned(std::int64_t rows) { return (rows + kExpertRowAlign - 1) / kExpertRowAlign * kExpertRowAlign; }
 
-// Every rank's counts of every expert, on the host: (ep, chunks, E).
-const std::vector<std::int32_t>& gather_counts(Transformer& m, const Tensor& counts) {
+// Every rank's counts of every expert, (ep, chunks, E), start on their way to the host, beside the ops that follow.
+Event start_counts(Transformer& m, const Tensor& counts) {
+  Tensor all = counts;
   if (m.mesh->ep->size() == 1) {
-    m.device->copy_to_host(*m.stream, m.host_counts.data(), counts.data, counts.bytes());
+    m.copies->wait(m.stream->record());
   } else {
-    const Tensor all(m.activations.scratch.all_counts.data, DType::I32, {m.mesh->ep->size(), counts.size()});
-    m.stream->wait(m.mesh->ep->all_gather(all, counts));
-    m.device->copy_to_host(*m.stream, m.host_counts.data(), all.data, all.bytes());
+    all = Tensor(m.activations.scratch.all_counts.data, DType::I32, {m.mesh->ep->size(), counts.size()});
+    m.copies->wait(m.mesh->ep->all_gather(all, counts));
   }
-  m.stream->synchronize();
-  return m.host_counts;
+  m.device->copy_to_host(*m.copies, m.host_counts.data(), all.data, all.bytes());
+  return m.copies->record();
 }
 
-// gather_counts' numbers: what rank `from` has for global expert e in one chunk.
+// start_counts' numbers: what rank `from` has for global expert e in one chunk.
 struct Counts {
-  const std::vector<std::int32_t>& all;
+  const HostArray<std::int32_t>& all;
   std::int64_t chunks, E;
   std::int64_t of(std::int64_t from, std::int64_t chunk, std::int64_t e) const {
     return all[static_cast<std::size_t>((from * chunks + chunk) * E + e)];
@@ -94,7 +94,7 @@ void warn_of_rounds(Transformer& m, std::int64_t layer, std::int64_t rounds) {
       layer, rounds, m.pass.imbalance_factor);
 }
 
-void plan_in_chunks(Transformer& m, std::int64_t layer, const Tensor& experts, DispatchPlan& plan, std::size_t count) {
+void start_in_chunks(Transformer& m, std::int64_t layer, const Tensor& experts, DispatchPlan& plan, std::size_t count) {
   const MoeState& moe = m.activations.layers[static_cast<std::size_t>(layer)].moe;
   const std::int64_t ep = m.mesh->ep->size(), E = m.sizes.E, tokens = experts.rows();
   const auto chunks = static_cast<std::int64_t>(count);
@@ -110,7 +110,15 @@ void plan_in_chunks(Transformer& m, std::int64_t layer, const Tensor& experts, D
                           c.slots_of(moe.source), c.tokens_of(moe.slot), c.tokens_of(experts),
                           ep == 1 ? kExpertRowAlign : 1);
   }
-  const Counts counts{gather_counts(m, moe.counts.slice_rows(0, chunks).reshaped({chunks * E})), chunks, E};
+  plan.counted = start_counts(m, moe.counts.slice_rows(0, chunks).reshaped({chunks * E}));
+}
+
+void finish_in_chunks(Transformer& m, std::int64_t layer, DispatchPlan& plan) {
+  const MoeState& moe = m.activations.layers[static_cast<std::size_t>(layer)].moe;
+  const std::int64_t ep = m.mesh->ep->size();
+  const auto chunks = static_cast<std::int64_t>(plan.count);
+  finish(plan.counted);
+  const Counts counts{m.host_counts, chunks, m.sizes.E};
   const MoeBuffers buffers = moe_buffers(m.sizes, m.mesh->layout, m.pass);
   if (ep > 1 && most_received(counts, ep) > buffers.received) {
     // A token sends a rank at most min(k, E_local) rows, so this many tokens of every rank always fit.
@@ -151,14 +159,20 @@ DispatchPlan make_plan(const Sizes& sizes, int ep, std::int64_t chunks) {
   return plan;
 }
 
-void plan_dispatch(Transformer& m, std::int64_t layer, const Tensor& experts, DispatchPlan& plan) {
-  plan_in_chunks(m, layer, experts, plan, plan.chunks.size());
+void start_plan(Transformer& m, std::int64_t layer, const Tensor& experts) {
+  DispatchPlan& plan = m.plans[static_cast<std::size_t>(layer)];
+  start_in_chunks(m, layer, experts, plan, plan.chunks.size());
+}
+
+void finish_plan(Transformer& m, std::int64_t layer) {
+  finish_in_chunks(m, layer, m.plans[static_cast<std::size_t>(layer)]);
 }
 
 void plan_round(Transformer& m, std::int64_t layer, const Tensor& experts) {
   DispatchPlan& plan = m.plans[static_cast<std::size_t>(layer)];
   const std::int64_t rounds = plan.rounds;
-  plan_in_chunks(m, layer, experts, plan, 1);
+  start_in_chunks(m, layer, experts, plan, 1);
+  finish_in_chunks(m, layer, plan);
   UPCYCLE_CHECK(plan.rounds == 1, "a round of {} tokens does not fit the expert buffers", experts.rows());
   plan.rounds = rounds;
 }

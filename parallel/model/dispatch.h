@@ -39,16 +39,19 @@ struct DispatchChunk {
 struct DispatchPlan {
   std::vector<DispatchChunk> chunks;  // made once; the first `count` are in use
   std::size_t count = 0;
-  std::int64_t rounds = 1;  // more where a rank would receive more rows than its buffer holds: see plan_dispatch
+  Event counted;            // the counts have come to the host
+  std::int64_t rounds = 1;  // more where a rank would receive more rows than its buffer holds: see finish_plan
   std::span<DispatchChunk> in_use() { return {chunks.data(), count}; }
 };
 DispatchPlan make_plan(const Sizes& sizes, int ep, std::int64_t chunks);
 
-// Sorts the assignments `experts` (tokens, k), chunk by chunk, and agrees with the ep group on who sends what; fills
-// the layer's counts, source, slot and maps. The one small exchange, and copy to the host, of a layer.
+// Sorts the assignments `experts` (tokens, k), chunk by chunk: fills the layer's counts, source and slot. The counts
+// start to the ep group and to the host: the one small exchange, and copy to the host, of a layer.
+void start_plan(Transformer& m, std::int64_t layer, const Tensor& experts);
+// Waits for them, lays out who sends what and fills the layer's maps.
 // Where some rank would receive more than moe_buffers().received rows, every rank comes to the same plan.rounds > 1 and
 // nothing is laid out: the caller cuts its tokens in so many equal parts, each of which is sure to fit, and plans each.
-void plan_dispatch(Transformer& m, std::int64_t layer, const Tensor& experts, DispatchPlan& plan);
+void finish_plan(Transformer& m, std::int64_t layer);
 // The same for one of the layer's rounds, in one chunk; the number of rounds stays as it is.
 void plan_round(Transformer& m, std::int64_t layer, const Tensor& experts);
 

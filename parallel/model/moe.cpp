@@ -134,12 +134,14 @@ void finish_backward(Transformer& m, std::int64_t layer, const Tensor& dx, Store
 void moe_forward(Transformer& m, std::int64_t layer, double share, bool replay) {
   const Scratch& c = m.activations.scratch;
   DispatchPlan& plan = m.plans[static_cast<std::size_t>(layer)];
-  route(m, layer, share, replay);
+  route(m, layer, replay);
   const Routed t = routed_tokens(m, layer);
   const bool cut = cut_over_tp(m), shared = m.config.shared_expert;
   const Tensor out = cut ? c.partial : c.branch;
   const Store store = shared ? Store::Accumulate : Store::Overwrite;
-  plan_dispatch(m, layer, t.experts, plan);
+  start_plan(m, layer, t.experts);
+  if (!replay) route_losses(m, layer, share);  // while the counts come to the host
+  finish_plan(m, layer);
   // Recomputed for a backward that works in rounds, the experts' part is left out: it makes each round's again.
   const bool experts = !replay || plan.rounds == 1;
   for (std::int64_t r = 0; r < plan.rounds; ++r) {

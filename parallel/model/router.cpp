@@ -1,6 +1,3 @@
-#include <algorithm>
-#include <cmath>
-
 #include "parallel/model/transformer.h"
 
 namespace upcycle {
@@ -10,35 +7,9 @@ RouterSoftmax softmax_order(const ModelConfig& model) {
   return model.router_softmax == "topk_then_softmax" ? RouterSoftmax::TopkThenSoftmax : RouterSoftmax::SoftmaxThenTopk;
 }
 
-// Load balancing (arXiv 2101.03961 with k: arXiv 2006.16668): aux = (E/k) sum_e f_e P_e, f_e = assignments_e / T, P_e
-// the mean probability; uniform routing gives 1. T counts the tokens of all tp ranks, so the sums come first.
-void account(Transformer& m, std::int64_t layer, double share) {
-  const auto l = static_cast<std::size_t>(layer);
-  const MoeState& moe = m.activations.layers[l].moe;
-  const auto E = static_cast<std::size_t>(m.sizes.E);
-  const double T = static_cast<double>(m.T()), k = static_cast<double>(m.sizes.k);
-  m.stream->wait(m.mesh->tp->all_reduce(moe.stats));
-  m.device->copy_to_host(*m.stream, m.host_stats.data(), moe.stats.data, moe.stats.bytes());
-  m.stream->synchronize();
-  const double* assigned = m.host_stats.data();
-  const double* probability = assigned + E;
-  double aux = 0;
-  for (std::size_t e = 0; e < E; ++e) {
-    const double f = assigned[e] / T;
-    aux += static_cast<double>(E) / k * f * probability[e] / T;
-    m.host_scale[e] = static_cast<float>(m.config.router_aux_loss_coef * share * static_cast<double>(E) / k * f / T);
-  }
-  m.device->copy_from_host(*m.stream, moe.expert_scale.data, m.host_scale.data(), moe.expert_scale.bytes());
-  RouterMetrics& r = m.router_metrics[l];
-  r.aux += share * aux;
-  r.z += share * m.host_stats[2 * E] / T;
-  r.entropy += share * m.host_stats[2 * E + 1] / T;
-  r.load_max_over_mean += share * *std::max_element(assigned, assigned + E) * static_cast<double>(E) / (T * k);
-}
-
 }  // namespace
 
-void route(Transformer& m, std::int64_t layer, double share, bool replay) {
+void route(Transformer& m, std::int64_t layer, bool replay) {
   const auto l = static_cast<std::size_t>(layer);
   const LayerState& a = m.activations.layers[l];
   const Scratch& c = m.activations.scratch;
@@ -53,8 +24,15 @@ void route(Transformer& m, std::int64_t layer, double share, bool replay) {
   }
   m.ops->router_forward(*m.stream, moe.probs, moe.experts, moe.weights, moe.lse, c.router_logits,
                         softmax_order(m.config));
-  m.ops->router_stats(*m.stream, moe.stats, moe.probs, moe.experts, moe.lse);
-  account(m, layer, share);
+}
+
+void route_losses(Transformer& m, std::int64_t layer, double share) {
+  const MoeState& moe = m.activations.layers[static_cast<std::size_t>(layer)].moe;
+  m.ops->router_stats(*m.stream, m.workspace(), moe.stats, moe.probs, moe.experts, moe.lse);
+  // T counts the tokens of all tp ranks, so the sums come before what is made of them.
+  m.stream->wait(m.mesh->tp->all_reduce(moe.stats));
+  m.ops->router_losses(*m.stream, moe.expert_scale, m.activations.metrics_of(layer), moe.stats, m.T(), m.sizes.k, share,
+                       m.config.router_aux_loss_coef * share);
 }
 
 void route_backward(Transformer& m, std::int64_t layer, double share) {

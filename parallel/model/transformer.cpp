@@ -22,17 +22,17 @@ Transformer make_transformer(Arena& arena, const ModelConfig& model, const PassS
   const std::int64_t positions = std::max(pass.S, pass.positions);
   m.rope_table = arena.take(DType::F32, {positions, m.sizes.D});
   m.activations = layout_activations(arena, model, m.sizes, mesh.layout, pass, ops.workspace_bytes(limits));
-  const auto L = static_cast<std::size_t>(m.sizes.L), E = static_cast<std::size_t>(m.sizes.E);
-  m.router_metrics.resize(L);
-  m.host_stats.resize(2 * E + 2);
-  m.host_scale.resize(E);
   if (model.is_moe()) {
     const MoeBuffers buffers = moe_buffers(m.sizes, mesh.layout, pass);
-    m.plans.assign(L, make_plan(m.sizes, mesh.layout.ep, buffers.chunks));
-    m.host_counts.resize(static_cast<std::size_t>(mesh.layout.ep * buffers.chunks * m.sizes.E));
-    m.host_pad.resize(static_cast<std::size_t>(buffers.rows));
-    m.host_unpad.resize(static_cast<std::size_t>(buffers.received));
-    m.host_next.resize(static_cast<std::size_t>(m.sizes.E_local));
+    m.plans.assign(static_cast<std::size_t>(m.sizes.L), make_plan(m.sizes, mesh.layout.ep, buffers.chunks));
+    if (arena.allocated()) {
+      const auto counts = static_cast<std::size_t>(mesh.layout.ep * buffers.chunks * m.sizes.E);
+      m.host_counts = HostArray<std::int32_t>(device, counts);
+      m.host_pad = HostArray<std::int32_t>(device, static_cast<std::size_t>(buffers.rows));
+      m.host_unpad = HostArray<std::int32_t>(device, static_cast<std::size_t>(buffers.received));
+      m.host_next.resize(static_cast<std::size_t>(m.sizes.E_local));
+      m.copies = stream.make_companion();
+    }
   }
   if (arena.allocated()) {
     std::vector<float> host(static_cast<std::size_t>(m.rope_table.size()));

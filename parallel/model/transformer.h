@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "core/arena.h"
+#include "core/host_array.h"
 #include "kernels/ops.h"
 #include "parallel/comm/mesh.h"
 #include "parallel/model/activations.h"
@@ -24,7 +25,8 @@ struct Batch {
 Batch take_batch(Arena& arena, const PassShape& pass);
 void fill_batch_shape(Device& device, Stream& stream, const Batch& batch, const PassShape& pass);
 
-// What the router did in a layer, summed over microbatches with their share of the valid tokens as weight.
+// What the router did in a layer, summed over microbatches with their share of the valid tokens as weight; as
+// Ops::router_losses orders them.
 struct RouterMetrics {
   double aux = 0, z = 0, entropy = 0, load_max_over_mean = 0;
 };
@@ -49,15 +51,13 @@ struct Transformer {
   ParamTable table;
   Weights weights, gradients;  // gradients have no data when not training
   Activations activations;
-  Tensor rope_table;                          // fp32 (max positions, D)
-  std::vector<RouterMetrics> router_metrics;  // a layer, zero where it is dense
-  std::vector<DispatchPlan> plans;            // a layer: where its tokens' rows went (MoE models)
+  Tensor rope_table;                // fp32 (max positions, D)
+  std::vector<DispatchPlan> plans;  // a layer: where its tokens' rows went (MoE models)
   bool warned_of_rounds = false;
-  std::vector<double> host_stats;         // (2E + 2), host copies of what the host must know of a layer's routing
-  std::vector<float> host_scale;          // (E)
-  std::vector<std::int32_t> host_counts;  // (ep, chunks, E)
-  std::vector<std::int32_t> host_pad, host_unpad;  // (R), (received): see MoeState
-  std::vector<std::int64_t> host_next;             // (E_local)
+  HostArray<std::int32_t> host_counts;           // (ep, chunks, E): what the host must know of a layer's routing
+  HostArray<std::int32_t> host_pad, host_unpad;  // (R), (received): see MoeState
+  std::vector<std::int64_t> host_next;           // (E_local)
+  std::unique_ptr<Stream> copies;                // of the counts, beside the ops
 
   std::int64_t T() const { return pass.T(); }
   std::int64_t T_local() const { return pass.T() / mesh->layout.tp; }
@@ -118,8 +118,9 @@ void mlp_partial_forward(Transformer& m, std::int64_t layer, const Tensor& out, 
 void mlp_partial_backward(Transformer& m, std::int64_t layer, const Tensor& dinput, const Tensor& dout,
                           const Tensor& input);
 
-// The router of one MoE layer: fp32 logits of mlp_norm, top-k, statistics and the losses' coefficients.
-void route(Transformer& m, std::int64_t layer, double share, bool replay);
+// The router of one MoE layer: fp32 logits of mlp_norm and top-k; then statistics and the losses' coefficients.
+void route(Transformer& m, std::int64_t layer, bool replay);
+void route_losses(Transformer& m, std::int64_t layer, double share);
 // dnorm += the router's gradient to its input; scratch.dweights (T_local, k) is the gradient of the chosen weights.
 void route_backward(Transformer& m, std::int64_t layer, double share);
 

@@ -1,6 +1,7 @@
 #pragma once
 #include <vector>
 
+#include "core/staging.h"
 #include "parallel/model/params.h"
 
 namespace upcycle {
@@ -34,6 +35,7 @@ Weights view_weights(const ModelConfig& model, const Sizes& sizes, const ParamTa
 Tensor view_row(const ParamRow& row, const Tensor& dense, const Tensor& expert);
 
 // Draws this rank's part of every parameter from (seed, name, global element): every layout starts from the same bits.
-void initialize_weights(const ParamTable& table, std::uint64_t seed, const Tensor& dense, const Tensor& expert);
+void initialize_weights(const ParamTable& table, std::uint64_t seed, Staging& staging, const Tensor& dense,
+                        const Tensor& expert);
 
 }  // namespace upcycle

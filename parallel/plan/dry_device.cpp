@@ -3,7 +3,6 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "core/error.h"
 
@@ -30,8 +29,8 @@ void DryDevice::release(void* data, std::size_t bytes) {
   in_use_ -= bytes;
 }
 
-void DryDevice::copy_to_host(Stream&, void* host, const void* device, std::size_t bytes) {
-  if (bytes != 0) std::memcpy(host, device, bytes);
+void DryDevice::copy(Stream&, CopyKind kind, void* to, const void* from, const Runs& runs) {
+  if (kind == CopyKind::ToHost) copy_host_runs(to, from, runs);
 }
 
 }  // namespace upcycle

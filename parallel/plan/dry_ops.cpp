@@ -9,9 +9,10 @@ double number(std::int64_t n) { return static_cast<double>(n); }
 
 class DryOps final : public Ops {
  public:
-  explicit DryOps(OpCount& count) : count_(count) {}
+  DryOps(OpCount& count, WorkspaceBytes workspace_bytes)
+      : count_(count), workspace_bytes_(std::move(workspace_bytes)) {}
 
-  std::size_t workspace_bytes(const OpLimits& limits) const override { return real_->workspace_bytes(limits); }
+  std::size_t workspace_bytes(const OpLimits& limits) const override { return workspace_bytes_(limits); }
   void prepare(const OpLimits&) override {}
 
   void matmul(Stream&, Workspace, MatmulKind kind, const Tensor& c, const Tensor& a, const Tensor& b, Store) override {
@@ -65,7 +66,9 @@ class DryOps final : public Ops {
                       RouterSoftmax) override {}
   void router_weights(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                       RouterSoftmax) override {}
-  void router_stats(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&) override {}
+  void router_stats(Stream&, Workspace, const Tensor&, const Tensor&, const Tensor&, const Tensor&) override {}
+  void router_losses(Stream&, const Tensor&, const Tensor&, const Tensor&, std::int64_t, std::int64_t, double,
+                     double) override {}
   void router_backward(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                        const Tensor&, const Tensor&, float, RouterSoftmax) override {}
   void sort_by_expert(Stream&, Workspace, const Tensor& counts, const Tensor& source, const Tensor&,
@@ -114,11 +117,17 @@ class DryOps final : public Ops {
   }
 
   OpCount& count_;
-  std::unique_ptr<Ops> real_ = make_cpu_ops();
+  WorkspaceBytes workspace_bytes_;
 };
 
 }  // namespace
 
-std::unique_ptr<Ops> make_dry_ops(OpCount& count) { return std::make_unique<DryOps>(count); }
+std::unique_ptr<Ops> make_dry_ops(OpCount& count, WorkspaceBytes workspace_bytes) {
+  if (!workspace_bytes)
+    workspace_bytes = [cpu = std::shared_ptr<Ops>(make_cpu_ops())](const OpLimits& limits) {
+      return cpu->workspace_bytes(limits);
+    };
+  return std::make_unique<DryOps>(count, std::move(workspace_bytes));
+}
 
 }  // namespace upcycle

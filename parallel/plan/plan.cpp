@@ -18,12 +18,14 @@ struct DryRank {
   OpCount work;
   DryDevice device;
   std::unique_ptr<Stream> stream = device.make_stream();
-  std::unique_ptr<Ops> ops = make_dry_ops(work);
+  std::unique_ptr<Ops> ops;
   Mesh mesh;
   Trainer trainer;
 
-  DryRank(const Config& config, const Layout& layout, int rank)
-      : mesh(make_dry_mesh(layout, rank, collectives)), trainer(make_trainer(config, mesh, device, *stream, *ops)) {}
+  DryRank(const PlannedRun& run, const Layout& layout, int rank)
+      : ops(make_dry_ops(work, run.workspace_bytes)),
+        mesh(make_dry_mesh(layout, rank, collectives)),
+        trainer(make_trainer(run.config, mesh, device, *stream, *ops)) {}
 };
 
 // One step's collectives and work. A step of n microbatches is n - 1 that are not the last, all alike, and the last
@@ -33,11 +35,11 @@ struct StepCount {
   OpCount work;
 };
 
-StepCount dry_step(const Config& config, const Layout& layout, int rank, std::int64_t micro_batches) {
-  Config c = config;
+StepCount dry_step(PlannedRun run, const Layout& layout, int rank, std::int64_t micro_batches) {
+  Config& c = run.config;
   c.train.global_batch_size = c.train.micro_batch_size * layout.dp * micro_batches;
   c.parallel.imbalance_factor = layout.ep;  // even routing but for a remainder, which is no reason for rounds
-  DryRank r(c, layout, rank);
+  DryRank r(run, layout, rank);
   (void)train_step(r.trainer, [](std::int64_t, std::span<std::int32_t> tokens, std::span<std::int32_t> targets) {
     std::fill(tokens.begin(), tokens.end(), 0);
     std::fill(targets.begin(), targets.end(), 0);
@@ -45,10 +47,10 @@ StepCount dry_step(const Config& config, const Layout& layout, int rank, std::in
   return {r.collectives, r.work};
 }
 
-StepCount count_step(const Config& config, const Layout& layout, int rank, std::int64_t micro_batches) {
-  StepCount step = dry_step(config, layout, rank, 1);
+StepCount count_step(const PlannedRun& run, const Layout& layout, int rank, std::int64_t micro_batches) {
+  StepCount step = dry_step(run, layout, rank, 1);
   if (micro_batches == 1) return step;
-  const StepCount two = dry_step(config, layout, rank, 2);
+  const StepCount two = dry_step(run, layout, rank, 2);
   const auto more = static_cast<std::uint64_t>(micro_batches - 1);
   UPCYCLE_CHECK(step.collectives.counts.size() == two.collectives.counts.size(),
                 "a step of two microbatches calls {} collectives, one of one {}", two.collectives.counts.size(),
@@ -78,10 +80,10 @@ std::uint64_t dispatched(const StepCount& step) {
 // last ones. All else by their place in ep: what is left over of the assignments falls to the first experts, so the
 // first place has the most and the last the least, and where those are equal all are. The sums are of whole numbers:
 // exact below 2^53.
-void count_all_ranks(Plan& plan, const Config& config) {
+void count_all_ranks(Plan& plan, const PlannedRun& run) {
   const int ep = plan.layout.ep;
   const auto step_of = [&](int place) {
-    return count_step(config, plan.layout, place * plan.layout.etp, plan.micro_batches);
+    return count_step(run, plan.layout, place * plan.layout.etp, plan.micro_batches);
   };
   const StepCount first = step_of(0), last = ep > 1 ? step_of(ep - 1) : first;
   const auto without_head = [](const StepCount& step) { return step.work.flops - step.work.head_flops; };
@@ -93,13 +95,13 @@ void count_all_ranks(Plan& plan, const Config& config) {
     plan.flops_total += ranks * without_head(step);
   }
   // Rank 0 is the first of tp and has words always; a replica has all V of them.
-  const Sizes sizes = sizes_of(config.model, plan.layout, Coordinates{});
+  const Sizes sizes = sizes_of(run.config.model, plan.layout, Coordinates{});
   plan.flops_total +=
       plan.layout.dp * (first.work.head_flops / static_cast<double>(sizes.V_valid) * static_cast<double>(sizes.V));
 }
 
-void count_collectives(Plan& plan, const Config& config) {
-  const StepCount step = count_step(config, plan.layout, plan.rank, plan.micro_batches);
+void count_collectives(Plan& plan, const PlannedRun& run) {
+  const StepCount step = count_step(run, plan.layout, plan.rank, plan.micro_batches);
   for (const CollectiveCount& c : step.collectives.counts) {
     if (is_dispatch(c)) {
       plan.dispatch = c;
@@ -109,12 +111,12 @@ void count_collectives(Plan& plan, const Config& config) {
   }
   plan.flops = step.work.flops;
   plan.memory_bytes = step.work.memory_bytes;
-  count_all_ranks(plan, config);
+  count_all_ranks(plan, run);
 }
 
 std::size_t sum(const std::vector<MemoryClass>& classes) {
   return std::accumulate(classes.begin(), classes.end(), std::size_t{0},
-                         [](std::size_t n, const MemoryClass& c) { return n + c.bytes; });
+                         [](std::size_t n, const MemoryClass& c) { return n + (c.beside_gpu ? 0 : c.bytes); });
 }
 
 // At the start of a run from init.upcycle: the dense slices lie in the gradients, or beside them where they are larger,
@@ -139,7 +141,7 @@ std::size_t start_bytes(DryRank& r, const ModelConfig& dense) {
     (void)probe_logits(t, dense, slices, idle, probe);
   }
   (void)probe_logits(t, t.config.model, t.memory.weights, idle_gradients(t), probe);
-  return r.device.peak() + collective_scratch_bytes(r.mesh.layout);
+  return r.device.peak() + (t.config.device == "cuda" ? 0 : collective_scratch_bytes(r.mesh.layout));
 }
 
 }  // namespace
@@ -150,7 +152,7 @@ Layout check_layout(const PlannedRun& run, int world) {
     try {
       if (run.dense) (void)sizes_of(*run.dense, layout, Coordinates{});
       (void)sizes_of(run.config.model, layout, Coordinates{});
-      (void)DryRank(run.config, layout, 0);
+      (void)DryRank(run, layout, 0);
       return "";
     } catch (const InputError& e) {
       return e.what();
@@ -179,7 +181,7 @@ std::vector<MemoryClass> conversion_memory(const std::vector<MemoryClass>& dense
     const auto at = std::find_if(classes.begin(), classes.end(), same);
     if (at == classes.end()) {
       classes.push_back(c);
-    } else if (c.name == "collectives") {  // the communicators', not a trainer's
+    } else if (c.name == "collectives" || c.name == "CUDA and NCCL (estimate)") {  // the process's, not a trainer's
       at->bytes = std::max(at->bytes, c.bytes);
     } else {
       at->bytes += c.bytes;
@@ -212,7 +214,7 @@ Plan make_plan(const PlannedRun& run, int world, int rank) {
   plan.tokens = c.train.global_batch_size * c.train.seq_length;
   plan.micro_batches = c.train.global_batch_size / (c.train.micro_batch_size * plan.layout.dp);
 
-  DryRank r(c, plan.layout, rank);
+  DryRank r(run, plan.layout, rank);
   plan.memory = plan_trainer(c, r.mesh, *r.ops);
   if (run.dense && c.upcycle.at_step >= 0) {
     Config dense = c;
@@ -222,7 +224,7 @@ Plan make_plan(const PlannedRun& run, int world, int rank) {
   } else if (run.dense) {
     plan.upcycling_bytes = start_bytes(r, *run.dense);
   }
-  count_collectives(plan, c);
+  count_collectives(plan, run);
   plan.model_flops = static_cast<double>(plan.tokens) * training_flops_per_token(c.model, c.train.seq_length);
 
   const bool adamw = c.train.optimizer == "adamw";

@@ -5,6 +5,7 @@
 
 #include "core/config/config.h"
 #include "core/trace.h"
+#include "parallel/plan/dry_ops.h"
 #include "parallel/train/trainer.h"
 #include "parallel/upcycle/live_plan.h"
 
@@ -13,8 +14,9 @@
 namespace upcycle {
 
 struct PlannedRun {
-  Config config;                     // its model is the one that the steps train: the MoE of a run that upcycles
-  std::optional<ModelConfig> dense;  // what init.upcycle or upcycle.at_step makes it from
+  Config config;                        // its model is the one that the steps train: the MoE of a run that upcycles
+  std::optional<ModelConfig> dense;     // what init.upcycle or upcycle.at_step makes it from
+  WorkspaceBytes workspace_bytes = {};  // of the ops of config.device; empty: the CPU's
 };
 
 struct Plan {
@@ -28,8 +30,8 @@ struct Plan {
   // More than that, for a while: at init.upcycle's start (the logits before and after; nothing is saved yet), or when
   // upcycle.at_step makes the MoE's trainer beside the dense one. 0 where the run has no such time.
   std::size_t upcycling_bytes = 0;
-  LiveBytes live;  // given to collectives when upcycle.at_step converts, this rank
-  std::size_t training_bytes() const;
+  LiveBytes live;                      // given to collectives when upcycle.at_step converts, this rank
+  std::size_t training_bytes() const;  // where the ops run: without what lies beside a GPU
   std::size_t peak_bytes() const;
 
   // One step of this rank, in bytes that it gives. Those of `fixed` do not depend on the routing; the dispatch (all

@@ -2,12 +2,12 @@
 
 namespace upcycle {
 
-LoadedModel load_model(TensorSource& source, DType dtype) {
+LoadedModel load_model(TensorSource& source, DType dtype, Device& device, Stream& stream, Ops& ops) {
   LoadedModel m;
-  m.device = make_cpu_device();
-  m.stream = m.device->make_stream();
-  m.ops = make_cpu_ops();
-  m.mesh = std::make_unique<Mesh>(make_single_mesh());
+  m.device = &device;
+  m.stream = &stream;
+  m.ops = &ops;
+  m.mesh = std::make_unique<Mesh>(make_single_mesh(device, stream));
   m.config = source.model();
   m.dtype = dtype;
   m.table = make_param_table(m.config, m.mesh->layout, m.mesh->at);
@@ -18,7 +18,8 @@ LoadedModel load_model(TensorSource& source, DType dtype) {
   layout();
   m.weights.allocate(*m.device);
   layout();
-  load_weights(m.table, source, m.dense, m.expert);
+  Staging staging(device, stream);
+  load_weights(m.table, source, staging, m.dense, m.expert);
   return m;
 }
 

@@ -8,9 +8,9 @@ namespace upcycle {
 
 // A model read for inference on one rank: its weights, and a pass laid out over them.
 struct LoadedModel {
-  std::unique_ptr<Device> device;
-  std::unique_ptr<Stream> stream;
-  std::unique_ptr<Ops> ops;
+  Device* device = nullptr;
+  Stream* stream = nullptr;
+  Ops* ops = nullptr;
   std::unique_ptr<Mesh> mesh;
   ModelConfig config;
   DType dtype = DType::F32;
@@ -18,7 +18,7 @@ struct LoadedModel {
   Arena weights{"weights"};
   Tensor dense, expert;  // flat parameters
 };
-LoadedModel load_model(TensorSource& source, DType dtype);
+LoadedModel load_model(TensorSource& source, DType dtype, Device& device, Stream& stream, Ops& ops);
 
 // One forward pass of B sequences of S over the loaded weights; several may share them.
 struct Pass {

@@ -39,9 +39,9 @@ void start_reduction(Optimizer& o, TrainMemory& memory, std::int64_t layer);
 // Waits for all that was started: grads hold the step's raw gradient in this rank's owned pieces.
 void finish_reduction(Optimizer& o);
 
-// The global norm of the raw gradient of all parameters that are not frozen, each logical element counted once; sets
-// memory.scale to the clipping factor, the same on all ranks.
-double clip_gradients(Optimizer& o, TrainMemory& memory);
+// Sets memory.sum_squares to the squared global norm of the raw gradient of all parameters that are not frozen, each
+// logical element counted once, and memory.scale to the clipping factor, the same on all ranks.
+void clip_gradients(Optimizer& o, TrainMemory& memory);
 
 // One update of every owned piece with memory.scale; counts steps per row; gathers the parameters.
 void update_parameters(Optimizer& o, TrainMemory& memory, double lr);

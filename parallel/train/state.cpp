@@ -7,23 +7,15 @@ namespace {
 
 constexpr std::size_t kBuffer = std::size_t{32} << 20;
 
-void round_into(const Tensor& to, const float* values) {
-  if (to.dtype == DType::BF16) {
-    std::transform(values, values + to.size(), to.as<bf16>(), to_bf16);
-  } else {
-    std::copy(values, values + to.size(), to.as<float>());
-  }
-}
-
 // Reads a piece in rows that fit the buffer.
-void restore_moment(Checkpoint& checkpoint, StateKind kind, const OwnedPiece& p, const Tensor& to) {
+void restore_moment(Checkpoint& checkpoint, StateKind kind, const OwnedPiece& p, Staging& staging, const Tensor& to) {
   const std::int64_t width = p.part.columns;
   const std::int64_t step = std::max<std::int64_t>(1, static_cast<std::int64_t>(kBuffer / sizeof(float)) / width);
   std::vector<float> buffer(static_cast<std::size_t>(std::min(step, p.part.rows) * width));
   for (std::int64_t r = 0; r < p.part.rows; r += step) {
     const Rectangle rows{p.part.row + r, p.part.column, std::min(step, p.part.rows - r), width};
     checkpoint.read_state(kind, p.row->name, rows, buffer.data());
-    round_into(to.slice_rows(r * width, r * width + rows.size()), buffer.data());
+    write_floats(staging, to.slice_rows(r * width, r * width + rows.size()), buffer.data());
   }
 }
 
@@ -41,12 +33,12 @@ bool is_adamw(const Trainer& t) { return t.config.train.optimizer == "adamw"; }
 
 }  // namespace
 
-StoreRows store_trainer_rows(Trainer& t) {
+StoreRows store_trainer_rows(Trainer& t, Staging& staging) {
   const bool separate_masters = t.config.storage() != DType::F32;
   auto owned = owned_pieces(t.model->table, t.mesh->at, true);
-  return [&t, separate_masters, owned = std::move(owned)](const ParamRow& row, const Rectangle& part,
-                                                          const float* values) {
-    store_rows(row, part, values, t.memory.weights.dense, t.memory.weights.expert);
+  return [&t, &staging, separate_masters, owned = std::move(owned)](const ParamRow& row, const Rectangle& part,
+                                                                    const float* values) {
+    store_rows(row, part, values, staging, t.memory.weights.dense, t.memory.weights.expert);
     if (!separate_masters) return;
     const std::int64_t begin = row.offset + (part.row - row.part.row) * part.columns;
     const std::int64_t end = begin + part.size();  // flat
@@ -55,13 +47,20 @@ StoreRows store_trainer_rows(Trainer& t) {
       const std::int64_t from = std::max(begin, p.flat), to = std::min(end, p.flat + p.part.size());
       if (from >= to) continue;
       const Tensor master = t.memory.master.of(row.group).slice_rows(p.shard + from - p.flat, p.shard + to - p.flat);
-      std::copy(values + (from - begin), values + (to - begin), master.as<float>());
+      write_floats(staging, master, values + (from - begin));
     }
   };
 }
 
+void initialize_trainer(Trainer& t, std::uint64_t seed) {
+  Staging staging(*t.device, *t.stream);
+  initialize_weights(t.model->table, seed, staging, t.memory.weights.dense, t.memory.weights.expert);
+  masters_from_weights(t.optimizer, t.memory);
+}
+
 void load_trainer_weights(Trainer& t, TensorSource& source) {
-  load_parameters(t.model->table, source, kBuffer, store_trainer_rows(t));
+  Staging staging(*t.device, *t.stream);
+  load_parameters(t.model->table, source, kBuffer, store_trainer_rows(t, staging));
   std::fill(t.optimizer.row_steps.begin(), t.optimizer.row_steps.end(), 0);
 }
 
@@ -72,9 +71,10 @@ void restore_trainer(Trainer& t, Checkpoint& checkpoint) {
     if (!checkpoint.has_optimizer())
       input_error("{}: holds no optimizer state, so training can not resume from it; start a new run with init.load",
                   checkpoint.directory());
+    Staging staging(*t.device, *t.stream);
     for (const OwnedPiece& p : owned_pieces(t.model->table, t.mesh->at, true)) {
-      restore_moment(checkpoint, StateKind::Moment1, p, shard_piece_of(t.memory.m, p));
-      restore_moment(checkpoint, StateKind::Moment2, p, shard_piece_of(t.memory.v, p));
+      restore_moment(checkpoint, StateKind::Moment1, p, staging, shard_piece_of(t.memory.m, p));
+      restore_moment(checkpoint, StateKind::Moment2, p, staging, shard_piece_of(t.memory.v, p));
     }
   }
   for (std::size_t i = 0; i < t.optimizer.row_steps.size(); ++i) {
@@ -97,8 +97,9 @@ Snapshot make_snapshot(const Trainer& t) {
   Snapshot s;
   s.pieces = owned_pieces(t.model->table, t.mesh->at, false);
   layout_snapshot(s.arena, s.pieces, is_adamw(t), nullptr);
-  s.arena.allocate(*s.host);
+  s.arena.allocate(*t.device, Arena::Memory::Host);
   layout_snapshot(s.arena, s.pieces, is_adamw(t), &s);
+  s.copies = t.device->make_stream();
   return s;
 }
 
@@ -108,10 +109,11 @@ std::size_t plan_snapshot(const ParamTable& table, const Coordinates& at, bool a
   return arena.high_water();
 }
 
-std::vector<SavedPiece> take_snapshot(Trainer& t, Snapshot& s) {
+SavedState take_snapshot(Trainer& t, Snapshot& s) {
   std::vector<SavedPiece> saved;
+  s.copies->wait(t.stream->record());
   const auto add = [&](StateKind kind, const OwnedPiece& p, const Tensor& copy, const Tensor& from) {
-    t.device->copy_to_host(*t.stream, copy.data, from.data, copy.bytes());
+    t.device->copy_to_host(*s.copies, copy.data, from.data, copy.bytes());
     saved.push_back({kind, p.row->name, p.row->rows, p.row->columns, p.row->is_vector, p.part, copy.as<float>()});
   };
   for (std::size_t i = 0; i < s.pieces.size(); ++i) {
@@ -121,8 +123,8 @@ std::vector<SavedPiece> take_snapshot(Trainer& t, Snapshot& s) {
     add(StateKind::Moment1, p, s.m[i], shard_piece_of(t.memory.m, p));
     add(StateKind::Moment2, p, s.v[i], shard_piece_of(t.memory.v, p));
   }
-  t.stream->synchronize();
-  return saved;
+  t.state_read = s.copies->record();
+  return {std::move(saved), t.state_read};
 }
 
 CheckpointInfo checkpoint_info(const Trainer& t) {

@@ -41,58 +41,61 @@ void run_microbatches(Trainer& t, double valid_global) {
   }
 }
 
-// Loss and router metrics, summed over dp in one collective. step_sums: the loss, then four numbers a layer.
-void summarize(Trainer& t, double valid_global, StepResult& result) {
-  Transformer& m = *t.model;
-  std::vector<double>& sums = t.host_sums;
-  m.device->copy_to_host(*t.stream, sums.data(), m.activations.loss_sum.data, sizeof(double));
-  t.stream->synchronize();
-  for (std::size_t l = 0; l < m.router_metrics.size(); ++l) {
-    const RouterMetrics& r = m.router_metrics[l];
-    std::copy_n(std::initializer_list<double>{r.aux, r.z, r.entropy, r.load_max_over_mean}.begin(), 4,
-                sums.data() + 1 + 4 * l);
-  }
-  t.device->copy_from_host(*t.stream, t.step_sums.data, sums.data(), t.step_sums.bytes());
-  t.stream->wait(t.mesh->dp->all_reduce(t.step_sums));
-  t.device->copy_to_host(*t.stream, sums.data(), t.step_sums.data, t.step_sums.bytes());
-  t.stream->synchronize();
-  result.loss = valid_global > 0 ? sums[0] / valid_global : 0;
+// Everything up to the reduced raw gradients, issued; loss and router metrics, summed over dp in one collective, are on
+// their way to the host. The step's valid tokens.
+double start_gradients(Trainer& t, const SequenceSource& source) {
+  load_step(t, source);
+  const double valid = t.mesh->dp->sum_of(count_valid(std::span(t.host_targets)));
+  const Tensor& sums = t.model->activations.step_sums;
+  t.ops->fill(*t.stream, sums, 0);
+  zero_gradients(t.optimizer, t.memory);
+  run_microbatches(t, valid);
+  finish_reduction(t.optimizer);
+  t.stream->wait(t.mesh->dp->all_reduce(sums));
+  t.device->copy_to_host(*t.stream, t.host_sums.data(), sums.data, sums.bytes());
+  return valid;
+}
+
+// What has come to host_sums.
+StepResult summarize(const Trainer& t, double valid_global) {
+  StepResult result;
+  result.loss = valid_global > 0 ? t.host_sums[0] / valid_global : 0;
   double layers = 0;
-  for (std::size_t l = 0; l < m.router_metrics.size(); ++l) {
-    const double* r = sums.data() + 1 + 4 * l;
+  for (std::int64_t l = 0; l < t.config.model.num_hidden_layers; ++l) {
+    const double* r = t.host_sums.data() + 1 + 4 * l;
     result.layers.push_back({r[0], r[1], r[2], r[3]});
     result.aux_loss += r[0];
     result.z_loss += r[1];
-    layers += t.config.model.is_moe_layer(static_cast<std::int64_t>(l)) ? 1 : 0;
+    layers += t.config.model.is_moe_layer(l) ? 1 : 0;
   }
   if (layers > 0) result.aux_loss /= layers, result.z_loss /= layers;
+  return result;
 }
 
 }  // namespace
 
 StepResult compute_gradients(Trainer& t, const SequenceSource& source) {
-  StepResult result;
-  load_step(t, source);
-  const double valid = t.mesh->dp->sum_of(count_valid(t.host_targets));
-  std::fill(t.model->router_metrics.begin(), t.model->router_metrics.end(), RouterMetrics{});
-  t.ops->fill(*t.stream, t.model->activations.loss_sum, 0);
-  zero_gradients(t.optimizer, t.memory);
-  run_microbatches(t, valid);
-  finish_reduction(t.optimizer);
-  summarize(t, valid, result);
-  return result;
+  const double valid = start_gradients(t, source);
+  t.stream->synchronize();
+  return summarize(t, valid);
 }
 
 StepResult train_step(Trainer& t, const SequenceSource& source) {
   const TraceRange range("step");
-  StepResult result = compute_gradients(t, source);
-  result.grad_norm = clip_gradients(t.optimizer, t.memory);
+  const double valid = start_gradients(t, source);
+  clip_gradients(t.optimizer, t.memory);
+  double& sum_squares = t.host_sums[t.host_sums.size() - 1];
+  t.device->copy_to_host(*t.stream, &sum_squares, t.memory.sum_squares.data, sizeof sum_squares);
+  t.stream->synchronize();  // once a step: nothing may be updated before its numbers are known to be finite
+  StepResult result = summarize(t, valid);
+  result.grad_norm = std::sqrt(sum_squares);
   // Both are the same on all ranks. An update with them would end in the masters and in every later checkpoint.
   UPCYCLE_CHECK(
       std::isfinite(result.grad_norm) && std::isfinite(result.loss),
       "step {}: loss {} and gradient norm {}: training has diverged; the state before this step is kept, lower "
       "train.lr or look at the data",
       t.step + 1, result.loss, result.grad_norm);
+  t.stream->wait(t.state_read);
   result.lr = learning_rate(t.config, t.step);
   update_parameters(t.optimizer, t.memory, result.lr);
 

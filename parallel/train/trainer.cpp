@@ -1,5 +1,7 @@
 #include "parallel/train/trainer.h"
 
+#include <algorithm>
+
 #include "parallel/train/state.h"
 
 namespace upcycle {
@@ -15,6 +17,16 @@ std::int64_t microbatches_here(const Config& c, const Mesh& mesh) {
         c.train.global_batch_size, c.train.micro_batch_size, mesh.layout.dp, unit,
         (c.train.global_batch_size + unit - 1) / unit * unit);
   return c.train.global_batch_size / unit;
+}
+
+// What CUDA and NCCL take on a GPU beside our arenas. An estimate, not measured: half a GiB for CUDA's context, our
+// kernels and cuBLASLt's, and a quarter for the channels' buffers of each NCCL communicator (by default up to 32
+// channels of several MiB). Some of it is taken already when a run asks what is free.
+MemoryClass cuda_estimate(const Layout& l) {
+  constexpr std::size_t context = std::size_t{512} << 20, communicator = std::size_t{256} << 20;
+  const int groups[] = {l.world, l.tp, l.dp, l.ep, l.etp, l.edp};
+  const auto several = static_cast<std::size_t>(std::ranges::count_if(groups, [](int size) { return size > 1; }));
+  return {"CUDA and NCCL (estimate)", context + several * communicator};
 }
 
 }  // namespace
@@ -45,7 +57,6 @@ Trainer make_trainer(const Config& config, const Mesh& mesh, Device& device, Str
     t.model =
         std::make_unique<Transformer>(make_transformer(t.activations, config.model, pass, device, stream, ops, mesh));
     t.batch = take_batch(t.activations, pass);
-    t.step_sums = t.activations.take(DType::F64, {1 + 4 * config.model.num_hidden_layers});
   };
   layout();
   t.activations.allocate(device);
@@ -56,9 +67,9 @@ Trainer make_trainer(const Config& config, const Mesh& mesh, Device& device, Str
   bind_weights(*t.model, t.memory.weights.dense, t.memory.weights.expert);
   bind_gradients(*t.model, t.memory.grads.dense, t.memory.grads.expert);
   t.optimizer = make_optimizer(t.model->table, mesh, device, ops, stream, t.model->workspace(), config.train);
-  t.host_tokens.resize(static_cast<std::size_t>(n * pass.T()));
-  t.host_targets.resize(t.host_tokens.size());
-  t.host_sums.resize(static_cast<std::size_t>(t.step_sums.size()));
+  t.host_tokens = HostArray<std::int32_t>(device, static_cast<std::size_t>(n * pass.T()));
+  t.host_targets = HostArray<std::int32_t>(device, t.host_tokens.size());
+  t.host_sums = HostArray<double>(device, static_cast<std::size_t>(t.model->activations.step_sums.size()) + 1);
   t.flops_per_token = training_flops_per_token(config.model, config.train.seq_length);
   return t;
 }
@@ -70,12 +81,12 @@ std::vector<MemoryClass> plan_trainer(const Config& config, const Mesh& mesh, Op
   const PassShape pass = training_pass(config);
   const Transformer m = make_transformer(arena, config.model, pass, *device, *stream, ops, mesh);
   (void)take_batch(arena, pass);
-  (void)arena.take(DType::F64, {1 + 4 * config.model.num_hidden_layers});
   std::vector<MemoryClass> plan = plan_train_memory(m.table, config.storage(), config.train.optimizer == "adamw");
   plan.insert(plan.end(), arena.classes().begin(), arena.classes().end());
-  plan.push_back({"collectives", collective_scratch_bytes(mesh.layout)});
+  const bool cuda = config.device == "cuda";
+  plan.push_back(cuda ? cuda_estimate(mesh.layout) : MemoryClass{"collectives", collective_scratch_bytes(mesh.layout)});
   if (!config.checkpoint.dir.empty())
-    plan.push_back({"checkpoint snapshot", plan_snapshot(m.table, mesh.at, config.train.optimizer == "adamw")});
+    plan.push_back({"checkpoint snapshot", plan_snapshot(m.table, mesh.at, config.train.optimizer == "adamw"), cuda});
   return plan;
 }
 

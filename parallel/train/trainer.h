@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/config/config.h"
+#include "core/host_array.h"
 #include "parallel/model/transformer.h"
 #include "parallel/train/optimizer.h"
 
@@ -26,11 +27,11 @@ struct Trainer {
   TrainMemory memory;
   Arena activations{"activations"};
   Optimizer optimizer;
-  Batch batch;                                          // on the device
-  std::vector<std::int32_t> host_tokens, host_targets;  // this rank's sequences of one step
+  Batch batch;                                        // on the device
+  HostArray<std::int32_t> host_tokens, host_targets;  // this rank's sequences of one step
+  HostArray<double> host_sums;  // (1 + 4L + 1): Activations::step_sums, summed over dp; the gradient's squared norm
+  Event state_read;             // the newest copy of masters and moments (take_snapshot): the update waits for it
 
-  Tensor step_sums;               // f64 (1 + 4L): what a step reports, summed over dp
-  std::vector<double> host_sums;  // (1 + 4L)
   double flops_per_token = 0;
 
   std::int64_t step = 0, consumed_samples = 0, tokens = 0;
@@ -55,8 +56,9 @@ StepResult train_step(Trainer& t, const SequenceSource& source);
 // The same up to the reduced raw gradients in memory.grads (parity tests compare them); no update.
 StepResult compute_gradients(Trainer& t, const SequenceSource& source);
 
-// Bytes by class: what make_trainer allocates, the communicators' scratch and, where checkpoints are written, the
-// snapshot.
+// Bytes by class: what make_trainer allocates, the communicators' scratch (on CUDA an
+// estimate of what CUDA and NCCL take by themselves) and, where checkpoints
+// are written, the snapshot.
 std::vector<MemoryClass> plan_trainer(const Config& config, const Mesh& mesh, Ops& ops);
 
 PassShape training_pass(const Config& config);

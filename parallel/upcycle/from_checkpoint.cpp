@@ -31,17 +31,19 @@ UpcycleReport upcycle_from_checkpoint(Trainer& t, TensorSource& dense, std::span
   const ParamTable table = make_param_table(dense.model(), t.mesh->layout, t.mesh->at);
   Arena own("dense probe");
   const DenseBuffers borrowed = dense_buffers(t, own, table, t.config.storage());
-  load_weights(table, dense, borrowed.weights.dense, borrowed.weights.expert);
+  Staging staging(*t.device, *t.stream);
+  load_weights(table, dense, staging, borrowed.weights.dense, borrowed.weights.expert);
   const std::vector<float> before = probe_logits(t, dense.model(), borrowed.weights, borrowed.rest, probe);
   own.free();
 
   const ModelConfig& moe = t.config.model;
-  const ExpertMaker maker(
-      moe, t.config.upcycle, static_cast<std::uint64_t>(t.config.seed),
-      t.config.upcycle.drop_ratio > 0 ? file_statistics(dense, moe, *t.mesh->world, *t.stream) : DenseStatistics{});
+  const ExpertMaker maker(moe, t.config.upcycle, static_cast<std::uint64_t>(t.config.seed),
+                          t.config.upcycle.drop_ratio > 0
+                              ? file_statistics(dense, moe, *t.mesh->world, *t.device, *t.stream)
+                              : DenseStatistics{});
   std::vector<const ParamRow*> rows;
   for (const ParamRow& row : t.model->table.rows) rows.push_back(&row);
-  load_upcycled(rows, dense, maker, kBuffer, store_trainer_rows(t));
+  load_upcycled(rows, dense, maker, kBuffer, store_trainer_rows(t, staging));
   std::fill(t.optimizer.row_steps.begin(), t.optimizer.row_steps.end(), 0);
 
   const std::vector<float> after = probe_logits(t, moe, t.memory.weights, idle_gradients(t), probe);

@@ -25,23 +25,23 @@ std::vector<std::vector<Target>> targets_by_dense_row(const Trainer& dense, cons
   return all;
 }
 
-// The common part of what came and what a piece is made of, made and put in its place. `scratch` holds it meanwhile:
-// other experts are made of the same values.
-void deliver(const Transfer& came, const float* values, const Target& target, const ExpertMaker& maker,
-             const FlatPair& to, std::vector<float>& scratch) {
-  const Rectangle common = intersection(came.part, target.origin);
+// The common part of what came, `came` of a dense tensor, and what a piece is made of, made and put in its place.
+// `scratch` holds it meanwhile: other experts are made of the same values.
+void deliver(const Rectangle& came, const float* values, const Target& target, const ExpertMaker& maker,
+             Staging& staging, const FlatPair& to, std::vector<float>& scratch) {
+  const Rectangle common = intersection(came, target.origin);
   if (common.size() == 0) return;
   scratch.resize(std::max(scratch.size(), static_cast<std::size_t>(common.size())));
-  const std::int64_t width = came.part.columns;
   for (std::int64_t r = 0; r < common.rows; ++r)
-    std::copy_n(values + (common.row - came.part.row + r) * width + common.column - came.part.column, common.columns,
+    std::copy_n(values + (common.row - came.row + r) * came.columns + common.column - came.column, common.columns,
                 scratch.data() + r * common.columns);
   const Rectangle& part = target.piece.part;
   const std::int64_t row = common.row - target.origin.row, column = common.column - target.origin.column;
   maker.make(*target.piece.row, {part.row + row, part.column + column, common.rows, common.columns}, scratch.data());
-  float* const place = to.of(target.piece.row->group).as<float>() + target.piece.shard + row * part.columns + column;
-  for (std::int64_t r = 0; r < common.rows; ++r)
-    std::copy_n(scratch.data() + r * common.columns, common.columns, place + r * part.columns);
+  const std::int64_t place = target.piece.shard + row * part.columns + column;
+  Tensor out(to.of(target.piece.row->group).as<float>() + place, DType::F32, {common.rows, common.columns});
+  out.row_stride = part.columns;
+  write_floats(staging, out, scratch.data());
 }
 
 // One round's part of a list that is in order of rounds.
@@ -88,19 +88,30 @@ void exchange_shards(const LiveExchange& plan, const Trainer& dense, const Tenso
   }
   std::vector<std::int64_t> send_counts(static_cast<std::size_t>(world.size())), receive_counts(send_counts.size());
   std::vector<float> scratch;
+  // Two rings: what came is read while what is made of it is written, and a ring's pieces are used again in turn.
+  Staging in(*moe.device, *moe.stream), out_staging(*moe.device, *moe.stream);
   for (std::int64_t round = 0; round < plan.rounds; ++round) {
     const auto sends = round_of(plan.sends, round), receives = round_of(plan.receives, round);
     auto* out = static_cast<float*>(send.data);
-    for (const Transfer& t : sends)
-      for (std::int64_t r = 0; r < t.part.rows; ++r)
-        out = std::copy_n(from.as<float>() + t.shard + r * t.width, t.part.columns, out);
+    for (const Transfer& t : sends) {
+      const auto pitch = [](std::int64_t columns) { return static_cast<std::size_t>(columns) * sizeof(float); };
+      moe.device->copy(
+          *moe.stream, CopyKind::OnDevice, out, from.as<float>() + t.shard,
+          {pitch(t.part.columns), static_cast<std::size_t>(t.part.rows), pitch(t.part.columns), pitch(t.width)});
+      out += t.part.size();
+    }
     count_by_peer(sends, send_counts);
     count_by_peer(receives, receive_counts);
     moe.stream->wait(world.all_to_all_v(receive, receive_counts, send, send_counts));
-    const auto* values = static_cast<const float*>(receive.data);
+    std::int64_t at = 0;
     for (const Transfer& t : receives) {
-      for (const Target& target : targets[t.row]) deliver(t, values, target, maker, to, scratch);
-      values += t.part.size();
+      const Tensor came = receive.slice_rows(at, at + t.part.size()).reshaped({t.part.rows, t.part.columns});
+      in.read(came, [&](const void* values, std::int64_t row, std::int64_t rows) {
+        const Rectangle part{t.part.row + row, t.part.column, rows, t.part.columns};
+        for (const Target& target : targets[t.row])
+          deliver(part, static_cast<const float*>(values), target, maker, out_staging, to, scratch);
+      });
+      at += t.part.size();
     }
   }
 }
@@ -110,8 +121,9 @@ void copy_retained(const Trainer& dense, Trainer& moe) {
     const ParamRow* was = dense.model->table.find(retained_tensor(row));
     if (was == nullptr) continue;
     UPCYCLE_CHECK(was->part == row.part, "{}: another slice than {}", row.name, was->name);
-    copy_host(view_row(row, moe.memory.weights.dense, moe.memory.weights.expert),
-              view_row(*was, dense.memory.weights.dense, dense.memory.weights.expert));
+    const Tensor to = view_row(row, moe.memory.weights.dense, moe.memory.weights.expert);
+    moe.device->copy(*moe.stream, CopyKind::OnDevice, to.data,
+                     view_row(*was, dense.memory.weights.dense, dense.memory.weights.expert).data, to.bytes());
   }
 }
 

@@ -15,7 +15,7 @@ constexpr std::size_t kBuffer = std::size_t{16} << 20;
 // The dense working weights of one layer's MLP, in the slices that lie on this rank.
 class WorkingWeights final : public TensorSource {
  public:
-  explicit WorkingWeights(const Trainer& dense) : model_(dense.config.model) {}
+  WorkingWeights(const Trainer& dense, Staging& staging) : model_(dense.config.model), staging_(staging) {}
 
   struct Slice {
     Rectangle part;
@@ -31,25 +31,26 @@ class WorkingWeights final : public TensorSource {
     std::int64_t found = 0;
     for (const Slice& s : slices.at(tensor)) {
       const Rectangle common = intersection(s.part, part);
+      if (common.size() == 0) continue;
+      const Tensor rows =
+          s.values.reshaped({s.part.rows, s.part.columns})
+              .slice_rows(common.row - s.part.row, common.row - s.part.row + common.rows)
+              .slice_columns(common.column - s.part.column, common.column - s.part.column + common.columns);
+      values_.resize(static_cast<std::size_t>(common.size()));
+      read_floats(staging_, rows, values_.data());
       for (std::int64_t r = 0; r < common.rows; ++r)
-        copy_row(s.values, (common.row - s.part.row + r) * s.part.columns + common.column - s.part.column,
-                 common.columns, out + (common.row - part.row + r) * part.columns + common.column - part.column);
+        std::copy_n(values_.data() + r * common.columns, common.columns,
+                    out + (common.row - part.row + r) * part.columns + common.column - part.column);
       found += common.size();
     }
     UPCYCLE_CHECK(found == part.size(), "{}: {} of {} elements lie here", tensor, found, part.size());
   }
 
  private:
-  static void copy_row(const Tensor& from, std::int64_t at, std::int64_t n, float* out) {
-    if (from.dtype == DType::BF16) {
-      std::transform(from.as<bf16>() + at, from.as<bf16>() + at + n, out, [](bf16 x) { return to_float(x); });
-    } else {
-      std::copy_n(from.as<float>() + at, n, out);
-    }
-  }
-
   std::string name_ = "the running model";
   ModelConfig model_;
+  Staging& staging_;
+  std::vector<float> values_;
 };
 
 // A layer's whole MLP from the tp group, into (tp, end - begin).
@@ -60,7 +61,8 @@ void gather_layer(const Trainer& dense, const MlpRange& range, const Tensor& who
 }  // namespace
 
 void draw_routers(const ExpertMaker& maker, Trainer& moe) {
-  const StoreRows store = store_trainer_rows(moe);
+  Staging staging(*moe.device, *moe.stream);
+  const StoreRows store = store_trainer_rows(moe, staging);
   std::vector<float> values;
   for (const ParamRow& row : moe.model->table.rows) {
     if (row.expert >= 0 || !maker.origin(row, row.part).tensor.empty()) continue;
@@ -95,7 +97,8 @@ void make_local_experts(const Trainer& dense, const ExpertMaker& maker, Trainer&
     }
   }
 
-  WorkingWeights source(dense);
+  Staging staging(*moe.device, *moe.stream);
+  WorkingWeights source(dense, staging);
   for (const MlpRange& range : ranges) {
     const std::int64_t size = range.end - range.begin;
     if (!local) gather_layer(dense, range, buffer.slice_rows(0, mesh.layout.tp * size));
@@ -114,7 +117,7 @@ void make_local_experts(const Trainer& dense, const ExpertMaker& maker, Trainer&
       if (row.expert >= 0 && row.layer == range.layer) experts.push_back(&row);
     load_upcycled(experts, source, maker, kBuffer,
                   [&](const ParamRow& row, const Rectangle& part, const float* values) {
-                    store_rows(row, part, values, moe.memory.weights.dense, moe.memory.weights.expert);
+                    store_rows(row, part, values, staging, moe.memory.weights.dense, moe.memory.weights.expert);
                   });
   }
 }

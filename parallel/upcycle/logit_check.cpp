@@ -23,11 +23,8 @@ class IdleDevice final : public Device {
     return idle_.data;
   }
   void release(void*, std::size_t) override {}
-  void copy_to_host(Stream& stream, void* host, const void* device, std::size_t bytes) override {
-    t_.device->copy_to_host(stream, host, device, bytes);
-  }
-  void copy_from_host(Stream& stream, void* device, const void* host, std::size_t bytes) override {
-    t_.device->copy_from_host(stream, device, host, bytes);
+  void copy(Stream& stream, CopyKind kind, void* to, const void* from, const Runs& runs) override {
+    t_.device->copy(stream, kind, to, from, runs);
   }
 
  private:

@@ -35,13 +35,21 @@ DenseStatistics results(const std::vector<DenseMatrix>& matrices, const std::vec
 }
 
 // sums[i] becomes the sum over ranks, exactly.
-void sum_over_ranks(std::vector<StatisticsSum>& sums, Communicator& world, Stream& stream) {
+void sum_over_ranks(std::vector<StatisticsSum>& sums, Communicator& world, Device& device, Stream& stream) {
   std::vector<double> limbs;
   for (const StatisticsSum& s : sums) {
     const auto mine = s.limbs();
     limbs.insert(limbs.end(), mine.begin(), mine.end());
   }
-  stream.wait(world.all_reduce(Tensor(limbs.data(), DType::F64, {static_cast<std::int64_t>(limbs.size())})));
+  Arena arena("statistics");
+  const auto take = [&] { return arena.take(DType::F64, {static_cast<std::int64_t>(limbs.size())}); };
+  (void)take();
+  arena.allocate(device);
+  const Tensor all = take();
+  device.copy_from_host(stream, all.data, limbs.data(), all.bytes());
+  stream.wait(world.all_reduce(all));
+  device.copy_to_host(stream, limbs.data(), all.data, all.bytes());
+  stream.synchronize();
   for (std::size_t i = 0; i < sums.size(); ++i)
     sums[i] = StatisticsSum::from_limbs(limbs.data() + i * StatisticsSum::kLimbs);
 }
@@ -59,14 +67,15 @@ DenseStatistics file_statistics(TensorSource& dense, const ModelConfig& moe) {
   return results(matrices, sums);
 }
 
-DenseStatistics file_statistics(TensorSource& dense, const ModelConfig& moe, Communicator& world, Stream& stream) {
+DenseStatistics file_statistics(TensorSource& dense, const ModelConfig& moe, Communicator& world, Device& device,
+                                Stream& stream) {
   const std::vector<DenseMatrix> matrices = expert_origins(moe);
   std::vector<StatisticsSum> sums(matrices.size());
   agree_or_throw(world, [&] {
     for (std::size_t i = 0; i < matrices.size(); ++i)
       add_share(sums[i], dense, matrices[i], world.rank(), world.size());
   });
-  sum_over_ranks(sums, world, stream);
+  sum_over_ranks(sums, world, device, stream);
   return results(matrices, sums);
 }
 
@@ -75,11 +84,15 @@ DenseStatistics live_statistics(const Trainer& dense, const ModelConfig& moe) {
   std::map<std::string, std::size_t> place;
   for (std::size_t i = 0; i < matrices.size(); ++i) place[matrices[i].name] = i;
   std::vector<StatisticsSum> sums(matrices.size());
+  Staging staging(*dense.device, *dense.stream);
   for (const OwnedPiece& p : owned_pieces(dense.model->table, dense.mesh->at, false)) {
     const auto at = place.find(p.row->name);
-    if (at != place.end()) sums[at->second].add(master_piece(dense.memory, p).as<float>(), p.part.size());
+    if (at == place.end()) continue;
+    staging.read(master_piece(dense.memory, p), [&](const void* host, std::int64_t, std::int64_t n) {
+      sums[at->second].add(static_cast<const float*>(host), n);
+    });
   }
-  sum_over_ranks(sums, *dense.mesh->world, *dense.stream);
+  sum_over_ranks(sums, *dense.mesh->world, *dense.device, *dense.stream);
   return results(matrices, sums);
 }
 

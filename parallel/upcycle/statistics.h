@@ -10,7 +10,8 @@ namespace upcycle {
 // Of the matrices behind the experts of `moe`. InputError where one holds no weights (NaN, or 2^16 and above).
 DenseStatistics file_statistics(TensorSource& dense, const ModelConfig& moe);
 // The same, each rank reading a share of each matrix's rows. A collective call, whose InputError is agreed.
-DenseStatistics file_statistics(TensorSource& dense, const ModelConfig& moe, Communicator& world, Stream& stream);
+DenseStatistics file_statistics(TensorSource& dense, const ModelConfig& moe, Communicator& world, Device& device,
+                                Stream& stream);
 
 // The same of a running dense model, each rank adding up the masters it owns. A collective call.
 DenseStatistics live_statistics(const Trainer& dense, const ModelConfig& moe);

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "data/hash.h"
 #include "data/token_set.h"
@@ -111,6 +112,27 @@ TEST(Generate, DrawsDependOnTheSeedAlone) {
   EXPECT_TRUE(one.starts_with("The")) << one;
   EXPECT_EQ(text("1"), one);
   EXPECT_NE(text("2"), one);
+}
+
+TEST(Bench, OpsAreTimedAgainstTheirRoof) {
+  const SmallRun small;
+  const std::string config = small.write_config("bench");
+  const auto names = [&](const std::string& more) {
+    const json j = json_of({"bench", "ops", config, "--seconds=0.001", "--json", more});
+    EXPECT_GT(j["peak_gflops"].get<double>(), 0);
+    EXPECT_GT(j["copy_gb_s"].get<double>(), 0);
+    std::set<std::string> found;
+    for (const json& op : j["ops"]) {
+      EXPECT_GT(op["us"].get<double>(), 0) << op;
+      EXPECT_GT(op["share_of_roof"].get<double>(), 0) << op;
+      found.insert(op["op"]);
+    }
+    return found;
+  };
+  const std::set<std::string> dense = names("--train.steps=1"), moe = names("--model.num_local_experts=4");
+  EXPECT_TRUE(dense.contains("attention_backward") && dense.contains("adamw"));
+  EXPECT_FALSE(dense.contains("sort_by_expert"));
+  EXPECT_TRUE(moe.contains("sort_by_expert") && moe.contains("grouped_matmul NT (gate and up)"));
 }
 
 TEST(Bench, StepPrintsOneObject) {

@@ -203,7 +203,13 @@ TEST(CheckTrain, Names) {
   expect_bad_run([](Config& c) { c.upcycle.scale = "up"; }, "upcycle.scale: found 'up'");
   expect_bad_run([](Config& c) { c.dtype = "fp8"; }, "dtype: found 'fp8'");
   expect_bad_run([](Config& c) { c.device = "tpu"; }, "device: found 'tpu', expected cpu | cuda");
-  expect_bad_run([](Config& c) { c.device = "cuda"; }, "this build has no CUDA backend");
+}
+
+TEST(CheckTrain, ProfilersWindow) {
+  expect_bad_run([](Config& c) { c.train.profile_step_start = 3, c.train.profile_step_end = 2; },
+                 "train.profile_step_end: found 2, expected at least train.profile_step_start = 3");
+  expect_bad_run([](Config& c) { c.train.profile_step_end = 2; },
+                 "train.profile_step_end: found 2, expected train.profile_step_start beside it");
 }
 
 TEST(CheckTrain, InitAndUpcycling) {

@@ -71,8 +71,7 @@ struct InPlace : ::testing::Test {
     Config dense = c;
     dense.parallel.tp = mesh.layout.tp;
     Trainer t = make_trainer(dense, mesh, *rig.device, *rig.stream, *rig.ops);
-    initialize_weights(t.model->table, 1, t.memory.weights.dense, t.memory.weights.expert);
-    masters_from_weights(t.optimizer, t.memory);
+    initialize_trainer(t, 1);
     CheckpointWriter writer(dir, *mesh.world, 0);
     Snapshot snapshot = make_snapshot(t);
     CheckpointInfo info = checkpoint_info(t);

@@ -49,7 +49,10 @@ TEST_F(ElementwiseTest, ConvertRoundsToNearestEvenAndKeepsNanAndInfinity) {
   HostTensor x(DType::F32, {n}), out(DType::BF16, {n});
   for (std::int64_t i = 0; i < n; ++i) x.as<float>()[i] = in[i];
   ops->convert(*stream, out, x);
-  for (std::int64_t i = 0; i < n; ++i) EXPECT_EQ(out.as<bf16>()[i].bits, to_bf16(in[i]).bits) << in[i];
+  for (std::int64_t i = 0; i < n; ++i) {
+    if (std::isnan(in[i])) continue;
+    EXPECT_EQ(out.as<bf16>()[i].bits, to_bf16(in[i]).bits) << in[i];
+  }
   EXPECT_EQ(out.get(0), 1.0);       // a tie, to even: down
   EXPECT_EQ(out.get(1), 1.015625);  // a tie, to even: up
   EXPECT_TRUE(std::isnan(out.get(6)));
@@ -131,7 +134,7 @@ TEST_F(ElementwiseTest, ShapesAndTypesAreChecked) {
 
 struct NormTest : OpTest {
   double sum(const Tensor& x, double before = 0) {
-    std::vector<std::byte> scratch(ops->workspace_bytes({}), std::byte{0x5a});
+    testing::Bytes scratch(ops->workspace_bytes({}), std::byte{0x5a});
     HostTensor out(DType::F64, {1});
     set(out, 0, before);
     ops->sum_squares(*stream, {scratch.data(), scratch.size()}, out, x);

@@ -14,7 +14,16 @@ HostTensor token_ids(std::int64_t T) {
 
 bool held(double id) { return id >= kBegin && id < kBegin + kVocab; }
 
-struct EmbeddingTest : OpTest {};
+struct EmbeddingTest : OpTest {
+  testing::Bytes scratch;
+
+  Workspace workspace(std::int64_t T) {
+    OpLimits limits;
+    limits.T = T;
+    scratch.assign(ops->workspace_bytes(limits), std::byte{0x5a});
+    return {scratch.data(), scratch.size()};
+  }
+};
 
 TEST_F(EmbeddingTest, ForwardCopiesHeldRowsAndZeroesOthers) {
   for (const DType dtype : {DType::F32, DType::BF16}) {
@@ -56,7 +65,7 @@ TEST_F(EmbeddingTest, BackwardAddsInTokenOrder) {
       for (const int n : {1, 2, 3}) {
         const ThreadCount threads(n);
         const HostTensor sum = copy_of(dtable);
-        ops->embedding_backward(*stream, {}, sum, dout, ids, kBegin);
+        ops->embedding_backward(*stream, workspace(T), sum, dout, ids, kBegin);
         ASSERT_EQ(std::memcmp(sum.data, expected.data(), sum.bytes()), 0) << name_of(dtype) << " H " << H << " " << n;
       }
     }
@@ -69,7 +78,7 @@ TEST_F(EmbeddingTest, BackwardIsTheFiniteDifference) {
   const std::int64_t T = 41, H = 6;
   const HostTensor table = random_tensor(DType::F32, {kVocab, H}, "table"), ids = token_ids(T), out(DType::F32, {T, H}),
                    dout = random_tensor(DType::F32, {T, H}, "dout"), dtable(DType::F32, {kVocab, H});
-  ops->embedding_backward(*stream, {}, dtable, dout, ids, kBegin);
+  ops->embedding_backward(*stream, workspace(T), dtable, dout, ids, kBegin);
   const auto loss = [&](std::int64_t i, double at) {
     const HostTensor moved = copy_of(table);
     set(moved, i, at);

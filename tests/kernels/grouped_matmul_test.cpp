@@ -1,13 +1,12 @@
 #include <gtest/gtest.h>
 
-#include "kernels/cpu/cpu_ops.h"
 #include "tests/kernels/host_tensor.h"
 
 namespace upcycle {
 namespace {
 
-using testing::CpuBench;
 using testing::HostTensor;
+using testing::OpBench;
 
 constexpr MatmulKind kKinds[] = {MatmulKind::NT, MatmulKind::NN, MatmulKind::TN};
 
@@ -25,7 +24,7 @@ constexpr Types kTypes[] = {{DType::F32, DType::F32, Store::Overwrite},
 const std::vector<std::int64_t> kOffsets = {16, 16, 32, 560, 560, 1616, 1616};
 constexpr std::int64_t kRows = 1648;
 
-void expect_right(CpuBench& bench, MatmulKind kind, Types types, std::int64_t gap) {
+void expect_right(OpBench& bench, MatmulKind kind, Types types, std::int64_t gap) {
   const std::int64_t E = static_cast<std::int64_t>(kOffsets.size()) - 1, out = 24, in = 40;
   const bool tn = kind == MatmulKind::TN;
   const std::int64_t a_columns = kind == MatmulKind::NT ? in : out, c_columns = kind == MatmulKind::NT ? out : in;
@@ -74,7 +73,7 @@ void expect_right(CpuBench& bench, MatmulKind kind, Types types, std::int64_t ga
 }
 
 TEST(GroupedMatmul, EqualsAPlainLoopForAllKindsTypesAndStores) {
-  CpuBench bench({});
+  OpBench bench({});
   for (const MatmulKind kind : kKinds)
     for (const Types types : kTypes)
       for (const std::int64_t gap : {0, 7}) {
@@ -85,7 +84,7 @@ TEST(GroupedMatmul, EqualsAPlainLoopForAllKindsTypesAndStores) {
 }
 
 TEST(GroupedMatmul, NoExpertHasRows) {
-  CpuBench bench({});
+  OpBench bench({});
   const std::int64_t offsets[] = {0, 0, 0};
   HostTensor x(DType::F32, {0, 8}), dy(DType::F32, {0, 4}), w(DType::F32, {2, 4, 8}), dw(DType::F32, {2, 4, 8});
   dw.fill_value(3);
@@ -96,36 +95,8 @@ TEST(GroupedMatmul, NoExpertHasRows) {
   for (const double v : dw.values()) EXPECT_EQ(v, 0);
 }
 
-// Training changes the counts of experts at every step: after prepare no count may make a primitive.
-TEST(GroupedMatmul, PreparedShapesCoverEveryCount) {
-  for (const DType dtype : {DType::F32, DType::BF16}) {
-    OpLimits limits{.H = 16, .E = 3, .R = 1200, .moe_F = 24, .dtype = dtype};
-    CpuBench bench(limits);
-    bench.ops->prepare(limits);
-    const CpuOps& ops = dynamic_cast<const CpuOps&>(*bench.ops);
-    const std::size_t prepared = ops.matmul_primitives();
-    EXPECT_GT(prepared, 0u);
-    HostTensor x(dtype, {limits.R, 16}), h(dtype, {limits.R, 24}), up(dtype, {limits.R, 48}), w_up(dtype, {3, 48, 16}),
-        w_down(dtype, {3, 16, 24}), dw_up(DType::F32, {3, 48, 16}), dw_down(DType::F32, {3, 16, 24});
-    for (std::int64_t rows = 0; rows <= 1200; rows += 16) {
-      const std::int64_t offsets[] = {0, rows / 3 / 16 * 16, rows / 3 / 16 * 16, rows};
-      const auto run = [&](MatmulKind kind, const Tensor& c, const Tensor& a, const Tensor& b) {
-        bench.ops->grouped_matmul(*bench.stream, bench.workspace, kind, c, a, b, offsets,
-                                  kind == MatmulKind::TN ? Store::Accumulate : Store::Overwrite);
-      };
-      run(MatmulKind::NT, up, x, w_up);
-      run(MatmulKind::NT, x, h, w_down);
-      run(MatmulKind::NN, h, x, w_down);
-      run(MatmulKind::NN, x, up, w_up);
-      run(MatmulKind::TN, dw_up, up, x);
-      run(MatmulKind::TN, dw_down, x, h);
-    }
-    EXPECT_EQ(ops.matmul_primitives(), prepared);
-  }
-}
-
 TEST(GroupedMatmul, RefusesWrongOffsetsAndSizes) {
-  CpuBench bench({});
+  OpBench bench({});
   const HostTensor x(DType::F32, {64, 8}), y(DType::F32, {64, 4}), w(DType::F32, {2, 4, 8});
   const auto run = [&](const Tensor& c, const Tensor& a, const Tensor& b, std::vector<std::int64_t> offsets) {
     bench.ops->grouped_matmul(*bench.stream, bench.workspace, MatmulKind::NT, c, a, b, offsets, Store::Overwrite);

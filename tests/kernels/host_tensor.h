@@ -8,19 +8,20 @@
 #include "core/device.h"
 #include "core/rng.h"
 #include "kernels/ops.h"
+#include "tests/kernels/test_backend.h"
 
 namespace upcycle::testing {
 
 // A tensor that owns its memory. `gap` elements lie between its rows and must not be written.
 struct HostTensor : Tensor {
-  std::shared_ptr<std::vector<char>> memory;
+  std::shared_ptr<Memory> memory;
   std::int64_t gap = 0;
 
   HostTensor(DType dtype_, std::initializer_list<std::int64_t> dims, std::int64_t gap_ = 0)
       : Tensor(nullptr, dtype_, dims), gap(gap_) {
     row_stride = columns() + gap;
     const std::size_t size_bytes = static_cast<std::size_t>(rows() * row_stride) * size_of(dtype);
-    memory = std::make_shared<std::vector<char>>(size_bytes + 64);  // never null, so that empty tensors have an address
+    memory = std::make_shared<Memory>(size_bytes + 64);  // never null, so that empty tensors have an address
     void* p = memory->data();
     std::size_t space = memory->size();
     data = std::align(64, size_bytes, p, space);
@@ -98,15 +99,15 @@ inline double relative_l2(const std::vector<double>& a, const std::vector<double
   return norm == 0 ? std::sqrt(difference) : std::sqrt(difference / norm);
 }
 
-// The CPU's ops with a stream and the scratch that `limits` ask for.
-struct CpuBench {
-  std::unique_ptr<Device> device = make_cpu_device();
+// The ops under test with a stream and the scratch that `limits` ask for.
+struct OpBench {
+  std::unique_ptr<Device> device = make_test_device();
   std::unique_ptr<Stream> stream = device->make_stream();
-  std::unique_ptr<Ops> ops = make_cpu_ops();
-  std::vector<char> scratch;
+  std::unique_ptr<Ops> ops = make_test_ops();
+  Memory scratch;
   Workspace workspace;
 
-  explicit CpuBench(const OpLimits& limits) : scratch(ops->workspace_bytes(limits) + 64) {
+  explicit OpBench(const OpLimits& limits) : scratch(ops->workspace_bytes(limits) + 64) {
     void* p = scratch.data();
     std::size_t space = scratch.size();
     workspace.bytes = ops->workspace_bytes(limits);

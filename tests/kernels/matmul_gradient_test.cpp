@@ -54,7 +54,7 @@ struct ProductGradient : OpTest {
   }
 
  private:
-  std::vector<std::byte> bytes_;
+  testing::Bytes bytes_;
 };
 
 TEST_F(ProductGradient, MatmulsAreEachOthersDerivatives) { check(false, 1); }

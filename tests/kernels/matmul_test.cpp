@@ -1,13 +1,12 @@
 #include <gtest/gtest.h>
 
-#include "kernels/cpu/gemm_cache.h"
 #include "tests/kernels/host_tensor.h"
 
 namespace upcycle {
 namespace {
 
-using testing::CpuBench;
 using testing::HostTensor;
+using testing::OpBench;
 
 struct Types {
   DType ab, c;
@@ -43,7 +42,7 @@ struct Product {
 
 // Runs the product and compares each element: fp32 sums are off by some eps times the sum of magnitudes, a bf16 result
 // by half a unit in its last place more.
-void expect_right(CpuBench& bench, Product& p, Types types) {
+void expect_right(OpBench& bench, Product& p, Types types) {
   const std::vector<double> before = p.c.values();
   bench.ops->matmul(*bench.stream, bench.workspace, p.kind, p.c, p.a, p.b, types.store);
   EXPECT_TRUE(p.c.gaps_untouched());
@@ -61,7 +60,7 @@ void expect_right(CpuBench& bench, Product& p, Types types) {
 }
 
 TEST(Matmul, EqualsAPlainLoopForAllKindsTypesAndStores) {
-  CpuBench bench({});
+  OpBench bench({});
   const std::array<std::int64_t, 3> shapes[] = {{1, 1, 1},    {3, 5, 7},    {16, 64, 32}, {33, 17, 65}, {64, 100, 1},
                                                 {1, 300, 70}, {129, 1, 40}, {2, 40, 515}, {200, 96, 77}};
   for (const MatmulKind kind : kKinds)
@@ -76,7 +75,7 @@ TEST(Matmul, EqualsAPlainLoopForAllKindsTypesAndStores) {
 }
 
 TEST(Matmul, ZeroSizes) {
-  CpuBench bench({});
+  OpBench bench({});
   for (const MatmulKind kind : kKinds)
     for (const Types types : kTypes)
       for (const auto& [m, n, k] : {std::array<std::int64_t, 3>{0, 5, 4}, {5, 0, 4}, {5, 4, 0}, {0, 0, 0}}) {
@@ -86,7 +85,7 @@ TEST(Matmul, ZeroSizes) {
 }
 
 TEST(Matmul, SameInputsSameBits) {
-  CpuBench bench({});
+  OpBench bench({});
   for (const MatmulKind kind : kKinds)
     for (const Types types : kTypes) {
       Product p(kind, 70, 300, 600, types, 0), q(kind, 70, 300, 600, types, 0);
@@ -96,37 +95,8 @@ TEST(Matmul, SameInputsSameBits) {
     }
 }
 
-// A long product gives transfers a chance in between; its rows are those of the shorter products that it is cut in.
-TEST(Matmul, LongProductsPollBetweenTheirPieces) {
-  struct Counter final : Progress {
-    int polls = 0;
-    void poll() override { ++polls; }
-    void finish(std::uint64_t) override {}
-  } counter;
-  CpuBench bench({});
-  bench.stream->attach(counter);
-  constexpr std::int64_t m = 600, n = 2048, k = 3600;
-  for (const MatmulKind kind : kKinds) {
-    Product p(kind, m, n, k, kTypes[1], 0);
-    const std::vector<double> before = p.c.values();
-    counter.polls = 0;
-    bench.ops->matmul(*bench.stream, bench.workspace, kind, p.c, p.a, p.b, Store::Accumulate);
-    EXPECT_EQ(counter.polls, 2);
-    for (const std::int64_t i : {0, 299, 300, 599})
-      for (const std::int64_t j : {0, 1000, 2047}) {
-        double sum = before[static_cast<std::size_t>(i * n + j)], magnitude = std::abs(sum);
-        for (std::int64_t q = 0; q < k; ++q) {
-          sum += p.a_at(i, q) * p.b_at(q, j);
-          magnitude += std::abs(p.a_at(i, q) * p.b_at(q, j));
-        }
-        EXPECT_NEAR(p.c.get(i, j), sum, 4e-7 * magnitude) << i << ", " << j;
-      }
-  }
-  bench.stream->detach(counter);
-}
-
 TEST(Matmul, RefusesWhatItCanNotDo) {
-  CpuBench bench({});
+  OpBench bench({});
   const HostTensor a(DType::F32, {4, 3}), b(DType::F32, {5, 3}), half(DType::BF16, {5, 3}), c(DType::F32, {4, 5}),
       half_c(DType::BF16, {4, 5}), narrow(DType::F32, {4, 4}), half_a(DType::BF16, {4, 3});
   const auto run = [&](const Tensor& out, const Tensor& x, const Tensor& y, Store store = Store::Overwrite) {
@@ -141,22 +111,6 @@ TEST(Matmul, RefusesWhatItCanNotDo) {
   bench.workspace.bytes = 0;
   const HostTensor wide_a(DType::BF16, {64, 700}), wide_b(DType::BF16, {96, 700}), wide_c(DType::F32, {64, 96});
   EXPECT_THROW(run(wide_c, wide_a, wide_b), Error);
-}
-
-// A weight gradient that oneDNN would sum in one copy of C a thread runs in blocks of rows that fit the scratch.
-TEST(GemmCache, CutsRowsToFitTheScratch) {
-  constexpr std::int64_t m = 1500, n = 64, k = 600;
-  constexpr std::size_t kLimit = std::size_t{256} << 10;
-  Product p(MatmulKind::TN, m, n, k, kTypes[1], 0), q(MatmulKind::TN, m, n, k, kTypes[1], 0);
-  const GemmShape shape{
-      .kind = MatmulKind::TN, .store = Store::Accumulate, .m = m, .n = n, .k = k, .lda = m, .ldb = n, .ldc = n};
-  GemmCache whole, cut(kLimit);
-  EXPECT_EQ(whole.blocks(shape), 1u);
-  EXPECT_GT(cut.blocks(shape), 1u);
-  std::vector<char> memory(GemmCache::workspace_bytes());
-  whole.run({memory.data(), memory.size()}, shape, p.c.data, p.a.data, p.b.data);
-  cut.run({memory.data(), kLimit}, shape, q.c.data, q.a.data, q.b.data);
-  EXPECT_LT(testing::relative_l2(q.c.values(), p.c.values()), 1e-6);
 }
 
 }  // namespace

@@ -8,9 +8,9 @@ namespace upcycle {
 using testing::HostTensor;
 
 struct OpTest : ::testing::Test {
-  std::unique_ptr<Device> device = make_cpu_device();
+  std::unique_ptr<Device> device = testing::make_test_device();
   std::unique_ptr<Stream> stream = device->make_stream();
-  std::unique_ptr<Ops> ops = make_cpu_ops();
+  std::unique_ptr<Ops> ops = testing::make_test_ops();
 };
 
 // Sets an element of a dense tensor.

@@ -51,7 +51,7 @@ Values differences(Values at, const std::function<double(const Values&)>& f) {
 }
 
 struct RmsNormTest : OpTest {
-  std::vector<char> scratch;
+  testing::Memory scratch;
 
   Workspace workspace(std::int64_t H) {
     OpLimits limits;

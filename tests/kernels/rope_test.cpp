@@ -106,10 +106,15 @@ TEST_F(RopeTest, RefusesWhatDoesNotFit) {
   EXPECT_THROW(ops->rope(*stream, x, 3, cos_sin, p, false), Error);
   EXPECT_THROW(ops->rope(*stream, x, 16, cos_sin, p, false), Error);
   EXPECT_THROW(ops->rope(*stream, x, 8, table(12), p, false), Error);
-  set(p, 2, kPositions);
-  EXPECT_THROW(ops->rope(*stream, x, 8, cos_sin, p, false), Error);
-  set(p, 2, -1);
-  EXPECT_THROW(ops->rope(*stream, x, 8, cos_sin, p, false), Error);
+  for (const std::int64_t outside : {kPositions, std::int64_t{-1}}) {
+    set(p, 2, outside);
+    if (device->kind() == DeviceKind::Cpu) {
+      EXPECT_THROW(ops->rope(*stream, x, 8, cos_sin, p, false), Error);
+    } else {  // a GPU's launcher can not see positions: the row they spoil says so
+      ops->rope(*stream, x, 8, cos_sin, p, false);
+      EXPECT_TRUE(std::isnan(x.get(2, 0)));
+    }
+  }
 }
 
 }  // namespace

@@ -22,6 +22,12 @@ struct RouterTest : OpTest {
     ops->router_forward(*stream, r.probs, r.experts, r.weights, r.lse, logits, order);
     return r;
   }
+  void get_stats(const HostTensor& stats, const Routed& r) {
+    OpLimits limits;
+    limits.E = r.probs.shape[1];
+    testing::Bytes scratch(ops->workspace_bytes(limits), std::byte{0x5a});
+    ops->router_stats(*stream, {scratch.data(), scratch.size()}, stats, r.probs, r.experts, r.lse);
+  }
 };
 
 // ---- an independent fp64 reference: sort by (falling logit, index) ----------------------------------------------
@@ -64,8 +70,8 @@ std::vector<double> row_of(const HostTensor& m, std::int64_t t) {
 
 TEST_F(RouterTest, MatchesReferenceForEveryK) {
   for (const RouterSoftmax order : kOrders)
-    for (const std::int64_t E : {1, 2, 8, 13, 64})
-      for (std::int64_t k = 1; k <= E; k += k < 4 ? 1 : 9) {
+    for (const std::int64_t E : {1, 2, 8, 13, 64, 100, 256, 300})
+      for (std::int64_t k = 1; k <= E; k += k < 4 ? 1 : k < 64 ? 9 : 80) {
         const HostTensor logits = random_tensor(DType::F32, {9, E}, "logits", 3);
         const Routed r = route(logits, k, order);
         for (std::int64_t t = 0; t < 9; ++t) {
@@ -128,7 +134,7 @@ TEST_F(RouterTest, NanLogitsChooseValidExpertsAndShow) {
     EXPECT_TRUE(std::isnan(numbers_only.weights.get(0)) && std::isnan(numbers_only.weights.get(2)));
     for (std::int64_t i = 9; i < 12; ++i) EXPECT_TRUE(std::isfinite(r.weights.get(i)));
     HostTensor stats(DType::F64, {10});
-    ops->router_stats(*stream, stats, r.probs, r.experts, r.lse);
+    get_stats(stats, r);
     EXPECT_TRUE(std::isnan(stats.get(4)) && std::isnan(stats.get(8)) && std::isnan(stats.get(9)));
     EXPECT_EQ(stats.get(0) + stats.get(1) + stats.get(2) + stats.get(3), 12);
   }
@@ -170,13 +176,16 @@ TEST_F(RouterTest, ReplayOfAFarWorseExpertFirstDoesNotOverflow) {
   EXPECT_EQ(r.weights.values(), (std::vector<double>{0, 1}));
 }
 
-TEST_F(RouterTest, StatsMatchReference) {
-  const std::int64_t T = 333, E = 37, k = 3;
+struct RouterStats : RouterTest, ::testing::WithParamInterface<std::int64_t> {};
+INSTANTIATE_TEST_SUITE_P(Experts, RouterStats, ::testing::Values(4, 37, 300));
+
+TEST_P(RouterStats, MatchReference) {
+  const std::int64_t T = 333, E = GetParam(), k = 3;
   const HostTensor logits = random_tensor(DType::F32, {T, E}, "logits", 3);
   const Routed r = route(logits, k, kOrders[0]);
   HostTensor stats(DType::F64, {2 * E + 2});
   for (std::int64_t i = 0; i < 2 * E + 2; ++i) set(stats, i, 99);  // overwritten, not added to
-  ops->router_stats(*stream, stats, r.probs, r.experts, r.lse);
+  get_stats(stats, r);
   std::vector<double> want(static_cast<std::size_t>(2 * E + 2));
   for (std::int64_t t = 0; t < T; ++t) {
     const auto row = row_of(logits, t);
@@ -200,8 +209,42 @@ TEST_F(RouterTest, StatsOfACertainRouterHaveNoEntropy) {
   set(logits, 0, 500);
   const Routed r = route(logits, 1, kOrders[0]);
   HostTensor stats(DType::F64, {6});
-  ops->router_stats(*stream, stats, r.probs, r.experts, r.lse);
+  get_stats(stats, r);
   EXPECT_EQ(stats.values(), (std::vector<double>{1, 0, 1, 0, 250000, 0}));
+}
+
+TEST_P(RouterStats, LossesMatchReference) {
+  const std::int64_t T = 50, E = GetParam(), k = 3;
+  const Routed r = route(random_tensor(DType::F32, {T, E}, "logits", 3), k, kOrders[0]);
+  HostTensor stats(DType::F64, {2 * E + 2}), metrics(DType::F64, {4}), scale(DType::F32, {E});
+  get_stats(stats, r);
+  metrics.fill_value(10);
+  scale.fill_value(99);  // overwritten
+  const double share = 0.25, coef = 0.3;
+  for (int pass = 1; pass <= 2; ++pass) {  // added to
+    ops->router_losses(*stream, scale, metrics, stats, T, k, share, coef);
+    double want[4] = {0, stats.get(2 * E) / T, stats.get(2 * E + 1) / T, 0}, most = 0;
+    for (std::int64_t e = 0; e < E; ++e) {
+      const double f = stats.get(e) / T, ratio = static_cast<double>(E) / k;
+      want[0] += ratio * f * stats.get(E + e) / T;
+      EXPECT_NEAR(scale.get(e), coef * ratio * f / T, 1e-6 * coef * ratio * f / T);
+      most = std::max(most, stats.get(e));
+    }
+    want[3] = most * E / (T * k);
+    for (int i = 0; i < 4; ++i) EXPECT_NEAR(metrics.get(i), 10 + pass * share * want[i], 1e-12 * metrics.get(i)) << i;
+  }
+}
+
+TEST_F(RouterTest, UniformRoutingHasALoadBalancingLossOfOne) {
+  const std::int64_t E = 8, k = 2, T = 12;
+  HostTensor stats(DType::F64, {2 * E + 2}), metrics(DType::F64, {4}), scale(DType::F32, {E});
+  for (std::int64_t e = 0; e < E; ++e) {
+    set(stats, e, static_cast<double>(T * k) / E);
+    set(stats, E + e, static_cast<double>(T) / E);
+  }
+  ops->router_losses(*stream, scale, metrics, stats, T, k, 1, 1);
+  EXPECT_NEAR(metrics.get(0), 1, 1e-12);
+  EXPECT_NEAR(metrics.get(3), 1, 1e-12);
 }
 
 // ---- backward ----------------------------------------------------------------------------------------------------
@@ -219,7 +262,8 @@ double loss_of(const std::vector<double>& logits, const std::vector<int>& expert
 TEST_F(RouterTest, BackwardMatchesFiniteDifferences) {
   const std::int64_t T = 6;
   for (const RouterSoftmax order : kOrders)
-    for (const auto& [E, k] : {std::pair<std::int64_t, std::int64_t>{8, 2}, {8, 1}, {5, 5}, {13, 4}, {1, 1}})
+    for (const auto& [E, k] :
+         {std::pair<std::int64_t, std::int64_t>{8, 2}, {8, 1}, {5, 5}, {13, 4}, {1, 1}, {70, 6}, {260, 2}})
       for (const auto& [aux, z] : {std::pair<double, double>{0, 0}, {0.7, 0}, {0, 0.3}, {0.7, 0.3}}) {
         const HostTensor logits = random_tensor(DType::F32, {T, E}, "logits", 2);
         const HostTensor dweights = random_tensor(DType::F32, {T, k}, "dweights");
@@ -267,7 +311,7 @@ TEST_F(RouterTest, NoTokensWork) {
     HostTensor stats(DType::F64, {10}), scale(DType::F32, {4});
     for (std::int64_t i = 0; i < 10; ++i) set(stats, i, 5);
     ops->router_weights(*stream, r.probs, r.weights, r.lse, logits, r.experts, order);
-    ops->router_stats(*stream, stats, r.probs, r.experts, r.lse);
+    get_stats(stats, r);
     ops->router_backward(*stream, dlogits, dweights, r.probs, r.experts, r.weights, r.lse, scale, 1, order);
     EXPECT_EQ(stats.values(), std::vector<double>(10, 0.0));
   }
@@ -284,7 +328,7 @@ TEST_F(RouterTest, SameBitsTwiceAndOnAnyNumberOfThreads) {
       const ThreadCount count(threads);
       const Routed r = route(logits, k, order);
       HostTensor stats(DType::F64, {2 * E + 2}), dlogits(DType::F32, {T, E});
-      ops->router_stats(*stream, stats, r.probs, r.experts, r.lse);
+      get_stats(stats, r);
       ops->router_backward(*stream, dlogits, dweights, r.probs, r.experts, r.weights, r.lse, scale, 0.1f, order);
       runs.push_back({r.probs, r.experts, r.weights, r.lse, stats, dlogits});
     }
@@ -301,6 +345,7 @@ TEST_F(RouterTest, BadArgumentsThrow) {
   EXPECT_THROW(route(random_tensor(DType::BF16, {3, 4}, "logits"), 2, kOrders[0]), Error);
   Routed r(3, 4, 2);
   EXPECT_THROW(ops->router_forward(*stream, r.probs, r.experts, r.lse, r.lse, logits, kOrders[0]), Error);
+  if (device->kind() != DeviceKind::Cpu) return;  // only the host can throw for what it reads
   set(r.experts, 1, 4);
   EXPECT_THROW(ops->router_weights(*stream, r.probs, r.weights, r.lse, logits, r.experts, kOrders[0]), Error);
   set(r.experts, 1, -1);

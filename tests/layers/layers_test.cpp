@@ -30,6 +30,7 @@ const std::map<std::string, std::vector<std::string>> kLayers = {
     {"parallel/plan", {"parallel/upcycle"}},
     {"parallel/serve", {"parallel/checkpoint"}},
     {"launch", {"parallel/plan", "parallel/serve"}},
+    {"launch/cuda", {"launch", "kernels/cuda"}},
 };
 
 std::string layer_of(fs::path file) {

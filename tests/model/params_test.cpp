@@ -136,7 +136,8 @@ TEST_P(Params, InitialWeightsAreTheSameOnEveryLayout) {
   const auto draw = [&](const ParamTable& table, std::vector<float>& dense, std::vector<float>& expert) {
     dense.assign(static_cast<std::size_t>(table.dense.size), -7);
     expert.assign(static_cast<std::size_t>(table.expert.size), -7);
-    initialize_weights(table, 5, Tensor(dense.data(), DType::F32, {table.dense.size}),
+    Staging host;
+    initialize_weights(table, 5, host, Tensor(dense.data(), DType::F32, {table.dense.size}),
                        Tensor(expert.data(), DType::F32, {table.expert.size}));
   };
   std::vector<float> dense, expert;

@@ -78,6 +78,18 @@ TEST_F(Nvtx, AStepAndItsLayersNest) {
   expect_training(read_record(small.file("ranges.0")));
 }
 
+TEST_F(Nvtx, TheProfilersWindowIsARangeAroundItsSteps) {
+  changes["train"]["profile_step_start"] = 2;
+  changes["train"]["profile_step_end"] = 2;
+  small.train("run", changes);
+  const Record r = read_record(small.file("ranges.0"));
+  EXPECT_EQ(r.left_open, 0u);
+  EXPECT_EQ(r.count.at("profile"), 1);
+  EXPECT_EQ(r.count.at("step"), steps);
+  EXPECT_EQ(r.in.at("step"), std::set<std::string>{"profile"});  // of one of the two
+  EXPECT_TRUE(r.in.at("profile").empty());
+}
+
 TEST_F(Nvtx, EveryRankSendsItsCollectives) {
   changes["parallel"] = {{"tp", 2}};
   changes["model"] = {{"num_local_experts", 4}, {"num_experts_per_tok", 2}};

@@ -13,8 +13,11 @@ Fill rounded(const Fill& fill) {
   return [fill](Trainer& t) {
     fill(t);
     if (t.config.storage() != DType::F32) return;
-    for (const Tensor& flat : {t.memory.weights.dense, t.memory.weights.expert})
-      for (std::int64_t i = 0; i < flat.size(); ++i) flat.as<float>()[i] = to_float(to_bf16(flat.as<float>()[i]));
+    for (const Tensor& flat : {t.memory.weights.dense, t.memory.weights.expert}) {
+      std::vector<float> values = floats_of(t, flat);
+      for (float& x : values) x = to_float(to_bf16(x));
+      set_floats(t, flat, values);
+    }
   };
 }
 
@@ -59,7 +62,7 @@ TEST(Bf16, EveryLayoutIsAsCloseToFp32AsOneRank) {
     for (const Parallelism& p : legal_layouts(c.model)) {
       SCOPED_TRACE(p.text());
       const Rig rig;
-      const Mesh mesh = make_test_mesh(p);
+      const Mesh mesh = make_test_mesh(rig, p);
       Trainer t = make_trainer(c, mesh, *rig.device, *rig.stream, *rig.ops);
       fill(t);
       Routing routing = routing_of(t, data);

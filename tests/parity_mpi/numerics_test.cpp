@@ -32,7 +32,7 @@ TEST(Numerics, DataOrderIndependentOfLayout) {
   const FixedSequences data = random_sequences(2 * n, c.train.seq_length, c.model.vocab_size, 1);
   for (const Parallelism& p : legal_layouts(c.model)) {
     SCOPED_TRACE(p.text());
-    const Mesh mesh = make_test_mesh(p);
+    const Mesh mesh = make_test_mesh(rig, p);
     Trainer t = trainer_of(rig, c, mesh, random_fill());
     for (std::int64_t step = 0; step < 2; ++step) {
       std::string asked, expected;
@@ -59,7 +59,7 @@ TEST(Numerics, MicrobatchesAreGlobal) {
     const double want = one_rank_reference(c, random_fill(), data).result.aux_loss;
     for (const Parallelism& p : legal_layouts(c.model)) {
       SCOPED_TRACE(p.text());
-      const Mesh mesh = make_test_mesh(p);
+      const Mesh mesh = make_test_mesh(rig, p);
       Trainer t = trainer_of(rig, c, mesh, random_fill());
       EXPECT_NEAR(compute_gradients(t, data.source()).aux_loss, want, 1e-6);
     }
@@ -80,21 +80,22 @@ TEST(Numerics, RouterAndNormGradientsAreReducedOverTp) {
   const ParamTable table = make_global_table(c.model);
   for (const Parallelism& p : legal_layouts(c.model)) {
     SCOPED_TRACE(p.text());
-    const Mesh mesh = make_test_mesh(p);
+    const Mesh mesh = make_test_mesh(rig, p);
     Trainer t = trainer_of(rig, c, mesh, random_fill());
     (void)compute_gradients(t, data.source());
     int pieces = 0;
     for (const OwnedPiece& piece : owned_pieces(t.model->table, mesh.at, true)) {
       if (!piece.row->replicated_over_tp) continue;
       ++pieces;
-      const Tensor mine = piece_of(t.memory.grads, piece);
-      const std::string bits(reinterpret_cast<const char*>(mine.data), mine.bytes());
+      const std::vector<float> mine = floats_of(t, piece_of(t.memory.grads, piece));
+      const std::string bits(reinterpret_cast<const char*>(mine.data()), mine.size() * sizeof(float));
       EXPECT_EQ(bits, mesh.tp->broadcast_text(bits, 0)) << piece.row->name;
       const std::vector<float>& g0 = want.gradients[table.places.at(piece.row->name)];
       for (std::int64_t i = 0; i < piece.part.size(); ++i) {
         const std::int64_t at =
             (piece.part.row + i / piece.part.columns) * piece.row->columns + piece.part.column + i % piece.part.columns;
-        EXPECT_NEAR(mine.as<float>()[i], g0[static_cast<std::size_t>(at)], 1e-6 * want.norm) << piece.row->name;
+        EXPECT_NEAR(mine[static_cast<std::size_t>(i)], g0[static_cast<std::size_t>(at)], 1e-6 * want.norm)
+            << piece.row->name;
       }
     }
     EXPECT_GT(mesh.world->sum_of(pieces), 0);
@@ -122,10 +123,10 @@ TEST(Numerics, AllRanksClipByTheSameNormWithAndWithoutFrozenRows) {
     norm = std::sqrt(norm);
     for (const Parallelism& p : legal_layouts(c.model)) {
       SCOPED_TRACE(p.text());
-      const Mesh mesh = make_test_mesh(p);
+      const Mesh mesh = make_test_mesh(rig, p);
       Trainer t = trainer_of(rig, c, mesh, random_fill());
       (void)compute_gradients(t, data.source());
-      const double got = clip_gradients(t.optimizer, t.memory), scale = *t.memory.scale.as<float>();
+      const double got = clipped_norm(t), scale = floats_of(t, t.memory.scale)[0];
       EXPECT_NEAR(got, norm, 1e-5 * norm);
       EXPECT_NEAR(scale, 0.1 / norm, 1e-5 * scale);
       EXPECT_EQ(mesh.world->max_of(got), -mesh.world->max_of(-got));
@@ -137,7 +138,7 @@ TEST(Numerics, AllRanksClipByTheSameNormWithAndWithoutFrozenRows) {
 // Initial weights, and upcycling with everything that draws (noise, dropped units, routers), bit for bit.
 TEST(Numerics, EveryLayoutStartsFromTheSameBits) {
   const Rig rig;
-  const Mesh single = make_single_mesh();
+  const Mesh single = single_mesh(rig);
   for (const Start start : {Start::Copy, Start::VirtualGroup, Start::SharedExpert}) {
     Switches s;
     s.start = start;
@@ -152,16 +153,16 @@ TEST(Numerics, EveryLayoutStartsFromTheSameBits) {
     const TrainedState whole = state_of(trainer_of(rig, c, single, fill));
     for (const Parallelism& p : legal_layouts(c.model)) {
       SCOPED_TRACE(p.text());
-      const Mesh mesh = make_test_mesh(p);
+      const Mesh mesh = make_test_mesh(rig, p);
       const Trainer t = trainer_of(rig, c, mesh, fill);
       for (const OwnedPiece& piece : owned_pieces(t.model->table, mesh.at, true)) {
         const std::vector<float>& want = whole.parameters.at(piece.row->name).weight;
-        const float* got = piece_of(t.memory.weights, piece).as<float>();
+        const std::vector<float> got = floats_of(t, piece_of(t.memory.weights, piece));
         bool same = true;
         for (std::int64_t i = 0; i < piece.part.size(); ++i) {
           const std::int64_t at = (piece.part.row + i / piece.part.columns) * piece.row->columns + piece.part.column +
                                   i % piece.part.columns;
-          same = same && got[i] == want[static_cast<std::size_t>(at)];
+          same = same && got[static_cast<std::size_t>(i)] == want[static_cast<std::size_t>(at)];
         }
         EXPECT_TRUE(same) << piece.row->name;
       }
@@ -191,14 +192,13 @@ TEST(Numerics, CopiesGiveTheRouterNoGradientOnAnyLayout) {
           random_sequences(c.train.global_batch_size, c.train.seq_length, c.model.vocab_size, 3);
       for (const Parallelism& p : legal_layouts(c.model)) {
         SCOPED_TRACE(fmt::format("{} {} {}", p.text(), dtype, tight));
-        const Mesh mesh = make_test_mesh(p);
+        const Mesh mesh = make_test_mesh(rig, p);
         Trainer t = trainer_of(rig, c, mesh, copies);
         (void)compute_gradients(t, data.source());
         double routers = 0, others = 0;
         for (const OwnedPiece& piece : owned_pieces(t.model->table, mesh.at, true)) {
-          const Tensor g = piece_of(t.memory.grads, piece);
           (piece.row->name.ends_with(".gate.weight") ? routers : others) +=
-              norm({g.as<float>(), static_cast<std::size_t>(g.size())});
+              norm(floats_of(t, piece_of(t.memory.grads, piece)));
         }
         EXPECT_EQ(mesh.world->sum_of(routers), 0);
         EXPECT_GT(mesh.world->sum_of(others), 0);
@@ -210,7 +210,7 @@ TEST(Numerics, CopiesGiveTheRouterNoGradientOnAnyLayout) {
 TEST(MakeTrainer, TokensThatTpCanNotCutAreRefused) {
   const Rig rig;
   const int world = mpi_session().size();
-  const Mesh mesh = make_test_mesh(world);
+  const Mesh mesh = make_test_mesh(*rig.device, *rig.stream, world);
   Config c = config_of(Switches{}, 1);
   c.train.micro_batch_size = 1;
   c.train.seq_length = 2 * world + 1;

@@ -14,19 +14,15 @@ Tensor host(std::vector<std::int32_t>& v) {
   return Tensor(v.data(), DType::I32, {static_cast<std::int64_t>(v.size())});
 }
 
-// All ranks in one group, and a stream to wait on.
-struct World {
-  Rig rig;
-  Mesh mesh = make_test_mesh();
-  Communicator& all = *mesh.world;
-  bool is_first = mesh.rank == 0;
-  template <class T>
-  void share(std::vector<T>& values) {
-    auto n = static_cast<std::size_t>(all.max_of(is_first ? static_cast<double>(values.size()) : 0));
-    values.resize(n);
-    if (n > 0) rig.stream->wait(all.broadcast(host(values), 0));
-  }
-};
+bool is_first() { return mpi_session().rank() == 0; }
+
+// The first rank's values, on all.
+template <class T>
+void share(std::vector<T>& values) {
+  auto n = static_cast<std::size_t>(host_world().max_of(is_first() ? static_cast<double>(values.size()) : 0));
+  values.resize(n);
+  if (n > 0) wait(host_world().broadcast(host(values), 0));
+}
 
 std::vector<double> flat(const StepResult& r) {
   std::vector<double> v{r.loss, r.aux_loss, r.z_loss};
@@ -79,14 +75,17 @@ std::vector<Parallelism> legal_layouts(const ModelConfig& model) {
   return all;
 }
 
-Mesh make_test_mesh(const Parallelism& p) { return make_test_mesh(p.tp, p.ep, p.etp); }
+Mesh make_test_mesh(const Rig& rig, const Parallelism& p) {
+  return make_test_mesh(*rig.device, *rig.stream, p.tp, p.ep, p.etp);
+}
 
 Fill random_fill() {
   return [](Trainer& t) {
     ParamTable table = t.model->table;
     for (ParamRow& row : table.rows)
       if (row.name.ends_with("block_sparse_moe.gate.weight")) row.init_std = 0.5;
-    initialize_weights(table, static_cast<std::uint64_t>(t.config.seed), t.memory.weights.dense,
+    Staging staging(*t.device, *t.stream);
+    initialize_weights(table, static_cast<std::uint64_t>(t.config.seed), staging, t.memory.weights.dense,
                        t.memory.weights.expert);
     masters_from_weights(t.optimizer, t.memory);
   };
@@ -122,31 +121,31 @@ Routing routing_of(Trainer& t, const FixedSequences& sequences) {
 }
 
 Reference one_rank_reference(const Config& config, const Fill& fill, const FixedSequences& sequences) {
-  World world;
-  const Mesh single = make_single_mesh();
+  const Rig rig = cpu_rig();
+  const Mesh single = single_mesh(rig);
   const ParamTable table = make_global_table(config.model);
   Reference r;
   r.gradients.resize(table.rows.size());
   std::vector<double> numbers;
   std::vector<double> gap(1);
-  if (world.is_first) {
+  if (is_first()) {
     Config alone = config;
     alone.train.recompute = "none";
     alone.parallel = {};
-    Trainer t = trainer_of(world.rig, alone, single, fill);
+    Trainer t = trainer_of(rig, alone, single, fill);
     Routing routing = routing_of(t, sequences);
     r.routing = std::move(routing.chosen);
     gap[0] = *std::min_element(routing.gaps.begin(), routing.gaps.end());
     numbers = flat(compute_gradients(t, sequences.source()));
     for (std::size_t i = 0; i < table.rows.size(); ++i) r.gradients[i] = gradient_of(t, t.model->table.rows[i]);
   }
-  world.share(numbers);
-  world.share(gap);
-  world.share(r.routing);
+  share(numbers);
+  share(gap);
+  share(r.routing);
   r.result = result_of(numbers);
   r.gap = gap[0];
   for (std::vector<float>& g : r.gradients) {
-    world.share(g);
+    share(g);
     r.norms.push_back(norm(g));
     r.norm += r.norms.back() * r.norms.back();
   }
@@ -162,15 +161,16 @@ std::vector<double> gradient_differences(const Trainer& t, const std::vector<std
   for (const OwnedPiece& p : owned_pieces(t.model->table, t.mesh->at, false)) {
     const std::size_t at = table.places.at(p.row->name);
     const std::vector<float>& g0 = gradients[at];
-    const float* g = piece_of(t.memory.grads, p).as<float>();
+    const std::vector<float> g = floats_of(t, piece_of(t.memory.grads, p));
     for (std::int64_t i = 0; i < p.part.size(); ++i) {
       const std::int64_t r = p.part.row + i / p.part.columns, c = p.part.column + i % p.part.columns;
-      const double difference = double(g[i]) - g0[static_cast<std::size_t>(r * p.row->columns + c)];
+      const double difference =
+          double(g[static_cast<std::size_t>(i)]) - g0[static_cast<std::size_t>(r * p.row->columns + c)];
       sums[2 * at] += difference * difference;
     }
     sums[2 * at + 1] += static_cast<double>(p.part.size());
   }
-  t.stream->wait(t.mesh->world->all_reduce(host(sums)));
+  wait(host_world().all_reduce(host(sums)));
   std::vector<double> differences;
   for (std::size_t i = 0; i < table.rows.size(); ++i) {
     EXPECT_EQ(sums[2 * i + 1], static_cast<double>(table.rows[i].global_size())) << table.rows[i].name;
@@ -194,14 +194,14 @@ void expect_parity(Trainer& t, const StepResult& got, const Reference& want) {
   for (std::size_t i = 0; i < table.rows.size(); ++i)
     EXPECT_LE(differences[i], 1e-5 * want.norms[i] + 1e-7 * want.norm)
         << table.rows[i].name << ", norm " << want.norms[i] << " of " << want.norm;
-  EXPECT_NEAR(clip_gradients(t.optimizer, t.memory), want.norm, 1e-5 * want.norm);
+  EXPECT_NEAR(clipped_norm(t), want.norm, 1e-5 * want.norm);
 }
 
 void compare_layout(const Config& config, const Parallelism& p, const Fill& fill, const FixedSequences& sequences,
                     const Reference& want, const Check& check) {
   SCOPED_TRACE(p.text());
   const Rig rig;
-  const Mesh mesh = make_test_mesh(p);
+  const Mesh mesh = make_test_mesh(rig, p);
   Trainer t = trainer_of(rig, config, mesh, fill);
   const Routing routing = routing_of(t, sequences);
   // On all ranks or none, since the rest is collective.
@@ -225,16 +225,16 @@ double different_choices(const Trainer& t, const Routing& routing, const Referen
 }
 
 FixedSequences clear_sequences(const Config& config, const Fill& fill, std::int64_t count, double gap) {
-  World world;
-  const Mesh single = make_single_mesh();
+  const Rig rig = cpu_rig();
+  const Mesh single = single_mesh(rig);
   Config alone = config;
   alone.train.recompute = "none";
   alone.train.global_batch_size = count;
   alone.parallel = {};
   const std::int64_t S = config.train.seq_length, T = S * config.train.micro_batch_size;
   FixedSequences found{S, {}, {}};
-  if (world.is_first) {
-    Trainer t = trainer_of(world.rig, alone, single, fill);
+  if (is_first()) {
+    Trainer t = trainer_of(rig, alone, single, fill);
     for (std::uint64_t seed = 1; static_cast<std::int64_t>(found.tokens.size()) < count * S; ++seed) {
       UPCYCLE_CHECK(seed < 100, "too few of the sequences have gaps above {}", gap);
       const FixedSequences some = random_sequences(count, S, config.model.vocab_size, seed);
@@ -247,8 +247,8 @@ FixedSequences clear_sequences(const Config& config, const Fill& fill, std::int6
       }
     }
   }
-  world.share(found.tokens);
-  world.share(found.targets);
+  share(found.tokens);
+  share(found.targets);
   return found;
 }
 

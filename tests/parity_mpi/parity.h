@@ -6,8 +6,8 @@
 #include "tests/mpi_tests.h"
 #include "tests/train/rig.h"
 
-// One step on any layout against the same step on one rank. The reference runs on rank 0 alone, on a mesh of one rank,
-// and is broadcast.
+// One step on any layout against the same step on one rank. The reference runs on rank 0 alone, on a mesh of one rank
+// and the CPU, whatever device is under test, and is broadcast.
 namespace upcycle::test {
 
 struct Parallelism {
@@ -18,7 +18,7 @@ struct Parallelism {
 // Every legal layout of this world for a model: make_layout and sizes_of decide. A dense model has those of ep = etp =
 // 1.
 std::vector<Parallelism> legal_layouts(const ModelConfig& model);
-Mesh make_test_mesh(const Parallelism& p);
+Mesh make_test_mesh(const Rig& rig, const Parallelism& p);
 
 // Sets a fresh trainer's weights, alike on every layout.
 using Fill = std::function<void(Trainer&)>;

@@ -10,8 +10,12 @@
 namespace upcycle::test {
 namespace {
 
-Tensor weights_of(Trainer& t, const ParamRow& row) {
-  return view_row(row, t.memory.weights.dense, t.memory.weights.expert);
+// A parameter's weights, changed on the host: row-major (rows, row.columns).
+void change(Trainer& t, const ParamRow& row, const std::function<void(std::vector<float>&)>& how) {
+  const Tensor on_device = view_row(row, t.memory.weights.dense, t.memory.weights.expert);
+  std::vector<float> w = floats_of(t, on_device);
+  how(w);
+  set_floats(t, on_device, w);
 }
 
 // Every token ranks the experts as `order` does: column 0 of the residual is large for all, and the router reads it
@@ -20,15 +24,20 @@ Fill all_tokens_to(const std::vector<std::int64_t>& order) {
   return [order](Trainer& t) {
     random_fill()(t);
     for (const ParamRow& row : t.model->table.rows) {
+      const auto columns = static_cast<std::size_t>(row.columns);
       if (row.name == "model.embed_tokens.weight")
-        for (std::int64_t r = 0; r < row.part.rows; ++r) weights_of(t, row).as<float>()[r * row.columns] = 4;
+        change(t, row, [&](std::vector<float>& w) {
+          for (std::size_t at = 0; at < w.size(); at += columns) w[at] = 4;
+        });
       if (!row.name.ends_with("block_sparse_moe.gate.weight")) continue;
-      t.ops->fill(*t.stream, weights_of(t, row), 0);
-      for (std::size_t place = 0; place < order.size(); ++place)
-        weights_of(t, row).as<float>()[order[place] * row.columns] = 0.8f - 0.2f * static_cast<float>(place);
-      for (std::int64_t e = 0; e < row.rows; ++e)
-        if (std::find(order.begin(), order.end(), e) == order.end())
-          weights_of(t, row).as<float>()[e * row.columns] = -0.1f * static_cast<float>(e + 1);
+      change(t, row, [&](std::vector<float>& w) {
+        std::fill(w.begin(), w.end(), 0.0f);
+        for (std::size_t e = 0; e < w.size() / columns; ++e) {
+          const auto place = std::find(order.begin(), order.end(), static_cast<std::int64_t>(e)) - order.begin();
+          const bool wanted = place < static_cast<std::ptrdiff_t>(order.size());
+          w[e * columns] = wanted ? 0.8f - 0.2f * static_cast<float>(place) : -0.1f * static_cast<float>(e + 1);
+        }
+      });
     }
     masters_from_weights(t.optimizer, t.memory);
   };
@@ -119,8 +128,9 @@ TEST(Ties, GoToTheLowerExpertOnEveryLayout) {
       random_fill()(t);
       for (const ParamRow& row : t.model->table.rows) {
         if (!row.name.ends_with("block_sparse_moe.gate.weight")) continue;
-        float* w = weights_of(t, row).as<float>();
-        std::copy(w, w + half * row.columns, w + half * row.columns);
+        change(t, row, [&](std::vector<float>& w) {
+          std::copy(w.begin(), w.begin() + half * row.columns, w.begin() + half * row.columns);
+        });
       }
       masters_from_weights(t.optimizer, t.memory);
     };

@@ -51,8 +51,8 @@ Trainer start(const Rig& rig, const Config& config, const Mesh& mesh, const Fill
 class ThirtySteps : public ::testing::TestWithParam<Start> {};
 
 TEST_P(ThirtySteps, TrackOneRanksLossesAndReplicasStayEqual) {
-  const Rig rig;
-  const Mesh single = make_single_mesh();
+  const Rig rig, cpu = cpu_rig();
+  const Mesh single = single_mesh(cpu);
   const Config c = config_of(GetParam(), "fp32");
   const FixedSequences data = data_of(c);
   Switches s;
@@ -61,13 +61,13 @@ TEST_P(ThirtySteps, TrackOneRanksLossesAndReplicasStayEqual) {
   const Fill fill = fill_of(s);
   std::vector<StepResult> want;
   if (mpi_session().rank() == 0) {  // the others wait at the first collective
-    Trainer one = start(rig, c, single, fill);
+    Trainer one = start(cpu, c, single, fill);
     while (one.step < c.train.steps) want.push_back(train_step(one, data.source()));
     EXPECT_LT(want.back().loss, 0.97 * want.front().loss);  // it does learn
   }
   for (const Parallelism& p : mixed_layouts()) {
     SCOPED_TRACE(p.text());
-    const Mesh mesh = make_test_mesh(p);
+    const Mesh mesh = make_test_mesh(rig, p);
     Trainer t = start(rig, c, mesh, fill);
     for (std::size_t i = 0; i < 30; ++i) {
       const StepResult got = train_step(t, data.source());
@@ -101,7 +101,7 @@ TEST_P(SameLayout, TwiceIsBitwiseTheSameRun) {
   const Fill fill = fill_of(s);
   for (const Parallelism& p : mixed_layouts()) {
     SCOPED_TRACE(p.text());
-    const Mesh mesh = make_test_mesh(p);
+    const Mesh mesh = make_test_mesh(rig, p);
     Trainer a = start(rig, c, mesh, fill), b = start(rig, c, mesh, fill);
     for (int i = 0; i < 10; ++i) {
       const StepResult x = train_step(a, data.source()), y = train_step(b, data.source());
@@ -128,7 +128,7 @@ TEST(Recompute, IsBitwiseTheSameOnEveryLayout) {
   const FixedSequences data = data_of(c);
   for (const Parallelism& p : legal_layouts(c.model)) {
     SCOPED_TRACE(p.text());
-    const Mesh mesh = make_test_mesh(p);
+    const Mesh mesh = make_test_mesh(rig, p);
     c.train.recompute = "none";
     Trainer a = start(rig, c, mesh, random_fill());
     c.train.recompute = "full";

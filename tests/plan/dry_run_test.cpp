@@ -79,7 +79,7 @@ TEST_P(DryRun, FilesAreItsSizesAndWhatHdf5Adds) {
   Trainer t = random_trainer(rig, config, mesh);
   Snapshot snapshot = make_snapshot(t);
   const TemporaryFolder folder;
-  const auto files = write_rank_files(folder.file("step"), 1, 0, take_snapshot(t, snapshot));
+  const auto files = write_rank_files(folder.file("step"), 1, 0, take_snapshot(t, snapshot).pieces);
   ASSERT_EQ(files.size(), plan.optimizer_file > 0 ? 2u : 1u);
   const std::int64_t most = 4096 * static_cast<std::int64_t>(t.model->table.rows.size());
   const auto adds = [&](const Checkpoint::FileEntry& file, std::size_t planned) {

@@ -74,11 +74,8 @@ class MeasuredDevice final : public Device {
     in_use -= bytes;
     real_->release(data, bytes);
   }
-  void copy_to_host(Stream& s, void* host, const void* device, std::size_t bytes) override {
-    real_->copy_to_host(s, host, device, bytes);
-  }
-  void copy_from_host(Stream& s, void* device, const void* host, std::size_t bytes) override {
-    real_->copy_from_host(s, device, host, bytes);
+  void copy(Stream& s, CopyKind kind, void* to, const void* from, const Runs& runs) override {
+    real_->copy(s, kind, to, from, runs);
   }
   std::size_t in_use = 0;
 
@@ -128,7 +125,7 @@ TEST_P(Planned, MemoryAndCollectivesAreThoseOfARealStep) {
       random_sequences(config.train.global_batch_size, config.train.seq_length, config.model.vocab_size, 5);
   const double before = resident_bytes();
   Trainer t = make_trainer(config, mesh, device, *stream, *ops);
-  initialize_weights(t.model->table, 1, t.memory.weights.dense, t.memory.weights.expert);
+  initialize_trainer(t, 1);
   Snapshot snapshot = make_snapshot(t);
 
   EXPECT_EQ(memory["parameters"], t.memory.parameters.capacity());

@@ -146,8 +146,8 @@ void load_and_save(const Shape& from, const std::vector<Shape>& to) {
   }
 }
 
-class Spread : public testing::TestWithParam<std::size_t> {};
-class FullPairs : public testing::TestWithParam<std::size_t> {};
+class Spread : public ::testing::TestWithParam<std::size_t> {};
+class FullPairs : public ::testing::TestWithParam<std::size_t> {};
 
 // Each layout is once a source and once a target; the smallest and the largest also meet both ways.
 TEST_P(Spread, LoadsAndSavesTheSameBits) {
@@ -165,8 +165,8 @@ TEST_P(FullPairs, LoadsAndSavesTheSameBits) {
   load_and_save(shapes[GetParam()], to);
 }
 
-const auto each = testing::Range(std::size_t{0}, shapes.size());
-const auto name = [](const testing::TestParamInfo<std::size_t>& p) { return name_of(shapes[p.param]); };
+const auto each = ::testing::Range(std::size_t{0}, shapes.size());
+const auto name = [](const ::testing::TestParamInfo<std::size_t>& p) { return name_of(shapes[p.param]); };
 INSTANTIATE_TEST_SUITE_P(, Spread, each, name);
 INSTANTIATE_TEST_SUITE_P(, FullPairs, each, name);
 

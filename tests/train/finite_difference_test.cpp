@@ -74,7 +74,7 @@ class FiniteDifferences : public ::testing::TestWithParam<Case> {
   }
 
   Rig rig;
-  Mesh mesh = make_single_mesh();
+  Mesh mesh = single_mesh(rig);
   Config config;
   FixedSequences sequences;
 };
@@ -91,8 +91,8 @@ TEST_P(FiniteDifferences, EveryParameter) {
     const ParamRow& row = t.model->table.rows[i];
     const std::vector<float>& g = gradients[i];
     const Tensor weights = view_row(row, t.memory.weights.dense, t.memory.weights.expert);
-    float* w = weights.as<float>();
-    const std::vector<float> original(w, w + weights.size());
+    const std::vector<float> original = floats_of(t, weights);
+    std::vector<float> w(original.size());
     std::vector<double> direction(g.size());
     double length = 0, slope = 0;
     for (std::size_t j = 0; j < g.size(); ++j) {
@@ -106,6 +106,7 @@ TEST_P(FiniteDifferences, EveryParameter) {
     }
     const auto at = [&](double h) {
       for (std::size_t j = 0; j < g.size(); ++j) w[j] = static_cast<float>(original[j] + h * direction[j]);
+      set_floats(t, weights, w);
       return evaluate(t);
     };
     // Fourth order in h: (8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / 12h, over falling h while no choice of experts
@@ -131,7 +132,7 @@ TEST_P(FiniteDifferences, EveryParameter) {
       }
       wide = narrow;
     }
-    std::copy(original.begin(), original.end(), w);
+    set_floats(t, weights, original);
     EXPECT_TRUE(std::isfinite(change)) << row.name << ": the routing changes at any step";
     // fp32 forward passes: about 1e-7 of the loss over h.
     EXPECT_NEAR(measured, slope, 2e-3 * std::abs(slope) + 1e-4 * largest) << row.name << ", gradient norm " << norm(g);

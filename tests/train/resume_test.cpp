@@ -11,7 +11,7 @@ namespace upcycle {
 namespace {
 
 const Rig rig;
-const Mesh mesh = make_single_mesh();
+const Mesh mesh = single_mesh(rig);
 
 void save(Trainer& t, const std::string& run) {
   CheckpointWriter writer(run, *mesh.world, 0);
@@ -153,7 +153,7 @@ TEST(Snapshot, IsAsLargeAsPlanned) {
     Trainer t = random_trainer(rig, c, mesh);
     Snapshot s = make_snapshot(t);
     const std::uint64_t allocations = device_allocation_count();
-    const std::vector<SavedPiece> pieces = take_snapshot(t, s);
+    const std::vector<SavedPiece> pieces = take_snapshot(t, s).pieces;
     EXPECT_EQ(device_allocation_count(), allocations);
     EXPECT_EQ(pieces.size(), s.pieces.size() * (c.train.optimizer == "adamw" ? 3 : 1));
     EXPECT_EQ(s.arena.capacity(), plan_snapshot(t.model->table, mesh.at, c.train.optimizer == "adamw"));

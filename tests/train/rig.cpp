@@ -7,8 +7,43 @@
 #include <limits>
 
 #include "core/rng.h"
+#include "tests/kernels/test_backend.h"
 
 namespace upcycle {
+
+std::unique_ptr<Device> make_rig_device() { return testing::make_test_device(); }
+std::unique_ptr<Ops> make_rig_ops() { return testing::make_test_ops(); }
+
+Rig cpu_rig() {
+  Rig rig{nullptr, nullptr, nullptr};
+  rig.device = make_cpu_device();
+  rig.stream = rig.device->make_stream();
+  rig.ops = make_cpu_ops();
+  return rig;
+}
+
+Mesh single_mesh(const Rig& rig) { return make_single_mesh(*rig.device, *rig.stream); }
+
+std::vector<float> floats_of(const Trainer& t, const Tensor& x) {
+  if (x.dtype == DType::F32) return values_of<float>(t, x);
+  const std::vector<bf16> rounded = values_of<bf16>(t, x);
+  std::vector<float> values(rounded.size());
+  std::transform(rounded.begin(), rounded.end(), values.begin(), [](bf16 v) { return to_float(v); });
+  return values;
+}
+
+void set_floats(const Trainer& t, const Tensor& x, std::span<const float> values) {
+  UPCYCLE_CHECK(x.contiguous() && static_cast<std::size_t>(x.size()) == values.size(), "{} of {} values", x.describe(),
+                values.size());
+  std::vector<bf16> rounded;
+  if (x.dtype == DType::BF16) {
+    rounded.resize(values.size());
+    std::transform(values.begin(), values.end(), rounded.begin(), to_bf16);
+  }
+  const void* from = x.dtype == DType::BF16 ? static_cast<const void*>(rounded.data()) : values.data();
+  t.device->copy_from_host(*t.stream, x.data, from, x.bytes());
+  t.stream->synchronize();  // `values` are the caller's
+}
 
 FixedSequences random_sequences(std::int64_t n, std::int64_t S, std::int64_t V, std::uint64_t seed) {
   FixedSequences f{S, {}, {}};
@@ -57,7 +92,9 @@ Trainer random_trainer(const Rig& rig, const Config& config, const Mesh& mesh) {
   ParamTable table = t.model->table;
   for (ParamRow& row : table.rows)
     if (row.name.ends_with("block_sparse_moe.gate.weight")) row.init_std = 0.5;
-  initialize_weights(table, static_cast<std::uint64_t>(config.seed), t.memory.weights.dense, t.memory.weights.expert);
+  Staging staging(*rig.device, *rig.stream);
+  initialize_weights(table, static_cast<std::uint64_t>(config.seed), staging, t.memory.weights.dense,
+                     t.memory.weights.expert);
   masters_from_weights(t.optimizer, t.memory);
   return t;
 }
@@ -71,13 +108,6 @@ double whole_loss(const Config& config, const StepResult& r) {
 
 namespace {
 
-std::vector<float> floats_of(const Tensor& t) {
-  std::vector<float> values(static_cast<std::size_t>(t.size()));
-  for (std::size_t i = 0; i < values.size(); ++i)
-    values[i] = t.dtype == DType::BF16 ? to_float(static_cast<const bf16*>(t.data)[i]) : t.as<float>()[i];
-  return values;
-}
-
 void append(std::vector<float>& to, const std::vector<float>& more) { to.insert(to.end(), more.begin(), more.end()); }
 
 }  // namespace
@@ -87,10 +117,10 @@ TrainedState state_of(const Trainer& t) {
   const bool adamw = t.config.train.optimizer == "adamw";
   for (const OwnedPiece& p : owned_pieces(t.model->table, t.mesh->at, true)) {  // in the order of rows
     TrainedState::Parameter& to = s.parameters[p.row->name];
-    append(to.weight, floats_of(piece_of(t.memory.weights, p)));
-    append(to.master, floats_of(master_piece(t.memory, p)));
-    if (adamw) append(to.m, floats_of(shard_piece_of(t.memory.m, p)));
-    if (adamw) append(to.v, floats_of(shard_piece_of(t.memory.v, p)));
+    append(to.weight, floats_of(t, piece_of(t.memory.weights, p)));
+    append(to.master, floats_of(t, master_piece(t.memory, p)));
+    if (adamw) append(to.m, floats_of(t, shard_piece_of(t.memory.m, p)));
+    if (adamw) append(to.v, floats_of(t, shard_piece_of(t.memory.v, p)));
     to.steps = t.optimizer.row_steps[static_cast<std::size_t>(p.row - t.model->table.rows.data())];
   }
   s.step = t.step;
@@ -118,8 +148,7 @@ void expect_same_state(const TrainedState& a, const TrainedState& b) {
 }
 
 std::vector<std::int32_t> chosen_experts(const Trainer& t, std::int64_t layer) {
-  const Tensor& e = t.model->activations.layers[static_cast<std::size_t>(layer)].moe.experts;
-  return {e.as<std::int32_t>(), e.as<std::int32_t>() + e.size()};
+  return values_of<std::int32_t>(t, t.model->activations.layers[static_cast<std::size_t>(layer)].moe.experts);
 }
 
 double smallest_gap(const Trainer& t, std::int64_t layer) {
@@ -128,8 +157,9 @@ double smallest_gap(const Trainer& t, std::int64_t layer) {
              k = static_cast<std::size_t>(t.config.model.num_experts_per_tok);
   double gap = std::numeric_limits<double>::infinity();
   if (k == E) return gap;
-  for (std::int64_t row = 0; row < probs.rows(); ++row) {
-    std::vector<float> p(probs.as<float>() + row * probs.columns(), probs.as<float>() + (row + 1) * probs.columns());
+  const std::vector<float> values = values_of<float>(t, probs);
+  for (auto row = values.begin(); row != values.end(); row += probs.columns()) {
+    std::vector<float> p(row, row + probs.columns());
     std::sort(p.rbegin(), p.rend());
     gap = std::min(gap, std::log(double(p[k - 1])) - std::log(double(p[k])));
   }
@@ -137,8 +167,15 @@ double smallest_gap(const Trainer& t, std::int64_t layer) {
 }
 
 std::vector<float> gradient_of(const Trainer& t, const ParamRow& row) {
-  const Tensor g = view_row(row, t.memory.grads.dense, t.memory.grads.expert);
-  return {g.as<float>(), g.as<float>() + g.size()};
+  return values_of<float>(t, view_row(row, t.memory.grads.dense, t.memory.grads.expert));
+}
+
+double clipped_norm(Trainer& t) {
+  clip_gradients(t.optimizer, t.memory);
+  double sum = 0;
+  t.device->copy_to_host(*t.stream, &sum, t.memory.sum_squares.data, sizeof sum);
+  t.stream->synchronize();
+  return std::sqrt(sum);
 }
 
 double distance(std::span<const float> a, std::span<const float> b) {

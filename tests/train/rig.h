@@ -1,6 +1,7 @@
 #pragma once
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -8,12 +9,37 @@
 
 namespace upcycle {
 
+// The backend under test, which the executable is linked with (tests/kernels/test_backend.h): test files are compiled
+// once for all.
+std::unique_ptr<Device> make_rig_device();
+std::unique_ptr<Ops> make_rig_ops();
+
 // A device, its stream and its ops: what tests of models and training stand on.
 struct Rig {
-  std::unique_ptr<Device> device = make_cpu_device();
+  std::unique_ptr<Device> device = make_rig_device();
   std::unique_ptr<Stream> stream = device->make_stream();
-  std::unique_ptr<Ops> ops = make_cpu_ops();
+  std::unique_ptr<Ops> ops = make_rig_ops();
 };
+// The CPU's, whatever is under test: what other backends are compared with.
+Rig cpu_rig();
+// A mesh of one rank whose tensors lie on the rig's device.
+Mesh single_mesh(const Rig& rig);
+
+// What a tensor of the device holds once the stream's work is done, and the way back; contiguous tensors.
+template <class T>
+std::vector<T> values_of(Device& device, Stream& stream, const Tensor& x) {
+  UPCYCLE_CHECK(x.contiguous() && sizeof(T) == size_of(x.dtype), "{} as {} bytes each", x.describe(), sizeof(T));
+  std::vector<T> values(static_cast<std::size_t>(x.size()));
+  device.copy_to_host(stream, values.data(), x.data, x.bytes());
+  stream.synchronize();
+  return values;
+}
+template <class T>
+std::vector<T> values_of(const Trainer& t, const Tensor& x) {
+  return values_of<T>(*t.device, *t.stream, x);
+}
+std::vector<float> floats_of(const Trainer& t, const Tensor& x);                    // fp32 or bf16
+void set_floats(const Trainer& t, const Tensor& x, std::span<const float> values);  // rounded where x is bf16
 
 // A run on given sequences: sequence i is row i of tokens and targets (n, S), wrapping around.
 struct FixedSequences {
@@ -69,6 +95,9 @@ double smallest_gap(const Trainer& t, std::int64_t layer);
 
 // The raw gradient of one table row after compute_gradients, one rank: fp32.
 std::vector<float> gradient_of(const Trainer& t, const ParamRow& row);
+
+// Clips the gradients of compute_gradients; their norm before.
+double clipped_norm(Trainer& t);
 
 // ||a - b|| and ||b||, in fp64.
 double distance(std::span<const float> a, std::span<const float> b);

@@ -30,11 +30,12 @@ void expect_pieces_of(const Trainer& part, const Trainer& whole) {
   const TrainedState all = state_of(whole);
   for (const OwnedPiece& p : owned_pieces(part.model->table, part.mesh->at, true)) {
     const TrainedState::Parameter& parameter = all.parameters.at(p.row->name);
-    const auto compare = [&](const Tensor& mine, const std::vector<float>& values, const char* what) {
+    const auto compare = [&](const Tensor& on_device, const std::vector<float>& values, const char* what) {
+      const std::vector<float> mine = floats_of(part, on_device);
       bool same = true;
       for (std::int64_t i = 0; i < p.part.size(); ++i) {
         const std::int64_t r = p.part.row + i / p.part.columns, c = p.part.column + i % p.part.columns;
-        same = same && mine.as<float>()[i] == values[static_cast<std::size_t>(r * p.row->columns + c)];
+        same = same && mine[static_cast<std::size_t>(i)] == values[static_cast<std::size_t>(r * p.row->columns + c)];
       }
       EXPECT_TRUE(same) << what << " of " << p.row->name;
     };
@@ -53,7 +54,7 @@ void expect_pieces_of(const Trainer& part, const Trainer& whole) {
 class ResumeOverRanks : public ::testing::TestWithParam<Case> {
  protected:
   Rig rig;
-  Mesh mesh = make_test_mesh(GetParam().tp), single = make_single_mesh();
+  Mesh mesh = make_test_mesh(*rig.device, *rig.stream, GetParam().tp), single = single_mesh(rig);
   SharedFolder folder{*mesh.world};
   Config config = [] {
     Config c = GetParam().moe ? small_moe_config() : small_config();

@@ -32,8 +32,7 @@ struct Live : ::testing::Test {
 
   Trainer after_dense_steps(const Config& c, int n) {
     Trainer t = trainer(c);
-    initialize_weights(t.model->table, 8, t.memory.weights.dense, t.memory.weights.expert);
-    masters_from_weights(t.optimizer, t.memory);
+    initialize_trainer(t, 8);
     for (int i = 0; i < n; ++i) (void)train_step(t, data.source());
     return t;
   }

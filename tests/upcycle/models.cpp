@@ -72,13 +72,14 @@ std::vector<float> logits_of(Rig& rig, const Mesh& mesh, TensorSource& source, D
   (void)layout();
   arena.allocate(*rig.device);
   Transformer m = layout();
-  load_weights(m.table, source, dense, expert);
+  Staging staging(*rig.device, *rig.stream);
+  load_weights(m.table, source, staging, dense, expert);
   bind_weights(m, dense, expert);
   fill_batch_shape(*rig.device, *rig.stream, batch, pass);
   rig.device->copy_from_host(*rig.stream, batch.tokens.data, tokens.data(), batch.tokens.bytes());
   forward_hidden(m, batch, 1);
   logits(m, out, 0, T);
-  return {out.as<float>(), out.as<float>() + out.size()};
+  return values_of<float>(*rig.device, *rig.stream, out);
 }
 
 }  // namespace upcycle::test

@@ -281,9 +281,10 @@ TEST(UpcycledSource, WorkingWeightsInBf16AreTheRoundedFp32) {
   std::vector<float> dense32(static_cast<std::size_t>(table.dense.size)),
       expert32(static_cast<std::size_t>(table.expert.size));
   std::vector<bf16> dense16(dense32.size()), expert16(expert32.size());
-  load_weights(table, *m.source, Tensor(dense32.data(), DType::F32, {table.dense.size}),
+  Staging host;
+  load_weights(table, *m.source, host, Tensor(dense32.data(), DType::F32, {table.dense.size}),
                Tensor(expert32.data(), DType::F32, {table.expert.size}));
-  load_weights(table, *m.source, Tensor(dense16.data(), DType::BF16, {table.dense.size}),
+  load_weights(table, *m.source, host, Tensor(dense16.data(), DType::BF16, {table.dense.size}),
                Tensor(expert16.data(), DType::BF16, {table.expert.size}));
   for (std::size_t i = 0; i < dense32.size(); ++i) ASSERT_EQ(dense16[i].bits, to_bf16(dense32[i]).bits);
   for (std::size_t i = 0; i < expert32.size(); ++i) ASSERT_EQ(expert16[i].bits, to_bf16(expert32[i]).bits);

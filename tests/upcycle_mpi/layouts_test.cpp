@@ -59,8 +59,7 @@ struct Layouts : ::testing::Test {
   // A dense run three steps old, saved.
   std::unique_ptr<Checkpoint> trained(const std::string& dir, const Config& c, const Mesh& mesh) {
     Trainer t = trainer(c, mesh);
-    initialize_weights(t.model->table, 8, t.memory.weights.dense, t.memory.weights.expert);
-    masters_from_weights(t.optimizer, t.memory);
+    initialize_trainer(t, 8);
     for (int i = 0; i < 3; ++i) (void)train_step(t, data.source());
     CheckpointWriter writer(dir, *mesh.world, 0);
     Snapshot snapshot = make_snapshot(t);
@@ -73,17 +72,13 @@ struct Layouts : ::testing::Test {
 
   void expect_same_model(const Trainer& a, const Trainer& b) {
     for (const ParamRow& row : a.model->table.rows) {
-      const auto bytes = [&](const Trainer& t) {
-        const Tensor w = view_row(row, t.memory.weights.dense, t.memory.weights.expert);
-        return std::string(static_cast<const char*>(w.data), w.bytes());
+      const auto weights = [&](const Trainer& t) {
+        return floats_of(t, view_row(row, t.memory.weights.dense, t.memory.weights.expert));
       };
-      EXPECT_EQ(bytes(a), bytes(b)) << "working weights of " << row.name;
+      EXPECT_TRUE(same_bits(weights(a), weights(b))) << "working weights of " << row.name;
     }
     for (const OwnedPiece& p : owned_pieces(a.model->table, a.mesh->at, true)) {
-      const auto values = [&](const Trainer& t) {
-        const Tensor m = master_piece(t.memory, p);
-        return std::span<const float>(m.as<float>(), static_cast<std::size_t>(m.size()));
-      };
+      const auto values = [&](const Trainer& t) { return floats_of(t, master_piece(t.memory, p)); };
       EXPECT_TRUE(same_bits(values(a), values(b))) << "masters of " << p.row->name;
     }
   }
@@ -97,7 +92,7 @@ struct Layouts : ::testing::Test {
         std::vector<float> want(static_cast<std::size_t>(p.part.size()), 0);
         if (!was.empty()) dense.read_state(kind, was, p.part, want.data());
         const Tensor got = shard_piece_of(kind == StateKind::Moment1 ? t.memory.m : t.memory.v, p);
-        EXPECT_TRUE(same_bits({got.as<float>(), want.size()}, want)) << "moments of " << p.row->name;
+        EXPECT_TRUE(same_bits(floats_of(t, got), want)) << "moments of " << p.row->name;
       }
     }
   }
@@ -119,7 +114,7 @@ struct Layouts : ::testing::Test {
 
   // `everywhere`: each layout in both types; else in one of the two.
   void run(const UpcycleConfig& upcycle, const ModelConfig& target, bool everywhere = false) {
-    const Mesh first = make_test_mesh(), one = make_single_mesh();
+    const Mesh first = make_test_mesh(*rig.device, *rig.stream), one = single_mesh(rig);
     SharedFolder folder(*first.world);
     for (const char* dtype : {"fp32", "bf16"}) {
       Config dense = dense_config(dtype);
@@ -138,7 +133,7 @@ struct Layouts : ::testing::Test {
         const Shape& s = all[i];
         if (!everywhere && (i % 2 == 0) != (dense.storage() == DType::F32)) continue;
         SCOPED_TRACE(fmt::format("{} tp={} ep={} etp={}", dtype, s.tp, s.ep, s.etp));
-        const Mesh mesh = make_test_mesh(s.tp, s.ep, s.etp);
+        const Mesh mesh = make_test_mesh(*rig.device, *rig.stream, s.tp, s.ep, s.etp);
         moe = with_layout(moe, s);
         Trainer from_files = trainer(moe, mesh);
         const UpcycleReport files = upcycle_from_checkpoint(from_files, *checkpoint, kTokens);
@@ -197,10 +192,9 @@ TEST_F(Layouts, ManyRoundsBringTheSame) {
   moe.upcycle = {"copy", "none", 0, 0.01};
   moe.model = upcycled_model(dense.model, experts(8, 2), moe.upcycle, "test");
   const Shape shape{2, 2, 1};
-  const Mesh mesh = make_test_mesh(shape.tp, shape.ep, shape.etp);
+  const Mesh mesh = make_test_mesh(*rig.device, *rig.stream, shape.tp, shape.ep, shape.etp);
   Trainer before = trainer(with_layout(dense, shape), mesh);
-  initialize_weights(before.model->table, 8, before.memory.weights.dense, before.memory.weights.expert);
-  masters_from_weights(before.optimizer, before.memory);
+  initialize_trainer(before, 8);
   moe = with_layout(moe, shape);
   Trainer live = trainer(moe, mesh), again = trainer(moe, mesh);
   for (Trainer* t : {&live, &again}) convert_live(before, *t);
@@ -209,7 +203,7 @@ TEST_F(Layouts, ManyRoundsBringTheSame) {
   for (const OwnedPiece& p : owned_pieces(again.model->table, mesh.at, true)) {
     if (maker.origin(*p.row, p.part).tensor.empty()) continue;
     const Tensor piece = master_piece(again.memory, p);
-    std::fill_n(piece.as<float>(), piece.size(), -7.0f);
+    again.ops->fill(*again.stream, piece, -7);
   }
   constexpr std::int64_t kBuffer = 301;
   LiveExchange plan = plan_exchange(LiveState::Masters, dense.model, maker, mesh.layout, mesh.rank);
@@ -220,8 +214,7 @@ TEST_F(Layouts, ManyRoundsBringTheSame) {
   EXPECT_EQ(trace_counters().of("world", "all_to_all_v").calls, static_cast<std::uint64_t>(plan.rounds));
   for (const ParamGroup g : {ParamGroup::Dense, ParamGroup::Expert}) {
     const Tensor &want = live.memory.master.of(g), &got = again.memory.master.of(g);
-    ASSERT_EQ(want.size(), got.size());
-    EXPECT_EQ(std::memcmp(want.data, got.data, want.bytes()), 0);
+    EXPECT_TRUE(same_bits(floats_of(live, want), floats_of(again, got)));
   }
 }
 
@@ -229,9 +222,9 @@ TEST_F(Layouts, ManyRoundsBringTheSame) {
 TEST_F(Layouts, SgdMovesNoMoments) {
   Config dense = dense_config("fp32");
   dense.train.optimizer = "sgd";
-  const Mesh mesh = make_test_mesh(2);
+  const Mesh mesh = make_test_mesh(*rig.device, *rig.stream, 2);
   Trainer before = trainer(with_layout(dense, {2, 1, 1}), mesh);
-  initialize_weights(before.model->table, 8, before.memory.weights.dense, before.memory.weights.expert);
+  initialize_trainer(before, 8);
   Config moe = with_layout(dense, {2, 1, 1});
   moe.model = upcycled_model(dense.model, experts(8, 2), moe.upcycle, "test");
   Trainer live = trainer(moe, mesh);

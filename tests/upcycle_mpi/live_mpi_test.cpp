@@ -29,8 +29,7 @@ struct Ranks : ::testing::Test {
 
   Trainer dense(const Config& c, const Mesh& mesh, int steps) {
     Trainer t = make_trainer(c, mesh, *rig.device, *rig.stream, *rig.ops);
-    initialize_weights(t.model->table, 8, t.memory.weights.dense, t.memory.weights.expert);
-    masters_from_weights(t.optimizer, t.memory);
+    initialize_trainer(t, 8);
     for (int i = 0; i < steps; ++i) (void)train_step(t, data.source());
     return t;
   }
@@ -57,7 +56,7 @@ std::vector<float> state(Checkpoint& c, StateKind kind, const std::string& name)
 // Masters and moments move from their dense owner to the owner in the MoE's flat ranges: seen whole, in checkpoints of
 // before and after.
 TEST_F(Ranks, LiveConversionOverDataParallelRanks) {
-  const Mesh mesh = make_test_mesh();
+  const Mesh mesh = make_test_mesh(*rig.device, *rig.stream);
   SharedFolder folder(*mesh.world);
   for (const char* dtype : {"fp32", "bf16"}) {
     Config c = config(dtype);
@@ -94,7 +93,7 @@ TEST_F(Ranks, LiveConversionOverDataParallelRanks) {
 
 // From a checkpoint tp ranks do upcycle: each reads its slices, and the change is that of the whole vocabulary.
 TEST_F(Ranks, FromACheckpointOverTensorParallelRanks) {
-  const Mesh mesh = make_test_mesh(2);
+  const Mesh mesh = make_test_mesh(*rig.device, *rig.stream, 2);
   Config c = config("fp32");
   c.parallel.tp = 2;
   c.train.seq_length = 10;
@@ -105,7 +104,7 @@ TEST_F(Ranks, FromACheckpointOverTensorParallelRanks) {
     Trainer t = make_trainer(c, mesh, *rig.device, *rig.stream, *rig.ops);
     const UpcycleReport report = upcycle_from_checkpoint(t, source, kProbe);
 
-    const Mesh one = make_single_mesh();
+    const Mesh one = single_mesh(rig);
     Config alone = c;
     alone.parallel.tp = 1;
     Trainer single = make_trainer(alone, one, *rig.device, *rig.stream, *rig.ops);
@@ -129,15 +128,15 @@ TEST_F(Ranks, ANotANumberThatOneRankReadsIsRefusedByAll) {
       if (t == "model.layers.1.mlp.up_proj.weight" && part.row + part.rows == whole.rows) out[part.size() - 1] = NAN;
     }
   } broken;
-  const Mesh mesh = make_test_mesh();
+  const Mesh mesh = make_test_mesh(*rig.device, *rig.stream);
   const ModelConfig moe = upcycled_model(dense_model(), experts(4, 2), {}, "test");
-  expect_input_error([&] { (void)file_statistics(broken, moe, *mesh.world, *rig.stream); },
+  expect_input_error([&] { (void)file_statistics(broken, moe, *mesh.world, *rig.device, *rig.stream); },
                      {"a drawn model", "model.layers.1.mlp.up_proj.weight", "nan"});
 }
 
 // A rank's experts may be smaller than the dense slices that the logits are measured with first.
 TEST_F(Ranks, FromACheckpointWithFewSmallExpertsARank) {
-  const Mesh mesh = make_test_mesh(1, 2);
+  const Mesh mesh = make_test_mesh(*rig.device, *rig.stream, 1, 2);
   Config c = config("fp32");
   c.parallel.ep = 2;
   DrawnModel source(c.model, 5);
@@ -152,7 +151,7 @@ TEST_F(Ranks, FromACheckpointWithFewSmallExpertsARank) {
 }
 
 TEST_F(Ranks, LiveConversionToExpertParallelRanks) {
-  const Mesh mesh = make_test_mesh(1, 2);
+  const Mesh mesh = make_test_mesh(*rig.device, *rig.stream, 1, 2);
   Config c = config("fp32");
   Trainer t = dense(c, mesh, 2);
   c.model = upcycled_model(c.model, experts(4, 2), c.upcycle, "test");
@@ -160,7 +159,7 @@ TEST_F(Ranks, LiveConversionToExpertParallelRanks) {
   EXPECT_LE(live.report.change, 1e-5);
   const double loss = train_step(live.trainer, data.source()).loss;
 
-  const Mesh one = make_single_mesh();
+  const Mesh one = single_mesh(rig);
   Config alone = config("fp32");
   Trainer single = dense(alone, one, 2);
   alone.model = c.model;

@@ -12,8 +12,8 @@ void check_tensor(const char* scope, const Tensor& t, DType dtype, std::initiali
 void check_rows(const char* scope, const Tensor& t, std::int64_t rows, std::int64_t columns);
 // `size` dense elements of this type, in any shape.
 void check_flat(const char* scope, const Tensor& t, DType dtype, std::int64_t size);
-// Every one of `count` indices lies in [lowest, end). Read before the parallel loop that follows them, because nothing
-// may throw inside it and an index past the end would write into another tensor.
+// Every one of `count` indices, in host memory, lies in [lowest, end). Read before the parallel loop that follows them,
+// because nothing may throw inside it and an index past the end would write into another tensor.
 void check_indices(const char* scope, const std::int32_t* indices, std::int64_t count, std::int64_t lowest,
                    std::int64_t end);
 

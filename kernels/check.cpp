@@ -1,4 +1,4 @@
-#include "kernels/cpu/check.h"
+#include "kernels/check.h"
 
 #include <algorithm>
 

@@ -1,0 +1,102 @@
+#include <cmath>
+
+#include "kernels/check.h"
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/rows.cuh"
+
+// AdamW (arXiv 1711.05101).
+namespace upcycle {
+namespace {
+
+using namespace cuda;
+
+constexpr int kGroup = 8;
+
+// One step's factors, the same for all elements.
+struct Factors {
+  float decay;                       // 1 - lr * weight_decay
+  float beta1, beta2, rest1, rest2;  // rest = 1 - beta
+  float rate;                        // lr / (1 - beta1^t)
+  float root;                        // 1 / sqrt(1 - beta2^t)
+  float eps;
+};
+
+// fp64: 1 - 0.999^1 in fp32 has three digits.
+Factors factors_of(const AdamwStep& step) {
+  const double beta1 = static_cast<double>(step.beta1), beta2 = static_cast<double>(step.beta2);
+  const double t = static_cast<double>(step.step), lr = static_cast<double>(step.lr);
+  return {static_cast<float>(1 - lr * static_cast<double>(step.weight_decay)),
+          step.beta1,
+          step.beta2,
+          static_cast<float>(1 - beta1),
+          static_cast<float>(1 - beta2),
+          static_cast<float>(lr / (1 - std::pow(beta1, t))),
+          static_cast<float>(1 / std::sqrt(1 - std::pow(beta2, t))),
+          step.eps};
+}
+
+// Every fused multiply-add is written out: with ZeRO an element's update must not depend on where its shard begins, so
+// the compiler may not contract the whole groups and the single elements differently.
+template <class Param, int N>
+__device__ __forceinline__ void update(Param* param, float* master, float* m, float* v, const float* grad, float scale,
+                                       const Factors& f) {
+  float w[N], first[N], second[N], g[N];
+  Access<float, N>::load(w, master);
+  Access<float, N>::load(first, m);
+  Access<float, N>::load(second, v);
+  Access<float, N>::load(g, grad);
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    g[i] *= scale;
+    first[i] = fmaf(f.beta1, first[i], f.rest1 * g[i]);
+    second[i] = fmaf(f.beta2, second[i], f.rest2 * (g[i] * g[i]));
+    const float step = f.rate * first[i] / fmaf(sqrtf(second[i]), f.root, f.eps);
+    w[i] = fmaf(w[i], f.decay, -step);
+  }
+  Access<float, N>::store(m, first);
+  Access<float, N>::store(v, second);
+  Access<float, N>::store(master, w);
+  Access<Param, N>::store(param, w);
+}
+
+template <class Param, int N>
+__global__ void adamw_kernel(RowGrid grid, Param* param, float* master, float* m, float* v, const float* grad,
+                             const float* scale, Factors factors, std::int64_t n) {
+  const Place at = place_in(grid);
+  if (!at.inside) return;
+  const std::int64_t begin = at.group * N;
+  if (begin + N <= n) {
+    update<Param, N>(param + begin, master + begin, m + begin, v + begin, grad + begin, *scale, factors);
+  } else {
+#pragma unroll 1
+    for (std::int64_t i = begin; i < n; ++i)
+      update<Param, 1>(param + i, master + i, m + i, v + i, grad + i, *scale, factors);
+  }
+}
+
+}  // namespace
+
+void CudaOps::adamw(Stream& stream, const Tensor& param, const Tensor& master, const Tensor& m, const Tensor& v,
+                    const Tensor& grad, const Tensor& scale, const AdamwStep& step) {
+  const std::int64_t n = master.size();
+  check_flat("adamw: master", master, DType::F32, n);
+  check_flat("adamw: m", m, DType::F32, n);
+  check_flat("adamw: v", v, DType::F32, n);
+  check_flat("adamw: grad", grad, DType::F32, n);
+  check_flat("adamw: param", param, param.dtype, n);
+  check_tensor("adamw: scale", scale, DType::F32, {1});
+  UPCYCLE_CHECK(step.step >= 1, "adamw: step {}, they count from 1", step.step);
+  UPCYCLE_CHECK(step.beta1 >= 0 && step.beta1 < 1 && step.beta2 >= 0 && step.beta2 < 1,
+                "adamw: beta1 {} and beta2 {}, expected [0, 1)", step.beta1, step.beta2);
+  bool aligned = true;
+  for (const Tensor* t : {&param, &master, &m, &v, &grad})
+    aligned = aligned && reinterpret_cast<std::uintptr_t>(t->data) % 16 == 0;
+  const std::int64_t per = aligned ? kGroup : 1;
+  with_type(param, [&]<class Param>(Param*) {
+    launch_rows("adamw", stream, 1, (n + per - 1) / per, aligned ? adamw_kernel<Param, kGroup> : adamw_kernel<Param, 1>,
+                static_cast<Param*>(param.data), master.as<float>(), m.as<float>(), v.as<float>(), grad.as<float>(),
+                scale.as<float>(), factors_of(step), n);
+  });
+}
+
+}  // namespace upcycle

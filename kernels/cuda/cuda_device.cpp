@@ -1,0 +1,197 @@
+#include "kernels/cuda/cuda_device.h"
+
+#include <cuda_runtime.h>
+
+#include <array>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "core/cuda_error.h"
+
+namespace upcycle {
+namespace {
+
+// A wait of the host. What is attached to the stream is polled meanwhile: it may find that the work will never be done.
+class HostWait {
+ public:
+  void attach(Progress& progress) { attached_.push_back(&progress); }
+  void detach(Progress& progress) { std::erase(attached_, &progress); }
+  void poll() const {
+    for (Progress* p : attached_) p->poll();
+  }
+
+  // query() is cudaSuccess once the work is done; synchronize() blocks until then.
+  template <class Query, class Synchronize>
+  cudaError_t wait(Query query, Synchronize synchronize) const {
+    if (attached_.empty()) return synchronize();
+    cudaError_t state = query();
+    if (state != cudaErrorNotReady) return state;
+    const Scope scope(attached_);
+    while ((state = query()) == cudaErrorNotReady) {
+      poll();
+      std::this_thread::yield();
+    }
+    cudaGetLastError();  // "not ready" may stand there as an error
+    return state;
+  }
+
+ private:
+  struct Scope {
+    explicit Scope(const std::vector<Progress*>& all_) : all(all_) {
+      for (Progress* p : all) p->wait_begins();
+    }
+    ~Scope() {
+      for (Progress* p : all) p->wait_ends();
+    }
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+    const std::vector<Progress*>& all;
+  };
+  std::vector<Progress*> attached_;
+};
+
+// The points that a stream has recorded, in a ring: ticket t lies in events[t % size]. A point that was overwritten
+// lies behind a later one of the same stream, so waiting for the later one is waiting for it too.
+class CudaEvents final : public Progress {
+ public:
+  CudaEvents(int device, std::shared_ptr<HostWait> wait) : host_wait(std::move(wait)), device_(device) {
+    for (cudaEvent_t& e : events_) UPCYCLE_CUDA(cudaEventCreateWithFlags(&e, cudaEventDisableTiming));
+  }
+  ~CudaEvents() override {
+    for (cudaEvent_t e : events_) cudaEventDestroy(e);
+  }
+  CudaEvents(const CudaEvents&) = delete;
+  CudaEvents& operator=(const CudaEvents&) = delete;
+
+  std::uint64_t record(cudaStream_t stream) {
+    const std::uint64_t ticket = recorded_++;
+    UPCYCLE_CUDA(cudaEventRecord(at(ticket), stream));
+    return ticket;
+  }
+  cudaEvent_t at(std::uint64_t ticket) const { return events_[ticket % events_.size()]; }
+
+  void poll() override {}
+  void finish(std::uint64_t ticket) override {
+    UPCYCLE_CUDA(cudaSetDevice(device_));
+    UPCYCLE_CUDA(
+        host_wait->wait([&] { return cudaEventQuery(at(ticket)); }, [&] { return cudaEventSynchronize(at(ticket)); }));
+  }
+
+  const std::shared_ptr<HostWait> host_wait;  // of the stream too, and of its companions
+
+ private:
+  int device_;
+  std::uint64_t recorded_ = 0;
+  std::array<cudaEvent_t, 64> events_{};
+};
+
+class CudaStream final : public Stream {
+ public:
+  explicit CudaStream(int device, std::shared_ptr<HostWait> wait = std::make_shared<HostWait>())
+      : device_(device), events_(std::make_shared<CudaEvents>(device, std::move(wait))) {
+    UPCYCLE_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  }
+  ~CudaStream() override {
+    cudaStreamSynchronize(stream_);
+    cudaStreamDestroy(stream_);
+  }
+  CudaStream(const CudaStream&) = delete;
+  CudaStream& operator=(const CudaStream&) = delete;
+
+  DeviceKind kind() const override { return DeviceKind::Cuda; }
+  Event record() override { return {events_, events_->record(stream_)}; }
+  void wait(const Event& event) override {
+    if (event.work == nullptr || event.work == events_) return;  // reached, or this stream's own order
+    if (const auto* cuda = dynamic_cast<const CudaEvents*>(event.work.get()))
+      UPCYCLE_CUDA(cudaStreamWaitEvent(stream_, cuda->at(event.ticket), 0));
+    else
+      event.work->finish(event.ticket);
+  }
+  void synchronize() override {
+    UPCYCLE_CUDA(events_->host_wait->wait([this] { return cudaStreamQuery(stream_); },
+                                          [this] { return cudaStreamSynchronize(stream_); }));
+  }
+  void* native() override { return stream_; }
+  std::unique_ptr<Stream> make_companion() override {
+    UPCYCLE_CUDA(cudaSetDevice(device_));
+    return std::make_unique<CudaStream>(device_, events_->host_wait);
+  }
+
+  void attach(Progress& progress) override { events_->host_wait->attach(progress); }
+  void detach(Progress& progress) override { events_->host_wait->detach(progress); }
+  void poll() override { events_->host_wait->poll(); }
+
+ private:
+  int device_;
+  cudaStream_t stream_ = nullptr;
+  std::shared_ptr<CudaEvents> events_;
+};
+
+class CudaDevice final : public Device {
+ public:
+  explicit CudaDevice(int index) : index_(index) {
+    int count = 0;
+    const cudaError_t found = cudaGetDeviceCount(&count);  // where it fails, count says nothing
+    if (found != cudaSuccess)
+      throw InputError(fmt::format("--device=cuda: found no CUDA device: {}", cudaGetErrorString(found)));
+    if (index < 0 || index >= count)
+      throw InputError(fmt::format("--device=cuda: there is no CUDA device {}; this host has {}", index, count));
+    UPCYCLE_CUDA(cudaSetDevice(index));
+  }
+
+  DeviceKind kind() const override { return DeviceKind::Cuda; }
+  std::unique_ptr<Stream> make_stream() override {
+    UPCYCLE_CUDA(cudaSetDevice(index_));
+    return std::make_unique<CudaStream>(index_);
+  }
+
+  void* allocate(std::size_t bytes) override {
+    count_device_allocation();
+    if (bytes == 0) return nullptr;
+    UPCYCLE_CUDA(cudaSetDevice(index_));
+    void* p = nullptr;
+    const cudaError_t error = cudaMalloc(&p, bytes);
+    UPCYCLE_CHECK(error == cudaSuccess, "out of GPU memory: {} bytes asked for ({})", bytes, cudaGetErrorString(error));
+    // Streams of ours do not wait for the default stream that clears the memory, so the host does.
+    UPCYCLE_CUDA(cudaMemset(p, 0, bytes));
+    UPCYCLE_CUDA(cudaStreamSynchronize(nullptr));
+    return p;
+  }
+  void release(void* data, std::size_t) override {
+    if (data != nullptr) cudaFree(data);
+  }
+  void* allocate_host(std::size_t bytes) override {
+    count_device_allocation();
+    if (bytes == 0) return nullptr;
+    UPCYCLE_CUDA(cudaSetDevice(index_));
+    void* p = nullptr;
+    const cudaError_t error = cudaHostAlloc(&p, bytes, cudaHostAllocDefault);
+    UPCYCLE_CHECK(error == cudaSuccess, "out of pinned memory: {} bytes asked for ({})", bytes,
+                  cudaGetErrorString(error));
+    std::memset(p, 0, bytes);
+    return p;
+  }
+  void release_host(void* data, std::size_t) override {
+    if (data != nullptr) cudaFreeHost(data);
+  }
+  void copy(Stream& stream, CopyKind kind, void* to, const void* from, const Runs& runs) override {
+    if (runs.bytes == 0 || runs.rows == 0 || to == from) return;
+    constexpr cudaMemcpyKind kinds[] = {cudaMemcpyDeviceToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToDevice};
+    const cudaMemcpyKind way = kinds[static_cast<int>(kind)];
+    const auto native = static_cast<cudaStream_t>(stream.native());
+    if (runs.rows == 1)
+      UPCYCLE_CUDA(cudaMemcpyAsync(to, from, runs.bytes, way, native));
+    else
+      UPCYCLE_CUDA(cudaMemcpy2DAsync(to, runs.to_pitch, from, runs.from_pitch, runs.bytes, runs.rows, way, native));
+  }
+
+ private:
+  int index_;
+};
+
+}  // namespace
+
+std::unique_ptr<Device> make_cuda_device(int index) { return std::make_unique<CudaDevice>(index); }
+
+}  // namespace upcycle

@@ -1,0 +1,242 @@
+#include <algorithm>
+#include <cmath>
+#include <type_traits>
+
+#include "kernels/check.h"
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/vector.cuh"
+
+// The output projection with cross-entropy: blocks of logits, (tokens, vocabulary rows), are made by matmul in the
+// workspace and used up at once. Vocabulary blocks are outside, so that a block of the weight and of its gradient stays
+// in the second-level cache while all token blocks pass by it.
+namespace upcycle::cuda {
+namespace {
+
+constexpr std::int64_t kTokens = 2048;  // rows of a block of logits
+constexpr std::int64_t kVocab = 4096;   // its columns, at most
+constexpr int kThreads = 128;           // of the block that has one row of logits
+
+template <int Threads>
+__device__ __forceinline__ float block_max(float v) {
+  GPU_SHARED(float, part, [Threads / 32]);
+#pragma unroll
+  for (int o = 16; o > 0; o >>= 1) v = fmaxf(v, __shfl_xor_sync(kFullWarp, v, o));
+  __syncthreads();  // a call before this one has been read
+  if ((threadIdx.x & 31) == 0) part[threadIdx.x >> 5] = v;
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < Threads / 32; ++i) v = fmaxf(v, part[i]);
+  return v;
+}
+
+// f(column, value) over this thread's columns of a row that begins at a multiple of 16 bytes.
+template <class F>
+__device__ __forceinline__ void for_row(const float* row, int columns, const F& f) {
+  const int whole = columns / 4 * 4;
+  for (int j = static_cast<int>(threadIdx.x) * 4; j < whole; j += kThreads * 4) {
+    float x[4];
+    Vector<float>::load(x, row + j);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) f(j + i, x[i]);
+  }
+  const int j = whole + static_cast<int>(threadIdx.x);
+  if (j < columns) f(j, row[j]);
+}
+
+// One block a row. Adds its logits to the row's running maximum and sum (arXiv 1805.02867); `first`: there are none
+// yet.
+__global__ void __launch_bounds__(kThreads)
+    add_block_kernel(float* __restrict__ stats, const float* __restrict__ logits, std::int64_t stride, int columns,
+                     const int* __restrict__ targets, std::int64_t vocab_first, bool first) {
+  const std::int64_t t = blockIdx.x;
+  const float* row = logits + t * stride;
+  float* s = stats + 3 * t;
+  const float before = first ? -INFINITY : s[0];
+  float highest = before;
+  for_row(row, columns, [&](int, float x) { highest = fmaxf(highest, x); });
+  highest = block_max<kThreads>(highest);
+  float sum = 0;
+  for_row(row, columns, [&](int, float x) { sum += expf(x - highest); });
+  sum = block_sum<kThreads>(sum);
+  if (threadIdx.x != 0) return;
+  const std::int64_t target = targets[t] - vocab_first;
+  const bool here = targets[t] >= 0 && target >= 0 && target < columns;
+  s[0] = highest;
+  s[1] = first ? sum : s[1] * expf(before - highest) + sum;
+  if (here || first) s[2] = here ? row[target] : 0.0f;
+}
+
+// What a rank that holds padding alone has: the maximum over no logits.
+__global__ void empty_stats_kernel(float* __restrict__ stats, std::int64_t T) {
+  const std::int64_t t = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (t >= T) return;
+  stats[3 * t] = -INFINITY;
+  stats[3 * t + 1] = stats[3 * t + 2] = 0;
+}
+
+// One block a row: dlogits = (softmax - onehot) * scale; fp32: may be the logits' own memory.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    dlogits_kernel(T* dlogits, const float* logits, std::int64_t stride, int columns, const int* __restrict__ targets,
+                   std::int64_t vocab_first, const float* __restrict__ lse, float scale) {
+  const std::int64_t t = blockIdx.x;
+  const bool counted = targets[t] >= 0;
+  const std::int64_t target = targets[t] - vocab_first;
+  const float lse_t = counted ? lse[t] : 0.0f;  // of no meaning on other rows
+  const auto gradient = [&](int j, float x) {
+    return counted ? (expf(x - lse_t) - (j == target ? 1.0f : 0.0f)) * scale : 0.0f;
+  };
+  const float* row = logits + t * stride;
+  T* out = dlogits + t * stride;
+  constexpr int N = Vector<T>::N;
+  const int whole = columns / N * N;
+  for (int j = static_cast<int>(threadIdx.x) * N; j < whole; j += kThreads * N) {
+    float x[N];
+#pragma unroll
+    for (int i = 0; i < N; i += 4) {
+      float part[4];
+      load_global(part, row + j + i);
+#pragma unroll
+      for (int q = 0; q < 4; ++q) x[i + q] = gradient(j + i + q, part[q]);
+    }
+    Vector<T>::store(out + j, x);
+  }
+  const int j = whole + static_cast<int>(threadIdx.x);
+  if (j < columns) out[j] = from_float<T>(gradient(j, row[j]));
+}
+
+// Nearly equal blocks; a multiple of 64, so that rows of logits begin at whole vectors.
+std::int64_t block_size(std::int64_t total, std::int64_t largest) {
+  constexpr std::int64_t kUnit = 64;
+  const std::int64_t count = std::max<std::int64_t>(1, (total + largest - 1) / largest);
+  return ((total + count - 1) / count + kUnit - 1) / kUnit * kUnit;
+}
+
+// The parts of one call's workspace. Placed over a null address, only `bytes` means anything.
+struct XentScratch {
+  float* logits;  // (kTokens, kVocab) at most
+  void* dlogits;  // the same in the activations' type; fp32: the logits' own memory
+  float* dx;      // (T, H), where dx itself is not fp32
+  Workspace gemm;
+  std::size_t bytes;
+};
+
+XentScratch place(void* base, std::int64_t T, std::int64_t V, std::int64_t H, DType dtype) {
+  std::size_t used = 0;
+  const auto take = [&](std::size_t bytes) {
+    void* const p = base == nullptr ? nullptr : static_cast<char*>(base) + used;
+    used += (bytes + 255) / 256 * 256;
+    return p;
+  };
+  const auto block = static_cast<std::size_t>(std::min(T, kTokens) * std::min(block_size(V, V), kVocab));
+  XentScratch s{};
+  s.logits = static_cast<float*>(take(block * sizeof(float)));
+  s.dlogits = dtype == DType::F32 ? s.logits : take(block * size_of(dtype));
+  s.dx = static_cast<float*>(dtype == DType::F32 ? nullptr : take(static_cast<std::size_t>(T * H) * sizeof(float)));
+  s.gemm.bytes = matmul_workspace({});
+  s.gemm.data = take(s.gemm.bytes);
+  s.bytes = used;
+  return s;
+}
+
+// Checks what forward and backward share, then that the workspace suffices.
+XentScratch check(const char* op, Workspace workspace, const Tensor& x, const Tensor& weight, const Tensor& targets,
+                  std::int64_t vocab_valid) {
+  UPCYCLE_CHECK(x.rank == 2 && weight.rank == 2 && x.dtype == weight.dtype && x.shape[1] == weight.shape[1],
+                "{}: x {} and weight {}, expected (T, H) and (V, H) of one type", op, x.describe(), weight.describe());
+  check_rows(op, x, x.shape[0], x.shape[1]);
+  check_rows(op, weight, weight.shape[0], weight.shape[1]);
+  check_tensor(op, targets, DType::I32, {x.shape[0]});
+  UPCYCLE_CHECK(vocab_valid >= 0 && vocab_valid <= weight.shape[0], "{}: vocab_valid {} of {} rows", op, vocab_valid,
+                weight.shape[0]);
+  const XentScratch s = place(workspace.data, x.shape[0], weight.shape[0], x.shape[1], x.dtype);
+  UPCYCLE_CHECK(workspace.bytes >= s.bytes, "{}: {} bytes of workspace, needs {}", op, workspace.bytes, s.bytes);
+  return s;
+}
+
+// A ragged block of logits: its rows still begin at whole vectors.
+Tensor block_of(void* data, DType dtype, std::int64_t rows, std::int64_t columns, std::int64_t stride) {
+  Tensor t(data, dtype, {rows, columns});
+  t.row_stride = stride;
+  return t;
+}
+
+// f(first vocabulary row, columns, first token, rows, row stride of the blocks of logits), vocabulary blocks outside.
+template <class F>
+void for_blocks(std::int64_t T, std::int64_t vocab_valid, const F& f) {
+  const std::int64_t vocab_block = block_size(vocab_valid, kVocab), token_block = block_size(T, kTokens);
+  for (std::int64_t v = 0; v < vocab_valid; v += vocab_block)
+    for (std::int64_t t = 0; t < T; t += token_block)
+      f(v, std::min(vocab_block, vocab_valid - v), t, std::min(token_block, T - t), vocab_block);
+}
+
+}  // namespace
+
+std::size_t linear_xent_workspace(const OpLimits& limits) {
+  return limits.V == 0 ? 0 : place(nullptr, limits.T, limits.V, limits.H, limits.dtype).bytes;
+}
+
+}  // namespace upcycle::cuda
+
+namespace upcycle {
+using namespace cuda;
+
+void CudaOps::linear_xent_stats(Stream& stream, Workspace workspace, const Tensor& stats, const Tensor& x,
+                                const Tensor& weight, const Tensor& targets, std::int64_t vocab_begin,
+                                std::int64_t vocab_valid) {
+  const XentScratch scratch = check("linear_xent_stats", workspace, x, weight, targets, vocab_valid);
+  const std::int64_t T = x.shape[0];
+  check_tensor("linear_xent_stats: stats", stats, DType::F32, {T, 3});
+  if (T == 0) return;
+  if (vocab_valid == 0) {
+    UPCYCLE_CUDA(gpu::launch({static_cast<unsigned>((T + 255) / 256), 256, 0, native(stream)}, empty_stats_kernel,
+                             stats.as<float>(), T));
+    return;
+  }
+  for_blocks(T, vocab_valid,
+             [&](std::int64_t v, std::int64_t columns, std::int64_t t, std::int64_t rows, std::int64_t stride) {
+               matmul(stream, scratch.gemm, MatmulKind::NT, block_of(scratch.logits, DType::F32, rows, columns, stride),
+                      x.slice_rows(t, t + rows), weight.slice_rows(v, v + columns), Store::Overwrite);
+               UPCYCLE_CUDA(gpu::launch({static_cast<unsigned>(rows), kThreads, 0, native(stream)}, add_block_kernel,
+                                        stats.as<float>() + 3 * t, scratch.logits, stride, static_cast<int>(columns),
+                                        targets.as<std::int32_t>() + t, vocab_begin + v, v == 0));
+             });
+}
+
+void CudaOps::linear_xent_backward(Stream& stream, Workspace workspace, const Tensor& dx, const Tensor& dweight,
+                                   const Tensor& x, const Tensor& weight, const Tensor& targets, const Tensor& lse,
+                                   std::int64_t vocab_begin, std::int64_t vocab_valid, float scale) {
+  const XentScratch scratch = check("linear_xent_backward", workspace, x, weight, targets, vocab_valid);
+  const std::int64_t T = x.shape[0], V = weight.shape[0], H = x.shape[1];
+  check_tensor("linear_xent_backward: lse", lse, DType::F32, {T});
+  check_rows("linear_xent_backward: dx", dx, T, H);
+  check_rows("linear_xent_backward: dweight", dweight, V, H);
+  UPCYCLE_CHECK(dweight.dtype == DType::F32 && (dx.dtype == DType::F32 || dx.dtype == x.dtype),
+                "linear_xent_backward: dx {} and dweight {} of x {}", dx.describe(), dweight.describe(), x.describe());
+  if (T == 0) return;
+  if (vocab_valid == 0) return fill(stream, dx, 0);
+  // Sums over vocabulary blocks stay in fp32 and are rounded once.
+  Tensor sum = dx;
+  if (dx.dtype != DType::F32) sum = Tensor(scratch.dx, DType::F32, {T, H});
+  for_blocks(T, vocab_valid,
+             [&](std::int64_t v, std::int64_t columns, std::int64_t t, std::int64_t rows, std::int64_t stride) {
+               const Tensor w = weight.slice_rows(v, v + columns), x_rows = x.slice_rows(t, t + rows);
+               const Tensor logits = block_of(scratch.logits, DType::F32, rows, columns, stride);
+               const Tensor dlogits = block_of(scratch.dlogits, x.dtype, rows, columns, stride);
+               matmul(stream, scratch.gemm, MatmulKind::NT, logits, x_rows, w, Store::Overwrite);
+               with_type(x, [&](auto* type) {
+                 using Type = std::remove_pointer_t<decltype(type)>;
+                 UPCYCLE_CUDA(gpu::launch({static_cast<unsigned>(rows), kThreads, 0, native(stream)},
+                                          dlogits_kernel<Type>, static_cast<Type*>(scratch.dlogits), scratch.logits,
+                                          stride, static_cast<int>(columns), targets.as<std::int32_t>() + t,
+                                          vocab_begin + v, lse.as<float>() + t, scale));
+               });
+               matmul(stream, scratch.gemm, MatmulKind::TN, dweight.slice_rows(v, v + columns), dlogits, x_rows,
+                      Store::Accumulate);
+               matmul(stream, scratch.gemm, MatmulKind::NN, sum.slice_rows(t, t + rows), dlogits, w,
+                      v == 0 ? Store::Overwrite : Store::Accumulate);
+             });
+  if (dx.dtype != DType::F32) convert(stream, dx, sum);
+}
+
+}  // namespace upcycle

@@ -1,0 +1,63 @@
+#include "kernels/check.h"
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/rows.cuh"
+
+// Rotary embedding (arXiv 2104.09864), half-split: element i of a head turns with element i + D/2.
+namespace upcycle {
+namespace {
+
+using namespace cuda;
+
+// A group is N neighbouring pairs of one head. A position outside the table makes the row NaN: the host can not check
+// positions that lie on the device, and a number would hide the mistake.
+template <class T, int N>
+__global__ void rotate(RowGrid grid, T* x, std::int64_t stride, std::int64_t D, const float* table, std::int64_t limit,
+                       const std::int32_t* positions, float direction) {
+  const Place at = place_in(grid);
+  if (!at.inside) return;
+  const unsigned half = static_cast<unsigned>(D / 2), pair = static_cast<unsigned>(at.group) * N;
+  T* first = x + at.row * stride + pair / half * D + pair % half;
+  T* second = first + half;
+  float a[N], b[N], c[N], s[N];
+  Access<T, N>::load(a, first);
+  Access<T, N>::load(b, second);
+  const std::int64_t position = positions[at.row];
+  if (position >= 0 && position < limit) {
+    const float* cosine = table + position * D + pair % half;
+    Access<float, N>::load(c, cosine);
+    Access<float, N>::load(s, cosine + half);
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) c[i] = s[i] = __int_as_float(0x7fffffff);
+  }
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    const float sine = s[i] * direction, turned = fmaf(a[i], c[i], -(b[i] * sine));
+    b[i] = fmaf(b[i], c[i], a[i] * sine);
+    a[i] = turned;
+  }
+  Access<T, N>::store(first, a);
+  Access<T, N>::store(second, b);
+}
+
+}  // namespace
+
+void CudaOps::rope(Stream& stream, const Tensor& x, std::int64_t D, const Tensor& table, const Tensor& positions,
+                   bool inverse) {
+  UPCYCLE_CHECK(D > 0 && D % 2 == 0 && x.columns() % D == 0, "rope: {} does not hold heads of an even size {}",
+                x.describe(), D);
+  check_rows("rope: x", x, x.rows(), x.columns());
+  check_tensor("rope: table", table, DType::F32, {table.rows(), D});
+  check_tensor("rope: positions", positions, DType::I32, {x.rows()});
+  UPCYCLE_CHECK(x.columns() < std::int64_t{1} << 31, "rope: rows of {} are too long", x.describe());
+  const std::int64_t pairs = x.columns() / 2;
+  with_type(x, [&]<class T>(T*) {
+    constexpr int N = Vector<T>::N;
+    const bool whole = D / 2 % N == 0 && whole_vectors(x) && whole_vectors(table);
+    launch_rows("rope", stream, x.rows(), whole ? pairs / N : pairs, whole ? rotate<T, N> : rotate<T, 1>,
+                static_cast<T*>(x.data), x.row_stride, D, table.as<float>(), table.rows(), positions.as<std::int32_t>(),
+                inverse ? -1.0f : 1.0f);
+  });
+}
+
+}  // namespace upcycle

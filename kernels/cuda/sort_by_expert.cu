@@ -1,0 +1,168 @@
+#include <algorithm>
+
+#include "kernels/check.h"
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/experts.cuh"
+
+// A counting sort in three passes, a warp a part of the assignments: each part counts its own; the counts of an expert
+// become its parts' first places, in the parts' order, which is what makes the sort stable; each part places its own. A
+// stable order is unique, so the number of parts does not show in the result.
+//
+// What the host can not check, because the device knows it: an expert that is out of range or a row past the end of
+// `source` is never written; its slot is -1.
+namespace upcycle {
+namespace {
+
+using namespace cuda;
+
+constexpr std::int64_t kMostParts = 1024;
+constexpr std::int64_t kPartFrom = 256;  // assignments
+constexpr unsigned kThreads = 128;
+constexpr int kWarps = kThreads / 32;
+
+struct Part {
+  int begin, end;
+  int at;  // which it is; `parts` on warps that have none
+};
+__device__ __forceinline__ Part part_of_warp(int n, int parts) {
+  const int index = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / 32;
+  const auto edge = [&](int i) { return static_cast<int>(static_cast<std::int64_t>(n) * i / parts); };
+  return index < parts ? Part{edge(index), edge(index + 1), index} : Part{n, n, parts};
+}
+
+// The sum of the lanes up to this one.
+__device__ __forceinline__ int warp_scan(int v, int lane) {
+#pragma unroll
+  for (int o = 1; o < 32; o <<= 1) {
+    const int before = __shfl_up_sync(kFullWarp, v, static_cast<unsigned>(o));
+    if (lane >= o) v += before;
+  }
+  return v;
+}
+
+// place (E, parts) = each part's assignments of each expert; source = -1, for padding and what lies past the end.
+__global__ void __launch_bounds__(kThreads)
+    count_parts(int* place, int* source, const int* experts, int n, int E, int parts, int R) {
+  GPU_DYN_SHARED(int, counts);  // (kWarps, E)
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  int* const mine = counts + static_cast<int>(threadIdx.x) / 32 * E;
+  const Part part = part_of_warp(n, parts);
+  for (int e = lane; e < E; e += 32) mine[e] = 0;
+  __syncwarp();
+  for (int i = part.begin + lane; i < part.end; i += 32) {
+    const unsigned e = static_cast<unsigned>(experts[i]);
+    if (e < static_cast<unsigned>(E)) atomicAdd(&mine[e], 1);  // whole numbers: in any order the same
+  }
+  __syncwarp();
+  if (part.at != parts)
+    for (int e = lane; e < E; e += 32) place[static_cast<std::int64_t>(e) * parts + part.at] = mine[e];
+  const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * kThreads;
+  for (std::int64_t r = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; r < R; r += stride)
+    source[r] = -1;
+}
+
+// A warp an expert: place (E, parts) = the expert's assignments in the parts before; counts (E).
+__global__ void __launch_bounds__(kThreads) scan_parts(int* place, int* counts, int E, int parts) {
+  const int e = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if (e >= E) return;
+  int* const mine = place + static_cast<std::int64_t>(e) * parts;
+  int before = 0;
+  for (int base = 0; base < parts; base += 32) {
+    const int part = base + lane, here = part < parts ? mine[part] : 0;
+    const int sum = warp_scan(here, lane);
+    if (part < parts) mine[part] = before + sum - here;
+    before += __shfl_sync(kFullWarp, sum, 31);
+  }
+  if (lane == 0) counts[e] = before;
+}
+
+// Which lanes have the same key, which is below 2^bits.
+__device__ __forceinline__ unsigned lanes_with(unsigned key, int bits) {
+  unsigned same = kFullWarp;
+  for (int b = 0; b < bits; ++b) {
+    const unsigned set = __ballot_sync(kFullWarp, static_cast<int>(key >> b & 1));
+    same &= key >> b & 1 ? set : ~set;
+  }
+  return same;
+}
+
+__global__ void __launch_bounds__(kThreads)
+    place_parts(int* source, int* slot, const int* place, const int* counts, const int* experts, int n, int k, int E,
+                int parts, int R, int align) {
+  GPU_DYN_SHARED(int, first);  // (E) the first row of each segment, then (kWarps, E) the next free one of each warp
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  if (warp == 0) {
+    int end = 0;
+    for (int base = 0; base < E; base += 32) {
+      const int e = base + lane;
+      const int rows = e < E ? (counts[e] + align - 1) / align * align : 0;
+      const int sum = warp_scan(rows, lane);
+      if (e < E) first[e] = end + sum - rows;
+      end += __shfl_sync(kFullWarp, sum, 31);
+    }
+  }
+  __syncthreads();
+  const Part part = part_of_warp(n, parts);
+  if (part.at == parts) return;
+  int* const next = first + (1 + warp) * E;
+  for (int e = lane; e < E; e += 32) next[e] = first[e] + place[static_cast<std::int64_t>(e) * parts + part.at];
+  __syncwarp();
+  const int bits = 32 - __clz(E);
+  for (int base = part.begin; base < part.end; base += 32) {
+    const int i = base + lane;
+    const bool inside = i < part.end;
+    const unsigned e = inside ? static_cast<unsigned>(experts[i]) : static_cast<unsigned>(E);
+    const bool valid = e < static_cast<unsigned>(E);
+    const unsigned same = lanes_with(valid ? e : static_cast<unsigned>(E), bits);
+    const int before = __popc(same & ((1u << lane) - 1));  // lower lanes hold earlier assignments
+    const int row = valid ? next[e] + before : R;
+    __syncwarp();
+    if (valid && before == 0) next[e] += __popc(same);
+    __syncwarp();
+    if (row < R) source[row] = i / k;
+    if (inside) slot[i] = row < R ? row : -1;
+  }
+}
+
+}  // namespace
+
+std::size_t cuda::sort_workspace(const OpLimits& limits) {
+  return static_cast<std::size_t>(kMostParts * limits.E) * sizeof(std::int32_t);
+}
+
+void CudaOps::sort_by_expert(Stream& stream, Workspace workspace, const Tensor& counts, const Tensor& source,
+                             const Tensor& slot, const Tensor& experts, std::int64_t align) {
+  UPCYCLE_CHECK(experts.rank == 2, "sort_by_expert: experts {}, expected (T, k)", experts.describe());
+  const std::int64_t T = experts.shape[0], k = experts.shape[1], n = T * k;
+  const std::int64_t E = counts.rows(), R = source.rows();
+  check_experts("sort_by_expert", E);
+  UPCYCLE_CHECK(align >= 1, "sort_by_expert: align {}, expected at least 1", align);
+  UPCYCLE_CHECK(n + E * (align - 1) <= INT32_MAX && R <= INT32_MAX,
+                "sort_by_expert: {} assignments in {} rows do not fit int32", n, R);
+  UPCYCLE_CHECK(n <= R, "sort_by_expert: {} rows needed at least, source has {}", n, R);
+  check_tensor("sort_by_expert: counts", counts, DType::I32, {E});
+  check_tensor("sort_by_expert: source", source, DType::I32, {R});
+  check_tensor("sort_by_expert: slot", slot, DType::I32, {T, k});
+  check_tensor("sort_by_expert: experts", experts, DType::I32, {T, k});
+  const std::int64_t parts = std::clamp<std::int64_t>(n / kPartFrom, 1, kMostParts);
+  const std::size_t needed = static_cast<std::size_t>(parts * E) * sizeof(std::int32_t);
+  UPCYCLE_CHECK(workspace.bytes >= needed, "sort_by_expert: workspace of {} bytes, {} needed", workspace.bytes, needed);
+
+  int *const place = static_cast<int*>(workspace.data), *const count = counts.as<std::int32_t>();
+  int *const token = source.as<std::int32_t>(), *const row = slot.as<std::int32_t>();
+  const int* const expert = experts.as<std::int32_t>();
+  const auto number = [](std::int64_t x) { return static_cast<int>(x); };
+  const auto blocks = [](std::int64_t warps) { return dim3(static_cast<unsigned>((warps + kWarps - 1) / kWarps)); };
+  const std::size_t row_bytes = static_cast<std::size_t>(E) * sizeof(int);
+  UPCYCLE_CUDA(gpu::launch({blocks(parts), dim3(kThreads), kWarps * row_bytes, native(stream)}, count_parts, place,
+                           token, expert, number(n), number(E), number(parts), number(R)));
+  UPCYCLE_CUDA(
+      gpu::launch({blocks(E), dim3(kThreads), 0, native(stream)}, scan_parts, place, count, number(E), number(parts)));
+  if (n == 0) return;
+  UPCYCLE_CUDA(gpu::launch({blocks(parts), dim3(kThreads), (1 + kWarps) * row_bytes, native(stream)}, place_parts,
+                           token, row, place, count, expert, number(n), number(k), number(E), number(parts), number(R),
+                           number(align)));
+}
+
+}  // namespace upcycle

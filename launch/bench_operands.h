@@ -1,0 +1,30 @@
+#pragma once
+#include <vector>
+
+#include "core/arena.h"
+#include "core/config/config.h"
+#include "launch/backend.h"
+
+namespace upcycle {
+
+// The tensors that `bench ops` calls ops with, at one microbatch's shapes. Letters: kernels/ops.h.
+struct Operands {
+  std::int64_t T, H, F, N, K, D, V, E, k, moe_F, R;
+  Tensor x, y, norm_weight, rstd, fp32_h;  // (T, H), (T, H), (H), (T), fp32 (H)
+  Tensor qkv, qkv_weight, qkv_grad, dqkv, attention, lse, positions, rope_table, offsets;
+  Tensor gate_up, dgate_up, mlp;                                    // (T, 2F), (T, 2F), (T, F)
+  Tensor vocabulary, dvocabulary, tokens, targets, stats, row_lse;  // (V, H), fp32 (V, H), (T), (T), (T, 3), (T)
+  Tensor logits, probs, experts, weights, dweights, router_lse, counts, source, slot;
+  Tensor rows, drows, expert_gate_up, expert_weight;
+  Tensor param, master, m, v, grad, scale, sum;  // (V H)
+  Tensor scratch;
+};
+
+Operands sizes_of(const Config& config);  // no tensors yet
+OpLimits limits_of(const Config& config, const Operands& operands);
+void take_all(Arena& arena, Operands& operands, const Config& config, const Ops& ops);
+// Constants where an op's speed does not depend on values. Router logits differ a token, so that experts get uneven
+// shares.
+void fill_all(const Backend& backend, Operands& operands, std::int64_t S);
+
+}  // namespace upcycle

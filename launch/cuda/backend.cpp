@@ -1,0 +1,65 @@
+#include "launch/backend.h"
+
+#include <cuda_profiler_api.h>
+
+#include <array>
+
+#include "core/cuda_error.h"
+#include "kernels/cuda/cuda_device.h"
+#include "kernels/cuda/cuda_ops.h"
+#include "parallel/comm/comm_nccl.h"
+
+namespace upcycle::cuda {
+
+int count_gpus() {
+  int count = 0;
+  const cudaError_t found = cudaGetDeviceCount(&count);  // where it fails, count says nothing
+  if (found != cudaSuccess) throw InputError(cudaGetErrorString(found));
+  if (count < 1) throw InputError("CUDA sees none");
+  return count;
+}
+
+std::string gpu_address(int gpu) {
+  std::array<char, 32> text{};
+  UPCYCLE_CUDA(cudaDeviceGetPCIBusId(text.data(), static_cast<int>(text.size()), gpu));
+  return text.data();
+}
+
+int capability(int gpu) {
+  int major = 0, minor = 0;
+  UPCYCLE_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, gpu));
+  UPCYCLE_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, gpu));
+  return 10 * major + minor;
+}
+
+std::size_t free_memory(int gpu) {
+  std::size_t free = 0, total = 0;
+  UPCYCLE_CUDA(cudaSetDevice(gpu));
+  UPCYCLE_CUDA(cudaMemGetInfo(&free, &total));
+  return free;
+}
+
+void set_profiling(bool on) {
+  UPCYCLE_CUDA(cudaDeviceSynchronize());  // work that was issued before belongs before
+  if (on)
+    UPCYCLE_CUDA(cudaProfilerStart());
+  else
+    UPCYCLE_CUDA(cudaProfilerStop());
+}
+
+std::size_t scratch_bytes(const OpLimits& limits) { return workspace_bytes(limits); }
+
+Backend make_backend(int gpu) {
+  Backend b;
+  b.device = make_cuda_device(gpu);
+  b.stream = b.device->make_stream();
+  b.ops = make_cuda_ops();
+  b.gpu = gpu;
+  return b;
+}
+
+Mesh make_mesh(const Backend& backend, const MpiSession& session, const Layout& layout) {
+  return make_nccl_mesh(session, layout, *backend.device, *backend.stream);
+}
+
+}  // namespace upcycle::cuda

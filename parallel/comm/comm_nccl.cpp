@@ -1,0 +1,228 @@
+#include "parallel/comm/comm_nccl.h"
+
+#include <cstdlib>
+#include <exception>
+#include <sstream>
+
+#include "core/abort.h"
+#include "core/trace.h"
+#include "parallel/comm/backends.h"
+#include "parallel/comm/checks.h"
+#include "parallel/comm/nccl_error.h"
+#include "parallel/comm/nccl_group.h"
+#include "parallel/comm/nccl_watch.h"
+
+namespace upcycle {
+namespace {
+
+ncclDataType_t type_of(DType dtype) {
+  switch (dtype) {
+    case DType::F32:
+      return ncclFloat32;
+    case DType::BF16:
+      return ncclBfloat16;
+    case DType::F64:
+      return ncclFloat64;
+    default:
+      break;
+  }
+  UPCYCLE_CHECK(false, "{} is not summed", name_of(dtype));
+}
+
+// What all groups of a mesh share; the last of them ends it.
+struct NcclContext {
+  NcclContext(const MpiSession& session_, Device& device_, Stream& compute_)
+      : session(session_), device(device_), compute(compute_), watch(session_.stalls()) {
+    compute.attach(watch);
+    host_stream->attach(watch);
+    set_abort_cleanup(&abort_nccl_groups);
+  }
+  ~NcclContext() {
+    host_stream->detach(watch);
+    compute.detach(watch);
+  }
+  NcclContext(const NcclContext&) = delete;
+  NcclContext& operator=(const NcclContext&) = delete;
+
+  const MpiSession& session;
+  Device& device;
+  Stream& compute;
+  NcclWatch watch;
+  std::unique_ptr<Device> host = make_cpu_device();
+  std::unique_ptr<Stream> host_stream = host->make_stream();
+  const NcclGroup* world = nullptr;  // that other groups are split from
+};
+
+class NcclCommunicator final : public Communicator {
+ public:
+  NcclCommunicator(std::shared_ptr<NcclContext> context, std::unique_ptr<Communicator> host,
+                   std::unique_ptr<NcclGroup> group)
+      : context_(std::move(context)), host_(std::move(host)), group_(std::move(group)) {}
+  ~NcclCommunicator() override;
+
+  int rank() const override { return group_->rank(); }
+  int size() const override { return group_->size(); }
+  const std::string& name() const override { return group_->name(); }
+
+  Event all_reduce(const Tensor& data) override;
+  Event reduce_scatter(const Tensor& out, const Tensor& in) override;
+  Event all_gather(const Tensor& out, const Tensor& in) override;
+  Event all_to_all_v(const Tensor& out, std::span<const std::int64_t> recv_counts, const Tensor& in,
+                     std::span<const std::int64_t> send_counts) override;
+  Event broadcast(const Tensor& data, int root) override;
+  void barrier() override { host_->barrier(); }
+  double max_of(double value) override { return host_->max_of(value); }
+  double sum_of(double value) override { return host_->sum_of(value); }
+  std::string broadcast_text(const std::string& text, int root) override { return host_->broadcast_text(text, root); }
+  std::string gather_text(const std::string& text) override { return host_->gather_text(text); }
+
+ private:
+  // Runs `call(communicator, stream)` once what compute has been given so far is done. `moves` false: on no rank is
+  // there anything to move, or none of it concerns this one.
+  template <class Call>
+  Event issue(Collective collective, std::size_t given, bool moves, Call call);
+  void exchange(const Tensor& out, std::span<const std::int64_t> recv_counts, const Tensor& in,
+                std::span<const std::int64_t> send_counts, ncclComm_t comm, cudaStream_t stream);
+
+  std::shared_ptr<NcclContext> context_;
+  std::unique_ptr<Communicator> host_;
+  std::unique_ptr<NcclGroup> group_;
+  std::uint64_t sequence_ = 0;
+};
+
+// Leaving a group is collective: while an exception unwinds this rank the others may be anywhere.
+NcclCommunicator::~NcclCommunicator() {
+  try {
+    group_->close(std::uncaught_exceptions() == 0);
+  } catch (const std::exception& e) {
+    abort_job(e.what());
+  }
+}
+
+template <class Call>
+Event NcclCommunicator::issue(Collective collective, std::size_t given, bool moves, Call call) {
+  record_collective(name(), ++sequence_, name_of(collective), given);
+  const TraceRange range(group_->issue_name(collective));
+  if (!moves) return group_->stream().record();  // behind the calls before it
+  group_->begin(collective, sequence_, given, context_->compute.record());
+  call(group_->comm(), group_->native());
+  return group_->end();
+}
+
+Event NcclCommunicator::all_reduce(const Tensor& data) {
+  check_all_reduce(*this, data);
+  const auto n = static_cast<std::size_t>(data.size());
+  return issue(Collective::AllReduce, data.bytes(), n > 0, [&](ncclComm_t comm, cudaStream_t stream) {
+    UPCYCLE_NCCL(ncclAllReduce(data.data, data.data, n, type_of(data.dtype), ncclSum, comm, stream));
+  });
+}
+
+Event NcclCommunicator::reduce_scatter(const Tensor& out, const Tensor& in) {
+  check_reduce_scatter(*this, out, in);
+  const auto n = static_cast<std::size_t>(out.size());
+  return issue(Collective::ReduceScatter, in.bytes(), n > 0, [&](ncclComm_t comm, cudaStream_t stream) {
+    UPCYCLE_NCCL(ncclReduceScatter(in.data, out.data, n, type_of(in.dtype), ncclSum, comm, stream));
+  });
+}
+
+// What only moves, moves as bytes.
+Event NcclCommunicator::all_gather(const Tensor& out, const Tensor& in) {
+  check_all_gather(*this, out, in);
+  return issue(Collective::AllGather, in.bytes(), in.bytes() > 0, [&](ncclComm_t comm, cudaStream_t stream) {
+    UPCYCLE_NCCL(ncclAllGather(in.data, out.data, in.bytes(), ncclInt8, comm, stream));
+  });
+}
+
+Event NcclCommunicator::broadcast(const Tensor& data, int root) {
+  check_broadcast(*this, data, root);
+  const std::size_t given = rank() == root ? data.bytes() : 0;
+  return issue(Collective::Broadcast, given, data.bytes() > 0, [&](ncclComm_t comm, cudaStream_t stream) {
+    UPCYCLE_NCCL(ncclBroadcast(data.data, data.data, data.bytes(), ncclInt8, root, comm, stream));
+  });
+}
+
+Event NcclCommunicator::all_to_all_v(const Tensor& out, std::span<const std::int64_t> recv_counts, const Tensor& in,
+                                     std::span<const std::int64_t> send_counts) {
+  check_all_to_all_v(*this, out, recv_counts, in, send_counts);
+  std::int64_t sent = 0, received = 0;
+  for (std::size_t r = 0; r < send_counts.size(); ++r) sent += send_counts[r], received += recv_counts[r];
+  const std::size_t row = static_cast<std::size_t>(in.columns()) * size_of(in.dtype);
+  return issue(
+      Collective::AllToAllV, static_cast<std::size_t>(sent) * row, (sent > 0 || received > 0) && row > 0,
+      [&](ncclComm_t comm, cudaStream_t stream) { exchange(out, recv_counts, in, send_counts, comm, stream); });
+}
+
+// One message for each pair of ranks that have rows for each other, all of them at once.
+void NcclCommunicator::exchange(const Tensor& out, std::span<const std::int64_t> recv_counts, const Tensor& in,
+                                std::span<const std::int64_t> send_counts, ncclComm_t comm, cudaStream_t stream) {
+  const std::size_t row = static_cast<std::size_t>(in.columns()) * size_of(in.dtype);
+  const char* from = static_cast<const char*>(in.data);
+  char* to = static_cast<char*>(out.data);
+  UPCYCLE_NCCL(ncclGroupStart());
+  for (int r = 0; r < size(); ++r) {
+    const std::size_t sends = static_cast<std::size_t>(send_counts[static_cast<std::size_t>(r)]) * row,
+                      receives = static_cast<std::size_t>(recv_counts[static_cast<std::size_t>(r)]) * row;
+    if (r == rank()) {
+      context_->device.copy(group_->stream(), CopyKind::OnDevice, to, from, sends);
+    } else {
+      if (sends > 0) UPCYCLE_NCCL(ncclSend(from, sends, ncclInt8, r, comm, stream));
+      if (receives > 0) UPCYCLE_NCCL(ncclRecv(to, receives, ncclInt8, r, comm, stream));
+    }
+    from += sends;
+    to += receives;
+  }
+  UPCYCLE_NCCL(ncclGroupEnd());
+}
+
+std::vector<int> world_ranks_of(Communicator& group, const MpiSession& session) {
+  std::istringstream text(group.gather_text(fmt::format("{} ", session.rank())));
+  std::vector<int> ranks;
+  for (int r = 0; text >> r;) ranks.push_back(r);
+  return ranks;
+}
+
+// Rank 0's, on all ranks.
+ncclUniqueId agree_on_id(Communicator& world) {
+  ncclUniqueId id{};
+  if (world.rank() == 0) UPCYCLE_NCCL(ncclGetUniqueId(&id));
+  const std::string bytes = world.broadcast_text(std::string(id.internal, sizeof(id.internal)), 0);
+  bytes.copy(id.internal, sizeof(id.internal));
+  return id;
+}
+
+std::shared_ptr<Communicator> make_group(const std::shared_ptr<NcclContext>& context, const char* name, int color) {
+  const MpiSession& session = context->session;
+  auto host = make_mpi_communicator(session, name, color, session.rank(), *context->host_stream);
+  if (host->size() == 1) return make_single_communicator(name, context->device, context->compute);
+  std::vector<int> ranks = world_ranks_of(*host, session);
+  std::unique_ptr<NcclGroup> group;
+  if (context->world == nullptr) {
+    group = NcclGroup::make_world(name, std::move(ranks), host->rank(), agree_on_id(*host), context->device,
+                                  context->watch);
+    context->world = group.get();
+  } else {
+    group = context->world->split(name, color, std::move(ranks), host->rank(), context->device);
+  }
+  return std::make_shared<NcclCommunicator>(context, std::move(host), std::move(group));
+}
+
+}  // namespace
+
+Mesh make_nccl_mesh(const MpiSession& session, const Layout& layout, Device& device, Stream& compute) {
+  UPCYCLE_CHECK(layout.world == session.size(), "a layout of {} ranks on {}", layout.world, session.size());
+  UPCYCLE_CHECK(compute.kind() == DeviceKind::Cuda, "NCCL communicators serve CUDA streams only");
+  // Operations of different groups then start in the order in which the host issued them, which is one order on all
+  // ranks: two that wait for each other on two GPUs can not arise.
+  constexpr int kLeastVersion = 22600;
+  int version = 0;
+  UPCYCLE_NCCL(ncclGetVersion(&version));
+  UPCYCLE_CHECK(version >= kLeastVersion, "NCCL is version {}, at least {} needed: it keeps the order of groups",
+                version, kLeastVersion);
+  UPCYCLE_CHECK(setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", 0) == 0, "setenv failed");
+  const auto context = std::make_shared<NcclContext>(session, device, compute);
+  const int rank = session.rank();
+  return make_mesh_of_groups(layout, rank, coordinates_of(layout, rank),
+                             [&](const char* name, int color) { return make_group(context, name, color); });
+}
+
+}  // namespace upcycle

@@ -1,0 +1,25 @@
+#pragma once
+#include "core/device.h"
+#include "parallel/comm/mesh.h"
+
+namespace upcycle {
+
+// All communicators of one rank over NCCL, for tensors on its GPU: made in one order on all ranks (a collective call).
+// `compute` is the stream that its ops run on. The layout's world is the session's size. The mesh ends before the
+// stream, the device and the session do. A group of one needs no NCCL and gets the single-rank communicator.
+//
+// Every group has a communication stream of its own. A call starts there when what `compute` had been given before it
+// is done, and its Event is a point of that stream: so transfers run beside the ops between a call and its wait
+// (Stream::wait), and the host stands still for none of them: but for a group's first calls, in which NCCL connects its
+// ranks. Calls that give the host a value, and barrier, go through
+// MPI; they are counted by themselves.
+//
+// What communicator.h promises of reductions is the CPU backend's. Here NCCL adds: in an order of its own, the same
+// for the same ranks on the same machines; and a bf16 sum is rounded to bf16 wherever partial sums travel on, not once.
+// That a rank receives what its counts say is the callers' to see to: NCCL does not notice where they differ.
+//
+// A failed transfer, or one that waits for other ranks past the time-out, ends the job while the host waits for
+// anything on `compute` (or for one of these Events), with the summary of who waits where (stall.h).
+Mesh make_nccl_mesh(const MpiSession& session, const Layout& layout, Device& device, Stream& compute);
+
+}  // namespace upcycle

@@ -1,0 +1,90 @@
+#pragma once
+#include <cuda_runtime.h>
+#include <nccl.h>
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/device.h"
+#include "parallel/comm/operation.h"
+#include "parallel/comm/stall.h"
+
+namespace upcycle {
+
+class NcclWatch;
+
+// A group's NCCL communicator, the stream its calls run on, and which of them are under way.
+//
+// The communicator does not block the host. So each of its calls may return before it is in the stream, and nothing
+// that is to follow it may be put there until the communicator says that it is (settle); and an operation that does not
+// come to an end is the watch's to notice.
+class NcclGroup {
+ public:
+  // Calls that may be under way; when there are so many, the next one waits for the oldest.
+  static constexpr std::size_t kLength = 256;
+
+  struct Call {
+    Collective collective{};
+    std::uint64_t sequence = 0;                   // of the group's collectives
+    std::size_t given = 0;                        // bytes that this rank gives
+    std::uint64_t order = 0;                      // over all groups
+    cudaEvent_t ready = nullptr, done = nullptr;  // what it waits for on this rank is done; it is done
+  };
+
+  // Every rank of the world calls one of these, in one order of groups. `world_ranks`: of the group, in its order.
+  static std::unique_ptr<NcclGroup> make_world(std::string name, std::vector<int> world_ranks, int rank,
+                                               const ncclUniqueId& id, Device& device, NcclWatch& watch);
+  std::unique_ptr<NcclGroup> split(std::string name, int color, std::vector<int> world_ranks, int rank,
+                                   Device& device) const;
+  ~NcclGroup();
+  NcclGroup(const NcclGroup&) = delete;
+  NcclGroup& operator=(const NcclGroup&) = delete;
+
+  const std::string& name() const { return name_; }
+  int rank() const { return rank_; }
+  int size() const { return static_cast<int>(world_ranks_.size()); }
+  ncclComm_t comm() const { return comm_; }
+  Stream& stream() { return *stream_; }
+  cudaStream_t native() { return static_cast<cudaStream_t>(stream_->native()); }
+  const std::string& issue_name(Collective c) const { return issue_names_[static_cast<std::size_t>(c)]; }
+
+  // Around the NCCL calls of one collective, whose first work comes after `after`. end() gives the point behind it.
+  void begin(Collective collective, std::uint64_t sequence, std::size_t given, const Event& after);
+  Event end();
+
+  // The oldest call that waits for other ranks; null where there is none. Any thread may ask.
+  const Call* waiting() const;
+  Waiting describe(const Call& call) const;
+
+  // Drops what is done at the front of the calls under way.
+  void forget_done();
+
+  // Ends with all ranks, after what is under way; `drain` false: an exception passes, and the others may be anywhere.
+  void close(bool drain);
+
+ private:
+  NcclGroup(std::string name, std::vector<int> world_ranks, int rank, Device& device, NcclWatch& watch);
+  void start();  // the communicator exists
+  Call& at(std::uint64_t call) { return calls_[call % kLength]; }
+  const Call& at(std::uint64_t call) const { return calls_[call % kLength]; }
+
+  std::string name_;
+  std::array<std::string, kCollectiveNames.size()> issue_names_;
+  std::vector<int> world_ranks_;
+  int rank_;
+  NcclWatch& watch_;
+  std::unique_ptr<Stream> stream_;
+  ncclComm_t comm_ = nullptr;
+  std::vector<Call> calls_;  // a ring
+  std::atomic<std::uint64_t> issued_ = 0, completed_ = 0;
+};
+
+// Takes down every communicator of this process, so that the GPU is free of operations that would never end. Gives up
+// after a few seconds: NCCL may wait for ranks that do not come.
+void abort_nccl_groups();
+
+}  // namespace upcycle

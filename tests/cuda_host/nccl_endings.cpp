@@ -1,0 +1,81 @@
+#include <mpi.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <string_view>
+
+#include "kernels/cuda/cuda_device.h"
+#include "parallel/comm/agree.h"
+#include "parallel/comm/comm_nccl.h"
+#include "tests/cuda_host/emulation/nccl_operation.h"
+
+// How a job on GPUs ends where NCCL does not come to an end (mpi_endings.cpp, over NCCL).
+using namespace upcycle;
+
+namespace {
+
+std::string_view mode;
+
+[[noreturn]] void never_return() {
+  for (;;) pause();
+}
+
+// Every rank of the world waits for a sum over it, as the mode has it.
+void wait_too_long(const MpiSession& session, const Mesh& mesh, const Tensor& data, Stream& stream) {
+  const int rank = session.rank(), last = session.size() - 1;
+  stream.wait(mesh.world->all_reduce(data));
+  stream.synchronize();
+  mesh.world->barrier();
+  session.set_timeout(2);
+  if ((mode == "late_last" && rank == last) || (mode == "late_first" && rank == 0) ||
+      (mode == "late_middle" && rank == 1))
+    never_return();
+  if (mode == "late_on_host" && rank == last) mesh.world->barrier();  // the others are in a transfer
+  if (mode == "failed" && rank == last) emul::fail_next_nccl_operation(ncclRemoteError);
+  if (mode == "other_group" && rank == last) {
+    stream.wait(mesh.dp->all_reduce(data));
+    stream.synchronize();
+  }
+  if (mode == "host_stands" && rank == last) never_return();
+  const Tensor part = mode == "other_count" && rank == last ? data.slice_rows(0, 3) : data;
+  stream.wait(mesh.world->all_reduce(part));
+  if (mode == "host_stands") never_return();  // as in a launch that waits for room in the GPU's queue
+  stream.synchronize();
+}
+
+int run(int argc, char** argv) {
+  MpiSession session(&argc, &argv);
+  emul::options().deferred = true;
+  const auto cpu = make_cpu_device();
+  const auto cpu_stream = cpu->make_stream();
+  std::unique_ptr<Device> device;
+  if (mode == "no_device") emul::options().devices = session.size() - 1;
+  try {
+    agree_or_throw(*make_start_group(session, *cpu_stream), [&] { device = make_cuda_device(session.local_rank()); });
+  } catch (const AgreedError& e) {
+    if (session.rank() == 0) std::printf("%s\n", e.what());
+    return 2;
+  }
+  const auto stream = device->make_stream();
+  const Mesh mesh = make_nccl_mesh(session, make_layout(session.size(), 1, 1, 1), *device, *stream);
+  const Tensor data(device->allocate(16), DType::F32, {4});
+  wait_too_long(session, mesh, data, *stream);
+  if (mode != "finish") return 98;
+  if (session.rank() == 0) std::printf("all %d came\n", session.size());
+  device->release(data.data, 16);
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2) return 97;
+  mode = argv[1];
+  alarm(mode == "host_stands" ? 90 : 50);
+  try {
+    return run(argc, argv);
+  } catch (const std::exception& e) {
+    std::printf("%s\n", e.what());
+    return 5;
+  }
+}

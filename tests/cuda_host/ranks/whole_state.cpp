@@ -1,0 +1,103 @@
+#include "tests/cuda_host/ranks/whole_state.h"
+
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+
+namespace upcycle::test {
+namespace {
+
+// A whole matrix whose elements each lie on one rank: their bits travel as sums, which are exact.
+class Whole {
+ public:
+  explicit Whole(const ParamRow& row)
+      : columns_(row.columns), bits_(static_cast<std::size_t>(row.rows * row.columns)), given_(bits_.size()) {}
+
+  void put(const Rectangle& part, const std::vector<float>& values) {
+    for (std::int64_t i = 0; i < part.size(); ++i) {
+      const std::int64_t r = part.row + i / part.columns, c = part.column + i % part.columns;
+      const auto at = static_cast<std::size_t>(r * columns_ + c);
+      bits_[at] += std::bit_cast<std::uint32_t>(values[static_cast<std::size_t>(i)]);
+      given_[at] += 1;
+    }
+  }
+
+  std::vector<float> values(const std::string& name) {
+    sum(bits_);
+    sum(given_);
+    std::vector<float> v(bits_.size());
+    for (std::size_t i = 0; i < v.size(); ++i) {
+      UPCYCLE_CHECK(given_[i] == 1, "{}: element {} is owned by {} ranks", name, i, given_[i]);
+      v[i] = std::bit_cast<float>(static_cast<std::uint32_t>(bits_[i]));
+    }
+    return v;
+  }
+
+ private:
+  static void sum(std::vector<double>& v) {
+    wait(host_world().all_reduce(Tensor(v.data(), DType::F64, {static_cast<std::int64_t>(v.size())})));
+  }
+  std::int64_t columns_;
+  std::vector<double> bits_, given_;
+};
+
+template <class View>
+std::vector<float> whole_matrix(const Trainer& t, const ParamRow& row, const View& view) {
+  Whole whole(row);
+  for (const OwnedPiece& p : owned_pieces(t.model->table, t.mesh->at, false))
+    if (p.row->name == row.name) whole.put(p.part, floats_of(t, view(p)));
+  return whole.values(row.name);
+}
+
+}  // namespace
+
+TrainedState whole_state(const Trainer& t) {
+  TrainedState s;
+  const bool adamw = t.config.train.optimizer == "adamw";
+  const ParamTable table = make_global_table(t.config.model);
+  const auto collect = [&](const ParamRow& row, const auto& view) { return whole_matrix(t, row, view); };
+  for (const ParamRow& row : table.rows) {
+    TrainedState::Parameter& to = s.parameters[row.name];
+    to.weight = collect(row, [&](const OwnedPiece& p) { return piece_of(t.memory.weights, p); });
+    to.master = collect(row, [&](const OwnedPiece& p) { return master_piece(t.memory, p); });
+    if (adamw) to.m = collect(row, [&](const OwnedPiece& p) { return shard_piece_of(t.memory.m, p); });
+    if (adamw) to.v = collect(row, [&](const OwnedPiece& p) { return shard_piece_of(t.memory.v, p); });
+    const ParamRow* mine = t.model->table.find(row.name);
+    const auto at = mine == nullptr ? 0 : static_cast<std::size_t>(mine - t.model->table.rows.data());
+    to.steps = static_cast<std::int64_t>(
+        host_world().max_of(mine == nullptr ? 0 : static_cast<double>(t.optimizer.row_steps[at])));
+  }
+  s.step = t.step;
+  s.consumed_samples = t.consumed_samples;
+  s.tokens = t.tokens;
+  s.flops = t.flops;
+  return s;
+}
+
+std::vector<std::vector<float>> whole_gradients(const Trainer& t) {
+  std::vector<std::vector<float>> all;
+  const ParamTable table = make_global_table(t.config.model);
+  for (const ParamRow& row : table.rows)
+    all.push_back(whole_matrix(t, row, [&](const OwnedPiece& p) { return piece_of(t.memory.grads, p); }));
+  return all;
+}
+
+std::vector<float> owned_gradients(const Trainer& t) {
+  std::vector<float> all;
+  for (const OwnedPiece& p : owned_pieces(t.model->table, t.mesh->at, true)) {
+    const std::vector<float> g = floats_of(t, piece_of(t.memory.grads, p));
+    all.insert(all.end(), g.begin(), g.end());
+  }
+  return all;
+}
+
+void expect_near_masters(const TrainedState& a, const TrainedState& b, double relative, double absolute) {
+  double all = 0;
+  for (const auto& [name, p] : b.parameters) all += std::pow(norm(p.master), 2);
+  for (const auto& [name, p] : b.parameters)
+    EXPECT_LE(distance(a.parameters.at(name).master, p.master), relative * norm(p.master) + absolute * std::sqrt(all))
+        << "masters of " << name;
+}
+
+}  // namespace upcycle::test

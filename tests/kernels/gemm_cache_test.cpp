@@ -1,0 +1,96 @@
+#include "kernels/cpu/gemm_cache.h"
+
+#include "kernels/cpu/cpu_ops.h"
+#include "tests/kernels/host_tensor.h"
+
+namespace upcycle {
+namespace {
+
+using testing::HostTensor;
+using testing::OpBench;
+
+// Training changes the counts of experts at every step: after prepare no count may make a primitive.
+TEST(GemmCache, PreparedShapesCoverEveryCount) {
+  for (const DType dtype : {DType::F32, DType::BF16}) {
+    OpLimits limits{.H = 16, .E = 3, .R = 1200, .moe_F = 24, .dtype = dtype};
+    OpBench bench(limits);
+    bench.ops->prepare(limits);
+    const CpuOps& ops = dynamic_cast<const CpuOps&>(*bench.ops);
+    const std::size_t prepared = ops.matmul_primitives();
+    EXPECT_GT(prepared, 0u);
+    HostTensor x(dtype, {limits.R, 16}), h(dtype, {limits.R, 24}), up(dtype, {limits.R, 48}), w_up(dtype, {3, 48, 16}),
+        w_down(dtype, {3, 16, 24}), dw_up(DType::F32, {3, 48, 16}), dw_down(DType::F32, {3, 16, 24});
+    for (std::int64_t rows = 0; rows <= 1200; rows += 16) {
+      const std::int64_t offsets[] = {0, rows / 3 / 16 * 16, rows / 3 / 16 * 16, rows};
+      const auto run = [&](MatmulKind kind, const Tensor& c, const Tensor& a, const Tensor& b) {
+        bench.ops->grouped_matmul(*bench.stream, bench.workspace, kind, c, a, b, offsets,
+                                  kind == MatmulKind::TN ? Store::Accumulate : Store::Overwrite);
+      };
+      run(MatmulKind::NT, up, x, w_up);
+      run(MatmulKind::NT, x, h, w_down);
+      run(MatmulKind::NN, h, x, w_down);
+      run(MatmulKind::NN, x, up, w_up);
+      run(MatmulKind::TN, dw_up, up, x);
+      run(MatmulKind::TN, dw_down, x, h);
+    }
+    EXPECT_EQ(ops.matmul_primitives(), prepared);
+  }
+}
+
+// A weight gradient that oneDNN would sum in one copy of C a thread runs in blocks of rows that fit the scratch.
+TEST(GemmCache, CutsRowsToFitTheScratch) {
+  constexpr std::int64_t m = 1500, n = 64, k = 600;
+  constexpr std::size_t kLimit = std::size_t{256} << 10;
+  HostTensor a(DType::F32, {k, m}), b(DType::F32, {k, n}), c(DType::F32, {m, n}), cut_c(DType::F32, {m, n});
+  a.fill_normal("a");
+  b.fill_normal("b");
+  c.fill_normal("c");
+  cut_c.fill_normal("c");
+  const GemmShape shape{
+      .kind = MatmulKind::TN, .store = Store::Accumulate, .m = m, .n = n, .k = k, .lda = m, .ldb = n, .ldc = n};
+  GemmCache whole, cut(kLimit);
+  EXPECT_EQ(whole.blocks(shape), 1u);
+  EXPECT_GT(cut.blocks(shape), 1u);
+  testing::Memory memory(GemmCache::workspace_bytes());
+  whole.run({memory.data(), memory.size()}, shape, c.data, a.data, b.data);
+  cut.run({memory.data(), kLimit}, shape, cut_c.data, a.data, b.data);
+  EXPECT_LT(testing::relative_l2(cut_c.values(), c.values()), 1e-6);
+}
+
+// A long product gives transfers a chance in between; its rows are those of the shorter products that it is cut in.
+TEST(GemmCache, LongProductsPollBetweenTheirPieces) {
+  struct Counter final : Progress {
+    int polls = 0;
+    void poll() override { ++polls; }
+    void finish(std::uint64_t) override {}
+  } counter;
+  OpBench bench({});
+  bench.stream->attach(counter);
+  constexpr std::int64_t m = 600, n = 2048, k = 3600;
+  for (const MatmulKind kind : {MatmulKind::NT, MatmulKind::NN, MatmulKind::TN}) {
+    const bool ta = kind == MatmulKind::TN, tb = kind == MatmulKind::NT;
+    HostTensor a(DType::BF16, {ta ? k : m, ta ? m : k}), b(DType::BF16, {tb ? n : k, tb ? k : n}),
+        c(DType::F32, {m, n});
+    a.fill_normal("a");
+    b.fill_normal("b");
+    c.fill_normal("c");
+    const std::vector<double> before = c.values();
+    counter.polls = 0;
+    bench.ops->matmul(*bench.stream, bench.workspace, kind, c, a, b, Store::Accumulate);
+    EXPECT_EQ(counter.polls, 2);
+    for (const std::int64_t i : {0, 299, 300, 599})
+      for (const std::int64_t j : {0, 1000, 2047}) {
+        double sum = before[static_cast<std::size_t>(i * n + j)], magnitude = std::abs(sum);
+        for (std::int64_t p = 0; p < k; ++p) {
+          const double product = (ta ? a.get(p, i) : a.get(i, p)) * (tb ? b.get(j, p) : b.get(p, j));
+          sum += product;
+          magnitude += std::abs(product);
+        }
+        EXPECT_NEAR(c.get(i, j), sum, 4e-7 * magnitude) << i << ", " << j;
+      }
+  }
+  bench.stream->detach(counter);
+}
+
+}  // namespace
+}  // namespace upcycle
