@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/adamw_factors.h"
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/simd.h"
@@ -11,31 +12,8 @@ namespace {
 constexpr std::int64_t kBlock = 1 << 12;  // elements; see elementwise.cpp for why threads take whole blocks
 constexpr std::int64_t kParallelFrom = 1 << 14;
 
-// One step's factors, the same for all elements.
-struct Factors {
-  float decay;                       // 1 - lr * weight_decay
-  float beta1, beta2, rest1, rest2;  // rest = 1 - beta
-  float rate;                        // lr / (1 - beta1^t)
-  float root;                        // 1 / sqrt(1 - beta2^t)
-  float eps;
-};
-
-// fp64: 1 - 0.999^1 in fp32 has three digits.
-Factors factors_of(const AdamwStep& step) {
-  const double beta1 = static_cast<double>(step.beta1), beta2 = static_cast<double>(step.beta2);
-  const double t = static_cast<double>(step.step), lr = static_cast<double>(step.lr);
-  return {static_cast<float>(1 - lr * static_cast<double>(step.weight_decay)),
-          step.beta1,
-          step.beta2,
-          static_cast<float>(1 - beta1),
-          static_cast<float>(1 - beta2),
-          static_cast<float>(lr / (1 - std::pow(beta1, t))),
-          static_cast<float>(1 / std::sqrt(1 - std::pow(beta2, t))),
-          step.eps};
-}
-
 template <class Param>
-void update(Param* param, float* master, float* m, float* v, const float* grad, float scale, const Factors& f,
+void update(Param* param, float* master, float* m, float* v, const float* grad, float scale, const AdamwFactors& f,
             std::int64_t n) {
 #pragma omp simd
   for (std::int64_t i = 0; i < n; ++i) {
@@ -52,7 +30,7 @@ void update(Param* param, float* master, float* m, float* v, const float* grad, 
 
 template <class Param>
 void adamw_as(const Tensor& param, const Tensor& master, const Tensor& m, const Tensor& v, const Tensor& grad,
-              float scale, const Factors& factors) {
+              float scale, const AdamwFactors& factors) {
   const std::int64_t n = master.size();
   Param* const p = param.as<Param>();
   float *const w = master.as<float>(), *const first = m.as<float>(), *const second = v.as<float>();
@@ -77,7 +55,7 @@ void CpuOps::adamw(Stream&, const Tensor& param, const Tensor& master, const Ten
                 "adamw: beta1 {} and beta2 {}, expected [0, 1)", step.beta1, step.beta2);
   UPCYCLE_CHECK(param.dtype == DType::F32 || param.dtype == DType::BF16, "adamw: param is {}, expected fp32 or bf16",
                 param.describe());
-  const Factors factors = factors_of(step);
+  const AdamwFactors factors = factors_of(step);
   if (param.dtype == DType::BF16)
     adamw_as<bf16>(param, master, m, v, grad, *scale.as<float>(), factors);
   else

@@ -1,5 +1,4 @@
-#include <cmath>
-
+#include "kernels/adamw_factors.h"
 #include "kernels/check.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/rows.cuh"
@@ -12,34 +11,11 @@ using namespace cuda;
 
 constexpr int kGroup = 8;
 
-// One step's factors, the same for all elements.
-struct Factors {
-  float decay;                       // 1 - lr * weight_decay
-  float beta1, beta2, rest1, rest2;  // rest = 1 - beta
-  float rate;                        // lr / (1 - beta1^t)
-  float root;                        // 1 / sqrt(1 - beta2^t)
-  float eps;
-};
-
-// fp64: 1 - 0.999^1 in fp32 has three digits.
-Factors factors_of(const AdamwStep& step) {
-  const double beta1 = static_cast<double>(step.beta1), beta2 = static_cast<double>(step.beta2);
-  const double t = static_cast<double>(step.step), lr = static_cast<double>(step.lr);
-  return {static_cast<float>(1 - lr * static_cast<double>(step.weight_decay)),
-          step.beta1,
-          step.beta2,
-          static_cast<float>(1 - beta1),
-          static_cast<float>(1 - beta2),
-          static_cast<float>(lr / (1 - std::pow(beta1, t))),
-          static_cast<float>(1 / std::sqrt(1 - std::pow(beta2, t))),
-          step.eps};
-}
-
 // Every fused multiply-add is written out: with ZeRO an element's update must not depend on where its shard begins, so
 // the compiler may not contract the whole groups and the single elements differently.
 template <class Param, int N>
 __device__ __forceinline__ void update(Param* param, float* master, float* m, float* v, const float* grad, float scale,
-                                       const Factors& f) {
+                                       const AdamwFactors& f) {
   float w[N], first[N], second[N], g[N];
   Access<float, N>::load(w, master);
   Access<float, N>::load(first, m);
@@ -61,7 +37,7 @@ __device__ __forceinline__ void update(Param* param, float* master, float* m, fl
 
 template <class Param, int N>
 __global__ void adamw_kernel(RowGrid grid, Param* param, float* master, float* m, float* v, const float* grad,
-                             const float* scale, Factors factors, std::int64_t n) {
+                             const float* scale, AdamwFactors factors, std::int64_t n) {
   const Place at = place_in(grid);
   if (!at.inside) return;
   const std::int64_t begin = at.group * N;
