@@ -21,11 +21,12 @@ Backend make_cpu_backend() {
 }
 
 #ifdef UPCYCLE_HAS_CUDA
-// A rank's host and GPU, a word each.
+// A rank's host (MpiSession::first_on_host) and GPU.
 struct Place {
-  std::string host, gpu;
+  int host = 0;
+  std::string gpu;
 };
-std::vector<Place> gather_places(Communicator& ranks, const std::string& host, const std::string& gpu) {
+std::vector<Place> gather_places(Communicator& ranks, int host, const std::string& gpu) {
   std::istringstream in(ranks.gather_text(fmt::format("{} {}\n", host, gpu)));
   std::vector<Place> places;
   for (Place p; in >> p.host >> p.gpu;) places.push_back(p);
@@ -53,18 +54,17 @@ void check_capability(int gpu, const std::string& where, const char* key) {
 }
 
 // Ranks that compute on one GPU would each plan for all of its memory, and NCCL refuses them.
-void check_own_gpu(const std::vector<Place>& places, int rank, int seen, const std::string& where) {
+void check_own_gpu(const std::vector<Place>& places, const MpiSession& session, int seen, const std::string& where) {
+  const int rank = session.rank();
   const Place& mine = places[static_cast<std::size_t>(rank)];
-  int on_host = 0, other = -1;
+  int other = -1;
   for (int r = static_cast<int>(places.size()) - 1; r >= 0; --r) {
     const Place& p = places[static_cast<std::size_t>(r)];
-    if (p.host != mine.host) continue;
-    ++on_host;
-    if (r < rank && p.gpu == mine.gpu) other = r;
+    if (r < rank && p.host == mine.host && p.gpu == mine.gpu) other = r;
   }
   if (other < 0) return;
   field_error(
-      where, "device", fmt::format("cuda with {} ranks on {}", on_host, mine.host),
+      where, "device", fmt::format("cuda with {} ranks on {}", session.ranks_on_host(), session.host()),
       fmt::format("a GPU for each: rank {} sees {} and would share {} with rank {}", rank, seen, mine.gpu, other),
       "start fewer ranks on a host, or let each see another GPU (CUDA_VISIBLE_DEVICES, srun --gpus-per-task)");
 }
@@ -90,7 +90,11 @@ Backend make_backend(const std::string& device) {
 }
 
 Backend make_backend(const MpiSession& session, const Config& config) {
-  if (config.device == "cpu") return make_cpu_backend();
+  if (config.device == "cpu") {
+    Backend b = make_cpu_backend();
+    b.ranks_on_host = session.ranks_on_host();
+    return b;
+  }
   const std::string where = config.where("device");
   const auto stream = make_cpu_device()->make_stream();
   const auto ranks = make_start_group(session, *stream);
@@ -102,10 +106,12 @@ Backend make_backend(const MpiSession& session, const Config& config) {
     check_capability(gpu, where, "device");
   });
   const std::string address = cuda::gpu_address(gpu);
-  const std::vector<Place> places = gather_places(*ranks, session.host(), address);
-  agree_or_throw(*ranks, [&] { check_own_gpu(places, session.rank(), seen, where); });
+  const std::vector<Place> places = gather_places(*ranks, session.first_on_host(), address);
+  agree_or_throw(*ranks, [&] { check_own_gpu(places, session, seen, where); });
   log_info("rank {} computes on GPU {} ({}) of the {} that it sees", session.rank(), gpu, address, seen);
-  return cuda::make_backend(gpu);
+  Backend b = cuda::make_backend(gpu);
+  b.ranks_on_host = session.ranks_on_host();
+  return b;
 #else
   agree_or_throw(*ranks, [&] { refuse_cuda(where, "device"); });
   throw_error(__FILE__, __LINE__, __func__, "agreed on a refusal, and went on");

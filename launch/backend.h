@@ -14,7 +14,8 @@ struct Backend {
   std::unique_ptr<Device> device;
   std::unique_ptr<Stream> stream;
   std::unique_ptr<Ops> ops;
-  int gpu = -1;  // its index among the GPUs that this process sees; -1: the CPU
+  int gpu = -1;           // its index among the GPUs that this process sees; -1: the CPU
+  int ranks_on_host = 1;  // that share this host's memory
 };
 
 // Of a command of one rank, for the value of its option --device: cpu or cuda, else InputError; so it is where this

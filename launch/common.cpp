@@ -8,7 +8,6 @@
 #include "core/error.h"
 #include "data/files.h"
 #include "kernels/cuda_limits.h"
-#include "launch/ranks.h"
 #include "parallel/checkpoint/import.h"
 #include "parallel/checkpoint/step_files.h"
 
@@ -83,7 +82,7 @@ void check_memory(const Backend& backend, const std::vector<MemoryClass>& plan, 
           "memory: found {:.1f} GiB needed on a GPU, expected at most the {:.1f} GiB that are free on GPU {}; {}",
           on_device / gib, have / gib, backend.gpu, advice);
   }
-  const int ranks = launched_as().ranks_on_host;
+  const int ranks = backend.ranks_on_host;
   const auto have = static_cast<double>(host_memory());
   if (on_host * ranks <= have) return;
   input_error(

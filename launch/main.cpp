@@ -21,7 +21,7 @@ enum class Ranks { One, Many };
 struct Command {
   const char* name;
   int (*run)(const Arguments&);
-  Ranks ranks;  // One: refused under mpirun, where every copy would write the same files
+  Ranks ranks;  // One: several are refused, where every copy would write the same files
   const char* summary;
 };
 
@@ -82,9 +82,7 @@ int run(const std::vector<std::string>& words) {
   }
   if (words[0] == "help" || words[0] == "--help" || words[0] == "-h") return run_help(arguments);
   const Command& command = find_command(words[0]);
-  if (command.ranks == Ranks::One && launched_as().size > 1)
-    input_error("command line: found {} ranks, expected one: start `upcycle {}` without mpirun", launched_as().size,
-                command.name);
+  if (command.ranks == Ranks::One) return run_alone(command.name, [&] { return command.run(arguments); });
   return command.run(arguments);
 }
 
@@ -92,7 +90,7 @@ int run(const std::vector<std::string>& words) {
 // the agreement that every command of many ranks begins with (agree_on_start). This is that agreement.
 int refuse(const InputError& e) {
   const LaunchedAs launched = launched_as();
-  if (launched.size > 1)
+  if (launched.in_mpi_job)
     return run_with_ranks([&](const MpiSession& session) {
       const auto stream = make_cpu_device()->make_stream();
       const auto start = make_start_group(session, *stream);

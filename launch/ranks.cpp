@@ -35,10 +35,31 @@ void set_threads(const MpiSession& session) {
 }  // namespace
 
 LaunchedAs launched_as() {
-  // SLURM's size is left out: in a batch script it counts the allocation, not this program's copies.
-  return {first_number({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}, 0),
-          first_number({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}, 1),
-          std::max(1, first_number({"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"}, 1))};
+  LaunchedAs l;
+  l.rank = first_number({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}, 0);
+  // SLURM_NTASKS is left out: in a batch script it counts the allocation, not this program's copies.
+  l.counted = first_number({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"}, 0);
+  l.in_mpi_job = l.counted != 1 && std::getenv("PMIX_NAMESPACE") != nullptr;
+  return l;
+}
+
+int run_alone(const char* command, const std::function<int()>& body) {
+  const auto refuse = [&](int ranks) {
+    if (ranks > 1)
+      throw AgreedError(fmt::format(
+          "command line: found {} ranks, expected one: start `upcycle {}` without mpirun or srun", ranks, command));
+  };
+  const LaunchedAs launched = launched_as();
+  if (!launched.in_mpi_job) {
+    refuse(launched.counted);  // separate programs, which would all do the same
+    return body();
+  }
+  return run_with_ranks([&](const MpiSession& session) {
+    const auto stream = make_cpu_device()->make_stream();
+    const auto start = make_start_group(session, *stream);
+    agree_or_throw(*start, [&] { refuse(session.size()); });  // others may have been started with another command
+    return body();
+  });
 }
 
 void print_input_error(const char* message) {

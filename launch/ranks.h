@@ -14,11 +14,17 @@ namespace upcycle {
 // part of the cores as threads.
 int run_with_ranks(const std::function<int(const MpiSession&)>& body);
 
-// What the launcher (mpirun, srun) says before MPI starts; rank 0 of 1 without one.
+// What the launcher (mpirun, srun) says before MPI starts; rank 0 without one. How many ranks there are only MPI knows:
+// srun's PMIx tells no variable of it.
 struct LaunchedAs {
-  int rank = 0, size = 1, ranks_on_host = 1;
+  int rank = 0;
+  int counted = 0;          // copies of this program, where a variable says it
+  bool in_mpi_job = false;  // MPI will find the ranks that were started with this one, if there are any
 };
 LaunchedAs launched_as();
+
+// Runs the body of a command that is one rank's; several, whatever launched them, are an AgreedError that counts them.
+int run_alone(const char* command, const std::function<int()>& body);
 
 void print_input_error(const char* message);  // "upcycle: message", one line on standard error
 

@@ -61,7 +61,8 @@ class MpiSession {
   const std::string& host() const { return host_; }
   int ranks_on_host() const { return ranks_on_host_; }
   int local_rank() const { return local_rank_; }  // among those, in the world's order: the index of this rank's GPU
-  int threads() const { return threads_; }        // this rank's part of the cores that it may use (cores.h)
+  int first_on_host() const { return first_on_host_; }  // the first of them: tells hosts apart, whatever their names
+  int threads() const { return threads_; }              // this rank's part of the cores that it may use (cores.h)
 
   // Seconds that a rank waits for others before the run ends (config parallel.timeout_s); 600 until it is set.
   void set_timeout(double seconds) const;
@@ -70,7 +71,7 @@ class MpiSession {
  private:
   void count_threads();
 
-  int rank_ = 0, size_ = 1, ranks_on_host_ = 1, local_rank_ = 0, threads_ = 1;
+  int rank_ = 0, size_ = 1, ranks_on_host_ = 1, local_rank_ = 0, first_on_host_ = 0, threads_ = 1;
   int exceptions_at_start_ = 0;
   std::string host_;
   std::unique_ptr<StallMonitor> stalls_;

@@ -64,6 +64,8 @@ void MpiSession::count_threads() {
   UPCYCLE_MPI(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &machine));
   UPCYCLE_MPI(MPI_Comm_rank(machine, &local_rank_));
   UPCYCLE_MPI(MPI_Comm_size(machine, &ranks_on_host_));
+  first_on_host_ = rank_;
+  UPCYCLE_MPI(MPI_Bcast(&first_on_host_, 1, MPI_INT, 0, machine));
   const CoreMask mask = own_cores();
   std::vector<CoreMask> masks(static_cast<std::size_t>(ranks_on_host_));
   UPCYCLE_MPI(MPI_Allgather(&mask, sizeof(mask), MPI_BYTE, masks.data(), sizeof(mask), MPI_BYTE, machine));

@@ -39,7 +39,7 @@ Started::Started(const std::vector<std::string>& words, const std::map<std::stri
   UPCYCLE_CHECK(child_ >= 0, "fork");
   if (child_ != 0) return;
   for (const char* name : {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE",
-                           "SLURM_PROCID", "SLURM_NTASKS"})
+                           "SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "PMIX_NAMESPACE"})
     unsetenv(name);
   for (const auto& [name, value] : environment) setenv(name.c_str(), value.c_str(), 1);
   const int out = open(out_path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);

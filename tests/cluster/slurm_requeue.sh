@@ -25,4 +25,10 @@ expect_completed
 [[ $(grep -c "srun ended with 3" "$world/job.out") == 2 ]] || { echo "FAILED: expected to stop twice with 3"; exit 1; }
 [[ $(lines) == "$steps" ]] || { echo "FAILED: a step was trained twice"; exit 1; }
 expect_same_run "$cut" "$whole" "$steps"
+# A command of one rank: srun's PMIx sets none of mpirun's variables, and its other kinds start separate programs.
+for kind in pmix none; do
+  ! srun --mpi="$kind" --nodes=1 --ntasks=2 "$UPCYCLE_BINARY" inspect "$cut" >"$world/inspect" 2>&1
+  [[ $(grep -c "found 2 ranks, expected one" "$world/inspect") == 1 ]] ||
+    { echo "FAILED: two ranks inspect under srun --mpi=$kind"; cat "$world/inspect"; exit 1; }
+done
 echo "pre-empted, signalled, requeued twice: the same $steps steps"
