@@ -77,6 +77,7 @@ class SafetensorsSet {
   std::vector<std::string> names() const;  // sorted
   bool contains(const std::string& name) const { return shard_of_.count(name) != 0; }
   const StoredTensor& info(const std::string& name) const;
+  const std::string& path_of(const std::string& name) const { return shard(name).path(); }  // of the tensor's file
   void read_rectangle(const std::string& name, std::int64_t row, std::int64_t rows, std::int64_t column,
                       std::int64_t columns, float* out) const;
   void read_rows(const std::string& name, std::int64_t row, std::int64_t rows, float* out) const;

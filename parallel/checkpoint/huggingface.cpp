@@ -6,6 +6,7 @@
 
 #include "core/suggest.h"
 #include "data/safetensors.h"
+#include "parallel/checkpoint/check_values.h"
 #include "parallel/checkpoint/hf_config.h"
 
 namespace upcycle {
@@ -49,6 +50,9 @@ class HuggingFaceModel : public TensorSource {
     if (found == stored_name_.end())
       input_error("{}: tensor {}: found none, expected it; the model is another one", folder_, quote_text(tensor));
     stored_.read_rectangle(found->second, part.row, part.rows, part.column, part.columns, out);
+    const bool is_vector = stored_.info(found->second).shape.size() == 1;
+    check_values(found->second, is_vector, part, out,
+                 [&](std::int64_t, std::int64_t) { return stored_.path_of(found->second); });
   }
 
  private:

@@ -5,6 +5,7 @@
 
 #include "core/suggest.h"
 #include "data/hdf5.h"
+#include "parallel/checkpoint/check_values.h"
 #include "parallel/checkpoint/hdf5_thread.h"
 #include "parallel/checkpoint/rank_files.h"
 #include "parallel/checkpoint/step_files.h"
@@ -107,6 +108,12 @@ class StoredCheckpoint : public Checkpoint {
         copy_common(open_->get(r.file, folder_ + "/" + file), rectangle_name(stored_name, r.number), r.part, part,
                     common, out);
       }
+      check_values(stored_name, t.is_vector, part, out, [&](std::int64_t row, std::int64_t column) {
+        for (const StoredRectangle& r : index_.of(kind, found->second))
+          if (intersection(r.part, {row, column, 1, 1}).size() > 0)
+            return folder_ + "/" + manifest_.files[static_cast<std::size_t>(r.file)].name;
+        return folder_;
+      });
     });
   }
 

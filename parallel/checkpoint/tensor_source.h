@@ -17,7 +17,8 @@ class TensorSource {
   virtual const std::string& name() const = 0;  // for messages: the directory
   virtual const ModelConfig& model() const = 0;
   virtual bool has(const std::string& tensor) const = 0;
-  // out: part.rows x part.columns fp32, row-major. A vector is one row. Throws InputError naming file and tensor.
+  // out: part.rows x part.columns fp32, row-major. A vector is one row. Throws InputError naming file and tensor,
+  // also where a value is NaN or infinite, with its index.
   virtual void read(const std::string& tensor, const Rectangle& part, float* out) = 0;
 };
 

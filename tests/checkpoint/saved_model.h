@@ -26,13 +26,15 @@ inline ModelConfig small_model(std::int64_t experts) {
   return m;
 }
 
-// Any 32 bits, NaNs, infinities and subnormal numbers among them: only a bitwise copy keeps them.
+// Any 32 bits that are a number, subnormal ones among them: only a bitwise copy keeps them. (NaN and infinities are
+// refused when they are read: here their highest exponent bit is cleared.)
 inline float value_of(StateKind kind, const std::string& tensor, std::int64_t row, std::int64_t column) {
   std::uint64_t x = static_cast<std::uint64_t>(kind) + 1;
   for (const char c : tensor) x = (x ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
   x = (x ^ static_cast<std::uint64_t>(row * 100003 + column)) * 0x9e3779b97f4a7c15u;
   x = (x ^ (x >> 29)) * 0xbf58476d1ce4e5b9u;
-  return std::bit_cast<float>(static_cast<std::uint32_t>(x >> 32));
+  const auto bits = static_cast<std::uint32_t>(x >> 32);
+  return std::bit_cast<float>((bits & 0x7f800000u) == 0x7f800000u ? bits & ~0x40000000u : bits);
 }
 
 inline std::vector<float> values_of(StateKind kind, const std::string& tensor, const Rectangle& part) {
