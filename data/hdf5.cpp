@@ -4,90 +4,28 @@
 
 #include <algorithm>
 #include <bit>
-#include <limits>
 #include <utility>
 #include <vector>
 
 #include "core/error.h"
 #include "core/suggest.h"
 #include "data/files.h"
+#include "data/hdf5_attributes.h"
+#include "data/hdf5_dataset.h"
+#include "data/hdf5_handle.h"
 
 static_assert(std::endian::native == std::endian::little, "datasets are little-endian and moved as they are");
-static_assert(sizeof(hid_t) == sizeof(std::int64_t));
 
 namespace upcycle {
 namespace {
 
 constexpr std::int64_t block_elements = std::int64_t{1} << 18;  // 1 MiB of floats
-constexpr std::size_t max_attribute_bytes = std::size_t{64} << 20;
-
-std::string innermost_message() {
-  std::string text = "unknown cause";
-  const auto take_first = [](unsigned n, const H5E_error2_t* entry, void* out) -> herr_t {
-    if (n == 0 && entry->desc != nullptr) *static_cast<std::string*>(out) = entry->desc;
-    return 0;
-  };
-  H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_first, &text);
-  H5Eclear2(H5E_DEFAULT);
-  // Some messages hold a date with its newline; ours are one line.
-  std::replace_if(
-      text.begin(), text.end(), [](unsigned char c) { return c < ' '; }, ' ');
-  return text;
-}
-
-// What is read comes from the user, what is written from us.
-struct Where {
-  const std::string& path;
-  bool writing;
-};
-
-[[noreturn]] void fail(const Where& where, const std::string& what) {
-  const std::string cause = innermost_message();
-  if (!where.writing)
-    input_error("{}: cannot {}: {}; the file is damaged, or not one of ours", where.path, what, cause);
-  throw_error(__FILE__, __LINE__, "HDF5", fmt::format("{}: cannot {}: {}", where.path, what, cause));
-}
-
-template <class Status>
-Status check(Status status, const Where& where, const std::string& what) {
-  if (status < 0) fail(where, what);
-  return status;
-}
-
-class Handle {
- public:
-  Handle(hid_t id, herr_t (*close)(hid_t), const Where& where, const std::string& what) : id_(id), close_(close) {
-    check(id, where, what);
-  }
-  ~Handle() {
-    if (id_ >= 0) close_(id_);
-  }
-  Handle(Handle&& other) noexcept : id_(std::exchange(other.id_, -1)), close_(other.close_) {}
-  Handle& operator=(Handle&&) = delete;
-  operator hid_t() const { return id_; }
-
- private:
-  hid_t id_;
-  herr_t (*close_)(hid_t);
-};
 
 void prepare_library() {
   // We close every file ourselves; HDF5's own cleanup at exit crashes after a close that failed, as on a full disk.
   // It refuses a second call, and one that comes too late, which a program that uses HDF5 besides us may make.
   [[maybe_unused]] static const herr_t once = H5dont_atexit();
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);  // else the error stack is printed on standard error
-}
-
-Handle make_type(DType type, const Where& where) {
-  Handle result(H5Tcopy(H5T_IEEE_F32LE), H5Tclose, where, "make a number type");
-  if (type == DType::F32) return result;
-  UPCYCLE_CHECK(type == DType::BF16, "HDF5 datasets are fp32 or bf16, not {}", name_of(type));
-  check(H5Tset_fields(result, 15, 7, 8, 0, 7), where,
-        "make the bf16 type");  // sign, exponent at, size, mantissa at, size
-  check(H5Tset_precision(result, 16), where, "make the bf16 type");
-  check(H5Tset_size(result, 2), where, "make the bf16 type");
-  check(H5Tset_ebias(result, 127), where, "make the bf16 type");
-  return result;
 }
 
 Handle make_file_access(const Where& where) {
@@ -108,72 +46,6 @@ Handle make_properties(hid_t kind, const Where& where) {
   return properties;
 }
 
-std::vector<std::string> attribute_names(hid_t object, const Where& where) {
-  std::vector<std::string> names;
-  const auto take = [](hid_t, const char* name, const H5A_info_t*, void* out) -> herr_t {
-    try {
-      static_cast<std::vector<std::string>*>(out)->emplace_back(name);
-      return 0;
-    } catch (...) {
-      return -1;  // exceptions must not cross C
-    }
-  };
-  hsize_t begin = 0;
-  check(H5Aiterate2(object, H5_INDEX_NAME, H5_ITER_INC, &begin, take, &names), where, "list attributes");
-  return names;
-}
-
-void write_attribute_list(hid_t object, const Hdf5Attributes& attributes, const Where& where) {
-  for (const auto& [name, values] : attributes.numbers) {
-    const hsize_t count = values.size();
-    const Handle space(H5Screate_simple(1, &count, nullptr), H5Sclose, where, "make attribute " + name);
-    const Handle attribute(H5Acreate2(object, name.c_str(), H5T_STD_I64LE, space, H5P_DEFAULT, H5P_DEFAULT), H5Aclose,
-                           where, "make attribute " + name);
-    if (count > 0) check(H5Awrite(attribute, H5T_NATIVE_INT64, values.data()), where, "write attribute " + name);
-  }
-  for (const auto& [name, text] : attributes.texts) {
-    const Handle type(H5Tcopy(H5T_C_S1), H5Tclose, where, "make attribute " + name);
-    check(H5Tset_size(type, std::max<std::size_t>(text.size(), 1)), where, "make attribute " + name);
-    check(H5Tset_strpad(type, H5T_STR_NULLPAD), where, "make attribute " + name);
-    check(H5Tset_cset(type, H5T_CSET_UTF8), where, "make attribute " + name);
-    const Handle space(H5Screate(H5S_SCALAR), H5Sclose, where, "make attribute " + name);
-    const Handle attribute(H5Acreate2(object, name.c_str(), type, space, H5P_DEFAULT, H5P_DEFAULT), H5Aclose, where,
-                           "make attribute " + name);
-    // c_str: an empty text still has the one byte that is written.
-    check(H5Awrite(attribute, type, text.c_str()), where, "write attribute " + name);
-  }
-}
-
-Hdf5Attributes read_attribute_list(hid_t object, const std::string& of, const Where& where) {
-  Hdf5Attributes result;
-  for (const std::string& name : attribute_names(object, where)) {
-    const std::string what = fmt::format("read attribute {} of {}", quote_text(name), quote_text(of));
-    const Handle attribute(H5Aopen(object, name.c_str(), H5P_DEFAULT), H5Aclose, where, what);
-    const Handle type(H5Aget_type(attribute), H5Tclose, where, what);
-    const Handle space(H5Aget_space(attribute), H5Sclose, where, what);
-    const auto count = static_cast<std::size_t>(check(H5Sget_simple_extent_npoints(space), where, what));
-    const H5T_class_t kind = H5Tget_class(type);
-    const std::size_t bytes = H5Tget_size(type);
-    if (count > max_attribute_bytes / 8 || bytes > max_attribute_bytes)
-      input_error("{}: cannot {}: found {} values of {} bytes, expected at most 64 MiB", where.path, what, count,
-                  bytes);
-    if (kind == H5T_INTEGER) {
-      std::vector<std::int64_t>& values = result.numbers[name];
-      values.resize(count);
-      if (count > 0) check(H5Aread(attribute, H5T_NATIVE_INT64, values.data()), where, what);
-    } else if (kind == H5T_STRING && H5Tis_variable_str(type) == 0 && count == 1) {
-      std::string& text = result.texts[name];
-      text.resize(bytes);
-      check(H5Aread(attribute, type, text.data()), where, what);
-      text.erase(std::find(text.begin(), text.end(), '\0'), text.end());
-    } else {
-      input_error("{}: cannot {}: found another type, expected whole numbers or one text of fixed length", where.path,
-                  what);
-    }
-  }
-  return result;
-}
-
 // Groups are made one by one: those that HDF5 makes by itself carry times.
 void make_groups(hid_t file, const std::string& name, const Where& where) {
   const Handle properties = make_properties(H5P_GROUP_CREATE, where);
@@ -183,30 +55,6 @@ void make_groups(hid_t file, const std::string& name, const Where& where) {
     const Handle made(H5Gcreate2(file, group.c_str(), H5P_DEFAULT, properties, H5P_DEFAULT), H5Gclose, where,
                       "make group " + group);
   }
-}
-
-struct Opened {
-  Handle dataset;
-  Hdf5Dataset facts;
-};
-
-Opened open_dataset(hid_t file, const std::string& name, const Where& where) {
-  const std::string what = "read dataset " + quote_text(name);
-  Opened opened{Handle(H5Dopen2(file, name.c_str(), H5P_DEFAULT), H5Dclose, where, what), {}};
-  const Handle type(H5Dget_type(opened.dataset), H5Tclose, where, what);
-  const Handle space(H5Dget_space(opened.dataset), H5Sclose, where, what);
-  hsize_t size[2] = {};
-  if (H5Sget_simple_extent_ndims(space) != 2 || H5Sget_simple_extent_dims(space, size, nullptr) != 2)
-    input_error("{}: cannot {}: found another number of dimensions, expected 2", where.path, what);
-  constexpr hsize_t limit = std::numeric_limits<std::int64_t>::max();
-  if (size[0] > limit || size[1] > limit)
-    input_error("{}: cannot {}: found {} x {}, expected sizes below 2^63", where.path, what, size[0], size[1]);
-  opened.facts = {name, static_cast<std::int64_t>(size[0]), static_cast<std::int64_t>(size[1]), DType::F32, {}};
-  if (check(H5Tequal(type, make_type(DType::BF16, where)), where, what) > 0)
-    opened.facts.type = DType::BF16;
-  else if (check(H5Tequal(type, make_type(DType::F32, where)), where, what) == 0)
-    input_error("{}: cannot {}: found another number type, expected little-endian fp32 or bf16", where.path, what);
-  return opened;
 }
 
 void select(hid_t space, hsize_t row, hsize_t rows, hsize_t column, hsize_t columns, const Where& where) {
@@ -389,19 +237,8 @@ void Hdf5File::close() {
 std::vector<Hdf5Dataset> Hdf5File::list() const {
   UPCYCLE_CHECK(file_ >= 0, "{}: is closed", path_);
   const Where where{path_, writing_};
-  std::vector<std::string> names;
-  const auto take = [](hid_t, const char* name, const H5O_info_t* info, void* out) -> herr_t {
-    try {
-      if (info->type == H5O_TYPE_DATASET) static_cast<std::vector<std::string>*>(out)->emplace_back(name);
-      return 0;
-    } catch (...) {
-      return -1;  // exceptions must not cross C
-    }
-  };
-  check(H5Ovisit2(file_, H5_INDEX_NAME, H5_ITER_INC, take, &names, H5O_INFO_BASIC), where, "list the datasets");
-  std::sort(names.begin(), names.end());
   std::vector<Hdf5Dataset> result;
-  for (const std::string& name : names) {
+  for (const std::string& name : dataset_names(file_, where)) {
     Opened opened = open_dataset(file_, name, where);
     opened.facts.attributes = read_attribute_list(opened.dataset, name, where);
     result.push_back(std::move(opened.facts));

@@ -190,13 +190,17 @@ std::vector<std::string> travelling_files(const std::string& folder) {
                                                        "tokenizer_config.json",
                                                        "vocab.json",
                                                        "vocab.txt"};
+  std::set<std::string> listed;
+  const bool ours = fs::exists(folder + "/" + manifest_name);
+  if (ours)
+    for (const Checkpoint::FileEntry& f : read_manifest(folder).files) listed.insert(f.name);
   std::vector<std::string> found;
   std::error_code code;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder, code)) {
     const std::string name = entry.path().filename().string();
     const bool known =
         std::find(names.begin(), names.end(), name) != names.end() || entry.path().extension() == ".model";
-    if (known && entry.is_regular_file()) found.push_back(entry.path().string());
+    if (known && entry.is_regular_file() && (!ours || listed.count(name) != 0)) found.push_back(entry.path().string());
   }
   if (code) input_error("{}: cannot list the folder: {}", folder, code.message());
   std::sort(found.begin(), found.end());

@@ -32,6 +32,7 @@ Checkpoint::FileEntry file_entry(const std::string& folder, const std::string& n
 // Copies each file to `folder` under its own name, synced. InputError where two have one name, or one is missing.
 std::vector<Checkpoint::FileEntry> copy_travelling(const std::string& folder, const std::vector<std::string>& paths);
 // The files of a model's folder that travel with its weights: tokenizer.json, *.model, generation_config.json... Paths.
+// Of a checkpoint only what its manifest lists, with a checksum: a link that lies there may lead anywhere.
 std::vector<std::string> travelling_files(const std::string& folder);
 
 void make_folder(const std::string& path);  // it may be there already; parents too

@@ -1,4 +1,5 @@
 #include <gtest/gtest.h>
+#include <hdf5.h>
 
 #include <filesystem>
 #include <functional>
@@ -6,6 +7,7 @@
 
 #include "data/hash.h"
 #include "data/hdf5.h"
+#include "parallel/checkpoint/huggingface.h"
 #include "tests/checkpoint/saved_model.h"
 
 namespace upcycle::test {
@@ -135,6 +137,56 @@ TEST_F(BadCheckpoint, NotHdf5ThoughListed) {
   put("model.rank00000.h5", "not HDF5 at all");
   relist("model.rank00000.h5");
   refused({"model.rank00000.h5"});
+}
+
+// A file whose checksum is right and whose numbers lie in another file of this machine.
+TEST_F(BadCheckpoint, ExternalStorageIsNotRead) {
+  const std::string secret = folder.write("secret.txt", std::string(4 * 61 * 24, 's'));
+  hdf5_thread().run([&] {
+    const std::string tensor = "model.embed_tokens.weight";
+    for (const char* name : {"model.rank00001.h5", "model.rank00000.h5"}) {
+      const hid_t file = H5Fopen(at(name).c_str(), H5F_ACC_RDWR, H5P_DEFAULT);
+      ASSERT_GE(H5Ldelete(file, tensor.c_str(), H5P_DEFAULT), 0);
+      H5Fclose(file);
+    }
+    const hid_t file = H5Fopen(at("model.rank00000.h5").c_str(), H5F_ACC_RDWR, H5P_DEFAULT);
+    H5Gclose(H5Gcreate2(file, tensor.c_str(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
+    const hsize_t size[2] = {61, 24}, two = 2;
+    const hid_t space = H5Screate_simple(2, size, nullptr), properties = H5Pcreate(H5P_DATASET_CREATE);
+    ASSERT_GE(H5Pset_external(properties, secret.c_str(), 0, 4 * 61 * 24), 0);
+    const hid_t made =
+        H5Dcreate2(file, (tensor + "/0").c_str(), H5T_IEEE_F32LE, space, H5P_DEFAULT, properties, H5P_DEFAULT);
+    const hid_t pair = H5Screate_simple(1, &two, nullptr);
+    for (const auto& [name, values] : rectangle_attributes(61, 24, false, {0, 0, 61, 24}).numbers) {
+      const hid_t a = H5Acreate2(made, name.c_str(), H5T_STD_I64LE, pair, H5P_DEFAULT, H5P_DEFAULT);
+      ASSERT_GE(H5Awrite(a, H5T_NATIVE_INT64, values.data()), 0);
+      H5Aclose(a);
+    }
+    H5Sclose(pair);
+    H5Dclose(made);
+    H5Pclose(properties);
+    H5Sclose(space);
+    ASSERT_GE(H5Fclose(file), 0);
+  });
+  relist("model.rank00000.h5");
+  relist("model.rank00001.h5");
+  refused({"model.rank00000.h5", "'model.embed_tokens.weight/0'", "external storage", "secret.txt", "expected"});
+  const std::string out = folder.file("hf");
+  expect_input_error([&] { export_huggingface(*open_model(run), run, out, {}); }, {"external storage"});
+  EXPECT_FALSE(fs::exists(out));
+}
+
+// Beside the files that the manifest lists, with their checksums, nothing of a step folder is taken along.
+TEST_F(BadCheckpoint, FilesThatAreNotListedDoNotTravel) {
+  const std::string secret = folder.write("secret.txt", "not for everyone's eyes");
+  fs::create_symlink(secret, at("tokenizer.json"));
+  put("vocab.json", "{}");
+  EXPECT_EQ(travelling_files(step), std::vector<std::string>{});
+  const std::string out = folder.file("hf");
+  export_huggingface(*open_model(run), run, out, {});
+  EXPECT_TRUE(fs::exists(out + "/config.json"));
+  EXPECT_FALSE(fs::exists(out + "/tokenizer.json"));
+  EXPECT_FALSE(fs::exists(out + "/vocab.json"));
 }
 
 TEST_F(BadCheckpoint, NewerFormat) {

@@ -1,0 +1,46 @@
+#pragma once
+#include <hdf5.h>
+
+#include <cstdint>
+#include <string>
+#include <utility>
+
+// For the files hdf5*.cpp alone: calls of the library, checked.
+namespace upcycle {
+
+static_assert(sizeof(hid_t) == sizeof(std::int64_t));
+
+// What is read comes from the user, what is written from us.
+struct Where {
+  const std::string& path;
+  bool writing;
+};
+
+// Throws InputError where a file is read, Error where it is written, with the library's own innermost message.
+[[noreturn]] void fail_hdf5(const Where& where, const std::string& what);
+
+template <class Status>
+Status check(Status status, const Where& where, const std::string& what) {
+  if (status < 0) fail_hdf5(where, what);
+  return status;
+}
+
+// An id, closed on destruction.
+class Handle {
+ public:
+  Handle(hid_t id, herr_t (*close)(hid_t), const Where& where, const std::string& what) : id_(id), close_(close) {
+    check(id, where, what);
+  }
+  ~Handle() {
+    if (id_ >= 0) close_(id_);
+  }
+  Handle(Handle&& other) noexcept : id_(std::exchange(other.id_, -1)), close_(other.close_) {}
+  Handle& operator=(Handle&&) = delete;
+  operator hid_t() const { return id_; }
+
+ private:
+  hid_t id_;
+  herr_t (*close_)(hid_t);
+};
+
+}  // namespace upcycle
