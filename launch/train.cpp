@@ -14,6 +14,7 @@
 #include "launch/ranks.h"
 #include "launch/run_setup.h"
 #include "launch/same_start.h"
+#include "parallel/checkpoint/publish.h"
 #include "parallel/checkpoint/rank_files.h"
 #include "parallel/comm/agree.h"
 #include "parallel/plan/plan.h"
@@ -72,6 +73,17 @@ void open_data(Run& run) {
   if (run.mesh.world->rank() != 0) return;
   for (const WeightedPath& part : c.data.train) TokenSet::open(part.path, c.model.vocab_size).check_ids();
   for (const auto& [name, set] : run.valid) set.check_ids();
+}
+
+// A run that was set back by hand, as after a loss spike, meets what it has saved before.
+void warn_of_newer_steps(const std::string& dir) {
+  const std::vector<std::string> steps = newer_steps(dir);
+  if (!steps.empty())
+    log_warn(
+        "{}/latest: older than {}{}: each is replaced as training comes to it or passes it; to keep one, move it out "
+        "of "
+        "the folder",
+        dir, steps.front(), steps.size() > 1 ? fmt::format(" to {} ({} steps)", steps.back(), steps.size()) : "");
 }
 
 void start_weights(Run& run) {
@@ -219,6 +231,7 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
   agree_or_throw(*mesh.world, [&] {
     open_data(run);
     run.travel = travelling(run.setup);
+    if (run.setup.checkpoint != nullptr && session.rank() == 0) warn_of_newer_steps(dir);
     const PlannedRun planned = planned_run(run.setup);
     (void)check_layout(planned, session.size());
     check_kernel_limits(planned.config.device, planned.config.model, name);

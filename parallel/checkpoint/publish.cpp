@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "core/log.h"
 #include "core/suggest.h"
 #include "data/files.h"
 
@@ -12,6 +13,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::size_t max_name_bytes = 4096;
+constexpr const char* old_ending = ".old";
 
 std::string read_step_name(const std::string& path) {
   if (!fs::exists(path)) return "";
@@ -32,12 +34,42 @@ std::vector<std::string> names_in(const std::string& folder) {
   return names;
 }
 
-// Renamed first: a removal that stops half-way must not leave a step folder that lacks files.
-void remove_step(const std::string& run_dir, const std::string& name) {
+// Renamed first: a removal that stops half-way must not leave a step folder that lacks files. `ending`: "" or ".old".
+void remove_step(const std::string& run_dir, const std::string& name, const char* ending = "") {
   const std::string aside = run_dir + "/" + name + ".tmp";
   remove_tree(aside);
-  rename_durable(run_dir + "/" + name, aside);
+  rename_durable(run_dir + "/" + name + ending, aside);
   remove_tree(aside);
+}
+
+// By number: past 99999999 names get longer.
+bool is_older(const std::string& a, const std::string& b) { return a.size() != b.size() ? a.size() < b.size() : a < b; }
+
+// The steps of the folder whose names end so, from the oldest; without the ending.
+std::vector<std::string> steps_in(const std::string& run_dir, std::string_view ending = "") {
+  std::vector<std::string> steps;
+  for (const std::string& name : names_in(run_dir))
+    if (name.ends_with(ending) && is_step_folder_name(name.substr(0, name.size() - ending.size())))
+      steps.push_back(name.substr(0, name.size() - ending.size()));
+  std::sort(steps.begin(), steps.end(), is_older);
+  return steps;
+}
+
+void set_aside(const std::string& run_dir, const std::string& step) {
+  rename_durable(run_dir + "/" + step, run_dir + "/" + step + old_ending);
+}
+
+// Steps that stand aside go once the step that took their place is the run's, else they were not replaced after all:
+// only the mark tells, for `latest` may have been set by hand since.
+void settle_old_steps(const std::string& run_dir) {
+  const std::string latest = read_latest(run_dir), marked = read_step_name(run_dir + "/" + publishing_name);
+  const bool replaced = !latest.empty() && marked == latest && fs::exists(run_dir + "/" + latest);
+  for (const std::string& step : steps_in(run_dir, old_ending)) {
+    if (replaced)
+      remove_step(run_dir, step, old_ending);
+    else
+      rename_durable(run_dir + "/" + step + old_ending, run_dir + "/" + step);
+  }
 }
 
 // Ranks write to one file system, or the manifest would name files that no one else finds.
@@ -57,39 +89,67 @@ void check_visible(const std::string& folder, const Manifest& manifest) {
 
 std::string read_latest(const std::string& run_dir) { return read_step_name(run_dir + "/" + latest_name); }
 
+std::vector<std::string> newer_steps(const std::string& run_dir) {
+  const std::string latest = read_latest(run_dir);
+  if (latest.empty()) return {};
+  std::vector<std::string> steps = steps_in(run_dir);
+  std::erase_if(steps, [&](const std::string& step) { return !is_older(latest, step); });
+  return steps;
+}
+
+void check_publishable(const std::string& run_dir, std::int64_t step) {
+  const std::string name = step_folder_name(step), latest = read_latest(run_dir);
+  if (fs::exists(run_dir + "/" + name) && (latest.empty() || !is_older(latest, name)))
+    input_error(
+        "{}/{}: is there already, and a published step is never changed; resume from it (write {} to {}/{}) or move it "
+        "away",
+        run_dir, name, name, run_dir, latest_name);
+}
+
 void clean_run_folder(const std::string& run_dir) {
-  for (const std::string& name : names_in(run_dir))
-    if (name.ends_with(".tmp") && is_step_folder_name(name.substr(0, name.size() - 4)))
-      remove_tree(run_dir + "/" + name);
+  for (const std::string& step : steps_in(run_dir, ".tmp")) remove_tree(run_dir + "/" + step + ".tmp");
   const std::string mark = run_dir + "/" + publishing_name;
   const std::string unfinished = read_step_name(mark);
-  if (unfinished.empty()) return;
-  if (unfinished != read_latest(run_dir) && fs::exists(run_dir + "/" + unfinished)) remove_step(run_dir, unfinished);
+  // The mark comes after an older step of that name has been set aside: what bears the name is the new one.
+  if (!unfinished.empty() && unfinished != read_latest(run_dir) && fs::exists(run_dir + "/" + unfinished))
+    remove_step(run_dir, unfinished);
+  settle_old_steps(run_dir);
   remove_tree(mark);
 }
+
+namespace {
+// The step is published: what can not be removed now is at the next start.
+void drop_replaced(const std::string& run_dir) {
+  try {
+    settle_old_steps(run_dir);
+    remove_tree(run_dir + "/" + publishing_name);
+  } catch (const std::exception& e) {
+    log_warn("{}; the new checkpoint is saved, what it replaced stays until the next start", e.what());
+  }
+}
+}  // namespace
 
 void publish_step(const std::string& run_dir, const Manifest& manifest) {
   const std::string name = step_folder_name(manifest.info.step);
   const std::string folder = run_dir + "/" + name, aside = folder + ".tmp", mark = run_dir + "/" + publishing_name;
   bool renamed = false;
   try {
-    if (fs::exists(folder))
-      input_error(
-          "{}: is there already, and a published step is never changed; resume from it (write {} to {}/{}) or "
-          "move it away",
-          folder, name, run_dir, latest_name);
+    check_publishable(run_dir, manifest.info.step);
     check_visible(aside, manifest);
     write_text_atomic(aside + "/" + manifest_name, manifest_text(manifest));
     fsync_directory(aside);
+    for (const std::string& step : newer_steps(run_dir))
+      if (!is_older(name, step)) set_aside(run_dir, step);
     write_text_atomic(mark, name + "\n");
     renamed = true;  // also where only the fsync after it fails
     rename_durable(aside, folder);
     write_text_atomic(run_dir + "/" + latest_name, name + "\n");
-    remove_tree(mark);
+    drop_replaced(run_dir);
   } catch (...) {
     if (read_latest(run_dir) == name && fs::exists(folder)) throw;  // published all the same
     if (renamed && fs::exists(folder)) remove_step(run_dir, name);
     remove_tree(aside);
+    settle_old_steps(run_dir);
     remove_tree(mark);
     throw;
   }
@@ -98,13 +158,8 @@ void publish_step(const std::string& run_dir, const Manifest& manifest) {
 void remove_old_steps(const std::string& run_dir, std::int64_t keep) {
   if (keep <= 0) return;
   const std::string latest = read_latest(run_dir);
-  std::vector<std::string> steps;
-  for (const std::string& name : names_in(run_dir))
-    if (is_step_folder_name(name)) steps.push_back(name);
-  // By number: past 99999999 names get longer.
-  std::sort(steps.begin(), steps.end(), [](const std::string& a, const std::string& b) {
-    return a.size() != b.size() ? a.size() < b.size() : a < b;
-  });
+  std::vector<std::string> steps = steps_in(run_dir);
+  std::erase_if(steps, [&](const std::string& step) { return is_older(latest, step); });
   const auto n = static_cast<std::int64_t>(steps.size());
   for (std::int64_t i = 0; i < n - keep; ++i)
     if (steps[static_cast<std::size_t>(i)] != latest) remove_step(run_dir, steps[static_cast<std::size_t>(i)]);

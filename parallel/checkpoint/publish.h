@@ -1,28 +1,40 @@
 #pragma once
 #include <string>
+#include <vector>
 
 #include "parallel/checkpoint/manifest.h"
 
 // How a step becomes visible; one process of a run does it (rank 0), holding the run folder's lock:
 //   step_X.tmp/manifest.json, the last file, all of them synced
-//   RUN/publishing     "step_X": from here on until `latest` names it, step_X may stand without being the run's
+//   step_W -> step_W.old  where `latest` was set back by hand (after a loss spike), for each step W that is newer than
+//   it
+//                         and that the run has come to: X itself, and those that it leaves behind
+//   RUN/publishing        "step_X": from here on until `latest` names it, step_X may stand without being the run's
 //   rename to step_X, fsync of RUN
-//   RUN/latest         "step_X"
-//   RUN/publishing removed
-// A process that is killed in between leaves what clean_run_folder removes; `latest` always names a whole step.
+//   RUN/latest            "step_X"
+//   step_W.old, then RUN/publishing removed
+// A process that is killed in between leaves what clean_run_folder removes or, of step_W.old, puts back where `latest`
+// is not what `publishing` says; `latest` always names a whole step.
 namespace upcycle {
 
 // The step folder that RUN/latest names, "" where there is none. InputError where it is not such a name.
 std::string read_latest(const std::string& run_dir);
 
+// The step folders of RUN that are newer than the one that `latest` names, in order; none where there is no latest.
+std::vector<std::string> newer_steps(const std::string& run_dir);
+
+// InputError where RUN/step_X is there already and is not newer than `latest`: a published step is never changed.
+void check_publishable(const std::string& run_dir, std::int64_t step);
+
 // Removes what a killed run left: step_*.tmp folders and a step that was being published but that latest does not name.
+// Puts back the steps that it was about to replace.
 void clean_run_folder(const std::string& run_dir);
 
-// Publishes RUN/step_X.tmp. On failure the folder is removed and `latest` names the step before. InputError where
-// step_X is there already.
+// Publishes RUN/step_X.tmp in place of the newer steps up to X. On failure the folder is removed, `latest` names the
+// step before and the newer steps are there again. InputError as of check_publishable.
 void publish_step(const std::string& run_dir, const Manifest& manifest);
 
-// Removes the oldest step folders but `keep` (0: all stay), never what latest names.
+// Removes the oldest step folders but `keep` (0: all stay) up to the one that latest names; newer ones are not counted.
 void remove_old_steps(const std::string& run_dir, std::int64_t keep);
 
 }  // namespace upcycle

@@ -66,9 +66,7 @@ struct Part {
   std::vector<Checkpoint::FileEntry> entries;
 
   void write() {
-    const std::string final_folder = folder.substr(0, folder.size() - 4);
-    if (fs::exists(final_folder))
-      input_error("{}: is there already, and a published step is never changed", final_folder);
+    if (rank == 0) check_publishable(parent_folder(folder), info.step);
     entries = write_rank_files(folder, info.step, rank, pieces);
     if (rank != 0 || travel.empty()) return;
     const auto copied = copy_travelling(folder, travel);

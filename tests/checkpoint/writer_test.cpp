@@ -201,5 +201,123 @@ TEST_F(Writer, AMarkOfAPublishedStepRemovesNothing) {
   EXPECT_EQ(names(), (Names{"latest", "step_00000001"}));
 }
 
+// `latest` set back by hand, as after a loss spike: what was saved after it gives way as the run comes to it.
+struct Rewound : Writer {
+  // Steps 1 to 5 with `latest` set back to 2; what training saves now can be told by its tokens.
+  Rewound() {
+    CheckpointWriter w(run, *mesh.world, 0);
+    for (const std::int64_t step : {1, 2, 3, 4, 5}) Writer::save(w, step);
+    folder.write("run/latest", "step_00000002\n");
+  }
+  void save_again(CheckpointWriter& w, std::int64_t step) {
+    CheckpointInfo i = info(step);
+    i.tokens = 7;
+    w.start(i, state.pieces, {});
+    w.finish();
+  }
+  std::int64_t tokens_of(std::int64_t step) const {
+    return read_manifest(run + "/" + step_folder_name(step)).info.tokens;
+  }
+  // Every step that was there before, as it was.
+  void expect_as_before() {
+    EXPECT_EQ(names(), before);
+    for (const std::int64_t step : {1, 2, 3, 4, 5}) EXPECT_EQ(tokens_of(step), 512 * step) << step;
+    expect_whole(*open_checkpoint(run + "/step_00000003"));
+  }
+  Names before{"latest", "step_00000001", "step_00000002", "step_00000003", "step_00000004", "step_00000005"};
+  const std::string old_step = run + "/step_00000003", aside = old_step + ".old", made = old_step + ".tmp";
+};
+
+TEST_F(Rewound, NewerStepsGiveWayAsTheRunComesToThem) {
+  EXPECT_EQ(newer_steps(run), (Names{"step_00000003", "step_00000004", "step_00000005"}));
+  EXPECT_EQ(open_checkpoint(run)->info().step, 2);
+  CheckpointWriter w(run, *mesh.world, 0);
+  expect_as_before();
+  save_again(w, 3);
+  EXPECT_EQ(names(), before);
+  EXPECT_EQ(tokens_of(3), 7);
+  EXPECT_EQ(tokens_of(4), 512 * 4);
+  EXPECT_EQ(folder.read("run/latest"), "step_00000003\n");
+  expect_whole(*open_checkpoint(run));
+  // A step that the run passes is of the training that was given up.
+  save_again(w, 6);
+  EXPECT_EQ(names(), (Names{"latest", "step_00000001", "step_00000002", "step_00000003", "step_00000006"}));
+  EXPECT_EQ(newer_steps(run), Names{});
+}
+
+TEST_F(Rewound, StepsUpToLatestAreNotReplaced) {
+  CheckpointWriter w(run, *mesh.world, 0);
+  for (const std::int64_t step : {1, 2}) EXPECT_TRUE(contains(error_of_save(w, step), "is there already"));
+  expect_as_before();
+}
+
+TEST_F(Rewound, NewerStepsAreNotCountedAmongThoseKept) {
+  CheckpointWriter w(run, *mesh.world, 2);
+  save_again(w, 3);
+  EXPECT_EQ(names(), (Names{"latest", "step_00000002", "step_00000003", "step_00000004", "step_00000005"}));
+  save_again(w, 5);
+  EXPECT_EQ(names(), (Names{"latest", "step_00000003", "step_00000005"}));
+}
+
+TEST_F(Rewound, PublishingThatFailsPutsTheOldStepBack) {
+  CheckpointWriter w(run, *mesh.world, 0);
+  fs::create_directories(folder.file("run/latest.tmp/x"));
+  EXPECT_TRUE(contains(error_of_save(w, 4), "latest.tmp"));
+  fs::remove_all(folder.file("run/latest.tmp"));
+  expect_as_before();
+  save_again(w, 4);
+  EXPECT_EQ(tokens_of(4), 7);
+}
+
+// Killed anywhere on the way, nothing is lost: the old step is back, or the new one is the run's.
+TEST_F(Rewound, KilledWhileItReplaces) {
+  const auto restart = [&] { CheckpointWriter(run, *mesh.world, 0); };
+  const auto write_new = [&](const std::string& at) {
+    fs::copy(folder.file("run/step_00000001"), at);  // any whole step
+  };
+  // Before anything was moved.
+  write_new(made);
+  restart();
+  expect_as_before();
+  // After the old one was set aside.
+  write_new(made);
+  fs::rename(old_step, aside);
+  restart();
+  expect_as_before();
+  // ... and the mark written.
+  write_new(made);
+  fs::rename(old_step, aside);
+  folder.write("run/publishing", "step_00000003\n");
+  restart();
+  expect_as_before();
+  // ... and the new one put in its place.
+  fs::rename(old_step, aside);
+  write_new(old_step);
+  folder.write("run/publishing", "step_00000003\n");
+  restart();
+  expect_as_before();
+  // ... and then `latest` set by hand to another step, of the training that was given up.
+  fs::rename(old_step, aside);
+  write_new(old_step);
+  folder.write("run/publishing", "step_00000003\n");
+  folder.write("run/latest", "step_00000005\n");
+  restart();
+  expect_as_before();
+  // ... or to the one that has not been put there yet.
+  fs::rename(old_step, aside);
+  write_new(made);
+  folder.write("run/publishing", "step_00000003\n");
+  folder.write("run/latest", "step_00000003\n");
+  restart();
+  expect_as_before();
+  // After `latest`: the new one stays.
+  fs::rename(old_step, aside);
+  write_new(old_step);
+  folder.write("run/publishing", "step_00000003\n");
+  restart();
+  EXPECT_EQ(names(), before);
+  EXPECT_EQ(tokens_of(3), 512);
+}
+
 }  // namespace
 }  // namespace upcycle::test

@@ -1,6 +1,7 @@
 #include <chrono>
 #include <thread>
 
+#include "tests/cli/refused.h"
 #include "tests/cli/small_run.h"
 
 namespace upcycle {
@@ -81,6 +82,31 @@ TEST(Resume, StepsThatLatestDoesNotNameAreNotTrainedOver) {
   std::filesystem::remove(run + "/latest");
   const std::string line = one_line_error(run_upcycle({"train", small.file("run.json")}, one_thread));
   EXPECT_NE(line.find("latest: found no such file beside step_"), std::string::npos) << line;
+}
+
+// `latest` set back by hand, as after a loss spike: said once, in one line, and trained on from there.
+TEST(Resume, SetBackByHand) {
+  const SmallRun small;
+  const std::string run = small.train("run", {{"train", {{"steps", 6}}}, {"checkpoint", {{"every", 2}, {"keep", 2}}}});
+  ASSERT_TRUE(std::filesystem::exists(run + "/step_00000004"));
+  ASSERT_TRUE(std::filesystem::exists(run + "/step_00000006"));
+  const auto first = checkpoint_hashes(run);
+  write_bytes(run + "/latest", "step_00000004\n");
+  // Every command takes what `latest` names.
+  EXPECT_EQ(json_of({"inspect", run, "--json"})["step"], 4);
+  EXPECT_EQ(run_upcycle({"reshard", run, small.file("other"), "--world=2"}).exit_code, 0);
+  EXPECT_EQ(json_of({"inspect", small.file("other"), "--json"})["step"], 4);
+  // Another learning rate: the step that is replaced is another one.
+  const Outcome o = run_upcycle({"train", small.file("run.json"), "--train.lr=0.02"});
+  ASSERT_EQ(o.exit_code, 0) << o.err;
+  const std::size_t said = o.err.find("latest: older than step_00000006: each is replaced");
+  EXPECT_NE(said, o.err.npos) << o.err;
+  EXPECT_EQ(o.err.find("older than", said + 20), o.err.npos) << o.err;
+  EXPECT_EQ(newest(run), "step_00000006");
+  EXPECT_NE(checkpoint_hashes(run), first);
+  EXPECT_FALSE(std::filesystem::exists(run + "/step_00000006.old"));
+  EXPECT_TRUE(std::filesystem::exists(run + "/step_00000004"));
+  EXPECT_EQ(step_lines(run).size(), 8u);  // steps 5 and 6 stand twice
 }
 
 // Saved by two ranks, gone on with by one: the same training, up to the order of sums.
