@@ -1,11 +1,10 @@
 #include "launch/backend.h"
 
-#include <unistd.h>
-
 #include <sstream>
 #include <vector>
 
 #include "core/config/fields.h"
+#include "core/host_memory.h"
 #include "core/log.h"
 #include "parallel/comm/agree.h"
 
@@ -136,16 +135,12 @@ Mesh make_backend_mesh(const Backend& backend, const MpiSession& session, const 
   return make_mesh(session, layout, *backend.stream);
 }
 
-std::size_t host_memory() {
-  return static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-}
-
 std::size_t memory_of(const Backend& backend) {
 #ifdef UPCYCLE_HAS_CUDA
   if (backend.gpu >= 0) return cuda::free_memory(backend.gpu);
 #endif
   (void)backend;
-  return host_memory();
+  return host_memory().free;
 }
 
 void set_profiling(const Backend& backend, bool on) {

@@ -34,8 +34,7 @@ std::function<std::size_t(const OpLimits&)> workspace_of(const Config& config);
 // Communicators for the backend's memory: MPI, or NCCL. A collective call.
 Mesh make_backend_mesh(const Backend& backend, const MpiSession& session, const Layout& layout);
 
-std::size_t host_memory();                      // bytes of this machine
-std::size_t memory_of(const Backend& backend);  // bytes for arenas: the machine's, or what is free on the GPU
+std::size_t memory_of(const Backend& backend);  // bytes that are free for arenas, on the machine or on the GPU
 
 // The window that nsys and ncu record where they were told to wait for it (cudaProfilerStart); on the CPU nothing.
 void set_profiling(const Backend& backend, bool on);

@@ -54,8 +54,8 @@ int bench_step(const MpiSession& session, const std::string& file, const std::ve
   const Mesh mesh = make_backend_mesh(backend, session, layout);
   Trainer t;
   double peak = 0;
+  agree_or_throw(*mesh.world, [&] { check_fits_machine(backend, plan_trainer(c, mesh, *backend.ops)); });
   agree_or_throw(*mesh.world, [&] {
-    check_fits_machine(backend, plan_trainer(c, mesh, *backend.ops));
     peak = measure_peak_flops(backend, c.storage()) * layout.world;
     t = make_trainer(c, mesh, *backend.device, *backend.stream, *backend.ops);
   });

@@ -6,6 +6,7 @@
 #include "core/config/fields.h"
 #include "core/config/strict_json.h"
 #include "core/error.h"
+#include "core/host_memory.h"
 #include "data/files.h"
 #include "kernels/cuda_limits.h"
 #include "parallel/checkpoint/import.h"
@@ -83,12 +84,14 @@ void check_memory(const Backend& backend, const std::vector<MemoryClass>& plan, 
           on_device / gib, have / gib, backend.gpu, advice);
   }
   const int ranks = backend.ranks_on_host;
-  const auto have = static_cast<double>(host_memory());
+  const HostMemory memory = host_memory();
+  const auto have = static_cast<double>(memory.free), all = static_cast<double>(memory.total);
   if (on_host * ranks <= have) return;
   input_error(
-      "memory: found {:.1f} GiB needed by each of {} rank{} on this machine, expected at most its {:.1f} GiB in all; "
-      "{}",
-      on_host / gib, ranks, ranks == 1 ? "" : "s", have / gib, advice);
+      "memory: found {:.1f} GiB needed by each of {} rank{} on this machine, expected at most the {:.1f} GiB in all "
+      "that "
+      "are free of its {:.1f}; {}",
+      on_host / gib, ranks, ranks == 1 ? "" : "s", have / gib, all / gib, advice);
 }
 
 }  // namespace

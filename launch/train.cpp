@@ -244,6 +244,8 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
       check_fits_machine(backend, moe);
     }
     check_fits_machine(backend, plan);
+  });
+  agree_or_throw(*mesh.world, [&] {
     // Before anything is written: a processor that has no bf16 says so here.
     peak_flops = measure_peak_flops(backend, run.setup.config.storage());
     run.trainer = make_trainer(run.setup.config, mesh, *backend.device, *backend.stream, *backend.ops);
