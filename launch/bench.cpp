@@ -14,6 +14,7 @@
 #include "launch/options.h"
 #include "launch/profile_window.h"
 #include "launch/ranks.h"
+#include "launch/run_setup.h"
 #include "launch/same_start.h"
 #include "parallel/comm/agree.h"
 #include "parallel/train/state.h"
@@ -31,20 +32,36 @@ void check_window(const Config& c, std::int64_t steps, std::int64_t warmup) {
                 "lower it, or measure more steps");
 }
 
+// Any training config can be measured: what does not concern a step's speed (where the run starts from, its data,
+// length, schedule and checkpoints) is left out. The model's sizes are inherited where the config leaves them to
+// init.*.
+Config config_to_measure(const std::string& file, const std::vector<std::string>& overrides, std::int64_t steps) {
+  Config c = parse_config(file, overrides);
+  const std::string name = file.empty() ? "the config" : file;
+  c.data = {};
+  c.checkpoint = {};
+  c.train.steps = std::max(steps, c.upcycle.at_step + 1);
+  c.train.tokens = c.train.warmup_steps = 0;
+  c.train.schedule = "constant";
+  c.train.eval_every = 0;
+  if (c.model.hidden_size == 0 && !(c.init.load.empty() && c.init.upcycle.empty())) {
+    const Mesh one = make_single_mesh();
+    c = planned_run(set_up_run(std::move(c), name, *one.world, Purpose::Plan)).config;
+  }
+  c.init = {};
+  c.upcycle = {};
+  c.train.steps = steps;
+  check_model(c.model, name);
+  check_train(c);
+  check_kernel_limits(c.device, c.model, name);
+  return c;
+}
+
 // Whole training steps on random tokens and random weights: forward, backward, clip, update.
 int bench_step(const MpiSession& session, const std::string& file, const std::vector<std::string>& overrides,
                std::int64_t steps, std::int64_t warmup, bool json) {
   const Start start = agree_on_start(session, "bench step", [&] {
-    Config c = parse_config(file, overrides);
-    c.train.steps = steps + warmup;
-    c.train.tokens = 0;
-    c.train.schedule = "constant";  // any training config can be measured
-    c.train.warmup_steps = 0;
-    c.checkpoint.dir.clear();
-    const std::string name = file.empty() ? "the config" : file;
-    check_model(c.model, name);
-    check_train(c);
-    check_kernel_limits(c.device, c.model, name);
+    Config c = config_to_measure(file, overrides, steps + warmup);
     check_window(c, steps, warmup);
     return c;
   });
@@ -122,14 +139,7 @@ int bench_ops_of(const MpiSession& session, const std::string& file, const std::
   const Start start = agree_on_start(session, "bench ops", [&] {
     if (session.size() > 1)
       input_error("command line: bench ops: found {} ranks, expected one: start it without mpirun", session.size());
-    Config c = parse_config(file, overrides);
-    c.train.steps = 1;
-    c.train.tokens = c.train.warmup_steps = 0;
-    const std::string name = file.empty() ? "the config" : file;
-    check_model(c.model, name);
-    check_train(c);
-    check_kernel_limits(c.device, c.model, name);
-    return c;
+    return config_to_measure(file, overrides, 1);
   });
   bench_ops(make_backend(session, start.config), start.config, seconds, json);
   return 0;

@@ -1,0 +1,57 @@
+#include "tests/cli/refused.h"
+#include "tests/cli/small_run.h"
+
+namespace upcycle {
+namespace {
+
+using nlohmann::json;
+
+json measured(const std::string& config, const Words& more = {}) {
+  Words words{"bench", "step", config, "--steps=1", "--warmup=0", "--json"};
+  words.insert(words.end(), more.begin(), more.end());
+  return json_of(words);
+}
+
+// What a training config says of the run and not of a step changes nothing, were it wrong on this machine.
+TEST(Bench, KeysThatDoNotConcernItAreIgnored) {
+  const SmallRun small;
+  const std::int64_t parameters = measured(small.write_config("dense"))["parameters"];
+  const std::string config = small.write_config(
+      "run", {{"checkpoint", {{"dir", ""}, {"every", 100}, {"keep", 2}}},
+              {"data", {{"train", small.file("none")}, {"valid", nullptr}, {"tokenizer", small.file("none.model")}}},
+              {"init", {{"load", small.file("none")}}},
+              {"train",
+               {{"steps", nullptr},
+                {"tokens", 1},
+                {"eval_every", 10},
+                {"warmup_steps", 50},
+                {"schedule", "wsd"},
+                {"min_lr", 1}}}});
+  EXPECT_EQ(measured(config)["parameters"], parameters);
+  // Of a run that upcycles on its way it is the experts' step.
+  const json moe = measured(config, {"--model.num_local_experts=4", "--upcycle.at_step=1000"});
+  EXPECT_GT(moe["parameters"].get<std::int64_t>(), parameters);
+  EXPECT_EQ(json_of({"bench", "ops", config, "--seconds=0.001", "--json"})["dtype"], "fp32");
+  EXPECT_NE(
+      one_line_error(run_upcycle({"bench", "step", config, "--train.micro_batch_size=3"})).find("micro_batch_size"),
+      std::string::npos);
+}
+
+// The README's shortest config: sizes are those of the dense model.
+TEST(Bench, SizesAreInheritedAsInTraining) {
+  const SmallRun small;
+  const std::string dense = small.train("dense", {{"train", {{"steps", 1}}}});
+  json changes{{"checkpoint", {{"dir", nullptr}, {"every", 200}}}};
+  for (const auto& [key, value] : small.config["model"].items()) changes["model"][key] = nullptr;
+  changes["model"]["num_local_experts"] = 4;
+  const std::string config = small.write_config("moe", changes);
+  const json moe = measured(config, {"--init.upcycle=" + dense});
+  EXPECT_EQ(moe["parameters"], measured(small.write_config("dense"), {"--model.num_local_experts=4"})["parameters"]);
+  EXPECT_EQ(measured(config, {"--init.load=" + dense, "--upcycle.at_step=100"})["parameters"], moe["parameters"]);
+  EXPECT_NE(one_line_error(run_upcycle({"bench", "step", config, "--init.upcycle=" + small.file("none")})).find("none"),
+            std::string::npos);
+  EXPECT_NE(one_line_error(run_upcycle({"bench", "step", config})).find("model.hidden_size"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace upcycle
