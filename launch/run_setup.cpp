@@ -158,6 +158,15 @@ void check_live(const RunSetup& run) {
   if (run.live_moe) check_freeze(*run.live_moe, run.config.train.freeze);
 }
 
+// The weights of the chosen experts sum to 1, and one alone is 1: the loss does not depend on the router.
+void warn_of_an_idle_router(const ModelConfig& m) {
+  if (m.num_local_experts < 2 || m.num_experts_per_tok != 1 || m.router_softmax != "topk_then_softmax") return;
+  log_warn(
+      "model.num_experts_per_tok = 1 under model.router_softmax = topk_then_softmax: an expert's weight is always 1, "
+      "so "
+      "the router learns nothing from the loss; use softmax_then_topk");
+}
+
 }  // namespace
 
 PlannedRun planned_run(const RunSetup& run) {
@@ -210,6 +219,7 @@ RunSetup set_up_run(Config config, const std::string& name, Communicator& world,
     if (purpose == Purpose::Train) check_live(run);
   });
   if (used && purpose == Purpose::Train) print_changed_keys(c, saved_config(*run.checkpoint));
+  if (world.rank() == 0) warn_of_an_idle_router(run.live_moe ? *run.live_moe : c.model);
   return run;
 }
 

@@ -232,6 +232,36 @@ TEST_F(UpcycleRun, ALiveRunConvertsAndResumesOnEitherSide) {
                {"model.num_local_experts", "8", "4"});
 }
 
+std::size_t count(const std::string& text, const std::string& part) {
+  std::size_t n = 0;
+  for (std::size_t at = text.find(part); at != text.npos; at = text.find(part, at + 1)) ++n;
+  return n;
+}
+
+// One expert a token whose weight is always 1: training says that its router gets nothing from the loss.
+TEST_F(UpcycleRun, OneExpertATokenIsWarnedOf) {
+  const std::string warning = "warning: model.num_experts_per_tok = 1 under model.router_softmax = topk_then_softmax";
+  const auto expect = [&](std::size_t times, const Outcome& o) {
+    EXPECT_EQ(o.exit_code, 0) << o.err;
+    EXPECT_EQ(count(o.err, warning), times) << o.err;
+    EXPECT_EQ(count(o.err, "use softmax_then_topk"), times) << o.err;
+  };
+  const std::string k1 = "--model.num_experts_per_tok=1", softmax_first = "--model.router_softmax=softmax_then_topk";
+  expect(1, train(moe({k1}), "k1"));
+  expect(1, train(moe({k1, "--train.steps=3"}), "k1"));  // resumed
+  expect(1, train(live({k1, "--train.steps=3"}), "k1_live"));
+  expect(0, train(moe(), "k2"));
+  expect(0, train(moe({k1, softmax_first}), "k1_softmax_first"));
+  expect(0, train(moe({k1, "--model.num_local_experts=1"}), "one_expert"));
+  const auto plan = [](const Words& more) {
+    Words words{"plan", "--train.seq_length=16", "--train.global_batch_size=4", "--json"};
+    words.insert(words.end(), more.begin(), more.end());
+    return run_upcycle(words);
+  };
+  expect(1, plan(moe({k1})));
+  expect(0, plan(moe({k1, softmax_first})));
+}
+
 // On two ranks, all of which find the same fault: one line, of rank 0.
 TEST_F(UpcycleRun, TwoRanksConvertAndAgreeOnWhatIsRefused) {
   const auto train_2 = [](const Words& words, const std::string& run) {
