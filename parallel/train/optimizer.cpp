@@ -19,6 +19,18 @@ std::size_t index_of(const Optimizer& o, const OwnedPiece& p) {
 
 constexpr ParamGroup kGroups[] = {ParamGroup::Dense, ParamGroup::Expert};
 
+// The parts of rows replicated over tp that this rank owns. tp ranks of one dp rank have the same: their flat buffers
+// are laid out alike.
+std::vector<OwnedRange> replicated_ranges(const ParamTable& table, const Coordinates& at) {
+  std::vector<OwnedRange> ranges;
+  for (const OwnedPiece& p : owned_pieces(table, at, true)) {
+    if (!p.row->replicated_over_tp) continue;
+    if (ranges.empty() || ranges.back().end != p.flat) ranges.push_back({p.flat, p.flat});
+    ranges.back().end = p.flat + p.part.size();
+  }
+  return ranges;
+}
+
 }  // namespace
 
 void check_freeze(const ModelConfig& model, const std::vector<std::string>& patterns) {
@@ -34,8 +46,11 @@ void check_freeze(const ModelConfig& model, const std::vector<std::string>& patt
 
 Optimizer make_optimizer(const ParamTable& table, const Mesh& mesh, Device& device, Ops& ops, Stream& stream,
                          Workspace workspace, const TrainConfig& config) {
-  Optimizer o{&table, &mesh, &device, &ops, &stream, workspace, config, {}, {}, {}, {}, {}};
-  o.transfers.reserve(table.dense.buckets.size() + table.expert.buckets.size());
+  Optimizer o{&table, &mesh, &device, &ops, &stream, workspace, config, {}, {}, {}, {}, {}, {}, {}};
+  if (mesh.layout.tp > 1) o.replicated = replicated_ranges(table, mesh.at);
+  const std::size_t buckets = table.dense.buckets.size() + table.expert.buckets.size();
+  o.sums.reserve(buckets);
+  o.transfers.reserve(std::max(buckets, o.replicated.size()));
   for (const ParamRow& row : table.rows)
     o.frozen.push_back(std::any_of(config.freeze.begin(), config.freeze.end(), [&](const std::string& pattern) {
       return fnmatch(pattern.c_str(), row.name.c_str(), 0) == 0;
@@ -60,15 +75,8 @@ void start_reduction(Optimizer& o, TrainMemory& memory, std::int64_t layer) {
     const Tensor& grads = memory.grads.of(g);
     for (const Bucket& b : flat.buckets) {
       if (b.layer != layer) continue;
-      Event replicated;  // the newest sum over tp: a group's calls happen in their order
-      for (const ParamRow& row : o.table->rows)
-        if (o.mesh->layout.tp > 1 && row.replicated_over_tp && row.group == g && row.offset >= b.begin &&
-            row.offset < b.end)
-          replicated =
-              o.mesh->tp->all_reduce(view_row(row, memory.grads.dense, memory.grads.expert).reshaped({row.size()}));
-      o.stream->wait(replicated);
       const Tensor mine = grads.slice_rows(flat.owned_begin(b), flat.owned_end(b));
-      o.transfers.push_back(replicas(o, g).reduce_scatter(mine, grads.slice_rows(b.begin, b.end)));
+      o.sums.push_back({&b, g, replicas(o, g).reduce_scatter(mine, grads.slice_rows(b.begin, b.end))});
     }
   }
 }
@@ -82,7 +90,17 @@ void finish_transfers(Optimizer& o) {
 
 }  // namespace
 
-void finish_reduction(Optimizer& o) { finish_transfers(o); }
+void finish_reduction(Optimizer& o, TrainMemory& memory) {
+  for (const BucketSum& sum : o.sums) {
+    o.stream->wait(sum.event);
+    if (sum.group != ParamGroup::Dense) continue;
+    for (const OwnedRange& r : o.replicated)
+      if (r.begin >= sum.bucket->begin && r.begin < sum.bucket->end)
+        o.transfers.push_back(o.mesh->tp->all_reduce(memory.grads.dense.slice_rows(r.begin, r.end)));
+  }
+  o.sums.clear();
+  finish_transfers(o);
+}
 
 void clip_gradients(Optimizer& o, TrainMemory& memory) {
   o.ops->fill(*o.stream, memory.sum_squares, 0);

@@ -7,6 +7,15 @@
 
 namespace upcycle {
 
+struct OwnedRange {
+  std::int64_t begin, end;  // elements
+};
+struct BucketSum {
+  const Bucket* bucket;
+  ParamGroup group;
+  Event event;
+};
+
 // ZeRO-1 (arXiv 1910.02054) on one rank: gradients are summed over replicas into the owner's part, the owner updates
 // its fp32 masters, and the rounded parameters are gathered back.
 struct Optimizer {
@@ -21,7 +30,9 @@ struct Optimizer {
   std::vector<OwnedPiece> counted;      // what it owns: each logical element on one rank of the mesh
   std::vector<std::int64_t> row_steps;  // updates so far, a row of the table
   std::vector<std::uint8_t> frozen;     // a row of the table
-  std::vector<Event> transfers;         // under way: of buckets being reduced or gathered
+  std::vector<OwnedRange> replicated;   // of the dense buffer, by offset: owned parts of rows replicated over tp
+  std::vector<BucketSum> sums;          // under way: of buckets being reduced
+  std::vector<Event> transfers;         // under way: of buckets being gathered, sums over tp
 };
 
 Optimizer make_optimizer(const ParamTable& table, const Mesh& mesh, Device& device, Ops& ops, Stream& stream,
@@ -32,12 +43,15 @@ void check_freeze(const ModelConfig& model, const std::vector<std::string>& patt
 
 void zero_gradients(Optimizer& o, TrainMemory& memory);
 
-// Starts the sums of one part of the model (Bucket::layer) whose gradients are complete: over tp for rows replicated
-// there (under sequence parallelism each rank saw its own tokens), then reduce-scatter of its buckets over dp or edp,
-// which travel under the backward of the layers below.
+// Starts the sums of one part of the model (Bucket::layer) whose gradients are complete: reduce-scatter of its buckets
+// over dp or edp, which travel under the backward of the layers below.
 void start_reduction(Optimizer& o, TrainMemory& memory, std::int64_t layer);
-// Waits for all that was started: grads hold the step's raw gradient in this rank's owned pieces.
-void finish_reduction(Optimizer& o);
+// Waits for all that was started, then adds up over tp what rows replicated there have in this rank's owned pieces
+// (under sequence parallelism each rank saw its own tokens): grads hold the step's raw gradient in the owned pieces.
+//
+// The sum over tp comes last because it alone gives all of its ranks the same bits: the dp groups of two tp ranks may
+// add in different orders (NCCL's do, NVIDIA/nccl issue 2091), and the replicas would drift apart.
+void finish_reduction(Optimizer& o, TrainMemory& memory);
 
 // Sets memory.sum_squares to the squared global norm of the raw gradient of all parameters that are not frozen, each
 // logical element counted once, and memory.scale to the clipping factor, the same on all ranks.

@@ -50,7 +50,7 @@ double start_gradients(Trainer& t, const SequenceSource& source) {
   t.ops->fill(*t.stream, sums, 0);
   zero_gradients(t.optimizer, t.memory);
   run_microbatches(t, valid);
-  finish_reduction(t.optimizer);
+  finish_reduction(t.optimizer, t.memory);
   t.stream->wait(t.mesh->dp->all_reduce(sums));
   t.device->copy_to_host(*t.stream, t.host_sums.data(), sums.data, sums.bytes());
   return valid;

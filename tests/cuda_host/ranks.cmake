@@ -6,6 +6,10 @@ upcycle_mpi_tests(cuda_host/ranks RANKS 1 2 4 FULL_RANKS 1 2 4 LINKS upcycling k
   ENVIRONMENT ${gpu_environment})
 target_sources(test_cuda_host_ranks PRIVATE cuda_host/cuda_backend.cpp train/rig.cpp upcycle/models.cpp
   parity_mpi/parity.cpp parity_mpi/models.cpp)
+add_test(NAME test_cuda_host_ranks_ranks6
+         COMMAND ${UPCYCLE_MPIRUN} 6 $<TARGET_FILE:test_cuda_host_ranks> --gtest_filter=SixReplicas.*)
+set_tests_properties(test_cuda_host_ranks_ranks6 PROPERTIES PROCESSORS 6 TIMEOUT ${UPCYCLE_MPI_TEST_SECONDS}
+  ENVIRONMENT "${UPCYCLE_MPI_ENVIRONMENT};${gpu_environment}")
 
 # The CPU's own tests of ranks, on GPUs: upcycle_tests_on_gpus(folder RANKS ... FULL_RANKS ... FILTER gtest-filter), which
 # names what the ordinary tier runs.

@@ -95,6 +95,21 @@ TEST_P(Params, WithReplicasTheGroupHoldsEachPartOnce) {
   }
 }
 
+// tp ranks of one dp rank own the same stretches of what is replicated over tp: they add them up in place.
+TEST_P(Params, TpSiblingsOwnTheSamePartsOfReplicatedRows) {
+  const auto parts = [&](const Layout& layout, int rank) {
+    const Coordinates at = coordinates_of(layout, rank);
+    const ParamTable table = make_param_table(model, layout, at);
+    std::vector<std::tuple<std::string, std::int64_t, std::int64_t>> all;
+    for (const OwnedPiece& p : owned_pieces(table, at, true))
+      if (p.row->replicated_over_tp) all.emplace_back(p.row->name, p.flat, p.part.size());
+    return all;
+  };
+  for (const Layout& layout : layouts())
+    for (int rank = 0; rank < layout.world; ++rank)
+      EXPECT_EQ(parts(layout, rank), parts(layout, rank / layout.tp * layout.tp)) << text(layout);
+}
+
 TEST_P(Params, AFlatRangeCutsAMatrixInAtMostThree) {
   int most = 0;
   for (const Layout& layout : layouts()) {

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include "tests/forwarding_communicator.h"
 #include "tests/mpi_tests.h"
 #include "tests/train/rig.h"
 
@@ -11,10 +12,11 @@ namespace {
 // "dispatch 1" issued, "wait 1", "work" (one or more pieces of matrix products and attention in a row), "sum 3" ...
 class Journal {
  public:
-  void issued(const char* what, const Event& event) {
-    ASSERT_NE(event.work, nullptr) << what << ": done when the call returned";
+  Event issued(const char* what, const Event& event) {
+    EXPECT_NE(event.work, nullptr) << what << ": done when the call returned";
     events_.push_back(event);
     lines.push_back(fmt::format("{} {}", what, events_.size()));
+    return event;
   }
   void waited(const Event& event) {
     for (std::size_t i = 0; i < events_.size(); ++i)
@@ -54,35 +56,29 @@ class JournalStream final : public Stream {
 };
 
 // Journals what the trainer may leave under way; everything else passes through.
-class JournalCommunicator final : public Communicator {
+class JournalCommunicator final : public ForwardingCommunicator {
  public:
   JournalCommunicator(std::shared_ptr<Communicator> inner, Journal& journal)
-      : inner_(std::move(inner)), journal_(journal) {}
-  int rank() const override { return inner_->rank(); }
-  int size() const override { return inner_->size(); }
-  const std::string& name() const override { return inner_->name(); }
-  Event all_reduce(const Tensor& data) override { return inner_->all_reduce(data); }
+      : ForwardingCommunicator(std::move(inner)), journal_(journal) {}
   Event reduce_scatter(const Tensor& out, const Tensor& in) override {
-    const Event event = inner_->reduce_scatter(out, in);
-    journal_.issued("sum", event);
-    return event;
+    return journal_.issued("sum", inner().reduce_scatter(out, in));
   }
-  Event all_gather(const Tensor& out, const Tensor& in) override { return inner_->all_gather(out, in); }
   Event all_to_all_v(const Tensor& out, std::span<const std::int64_t> recv_counts, const Tensor& in,
                      std::span<const std::int64_t> send_counts) override {
-    const Event event = inner_->all_to_all_v(out, recv_counts, in, send_counts);
-    journal_.issued("dispatch", event);
-    return event;
+    return journal_.issued("dispatch", inner().all_to_all_v(out, recv_counts, in, send_counts));
   }
-  Event broadcast(const Tensor& data, int root) override { return inner_->broadcast(data, root); }
-  void barrier() override { inner_->barrier(); }
-  double max_of(double value) override { return inner_->max_of(value); }
-  double sum_of(double value) override { return inner_->sum_of(value); }
-  std::string broadcast_text(const std::string& text, int root) override { return inner_->broadcast_text(text, root); }
-  std::string gather_text(const std::string& text) override { return inner_->gather_text(text); }
 
  private:
-  std::shared_ptr<Communicator> inner_;
+  Journal& journal_;
+};
+
+class JournalAllReduce final : public ForwardingCommunicator {
+ public:
+  JournalAllReduce(std::shared_ptr<Communicator> inner, Journal& journal)
+      : ForwardingCommunicator(std::move(inner)), journal_(journal) {}
+  Event all_reduce(const Tensor& data) override { return journal_.issued("sum", inner().all_reduce(data)); }
+
+ private:
   Journal& journal_;
 };
 
@@ -94,15 +90,12 @@ Config one_moe_layer(std::int64_t chunks) {
   return c;
 }
 
-// One step of a run on two ranks, journalled.
-std::vector<std::string> journal_of(const Config& config, int ep, bool sums) {
+// One step of a run on two ranks, journalled by what `watch` puts into the mesh.
+template <class Watch>
+std::vector<std::string> journal_of(const Config& config, int tp, int ep, const Watch& watch) {
   Journal journal;
-  Mesh mesh = make_test_mesh(1, ep);
-  if (sums) {
-    mesh.dp = std::make_shared<JournalCommunicator>(mesh.dp, journal);
-  } else {
-    mesh.ep = std::make_shared<JournalCommunicator>(mesh.ep, journal);
-  }
+  Mesh mesh = make_test_mesh(tp, ep);
+  watch(mesh, journal);
   Rig rig;
   rig.stream = std::make_unique<JournalStream>(journal);
   Trainer t = random_trainer(rig, config, mesh);
@@ -110,6 +103,11 @@ std::vector<std::string> journal_of(const Config& config, int ep, bool sums) {
   journal.lines.clear();
   (void)compute_gradients(t, sequences.source());
   return journal.lines;
+}
+std::vector<std::string> dispatch_journal(const Config& config) {
+  return journal_of(config, 1, 2, [](Mesh& mesh, Journal& journal) {
+    mesh.ep = std::make_shared<JournalCommunicator>(mesh.ep, journal);
+  });
 }
 
 using Lines = std::vector<std::string>;
@@ -125,7 +123,7 @@ TEST(Overlap, ChunksTravelUnderTheExpertsProducts) {
                           "dispatch 12", "work",       "wait 10",    "wait 11",     "wait 12", "work"};
   Lines want = forward;
   want.insert(want.end(), backward.begin(), backward.end());
-  EXPECT_EQ(journal_of(one_moe_layer(3), 2, false), want);
+  EXPECT_EQ(dispatch_journal(one_moe_layer(3)), want);
 }
 
 TEST(Overlap, TheSharedExpertIsComputedWhileTokensTravel) {
@@ -133,7 +131,7 @@ TEST(Overlap, TheSharedExpertIsComputedWhileTokensTravel) {
   config.model.shared_expert = true;
   const Lines want = {"work", "dispatch 1", "work", "wait 1", "work", "dispatch 2", "wait 2",  // forward
                       "work", "dispatch 3", "work", "wait 3", "work", "dispatch 4", "work",   "wait 4", "work"};
-  EXPECT_EQ(journal_of(config, 2, false), want);
+  EXPECT_EQ(dispatch_journal(config), want);
 }
 
 // In the last microbatch alone, every bucket's sum starts when its last gradient is there, under the layers below.
@@ -142,7 +140,24 @@ TEST(Overlap, GradientSumsTravelUnderTheBackward) {
   config.train.global_batch_size = 8;  // two microbatches a rank
   const Lines want = {"work",  "sum 1",  "work",   "sum 2",  "work",  "sum 3",
                       "sum 4", "wait 1", "wait 2", "wait 3", "wait 4"};
-  EXPECT_EQ(journal_of(config, 1, true), want);
+  EXPECT_EQ(journal_of(config, 1, 1,
+                       [](Mesh& mesh, Journal& journal) {
+                         mesh.dp = std::make_shared<JournalCommunicator>(mesh.dp, journal);
+                       }),
+            want);
+}
+
+// What rows replicated over tp have is added up when the sums over dp are there; nothing waits for it before. Final
+// norm, then two norms a layer.
+TEST(Overlap, SumsOverTpComeAfterTheBackward) {
+  Config config = small_config();
+  config.train.seq_length = 8;
+  const Lines want = {"work",   "sum 1",  "sum 2",  "sum 3",  "sum 4", "sum 5",
+                      "wait 1", "wait 2", "wait 3", "wait 4", "wait 5"};
+  EXPECT_EQ(
+      journal_of(config, 2, 1,
+                 [](Mesh& mesh, Journal& journal) { mesh.tp = std::make_shared<JournalAllReduce>(mesh.tp, journal); }),
+      want);
 }
 
 }  // namespace

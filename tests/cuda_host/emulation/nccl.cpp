@@ -102,6 +102,9 @@ ncclComm* make(MPI_Comm mpi, const ncclConfig_t* config) {
   MPI_Comm_dup(mpi, &comm->management);
   MPI_Comm_rank(mpi, &comm->rank);
   MPI_Comm_size(mpi, &comm->size);
+  MPI_Comm_rank(MPI_COMM_WORLD, &comm->adds_from);
+  MPI_Bcast(&comm->adds_from, 1, MPI_INT, 0, mpi);
+  comm->adds_from %= comm->size;
   comm->blocking = config == nullptr || config->blocking != 0;
   if (config != nullptr && config->commName != nullptr) comm->name = config->commName;
   proceed(*comm);

@@ -36,13 +36,14 @@ std::size_t size_of(ncclDataType_t type) {
   }
 }
 
-// In rank order; rounded to the type after each addition, as where partial sums travel from rank to rank.
+// In rank order from `first` on, going round; rounded to the type after each addition, as where partial sums travel
+// from rank to rank.
 template <class T, class To, class From>
-void add_up(const char* all, std::size_t n, int ranks, To to, From from, char* out) {
+void add_up(const char* all, std::size_t n, int ranks, int first, To to, From from, char* out) {
   for (std::size_t i = 0; i < n; ++i) {
     const auto at = [&](int r) {
       T t;
-      std::memcpy(&t, all + (static_cast<std::size_t>(r) * n + i) * sizeof(T), sizeof(T));
+      std::memcpy(&t, all + (static_cast<std::size_t>((first + r) % ranks) * n + i) * sizeof(T), sizeof(T));
       return to(t);
     };
     auto sum = at(0);
@@ -52,18 +53,19 @@ void add_up(const char* all, std::size_t n, int ranks, To to, From from, char* o
   }
 }
 
-void reduce(const NcclCall& call, int ranks, char* out) {
+void reduce(const NcclCall& call, const ncclComm& comm, char* out) {
+  const int ranks = comm.size, first = comm.adds_from;
   if (call.op != ncclSum) emul::nccl_die("only sums are emulated");
   const char* all = call.received.data();
   const auto same = [](auto x) { return x; };
   switch (call.type) {
     case ncclFloat32:
-      return add_up<float>(all, call.count, ranks, same, same, out);
+      return add_up<float>(all, call.count, ranks, first, same, same, out);
     case ncclFloat64:
-      return add_up<double>(all, call.count, ranks, same, same, out);
+      return add_up<double>(all, call.count, ranks, first, same, same, out);
     case ncclBfloat16:
       return add_up<__nv_bfloat16>(
-          all, call.count, ranks, [](__nv_bfloat16 x) { return __bfloat162float(x); },
+          all, call.count, ranks, first, [](__nv_bfloat16 x) { return __bfloat162float(x); },
           [](float x) { return __float2bfloat16(x); }, out);
     default:
       emul::nccl_die("sums of this data type are not emulated");
@@ -152,7 +154,7 @@ void NcclOperation::store(NcclCall& c) const {
     case NcclKind::AllReduce:
     case NcclKind::ReduceScatter:
       sum.resize(c.bytes());
-      reduce(c, comm.size, sum.data());
+      reduce(c, comm, sum.data());
       std::copy(sum.begin(), sum.end(), c.to);
       break;
     case NcclKind::AllGather:

@@ -20,6 +20,9 @@ struct NcclOperation;
 struct ncclComm {
   MPI_Comm collective = MPI_COMM_NULL, point_to_point = MPI_COMM_NULL, management = MPI_COMM_NULL;
   int rank = 0, size = 0;
+  // Sums begin with this rank: the world's number of the group's first, so that groups of as many ranks add in
+  // different orders, as rings and trees of a real machine do (NVIDIA/nccl issue 2091).
+  int adds_from = 0;
   bool blocking = true;
   std::string name = "?";
 
