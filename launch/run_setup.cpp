@@ -85,6 +85,18 @@ void check_same_upcycling(const Config& now, const Config& before, const std::st
   }
 }
 
+// The place in the data is a number of sequences. Cut to another length, and so shuffled into another order, it would
+// skip some text and repeat other.
+void check_same_sequences(const Config& now, const Config& before, const std::string& from) {
+  if (now.train.seq_length != before.train.seq_length)
+    field_error(
+        now.where("train.seq_length"), "train.seq_length", fmt::format("{}", now.train.seq_length),
+        fmt::format("{}, as the run in {} has it: which text it has seen can not be told in sequences of another "
+                    "length",
+                    before.train.seq_length, from),
+        "start a new run from it with init.load and another checkpoint.dir");
+}
+
 void print_changed_keys(const Config& now, const Config& before) {
   for (const Field& field : fields()) {
     if (field.key.starts_with("model.") || field.key.starts_with("init.")) continue;  // checked: they are the run's
@@ -128,7 +140,9 @@ void resume_model(RunSetup& run, const std::string& name) {
         "{}: the run in {} started from '{}', this config says '{}'; choose another checkpoint.dir for another run",
         name, c.checkpoint.dir, info.init, run.init);
   const bool live = c.upcycle.at_step >= 0;
-  check_same_upcycling(c, saved_config(*run.checkpoint), c.checkpoint.dir);
+  const Config saved = saved_config(*run.checkpoint);
+  check_same_upcycling(c, saved, c.checkpoint.dir);
+  check_same_sequences(c, saved, c.checkpoint.dir);
   if (c.train.optimizer == "adamw" && !run.checkpoint->has_optimizer())
     input_error(
         "{}: the run in {} holds no optimizer state, so train.optimizer = adamw can not resume it; start a new run "
@@ -215,7 +229,7 @@ RunSetup set_up_run(Config config, const std::string& name, Communicator& world,
       resume_model(run, name);
     else
       inherit_model(run, name);
-    check_train(c);
+    check_train(c, used ? Trained{run.checkpoint->info().step, run.checkpoint->info().tokens} : Trained{});
     if (purpose == Purpose::Train) check_live(run);
   });
   if (used && purpose == Purpose::Train) print_changed_keys(c, saved_config(*run.checkpoint));

@@ -178,7 +178,7 @@ void start_save(Run& run) {
 // True when all steps are done, false when a signal ended the run early; the last state is saved either way.
 bool train_loop(Run& run, Metrics& metrics) {
   const SequenceSource source = sequences(run);
-  const std::int64_t total = total_steps(run.setup.config.train);
+  const std::int64_t total = total_steps(run.setup.config.train, {run.trainer.step, run.trainer.tokens});
   std::int64_t saved = run.setup.checkpoint != nullptr ? run.trainer.step : -1;
   // Signals may reach one rank alone, or some a step later: all stop at the same step.
   const auto stopped = [&] { return run.mesh.world->max_of(stop_asked) > 0; };
@@ -262,7 +262,7 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
       "{} parameters, {} active a token; world {} = tp {} x dp {} (experts: etp {} x ep {} x edp {}), {} steps of {} "
       "tokens",
       count.total, count.active, layout.world, layout.tp, layout.dp, layout.etp, layout.ep, layout.edp,
-      total_steps(c.train), c.train.global_batch_size * c.train.seq_length);
+      total_steps(c.train, {run.trainer.step, run.trainer.tokens}), c.train.global_batch_size * c.train.seq_length);
   for (const MemoryClass& m : plan)
     log_info("memory: {:<20} {:>10.1f} MiB", m.name, static_cast<double>(m.bytes) / (1 << 20));
   if (writes && session.rank() == 0) write_text_atomic(c.checkpoint.dir + "/run.json", config_text(run.setup) + "\n");

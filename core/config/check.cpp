@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "core/config/fields.h"
@@ -98,7 +99,14 @@ void check_model(const ModelConfig& model, const std::string& where) {
                 fmt::format("at most {:.1e}", parameters_max), "check hidden_size, intermediate_size and the like");
 }
 
-void check_train(const Config& config) {
+std::int64_t total_steps(const TrainConfig& t, const Trained& done) {
+  if (t.steps > 0) return t.steps;
+  const std::int64_t step = t.global_batch_size * t.seq_length,
+                     left = std::max<std::int64_t>(0, t.tokens - done.tokens);
+  return done.step + (left + step - 1) / step;
+}
+
+void check_train(const Config& config, const Trained& done) {
   check_fields(config, "", [&](const std::string& key) { return config.where(key); });
   const TrainConfig& t = config.train;
   const auto fail = [&](const char* key, const auto& found, const std::string& expected, const std::string& advice) {
@@ -109,8 +117,7 @@ void check_train(const Config& config) {
     fail("train.tokens", t.tokens, fmt::format("it absent beside train.steps = {}", t.steps), "give one of the two");
   if (t.steps == 0 && t.tokens == 0)
     fail("train.steps", "neither train.steps nor train.tokens", "one of them", "e.g. --train.steps=1000");
-  const std::int64_t step_tokens = t.seq_length * t.global_batch_size;
-  const std::int64_t steps = t.steps > 0 ? t.steps : (t.tokens + step_tokens - 1) / step_tokens;
+  const std::int64_t steps = total_steps(t, done);
   if (config.model.hidden_size > 0 && t.seq_length > config.model.max_position_embeddings)
     fail("train.seq_length", t.seq_length,
          fmt::format("at most model.max_position_embeddings = {}", config.model.max_position_embeddings),

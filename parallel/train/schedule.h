@@ -9,11 +9,9 @@ namespace upcycle {
 // upcycling) starts at step 0 and so warms up again.
 double learning_rate(const TrainConfig& train, std::int64_t step, std::int64_t total);
 
-// The same of a run, which warms up once more where upcycle.at_step has turned it into an MoE: its experts' and
-// routers' first updates are Adam's first.
-double learning_rate(const Config& config, std::int64_t step);
-
-// train.steps, or train.tokens in whole steps, rounded up.
-std::int64_t total_steps(const TrainConfig& train);
+// The same of a run's next step. With train.tokens the fall follows the tokens, so that another batch size on resuming
+// goes on where it was; warm-up counts steps. It warms up once more where upcycle.at_step has turned it into an MoE:
+// its experts' and routers' first updates are Adam's first.
+double learning_rate(const Config& config, const Trained& done);
 
 }  // namespace upcycle

@@ -96,7 +96,7 @@ StepResult train_step(Trainer& t, const SequenceSource& source) {
       "train.lr or look at the data",
       t.step + 1, result.loss, result.grad_norm);
   t.stream->wait(t.state_read);
-  result.lr = learning_rate(t.config, t.step);
+  result.lr = learning_rate(t.config, {t.step, t.tokens});
   update_parameters(t.optimizer, t.memory, result.lr);
 
   result.tokens = t.config.train.global_batch_size * t.config.train.seq_length;

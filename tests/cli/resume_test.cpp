@@ -1,4 +1,5 @@
 #include <chrono>
+#include <cmath>
 #include <thread>
 
 #include "tests/cli/refused.h"
@@ -107,6 +108,46 @@ TEST(Resume, SetBackByHand) {
   EXPECT_FALSE(std::filesystem::exists(run + "/step_00000006.old"));
   EXPECT_TRUE(std::filesystem::exists(run + "/step_00000004"));
   EXPECT_EQ(step_lines(run).size(), 8u);  // steps 5 and 6 stand twice
+}
+
+// train.tokens counts the tokens that were trained on, in whatever batches; the place in the data is kept.
+TEST(Resume, TokensAreCountedWhenTheBatchChanges) {
+  const SmallRun small;
+  // 5 steps of 4 x 32 tokens, then 2.5 steps of 8 x 32: 3 of them.
+  const json tokens = {{"train", {{"steps", nullptr}, {"tokens", 640}}}, {"checkpoint", {{"every", 5}}}};
+  const std::string run = small.train("run", tokens);
+  EXPECT_EQ(json_of({"inspect", run, "--json"})["tokens"], 640);
+  const Outcome o =
+      run_upcycle({"train", small.file("run.json"), "--train.tokens=1280", "--train.global_batch_size=8"});
+  ASSERT_EQ(o.exit_code, 0) << o.err;
+  EXPECT_NE(o.err.find("train.global_batch_size: 4 -> 8"), o.err.npos) << o.err;
+  const json end = json_of({"inspect", run, "--json"});
+  EXPECT_EQ(end["step"], 8);
+  EXPECT_EQ(end["tokens"], 640 + 3 * 256);
+  EXPECT_EQ(end["consumed_samples"], 5 * 4 + 3 * 8);
+  const std::vector<json> lines = step_lines(run);
+  ASSERT_EQ(lines.size(), 8u);
+  EXPECT_EQ(lines[5]["tokens"], 640 + 256);
+  // Cosine falls by tokens: halfway where half are trained, and min_lr on the last step.
+  EXPECT_NEAR(lines[5]["lr"].get<double>(), 0.001 + 0.009 * 0.5 * (1 + std::cos(M_PI * 2.5 / 4.5)), 1e-9);
+  EXPECT_NEAR(lines[7]["lr"].get<double>(), 0.001, 1e-12);
+  // And again: nothing is left to do.
+  const Outcome again =
+      run_upcycle({"train", small.file("run.json"), "--train.tokens=1280", "--train.global_batch_size=8"});
+  EXPECT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_EQ(step_lines(run).size(), 8u);
+}
+
+// Sequences of another length are cut and shuffled anew: what was trained on can not be told from what was not.
+TEST(Resume, AnotherSequenceLengthIsRefused) {
+  const SmallRun small;
+  const std::string run = small.train("run", {{"train", {{"steps", 2}}}});
+  const auto before = files_below(run);
+  const Outcome o = run_upcycle({"train", small.file("run.json"), "--train.steps=4", "--train.seq_length=64"});
+  const std::string line = one_line_error(o);
+  for (const char* part : {"command line: train.seq_length: found 64", "expected 32", "init.load", run.c_str()})
+    EXPECT_NE(line.find(part), line.npos) << part << " in " << line;
+  EXPECT_EQ(files_below(run), before);
 }
 
 // Saved by two ranks, gone on with by one: the same training, up to the order of sums.

@@ -148,6 +148,14 @@ TEST(CheckTrain, GoodOnesPass) {
   EXPECT_NO_THROW(check_train(c));
   c.train.warmup_steps = 12;
   EXPECT_NE(input_error_of([&] { check_train(c); }).find("at most the run's 11 steps"), std::string::npos);
+  // A batch twice as large on resuming: the steps that were made count as well.
+  c.train.warmup_steps = 0;
+  c.train.global_batch_size *= 2;
+  c.model = good_moe();
+  c.init.load = "dense";
+  c.upcycle.at_step = 7;
+  EXPECT_NE(input_error_of([&] { check_train(c); }).find("less than the run's 6 steps"), std::string::npos);
+  EXPECT_NO_THROW(check_train(c, {6, 6 * c.train.seq_length * c.train.global_batch_size / 2}));
   c = good_run();
   c.train.schedule = "constant";  // never reaches min_lr
   c.train.lr = 1e-6;

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <numbers>
+
 namespace upcycle {
 namespace {
 
@@ -61,11 +64,11 @@ TEST(Schedule, ALiveUpcyclingWarmsUpAgain) {
   c.train = train_of("constant", 4);
   c.train.steps = 100;
   c.upcycle.at_step = 50;
-  EXPECT_DOUBLE_EQ(learning_rate(c, 50), 1.0);  // still dense
+  EXPECT_DOUBLE_EQ(learning_rate(c, {50, 0}), 1.0);  // still dense
   c.model.num_local_experts = 8;
-  EXPECT_DOUBLE_EQ(learning_rate(c, 50), 0.25);
-  EXPECT_DOUBLE_EQ(learning_rate(c, 52), 0.75);
-  EXPECT_DOUBLE_EQ(learning_rate(c, 53), 1.0);
+  EXPECT_DOUBLE_EQ(learning_rate(c, {50, 0}), 0.25);
+  EXPECT_DOUBLE_EQ(learning_rate(c, {52, 0}), 0.75);
+  EXPECT_DOUBLE_EQ(learning_rate(c, {53, 0}), 1.0);
 }
 
 TEST(Schedule, ShortRunsAreFinite) {
@@ -80,6 +83,58 @@ TEST(Schedule, ShortRunsAreFinite) {
       }
     }
   }
+}
+
+// Counted in tokens or in steps, a run whose batch stays has the same rates, bit for bit.
+TEST(Schedule, TokensAndStepsOfOneBatchAgree) {
+  for (const char* name : {"constant", "cosine", "wsd"}) {
+    Config steps, tokens;
+    steps.train = tokens.train = train_of(name, 7);
+    tokens.train.steps = 0;
+    tokens.train.tokens = 101 * tokens.train.global_batch_size * tokens.train.seq_length - 5;
+    for (std::int64_t step = 0; step < 101; ++step)
+      EXPECT_EQ(learning_rate(steps, {step, 0}),
+                learning_rate(tokens, {step, step * tokens.train.global_batch_size * tokens.train.seq_length}))
+          << name << " " << step;
+  }
+}
+
+// Half of the tokens in small batches, the rest in batches four times as large.
+TEST(Schedule, ALargerBatchGoesOnWhereTheSmallerOneWas) {
+  for (const char* name : {"cosine", "wsd"}) {
+    Config small;
+    small.train = train_of(name, 5);
+    small.train.steps = 0;
+    small.train.seq_length = 10;
+    small.train.global_batch_size = 1;
+    small.train.tokens = 4000;
+    small.train.decay_fraction = 0.8;
+    Config large = small;
+    large.train.global_batch_size = 4;
+    const Trained half{200, 2000};
+    EXPECT_EQ(total_steps(large.train, half), 250);
+    // Place 50 of 100: for cosine 45 of the 94 that follow warm-up, for wsd the 31st of 80 drops.
+    const double fallen = std::string(name) == "cosine" ? 0.5 * (1 + std::cos(std::numbers::pi * 45 / 94)) : 49. / 80;
+    EXPECT_NEAR(learning_rate(large, half), 0.1 + 0.9 * fallen, 1e-12) << name;
+    EXPECT_NEAR(learning_rate(large, {249, 3960}), 0.1, 1e-12) << name;
+    EXPECT_DOUBLE_EQ(learning_rate(large, {3, 30}), 0.8) << name;  // warm-up counts steps
+  }
+}
+
+TEST(TotalSteps, TokensThatWereTrainedCount) {
+  TrainConfig t;
+  t.seq_length = 32;
+  t.global_batch_size = 4;
+  t.tokens = 640;
+  EXPECT_EQ(total_steps(t), 5);
+  EXPECT_EQ(total_steps(t, {3, 384}), 5);
+  t.global_batch_size = 8;
+  EXPECT_EQ(total_steps(t, {3, 384}), 4);   // 256 left, in one step
+  EXPECT_EQ(total_steps(t, {2, 256}), 4);   // 384 left, in two
+  EXPECT_EQ(total_steps(t, {5, 640}), 5);   // nothing left
+  EXPECT_EQ(total_steps(t, {9, 1000}), 9);  // nor here
+  t.steps = 7;
+  EXPECT_EQ(total_steps(t, {3, 384}), 7);
 }
 
 TEST(TotalSteps, TokensAreRoundedUpToWholeSteps) {
