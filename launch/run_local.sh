@@ -35,17 +35,33 @@ threads=$((cores / ranks))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 
 # One core a rank is OpenMPI's default binding, which would put all of a rank's threads on that core.
-start=(mpirun --quiet --oversubscribe --bind-to none -n "$ranks" "$binary" "$@")
-[[ ${1:-} == train ]] || exec "${start[@]}"
+start=(mpirun --quiet --oversubscribe --bind-to none -n "$ranks")
+[[ ${1:-} == train ]] || exec "${start[@]}" "$binary" "$@"
 
 # mpirun answers SIGTERM by killing its ranks a second later; SIGUSR1 it passes on, and they save at the end of a step.
+# What comes before its ranks are ready is lost, so it is asked again until they have ended; and nobody is to die of it before.
+mpirun='' asking=''
+ask_to_stop() {
+  stop=1
+  [[ -n $mpirun && -z $asking ]] || return 0
+  (
+    trap '' TERM USR1
+    while kill -USR1 "$mpirun" 2>/dev/null; do sleep 1; done
+  ) &
+  asking=$!
+}
+stop=0
+trap ask_to_stop TERM USR1
 # A session of its own: what is sent to this script's whole group, as `timeout` does, comes here alone; it ends
 # with this script all the same.
-setpriv --pdeathsig TERM setsid "${start[@]}" &
+(
+  trap '' USR1
+  exec setpriv --pdeathsig TERM setsid "${start[@]}" env --ignore-signal=USR1 "$binary" "$@"
+) &
 mpirun=$!
-trap 'kill -USR1 "$mpirun" 2>/dev/null' TERM USR1
 trap 'kill -INT "$mpirun" 2>/dev/null' INT
 trap 'kill -HUP "$mpirun" 2>/dev/null' HUP
+((stop == 0)) || ask_to_stop
 while kill -0 "$mpirun" 2>/dev/null; do wait "$mpirun" || true; done
 code=0
 wait "$mpirun" || code=$?

@@ -21,10 +21,9 @@ struct RunSetup {
 // Opens init.* or the run folder, inherits `model` from it, and checks that the two agree: with init.load a given model
 // key that differs is an InputError, with init.upcycle only expert keys may differ. Resuming with another init or model
 // is an InputError, and so is, for a run that upcycles, another seed or other upcycle keys; changed train and data keys
-// are printed, and rank 0 warns of a router that can not learn. What would end the run only at upcycle.at_step is refused here. Nothing is written. A collective call
-// whose InputErrors are agreed (agree.h).
-// To plan a run, on one rank, a checkpoint's files are not hashed, and what depends on the number of ranks is left to
-// make_plan.
+// are printed, and rank 0 warns of a router that can not learn. What would end the run only at upcycle.at_step is
+// refused here. Nothing is written. A collective call whose InputErrors are agreed (agree.h). To plan a run, on one
+// rank, a checkpoint's files are not hashed, and what depends on the number of ranks is left to make_plan.
 enum class Purpose { Train, Plan };
 RunSetup set_up_run(Config config, const std::string& config_name, Communicator& world,
                     Purpose purpose = Purpose::Train);

@@ -1,5 +1,4 @@
 #include <chrono>
-#include <csignal>
 #include <filesystem>
 
 #include "core/log.h"
@@ -14,6 +13,7 @@
 #include "launch/ranks.h"
 #include "launch/run_setup.h"
 #include "launch/same_start.h"
+#include "launch/stop_signals.h"
 #include "parallel/checkpoint/publish.h"
 #include "parallel/checkpoint/rank_files.h"
 #include "parallel/comm/agree.h"
@@ -154,12 +154,6 @@ void publish_written(Run& run) {
   if (run.mesh.world->max_of(run.writer->written() ? 0 : 1) == 0) finish_save(run);
 }
 
-// SIGTERM and SIGUSR1 (SLURM's warning before a time limit): save at the next step boundary, then exit with
-// kStoppedBySignal; the same command goes on from there.
-constexpr int kStoppedBySignal = 3;
-volatile std::sig_atomic_t stop_asked = 0;
-void ask_to_stop(int) { stop_asked = 1; }
-
 void start_save(Run& run) {
   finish_save(run);  // the snapshot is one: the save before must be published first
   Trainer& t = run.trainer;
@@ -175,16 +169,23 @@ void start_save(Run& run) {
   if (!run.setup.config.checkpoint.background) finish_save(run);
 }
 
+// Signals may reach one rank alone, or some a step later: all stop at the same place. A collective call.
+bool all_stop(Communicator& world) { return world.max_of(stop_asked() ? 1 : 0) > 0; }
+
+int stopped_before_training() {
+  log_info("stopped by a signal before the first step, with nothing to save: the same command starts from there");
+  return kStoppedBySignal;
+}
+
 // True when all steps are done, false when a signal ended the run early; the last state is saved either way.
 bool train_loop(Run& run, Metrics& metrics) {
   const SequenceSource source = sequences(run);
   const std::int64_t total = total_steps(run.setup.config.train, {run.trainer.step, run.trainer.tokens});
   std::int64_t saved = run.setup.checkpoint != nullptr ? run.trainer.step : -1;
-  // Signals may reach one rank alone, or some a step later: all stop at the same step.
-  const auto stopped = [&] { return run.mesh.world->max_of(stop_asked) > 0; };
+  const std::int64_t first = run.trainer.step;
   bool stop = false;
   ProfileWindow profile(run.backend, run.setup.config.train);
-  while (run.trainer.step < total && !(stop = stopped())) {
+  while (run.trainer.step < total && !(stop = all_stop(*run.mesh.world))) {
     if (run.setup.live_moe && run.trainer.step >= run.setup.config.upcycle.at_step) {
       finish_save(run);
       convert(run);
@@ -207,7 +208,7 @@ bool train_loop(Run& run, Metrics& metrics) {
     }
   }
   profile.warn_unopened(run.trainer.step);
-  if (run.writer != nullptr && saved != run.trainer.step) start_save(run);
+  if (run.writer != nullptr && saved != run.trainer.step && run.trainer.step > first) start_save(run);
   finish_save(run);
   return !stop;
 }
@@ -222,6 +223,7 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
   // A run folder is locked before it is read: a job that starts as another ends must see its last step.
   const std::string dir = config.checkpoint.dir;
   const std::int64_t keep = config.checkpoint.keep;
+  if (all_stop(*mesh.world)) return stopped_before_training();
   if (mesh.world->max_of(!dir.empty() && is_checkpoint(dir)) > 0)
     run.writer = std::make_unique<CheckpointWriter>(dir, *mesh.world, keep);
   const std::string name = file.empty() ? "the config" : file;
@@ -250,6 +252,7 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
     peak_flops = measure_peak_flops(backend, run.setup.config.storage());
     run.trainer = make_trainer(run.setup.config, mesh, *backend.device, *backend.stream, *backend.ops);
   });
+  if (all_stop(*mesh.world)) return stopped_before_training();
   const Config& c = run.setup.config;
   const bool writes = !c.checkpoint.dir.empty();
   if (!writes && session.rank() == 0) log_warn("checkpoint.dir is empty: nothing of this run will be kept");
@@ -271,9 +274,9 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
   run.wall_before = run.trainer.wall_seconds;
   run.start = Clock::now();
   Metrics metrics(session.rank() == 0 ? c.checkpoint.dir : "", layout.world * peak_flops, c);
-  std::signal(SIGTERM, ask_to_stop);
-  std::signal(SIGUSR1, ask_to_stop);
+  const std::int64_t first = run.trainer.step;
   if (!train_loop(run, metrics)) {
+    if (run.trainer.step == first) return stopped_before_training();
     log_info("stopped by a signal at step {}{}", run.trainer.step,
              writes ? ", saved: the same command goes on from there" : "");
     return kStoppedBySignal;
@@ -293,6 +296,7 @@ int run_train(const Arguments& arguments) {
   options.positional("config", file, "JSON config; see `upcycle help config`", Need::Optional);
   options.config_overrides(overrides);
   if (!options.parse(arguments)) return 0;
+  catch_stop_signals();
   return run_with_ranks([&](const MpiSession& session) { return train(session, file, overrides); });
 }
 

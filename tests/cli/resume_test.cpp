@@ -1,3 +1,8 @@
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <chrono>
 #include <cmath>
 #include <thread>
@@ -75,6 +80,63 @@ TEST(Resume, SigtermSavesAtTheNextStepAndTheSameCommandGoesOn) {
   const Outcome resumed = run_upcycle({"train", config, fmt::format("--train.steps={}", last + 1)}, one_thread);
   EXPECT_EQ(resumed.exit_code, 0) << resumed.err;
   EXPECT_EQ(step_lines(small.file("run")).back()["step"], last + 1);
+}
+
+// Writes into a pipe that a program is about to read, half a minute at most.
+void write_into_pipe(const std::string& path, const std::string& text) {
+  int pipe = -1;
+  for (int i = 0; i < 3000 && pipe < 0; ++i) {
+    pipe = open(path.c_str(), O_WRONLY | O_NONBLOCK);
+    if (pipe < 0) usleep(10000);
+  }
+  ASSERT_GE(pipe, 0) << "nobody reads " << path;
+  EXPECT_EQ(write(pipe, text.data(), text.size()), static_cast<ssize_t>(text.size()));
+  close(pipe);
+}
+
+// The config comes through a pipe: the signal is there before it, and so before anything is known of the run.
+TEST(Resume, ASignalBeforeTheFirstStepEndsTheRunWithNothingHalfWritten) {
+  const SmallRun small;
+  const std::string config = small.write_config("run"), pipe = small.file("pipe");
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  const auto stop = [&](int number) {
+    Started running({UPCYCLE_BINARY, "train", pipe, "--train.steps=1000000"}, one_thread);
+    ASSERT_TRUE(running.handles(number)) << number;
+    running.signal(number);
+    write_into_pipe(pipe, text_of(config));
+    const Outcome stopped = running.finish();
+    EXPECT_EQ(stopped.exit_code, 3) << stopped.err;
+    EXPECT_NE(stopped.err.find("stopped by a signal before the first step"), std::string::npos) << stopped.err;
+  };
+  for (const int number : {SIGUSR1, SIGTERM}) {
+    stop(number);
+    EXPECT_FALSE(std::filesystem::exists(small.file("run")));
+  }
+  ASSERT_EQ(run_upcycle({"train", config, "--train.steps=2"}, one_thread).exit_code, 0);
+  const auto files = files_below(small.file("run"));
+  const auto hashes = checkpoint_hashes(small.file("run"));
+  stop(SIGUSR1);
+  EXPECT_EQ(files_below(small.file("run")), files);
+  EXPECT_EQ(checkpoint_hashes(small.file("run")), hashes);
+  EXPECT_EQ(run_upcycle({"train", config, "--train.steps=3"}, one_thread).exit_code, 0);
+  EXPECT_EQ(newest(small.file("run")), "step_00000003");
+}
+
+// run_local.sh, asked while it starts mpirun and while mpirun starts the ranks: an order that comes too early for them
+// is not lost, and nobody dies of it.
+TEST(Resume, TwoRanksAreStoppedWhileTheyStart) {
+  const SmallRun small;
+  const std::string config = small.write_config("run");
+  for (const int milliseconds : {0, 200, 600}) {
+    Started running({UPCYCLE_ROOT "/launch/run_local.sh", "-n", "2", "train", config, "--train.steps=1000000"},
+                    {{"UPCYCLE_BINARY", UPCYCLE_BINARY}, {"OMP_NUM_THREADS", "1"}});
+    ASSERT_TRUE(running.handles(SIGTERM));
+    std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
+    running.terminate();
+    const Outcome stopped = running.finish();
+    EXPECT_EQ(stopped.exit_code, 3) << milliseconds << ": " << stopped.err;
+    EXPECT_NE(stopped.err.find("stopped by a signal"), std::string::npos) << stopped.err;
+  }
 }
 
 TEST(Resume, StepsThatLatestDoesNotNameAreNotTrainedOver) {

@@ -55,7 +55,20 @@ Started::~Started() {
   finish();
 }
 
-void Started::terminate() const { ::kill(child_, SIGTERM); }
+void Started::terminate() const { signal(SIGTERM); }
+
+void Started::signal(int number) const { UPCYCLE_CHECK(::kill(child_, number) == 0, "kill"); }
+
+bool Started::handles(int number) const {
+  for (int i = 0; i < 3000; ++i) {
+    std::ifstream status(fmt::format("/proc/{}/status", child_));
+    for (std::string line; std::getline(status, line);)
+      if (line.starts_with("SigCgt:") && (std::stoull(line.substr(7), nullptr, 16) >> (number - 1) & 1) != 0)
+        return true;
+    usleep(10000);
+  }
+  return false;
+}
 
 void Started::kill() const { UPCYCLE_CHECK(::kill(child_, SIGKILL) == 0, "kill"); }
 

@@ -19,7 +19,10 @@ class Started {
   Started(const Started&) = delete;
   void kill() const;       // SIGKILL: no handler, no destructor runs
   void terminate() const;  // SIGTERM
-  Outcome finish();        // waits for its end
+  void signal(int number) const;
+  // Waits until the program itself handles this signal, half a minute at most; whether it does.
+  bool handles(int number) const;
+  Outcome finish();  // waits for its end
 
  private:
   int child_ = -1;
