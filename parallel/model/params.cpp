@@ -165,6 +165,14 @@ const ParamRow* ParamTable::find(const std::string& name) const {
   return it == places.end() ? nullptr : &rows[it->second];
 }
 
+const Bucket& ParamTable::bucket_of(const ParamRow& row) const {
+  const std::vector<Bucket>& buckets = group(row.group).buckets;
+  const auto bucket = std::upper_bound(buckets.begin(), buckets.end(), row.offset,
+                                       [](std::int64_t offset, const Bucket& b) { return offset < b.end; });
+  UPCYCLE_CHECK(bucket != buckets.end() && row.offset + row.size() <= bucket->end, "{} is in no bucket", row.name);
+  return *bucket;
+}
+
 ParamTable make_param_table(const ModelConfig& model, const Layout& layout, const Coordinates& at) {
   return TableBuilder(model, layout, at).build();
 }
@@ -176,14 +184,11 @@ std::vector<OwnedPiece> owned_pieces(const ParamTable& table, const Coordinates&
   for (const ParamRow& row : table.rows) {
     if (row.replicated_over_tp && at.tp != 0 && !with_replicas) continue;
     const FlatGroup& g = table.group(row.group);
-    // A row lies in one bucket.
-    const auto bucket = std::upper_bound(g.buckets.begin(), g.buckets.end(), row.offset,
-                                         [](std::int64_t offset, const Bucket& b) { return offset < b.end; });
-    UPCYCLE_CHECK(bucket != g.buckets.end() && row.offset + row.size() <= bucket->end, "{} is in no bucket", row.name);
-    const std::int64_t owned = g.owned_begin(*bucket);
+    const Bucket& bucket = table.bucket_of(row);
+    const std::int64_t owned = g.owned_begin(bucket);
     const std::int64_t begin = std::max(row.offset, owned),
-                       end = std::min(row.offset + row.size(), g.owned_end(*bucket));
-    if (begin < end) cut(row, begin - row.offset, end - row.offset, bucket->shard_begin + row.offset - owned, pieces);
+                       end = std::min(row.offset + row.size(), g.owned_end(bucket));
+    if (begin < end) cut(row, begin - row.offset, end - row.offset, bucket.shard_begin + row.offset - owned, pieces);
   }
   return pieces;
 }

@@ -62,6 +62,7 @@ struct ParamTable {
   std::map<std::string, std::size_t> places;  // a name's row
   FlatGroup dense, expert;
   const FlatGroup& group(ParamGroup g) const { return g == ParamGroup::Dense ? dense : expert; }
+  const Bucket& bucket_of(const ParamRow& row) const;  // a row lies in one bucket
   const ParamRow* find(const std::string& name) const;
 };
 

@@ -103,11 +103,14 @@ void layer_backward(Transformer& m, std::int64_t layer, const Batch& batch, doub
 
 void forward_hidden(Transformer& m, const Batch& batch, double share, KvCache* cache) {
   const Activations& a = m.activations;
+  m.arrivals.wait(*m.stream, -1);
   embedding_forward(m, batch, a.layers.front().x);
   for (std::int64_t l = 0; l < m.sizes.L; ++l) {
+    m.arrivals.wait(*m.stream, l);
     const Tensor previous = l == 0 ? Tensor{} : a.layers[static_cast<std::size_t>(l - 1)].x_mid;
     layer_forward(m, l, batch, previous, l > 0, share, false, cache);
   }
+  m.arrivals.wait(*m.stream, m.sizes.L);
   m.ops->rms_norm_forward(*m.stream, a.final_norm, a.final_rstd, a.x_last, a.layers.back().x_mid, a.scratch.branch,
                           m.weights.final_norm, static_cast<float>(m.config.rms_norm_eps));
   if (cache != nullptr) cache->length += m.T();

@@ -7,6 +7,7 @@
 #include "kernels/ops.h"
 #include "parallel/comm/mesh.h"
 #include "parallel/model/activations.h"
+#include "parallel/model/arrivals.h"
 #include "parallel/model/dispatch.h"
 #include "parallel/model/weights.h"
 
@@ -50,6 +51,7 @@ struct Transformer {
   const Mesh* mesh;
   ParamTable table;
   Weights weights, gradients;  // gradients have no data when not training
+  Arrivals arrivals;           // of parts of the weights
   Activations activations;
   Tensor rope_table;                // fp32 (max positions, D)
   std::vector<DispatchPlan> plans;  // a layer: where its tokens' rows went (MoE models)
@@ -79,8 +81,8 @@ struct LossScale {
   double share() const { return valid_tokens_global > 0 ? valid_tokens / valid_tokens_global : 0; }
 };
 
-// Runs the layers up to the final norm. Router metrics are added with weight `share`.
-// `cache`: append this pass's keys and values to it and attend to all of them (B = 1, tp = 1, not training).
+// Runs the layers up to the final norm, each as soon as its weights have arrived. Router metrics are added with weight
+// `share`. `cache`: append this pass's keys and values to it and attend to all of them (B = 1, tp = 1, not training).
 void forward_hidden(Transformer& m, const Batch& batch, double share, KvCache* cache = nullptr);
 
 // forward_hidden, then the cross-entropy: activations.nll (T) and loss_sum += its sum.

@@ -44,13 +44,14 @@ void check_freeze(const ModelConfig& model, const std::vector<std::string>& patt
   }
 }
 
-Optimizer make_optimizer(const ParamTable& table, const Mesh& mesh, Device& device, Ops& ops, Stream& stream,
-                         Workspace workspace, const TrainConfig& config) {
-  Optimizer o{&table, &mesh, &device, &ops, &stream, workspace, config, {}, {}, {}, {}, {}, {}, {}};
+Optimizer make_optimizer(const ParamTable& table, Arrivals& arrivals, const Mesh& mesh, Device& device, Ops& ops,
+                         Stream& stream, Workspace workspace, const TrainConfig& config) {
+  Optimizer o{&table, &arrivals, &mesh, &device, &ops, &stream, workspace, config, {}, {}, {}, {}, {}, {}, {}};
   if (mesh.layout.tp > 1) o.replicated = replicated_ranges(table, mesh.at);
   const std::size_t buckets = table.dense.buckets.size() + table.expert.buckets.size();
   o.sums.reserve(buckets);
-  o.transfers.reserve(std::max(buckets, o.replicated.size()));
+  o.sums_over_tp.reserve(o.replicated.size());
+  arrivals.reserve(buckets);
   for (const ParamRow& row : table.rows)
     o.frozen.push_back(std::any_of(config.freeze.begin(), config.freeze.end(), [&](const std::string& pattern) {
       return fnmatch(pattern.c_str(), row.name.c_str(), 0) == 0;
@@ -81,25 +82,17 @@ void start_reduction(Optimizer& o, TrainMemory& memory, std::int64_t layer) {
   }
 }
 
-namespace {
-
-void finish_transfers(Optimizer& o) {
-  for (const Event& e : o.transfers) o.stream->wait(e);
-  o.transfers.clear();
-}
-
-}  // namespace
-
 void finish_reduction(Optimizer& o, TrainMemory& memory) {
   for (const BucketSum& sum : o.sums) {
     o.stream->wait(sum.event);
     if (sum.group != ParamGroup::Dense) continue;
     for (const OwnedRange& r : o.replicated)
       if (r.begin >= sum.bucket->begin && r.begin < sum.bucket->end)
-        o.transfers.push_back(o.mesh->tp->all_reduce(memory.grads.dense.slice_rows(r.begin, r.end)));
+        o.sums_over_tp.push_back(o.mesh->tp->all_reduce(memory.grads.dense.slice_rows(r.begin, r.end)));
   }
   o.sums.clear();
-  finish_transfers(o);
+  for (const Event& sum : o.sums_over_tp) o.stream->wait(sum);
+  o.sums_over_tp.clear();
 }
 
 void clip_gradients(Optimizer& o, TrainMemory& memory) {
@@ -110,50 +103,53 @@ void clip_gradients(Optimizer& o, TrainMemory& memory) {
   o.ops->clip_scale(*o.stream, memory.scale, memory.sum_squares, static_cast<float>(o.config.clip_grad));
 }
 
-void update_parameters(Optimizer& o, TrainMemory& memory, double lr) {
-  for (std::size_t i = 0; i < o.row_steps.size(); ++i)
-    if (o.frozen[i] == 0) ++o.row_steps[i];
-  for (const OwnedPiece& p : o.updated) {
-    const Tensor param = piece_of(memory.weights, p), master = master_piece(memory, p),
-                 grad = piece_of(memory.grads, p);
-    const auto decay = static_cast<float>(p.row->weight_decay ? o.config.weight_decay : 0);
-    if (o.config.optimizer == "sgd") {
-      o.ops->sgd(*o.stream, param, master, grad, memory.scale, static_cast<float>(lr), decay);
-      continue;
-    }
-    const AdamwStep step{static_cast<float>(lr),
-                         static_cast<float>(o.config.beta1),
-                         static_cast<float>(o.config.beta2),
-                         static_cast<float>(o.config.eps),
-                         decay,
-                         o.row_steps[index_of(o, p)]};
-    o.ops->adamw(*o.stream, param, master, shard_piece_of(memory.m, p), shard_piece_of(memory.v, p), grad, memory.scale,
-                 step);
-  }
-  gather_parameters(o, memory);
-}
-
 namespace {
 
-void start_gathering(Optimizer& o, TrainMemory& memory, ParamGroup g) {
+void update_piece(Optimizer& o, TrainMemory& memory, const OwnedPiece& p, double lr) {
+  const Tensor param = piece_of(memory.weights, p), master = master_piece(memory, p), grad = piece_of(memory.grads, p);
+  const auto decay = static_cast<float>(p.row->weight_decay ? o.config.weight_decay : 0);
+  if (o.config.optimizer == "sgd") {
+    o.ops->sgd(*o.stream, param, master, grad, memory.scale, static_cast<float>(lr), decay);
+    return;
+  }
+  const AdamwStep step{static_cast<float>(lr),
+                       static_cast<float>(o.config.beta1),
+                       static_cast<float>(o.config.beta2),
+                       static_cast<float>(o.config.eps),
+                       decay,
+                       o.row_steps[index_of(o, p)]};
+  o.ops->adamw(*o.stream, param, master, shard_piece_of(memory.m, p), shard_piece_of(memory.v, p), grad, memory.scale,
+               step);
+}
+
+Event gather_bucket(Optimizer& o, TrainMemory& memory, ParamGroup g, const Bucket& b) {
   const FlatGroup& flat = o.table->group(g);
   const Tensor& weights = memory.weights.of(g);
-  for (const Bucket& b : flat.buckets) {
-    const Tensor mine = weights.slice_rows(flat.owned_begin(b), flat.owned_end(b));
-    o.transfers.push_back(replicas(o, g).all_gather(weights.slice_rows(b.begin, b.end), mine));
-  }
+  return replicas(o, g).all_gather(weights.slice_rows(b.begin, b.end),
+                                   weights.slice_rows(flat.owned_begin(b), flat.owned_end(b)));
 }
 
 }  // namespace
 
-void gather_parameters(Optimizer& o, TrainMemory& memory, ParamGroup group) {
-  start_gathering(o, memory, group);
-  finish_transfers(o);
+void update_parameters(Optimizer& o, TrainMemory& memory, double lr) {
+  o.arrivals->wait_all(*o.stream);  // where no forward came between
+  for (std::size_t i = 0; i < o.row_steps.size(); ++i)
+    if (o.frozen[i] == 0) ++o.row_steps[i];
+  auto piece = o.updated.begin();  // in the order of rows, which is the parts' too
+  auto expert = o.table->expert.buckets.begin();
+  for (const Bucket& part : o.table->dense.buckets) {  // every part has some
+    for (; piece != o.updated.end() && o.table->bucket_of(*piece->row).layer == part.layer; ++piece)
+      update_piece(o, memory, *piece, lr);
+    o.arrivals->add(part.layer, gather_bucket(o, memory, ParamGroup::Dense, part));
+    if (expert != o.table->expert.buckets.end() && expert->layer == part.layer)
+      o.arrivals->add(part.layer, gather_bucket(o, memory, ParamGroup::Expert, *expert++));
+  }
+  UPCYCLE_CHECK(piece == o.updated.end() && expert == o.table->expert.buckets.end(), "a part was not updated");
 }
 
-void gather_parameters(Optimizer& o, TrainMemory& memory) {
-  for (const ParamGroup g : kGroups) start_gathering(o, memory, g);
-  finish_transfers(o);
+void gather_parameters(Optimizer& o, TrainMemory& memory, ParamGroup group) {
+  for (const Bucket& b : o.table->group(group).buckets) o.arrivals->add(b.layer, gather_bucket(o, memory, group, b));
+  o.arrivals->wait_all(*o.stream);
 }
 
 void masters_from_weights(Optimizer& o, TrainMemory& memory) {
@@ -181,6 +177,7 @@ void compare_digests(Communicator& group, const std::vector<const ParamRow*>& ro
 }  // namespace
 
 void check_replicas(Optimizer& o, const TrainMemory& memory) {
+  o.arrivals->wait_all(*o.stream);
   std::vector<std::uint8_t> bytes;
   const auto check = [&](Communicator& group, auto wanted) {
     if (group.size() == 1) return;

@@ -3,6 +3,7 @@
 
 #include "kernels/ops.h"
 #include "parallel/comm/mesh.h"
+#include "parallel/model/arrivals.h"
 #include "parallel/train/memory.h"
 
 namespace upcycle {
@@ -20,6 +21,7 @@ struct BucketSum {
 // its fp32 masters, and the rounded parameters are gathered back.
 struct Optimizer {
   const ParamTable* table;
+  Arrivals* arrivals;  // the model's: what is gathered
   const Mesh* mesh;
   Device* device;
   Ops* ops;
@@ -32,11 +34,11 @@ struct Optimizer {
   std::vector<std::uint8_t> frozen;     // a row of the table
   std::vector<OwnedRange> replicated;   // of the dense buffer, by offset: owned parts of rows replicated over tp
   std::vector<BucketSum> sums;          // under way: of buckets being reduced
-  std::vector<Event> transfers;         // under way: of buckets being gathered, sums over tp
+  std::vector<Event> sums_over_tp;      // under way
 };
 
-Optimizer make_optimizer(const ParamTable& table, const Mesh& mesh, Device& device, Ops& ops, Stream& stream,
-                         Workspace workspace, const TrainConfig& config);
+Optimizer make_optimizer(const ParamTable& table, Arrivals& arrivals, const Mesh& mesh, Device& device, Ops& ops,
+                         Stream& stream, Workspace workspace, const TrainConfig& config);
 
 // Throws InputError for a pattern of train.freeze that matches no parameter of the model.
 void check_freeze(const ModelConfig& model, const std::vector<std::string>& patterns);
@@ -57,11 +59,12 @@ void finish_reduction(Optimizer& o, TrainMemory& memory);
 // logical element counted once, and memory.scale to the clipping factor, the same on all ranks.
 void clip_gradients(Optimizer& o, TrainMemory& memory);
 
-// One update of every owned piece with memory.scale; counts steps per row; gathers the parameters.
+// One update of every owned piece with memory.scale, a part of the model (Bucket::layer) after the other in the order
+// of the forward; counts steps per row. Each part is gathered from its owners as soon as it is updated: what is still
+// on its way stands in the model's arrivals.
 void update_parameters(Optimizer& o, TrainMemory& memory, double lr);
-// Gathers the owners' parts of the parameters, of one group or both; all buckets travel at once.
+// Gathers the owners' parts of one group's parameters, and waits for them.
 void gather_parameters(Optimizer& o, TrainMemory& memory, ParamGroup group);
-void gather_parameters(Optimizer& o, TrainMemory& memory);
 
 // Makes the masters from the parameters as they are (a fresh start from random weights).
 void masters_from_weights(Optimizer& o, TrainMemory& memory);

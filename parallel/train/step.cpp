@@ -45,7 +45,9 @@ void run_microbatches(Trainer& t, double valid_global) {
 // their way to the host. The step's valid tokens.
 double start_gradients(Trainer& t, const SequenceSource& source) {
   load_step(t, source);
-  const double valid = t.mesh->dp->sum_of(count_valid(std::span(t.host_targets)));
+  // Each dp rank's, from one of its tp ranks. Over the world: in dp's line it would come behind the parameters that are
+  // still on their way there.
+  const double valid = t.mesh->world->sum_of(t.mesh->at.tp == 0 ? count_valid(std::span(t.host_targets)) : 0);
   const Tensor& sums = t.model->activations.step_sums;
   t.ops->fill(*t.stream, sums, 0);
   zero_gradients(t.optimizer, t.memory);

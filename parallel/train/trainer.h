@@ -23,9 +23,9 @@ struct Trainer {
   Stream* stream = nullptr;
   Ops* ops = nullptr;
 
-  std::unique_ptr<Transformer> model;  // behind a pointer: the optimizer refers to its table
   TrainMemory memory;
   Arena activations{"activations"};
+  std::unique_ptr<Transformer> model;  // behind a pointer: the optimizer refers to it. Ends before its memory
   Optimizer optimizer;
   Batch batch;                                        // on the device
   HostArray<std::int32_t> host_tokens, host_targets;  // this rank's sequences of one step
@@ -50,7 +50,8 @@ struct StepResult {
 // batch, model and layout do not fit together.
 Trainer make_trainer(const Config& config, const Mesh& mesh, Device& device, Stream& stream, Ops& ops);
 
-// Microbatches, reduce, clip, update, gather.
+// Microbatches, reduce, clip, update, gather. The gathered parameters may still be on their way
+// (Transformer::arrivals).
 StepResult train_step(Trainer& t, const SequenceSource& source);
 
 // The same up to the reduced raw gradients in memory.grads (parity tests compare them); no update.

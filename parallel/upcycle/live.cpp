@@ -20,6 +20,7 @@ void convert_live(const Trainer& dense, Trainer& moe) {
     return plan;
   };
 
+  dense.model->arrivals.wait_all(*dense.stream);
   copy_retained(dense, moe);
   draw_routers(maker, moe);
   if (!round_masters) make_local_experts(dense, maker, moe);

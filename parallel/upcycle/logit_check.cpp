@@ -64,6 +64,7 @@ std::vector<float> probe_logits(const Trainer& t, const ModelConfig& model, cons
   arena.allocate(arena.high_water() <= idle.bytes ? static_cast<Device&>(borrowed) : *t.device);
   Transformer m = layout();
   bind_weights(m, weights.dense, weights.expert);
+  t.model->arrivals.wait_all(*t.stream);
   fill_batch_shape(*t.device, *t.stream, batch, pass);
   t.device->copy_from_host(*t.stream, batch.tokens.data, tokens.data(), batch.tokens.bytes());
   forward_hidden(m, batch, 1);

@@ -72,6 +72,18 @@ class JournalCommunicator final : public ForwardingCommunicator {
   Journal& journal_;
 };
 
+class JournalAllGather final : public ForwardingCommunicator {
+ public:
+  JournalAllGather(std::shared_ptr<Communicator> inner, Journal& journal)
+      : ForwardingCommunicator(std::move(inner)), journal_(journal) {}
+  Event all_gather(const Tensor& out, const Tensor& in) override {
+    return journal_.issued("gather", inner().all_gather(out, in));
+  }
+
+ private:
+  Journal& journal_;
+};
+
 class JournalAllReduce final : public ForwardingCommunicator {
  public:
   JournalAllReduce(std::shared_ptr<Communicator> inner, Journal& journal)
@@ -90,9 +102,13 @@ Config one_moe_layer(std::int64_t chunks) {
   return c;
 }
 
-// One step of a run on two ranks, journalled by what `watch` puts into the mesh.
-template <class Watch>
-std::vector<std::string> journal_of(const Config& config, int tp, int ep, const Watch& watch) {
+// What `run` does with a fresh trainer on two ranks (else: a step's gradients), journalled by what `watch` puts into
+// the mesh.
+using Watch = std::function<void(Mesh&, Journal&)>;
+using Run = std::function<void(Trainer&, const SequenceSource&)>;
+std::vector<std::string> journal_of(
+    const Config& config, int tp, int ep, const Watch& watch,
+    const Run& run = [](Trainer& t, const SequenceSource& source) { (void)compute_gradients(t, source); }) {
   Journal journal;
   Mesh mesh = make_test_mesh(tp, ep);
   watch(mesh, journal);
@@ -101,7 +117,7 @@ std::vector<std::string> journal_of(const Config& config, int tp, int ep, const 
   Trainer t = random_trainer(rig, config, mesh);
   const FixedSequences sequences = random_sequences(8, config.train.seq_length, config.model.vocab_size, 3);
   journal.lines.clear();
-  (void)compute_gradients(t, sequences.source());
+  run(t, sequences.source());
   return journal.lines;
 }
 std::vector<std::string> dispatch_journal(const Config& config) {
@@ -158,6 +174,41 @@ TEST(Overlap, SumsOverTpComeAfterTheBackward) {
       journal_of(config, 2, 1,
                  [](Mesh& mesh, Journal& journal) { mesh.tp = std::make_shared<JournalAllReduce>(mesh.tp, journal); }),
       want);
+}
+
+// Updated parts travel back while the next step begins; a layer waits for its own alone, just before it needs them. The
+// first part is the embedding's, which here is the head too; a layer has dense weights and experts.
+TEST(Overlap, ALayerWaitsForItsOwnParameters) {
+  Config config = small_moe_config();
+  config.model.tie_word_embeddings = true;
+  config.train.global_batch_size = 8;
+  config.train.recompute = "full";
+  const Lines want = {"work",   "gather 1", "gather 2", "gather 3", "gather 4", "gather 5", "gather 6", "wait 1",
+                      "wait 2", "wait 3",   "work",     "wait 4",   "wait 5",   "work",     "wait 6",   "work"};
+  EXPECT_EQ(journal_of(
+                config, 1, 1,
+                [](Mesh& mesh, Journal& journal) {
+                  for (auto* group : {&mesh.dp, &mesh.edp})
+                    *group = std::make_shared<JournalAllGather>(*group, journal);
+                },
+                [](Trainer& t, const SequenceSource& source) {
+                  (void)train_step(t, source);
+                  (void)compute_gradients(t, source);
+                }),
+            want);
+}
+
+// Whatever reads the weights between two steps finds them whole.
+TEST(Overlap, AComparisonOfReplicasWaitsForAllParameters) {
+  const Lines want = {"work", "gather 1", "gather 2", "gather 3", "gather 4", "wait 1", "wait 2", "wait 3", "wait 4"};
+  EXPECT_EQ(journal_of(
+                small_config(), 1, 1,
+                [](Mesh& mesh, Journal& journal) { mesh.dp = std::make_shared<JournalAllGather>(mesh.dp, journal); },
+                [](Trainer& t, const SequenceSource& source) {
+                  (void)train_step(t, source);
+                  check_replicas(t.optimizer, t.memory);
+                }),
+            want);
 }
 
 }  // namespace
