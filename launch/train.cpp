@@ -127,7 +127,7 @@ void evaluate_all(Run& run, Metrics& metrics) {
   for (const auto& [name, set] : run.valid) {
     const EvalWindows windows(set, c.train.seq_length);
     const EvalResult r =
-        evaluate(*run.trainer.model, run.trainer.batch, windows, c.train.eval_steps * c.train.micro_batch_size);
+        evaluate(*run.trainer.model, run.trainer.batch, windows, c.train.eval_steps * c.train.global_batch_size);
     metrics.eval(run.trainer, name, r.loss, r.tokens);
   }
 }

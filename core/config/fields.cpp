@@ -95,7 +95,7 @@ std::vector<Field> make_fields() {
       FIELD(train.recompute, "activations: keep them, or recompute each layer in backward", {"none", "full"}),
       FIELD(train.freeze, "parameters that do not train: patterns of names, * and ? as in a shell"),
       FIELD(train.eval_every, "steps between evaluations on data.valid; 0: never", {}, count),
-      FIELD(train.eval_steps, "micro-batches of an evaluation of one set; 0: the whole set", {}, count),
+      FIELD(train.eval_steps, "global batches of sequences of an evaluation of one set; 0: the whole set", {}, count),
       FIELD(train.log_every, "steps between console lines", {}, positive_count),
       FIELD(train.check_replicas_every, "steps between checks that replicated parameters are equal; 0: never", {},
             count),
