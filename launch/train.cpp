@@ -177,6 +177,28 @@ int stopped_before_training() {
   return kStoppedBySignal;
 }
 
+constexpr int kDiverged = 1;  // its exit code
+
+// A step whose loss is not finite has changed nothing: the state before it is saved, for a run with other settings to
+// go on from. Older steps stay, whatever checkpoint.keep says: it may be the weights that are ruined. Says what was
+// done.
+std::string save_before_divergence(Run& run, bool is_saved) {
+  if (run.writer == nullptr) return "checkpoint.dir is empty: nothing is kept; lower train.lr or look at the data";
+  const std::string& dir = run.setup.config.checkpoint.dir;
+  run.writer->keep_all();
+  try {
+    if (!is_saved) start_save(run);
+    finish_save(run);
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return fmt::format(
+      "the state before it is saved in {}/{}: lower train.lr or look at the data and go on; where the weights are "
+      "ruined "
+      "already, write the name of an older step into {}/{}",
+      dir, step_folder_name(run.trainer.step), dir, latest_name);
+}
+
 // True when all steps are done, false when a signal ended the run early; the last state is saved either way.
 bool train_loop(Run& run, Metrics& metrics) {
   const SequenceSource source = sequences(run);
@@ -194,7 +216,13 @@ bool train_loop(Run& run, Metrics& metrics) {
     const Config& c = run.setup.config;
     profile.before_step(t.step + 1);
     const auto begin = Clock::now();
-    const StepResult result = train_step(t, source);
+    const StepResult result = [&] {
+      try {
+        return train_step(t, source);
+      } catch (const Diverged& e) {
+        throw Diverged(fmt::format("{}; {}", e.what(), save_before_divergence(run, saved == t.step)));
+      }
+    }();
     metrics.step(t, result, since(begin), total);
     profile.after_step(t.step);
     if (c.train.check_replicas_every > 0 && t.step % c.train.check_replicas_every == 0)
@@ -275,7 +303,14 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
   run.start = Clock::now();
   Metrics metrics(session.rank() == 0 ? c.checkpoint.dir : "", layout.world * peak_flops, c);
   const std::int64_t first = run.trainer.step;
-  if (!train_loop(run, metrics)) {
+  bool done = false;
+  try {
+    done = train_loop(run, metrics);
+  } catch (const Diverged& e) {  // every rank has it: one says it, and all end by themselves
+    if (session.rank() == 0) print_input_error(e.what());
+    return kDiverged;
+  }
+  if (!done) {
     if (run.trainer.step == first) return stopped_before_training();
     log_info("stopped by a signal at step {}{}", run.trainer.step,
              writes ? ", saved: the same command goes on from there" : "");

@@ -62,6 +62,7 @@ class CheckpointWriter {
   // Waits for this rank's part, agrees with all ranks (collective), publishes. Throws Error where any rank failed; then
   // the .tmp folder is removed and `latest` still names the step before.
   void finish();
+  void keep_all();  // from now on no step is removed, whatever `keep` was
 
  private:
   struct Job;

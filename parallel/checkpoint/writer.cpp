@@ -163,6 +163,8 @@ void CheckpointWriter::start(const CheckpointInfo& info, SavedState state, const
 bool CheckpointWriter::busy() const { return job_->part != nullptr; }
 bool CheckpointWriter::written() const { return !job_->part || finished(job_->written); }
 
+void CheckpointWriter::keep_all() { job_->keep = 0; }
+
 void CheckpointWriter::finish() {
   UPCYCLE_CHECK(busy(), "no checkpoint was started");
   Job& job = *job_;

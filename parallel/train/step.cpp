@@ -92,11 +92,9 @@ StepResult train_step(Trainer& t, const SequenceSource& source) {
   StepResult result = summarize(t, valid);
   result.grad_norm = std::sqrt(sum_squares);
   // Both are the same on all ranks. An update with them would end in the masters and in every later checkpoint.
-  UPCYCLE_CHECK(
-      std::isfinite(result.grad_norm) && std::isfinite(result.loss),
-      "step {}: loss {} and gradient norm {}: training has diverged; the state before this step is kept, lower "
-      "train.lr or look at the data",
-      t.step + 1, result.loss, result.grad_norm);
+  if (!std::isfinite(result.grad_norm) || !std::isfinite(result.loss))
+    throw Diverged(fmt::format("step {}: loss {} and gradient norm {}: training has diverged", t.step + 1,
+                               std::abs(result.loss), std::abs(result.grad_norm)));  // a NaN's sign says nothing
   t.stream->wait(t.state_read);
   result.lr = learning_rate(t.config, {t.step, t.tokens});
   update_parameters(t.optimizer, t.memory, result.lr);

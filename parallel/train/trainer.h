@@ -50,8 +50,14 @@ struct StepResult {
 // batch, model and layout do not fit together.
 Trainer make_trainer(const Config& config, const Mesh& mesh, Device& device, Stream& stream, Ops& ops);
 
+// The loss or the gradient norm of a step is not finite. Every rank throws it, before anything was updated: the trainer
+// is as it was before the step, and may be saved.
+struct Diverged : Error {
+  using Error::Error;
+};
+
 // Microbatches, reduce, clip, update, gather. The gathered parameters may still be on their way
-// (Transformer::arrivals).
+// (Transformer::arrivals). Throws Diverged.
 StepResult train_step(Trainer& t, const SequenceSource& source);
 
 // The same up to the reduced raw gradients in memory.grads (parity tests compare them); no update.
