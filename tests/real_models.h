@@ -6,14 +6,15 @@
 #include <filesystem>
 #include <string>
 
+#include "tests/source_root.h"
+
 // The folder of the real models ($UPCYCLE_REAL_MODELS, by default ../shared/models beside the repository), or "" after
 // one printed line where there is none: the caller returns then. With UPCYCLE_REQUIRE_REAL_MODELS=1, as in CI, their
 // absence fails the test.
 inline std::string real_models() {
   namespace fs = std::filesystem;
   const char* const given = std::getenv("UPCYCLE_REAL_MODELS");
-  const fs::path repository = fs::path(__FILE__).parent_path().parent_path();
-  const fs::path folder = given != nullptr ? fs::path(given) : repository / ".." / "shared" / "models";
+  const fs::path folder = given != nullptr ? fs::path(given) : tests_root() / ".." / ".." / "shared" / "models";
   if (fs::is_directory(folder)) return folder.lexically_normal().string();
   const char* const required = std::getenv("UPCYCLE_REQUIRE_REAL_MODELS");
   if (required != nullptr && std::string(required) == "1")

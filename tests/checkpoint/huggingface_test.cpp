@@ -9,6 +9,7 @@
 #include "parallel/checkpoint/import.h"
 #include "tests/checkpoint/saved_model.h"
 #include "tests/real_models.h"
+#include "tests/source_root.h"
 
 namespace upcycle::test {
 namespace {
@@ -16,7 +17,7 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 std::string golden(const std::string& name) {
-  return (fs::path(__FILE__).parent_path().parent_path() / "golden" / name).string();
+  return (tests_root() / "golden" / name).string();
 }
 const char* const goldens[] = {"llama_gqa_tied", "llama_rope3_untied", "mixtral_k1",
                                "mixtral_k1_few", "mixtral_k2",         "mixtral_k3"};

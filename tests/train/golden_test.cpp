@@ -1,10 +1,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <filesystem>
 
 #include "data/safetensors.h"
 #include "parallel/checkpoint/huggingface.h"
+#include "tests/source_root.h"
 #include "tests/train/rig.h"
 
 // Against PyTorch + transformers in fp64 (tests/golden/make_golden.py): loss, router losses, routing and every
@@ -12,9 +12,7 @@
 namespace upcycle {
 namespace {
 
-std::string golden_folder(const std::string& name) {
-  return (std::filesystem::path(__FILE__).parent_path().parent_path() / "golden" / name).string();
-}
+std::string golden_folder(const std::string& name) { return (tests_root() / "golden" / name).string(); }
 
 std::vector<float> read_all(const SafetensorsFile& f, const std::string& name) {
   const StoredTensor& info = f.info(name);
