@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/progress.h"
 
 namespace upcycle {
 namespace {
@@ -87,6 +88,7 @@ void FileDescriptor::read_at(std::uint64_t offset, void* out, std::size_t bytes)
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) fail(path_, "read", errno);
     if (n == 0) input_error("{}: ends at byte {}, expected {} bytes more; the file is truncated", path_, offset, bytes);
+    made_progress();
     to += n;
     offset += static_cast<std::uint64_t>(n);
     bytes -= static_cast<std::size_t>(n);
@@ -177,6 +179,11 @@ std::string parent_folder(const std::string& path) {
 void remove_tree(const std::string& path) {
   UPCYCLE_CHECK(std::filesystem::path(path).has_relative_path(), "remove_tree of '{}'", path);
   std::error_code code;
+  if (std::filesystem::is_directory(std::filesystem::symlink_status(path, code)))
+    for (const auto& entry : std::filesystem::directory_iterator(path, code)) {
+      std::filesystem::remove_all(entry.path(), code);  // what stays is reported below
+      made_progress();
+    }
   std::filesystem::remove_all(path, code);
   // ENOTDIR: its parent is a file, so there is no such tree.
   if (code && code != std::errc::not_a_directory) fail(path, "remove", code.value());

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/progress.h"
 
 namespace upcycle {
 namespace {
@@ -14,6 +15,7 @@ static_assert(std::endian::native == std::endian::little, "token sets are little
 
 constexpr char magic[] = "MMIDIDX\0";  // nine bytes with the terminator
 constexpr std::size_t magic_size = 9, header_size = magic_size + 8 + 1 + 8 + 8;
+constexpr std::int64_t progress_sequences = 1 << 16;  // checked between two signs of life
 
 // The arrays of .idx start at byte 34: nothing in it is aligned.
 template <class T>
@@ -110,6 +112,7 @@ TokenSet TokenSet::open(const std::string& prefix, std::int64_t vocab_size) {
   std::int64_t end_of_data = 0;
   for (std::int64_t s = 0; s < set.sequences_; ++s) {
     const std::int64_t count = set.size_of_sequence(s), pointer = set.pointer_of_sequence(s);
+    if (s % progress_sequences == 0) made_progress();
     if (count < 0) input_error("{}: sequence {} has size {}; make the token set again", name, s, count);
     const std::int64_t bytes = count * set.width_;
     if (pointer < 0 || pointer > bin_size || bytes > bin_size - pointer)
@@ -213,6 +216,7 @@ void TokenSet::check_ids(std::int64_t most) const {
     // Products of two counts of pieces stay below 2^63 for any set that a file system holds.
     const std::int64_t first = i * pieces / checked * piece;
     read(first, std::min(piece, tokens_ - first), ids.data());
+    made_progress();
   }
 }
 

@@ -4,10 +4,12 @@
 #include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <future>
 #include <string_view>
 #include <vector>
 
 #include "core/abort.h"
+#include "core/progress.h"
 #include "parallel/comm/agree.h"
 #include "parallel/comm/mesh.h"
 
@@ -29,6 +31,33 @@ class Stuck final : public Progress {
   void poll() override { never_return(); }
   void finish(std::uint64_t) override {}
 };
+
+// A rank's main thread at work on files: signs of life for that long, its own or, as of an I/O thread, another's.
+void work(double seconds, bool on_a_thread) {
+  const auto signs = [seconds] {
+    for (double t = 0; t < seconds; t += 0.3) {
+      usleep(300000);
+      made_progress();
+    }
+  };
+  if (!on_a_thread) return signs();
+  auto done = std::async(std::launch::async, signs);
+  while (done.wait_for(std::chrono::milliseconds(20)) != std::future_status::ready) forward_progress();
+}
+
+// The time-out is 1 s; what is at work takes longer.
+void wait_for_work(const MpiSession& session, const Mesh& mesh) {
+  const int rank = session.rank(), last = session.size() - 1;
+  mesh.world->barrier();
+  session.set_timeout(1);
+  const std::string_view m = mode;
+  if ((m == "works" && rank == last) || (m == "works_first" && rank == 0) || (m == "works_middle" && rank == 1))
+    return work(3.5, m == "works_middle");
+  if (m == "works_ends" && (rank == 0 || rank == last)) return work(3.5, false);
+  if (m == "falls_silent" && rank == last) work(2, false), never_return();
+  if (m == "works_beside_lost" && rank == 0) work(50, false);
+  if (m == "works_beside_lost" && rank == 1) never_return();
+}
 
 // Ranks that wait for each other too long. The time-out is set only when all are here.
 void wait_too_long(const MpiSession& session, const Mesh& mesh, Stream& stream) {
@@ -95,11 +124,16 @@ int run(int argc, char** argv) {
   } else if (std::strcmp(mode, "unwind") == 0) {
     if (last) throw Error("passes through the session");
   } else if (std::strcmp(mode, "finish") != 0) {
-    wait_too_long(session, mesh, *stream);
+    if (std::strstr(mode, "works") != nullptr || std::strcmp(mode, "falls_silent") == 0)
+      wait_for_work(session, mesh);
+    else
+      wait_too_long(session, mesh, *stream);
   }
   mesh.world->barrier();
   // Where one rank ended alone the others can not come past this.
-  if (std::strcmp(mode, "finish") != 0 && std::strcmp(mode, "suspended") != 0) return 98;
+  const bool all_come = std::strcmp(mode, "finish") == 0 || std::strcmp(mode, "suspended") == 0 ||
+                        (std::strncmp(mode, "works", 5) == 0 && std::strcmp(mode, "works_beside_lost") != 0);
+  if (!all_come) return 98;
   if (last) std::printf("all %d came\n", session.size());
   return 0;
 }

@@ -80,6 +80,15 @@ upcycle_mpi_ending(differ RANKS 3 CODE 1
   SAYS "no rank is missing, but their calls differ. rank 2 waiting in dp barrier #1. ranks 0-1 waiting in world barrier #2")
 # Time in which a waiting rank was itself suspended does not count.
 upcycle_mpi_ending(suspended RANKS 2 SAYS "all 2 came" CODE 0)
+# The time-out measures silence: a rank that is at work on files (for 3.5 s, the time-out is 1 s) is waited for, whichever it
+# is; one that falls silent, or is lost beside it, still ends the run with its name.
+upcycle_mpi_ending(works RANKS 2 SAYS "all 2 came" CODE 0)
+upcycle_mpi_ending(works_first RANKS 3 SAYS "all 3 came" CODE 0)
+upcycle_mpi_ending(works_middle RANKS 3 SAYS "all 3 came" CODE 0)
+upcycle_mpi_ending(works_ends RANKS 4 SAYS "all 4 came" CODE 0)
+upcycle_mpi_ending(falls_silent RANKS 3 SAYS "waited [3-8] s in world barrier #2 .0 bytes.: rank 2 on [^ ]+ did not arrive" CODE 1)
+upcycle_mpi_ending(works_beside_lost RANKS 3 CODE 1
+  SAYS "waited [1-9] s in world barrier #2 .0 bytes.: rank 1 on [^ ]+ did not arrive. rank 0 still at work on files")
 # A stopped process does not see that the job ends: the launcher must kill it.
 upcycle_mpi_ending(stopped RANKS 3 SAYS "${waited}rank 1 on [^ ]+ did not arrive.*process is gone" CODE 1
   THEN "kill -0 $(sed -n 's/^process \\([0-9]*\\) stops.*/\\1/p' $OUT) 2>$OUT.kill || grep -q 'No such process' $OUT.kill && echo process is gone")

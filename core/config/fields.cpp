@@ -108,8 +108,8 @@ std::vector<Field> make_fields() {
       FIELD(parallel.dispatch_chunks, "parts of the expert exchange, so that transfers overlap GEMMs", {},
             positive_size),
       FIELD(parallel.imbalance_factor, "expert buffers, as a multiple of the even share", {}, Range{1}),
-      FIELD(parallel.timeout_s, "seconds a rank waits for others before the run ends; longer than one reads its files",
-            {}, Range{1}),
+      FIELD(parallel.timeout_s, "seconds without a sign of the ranks that one waits for before the run ends", {},
+            Range{1}),
 
       FIELD(checkpoint.dir, "the run folder; empty: nothing is saved"),
       FIELD(checkpoint.every, "steps between checkpoints; 0: only the last step", {}, count),

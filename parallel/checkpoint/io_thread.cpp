@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/progress.h"
 
 namespace upcycle {
 
@@ -34,7 +35,9 @@ std::future<void> IoThread::submit(std::function<void()> job) {
 
 void IoThread::run(std::function<void()> job) {
   UPCYCLE_CHECK(std::this_thread::get_id() != thread_.get_id(), "IoThread::run from one of its own jobs");
-  submit(std::move(job)).get();
+  std::future<void> done = submit(std::move(job));
+  while (done.wait_for(std::chrono::milliseconds(20)) != std::future_status::ready) forward_progress();
+  done.get();
 }
 
 void IoThread::loop() {

@@ -3,6 +3,7 @@
 #include <list>
 #include <map>
 
+#include "core/progress.h"
 #include "core/suggest.h"
 #include "data/hdf5.h"
 #include "parallel/checkpoint/check_values.h"
@@ -107,6 +108,7 @@ class StoredCheckpoint : public Checkpoint {
         const std::string& file = manifest_.files[static_cast<std::size_t>(r.file)].name;
         copy_common(open_->get(r.file, folder_ + "/" + file), rectangle_name(stored_name, r.number), r.part, part,
                     common, out);
+        made_progress();
       }
       check_values(stored_name, t.is_vector, part, out, [&](std::int64_t row, std::int64_t column) {
         for (const StoredRectangle& r : index_.of(kind, found->second))

@@ -12,11 +12,16 @@
 #include <exception>
 #include <map>
 #include <mutex>
+#include <optional>
+#include <set>
 #include <thread>
+#include <utility>
 
 #include "core/abort.h"
 #include "core/error.h"
+#include "core/progress.h"
 #include "core/trace.h"
+#include "parallel/comm/heartbeats.h"
 #include "parallel/comm/mpi_error.h"
 #include "parallel/comm/stall_report.h"
 
@@ -26,10 +31,12 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Seconds = std::chrono::duration<double>;
 
-enum Tag { kReport = 1, kQuestion = 2 };
+enum Tag { kReport = 1, kQuestion, kAlarm, kFailed, kGoOn, kBeat };
 constexpr Seconds kLookEvery{0.02};
 // A process that did not look for this long was itself stopped (Ctrl-Z, a suspended job): that is no time of waiting.
 constexpr Seconds kStopped{3};
+
+Clock::duration ticks(double seconds) { return std::chrono::duration_cast<Clock::duration>(Seconds(seconds)); }
 
 double grace_of(double timeout) { return std::clamp(timeout / 20, 2.0, 10.0); }
 
@@ -47,13 +54,16 @@ struct StallMonitor::Impl {
 
   // The main thread's.
   Clock::time_point begin{}, last_seen{}, last_look{};
+  Clock::time_point quiet_since{};  // of this wait: when the time-out was last started anew
+  bool looked = false;              // in this wait
   std::map<int, StallReport> reports;
-  bool first_asked = false;  // rank 0 sums up
+  Clock::time_point first_asked{};  // when rank 0, which then sums up, last asked
+  std::optional<Heartbeats> beats;
   struct Send {
     std::vector<std::byte> bytes;
     MPI_Request request = MPI_REQUEST_NULL;
   };
-  std::vector<std::unique_ptr<Send>> sends;  // until the job ends
+  std::vector<std::unique_ptr<Send>> sends;  // of this wait and earlier ones, until they have arrived
 
   std::mutex mutex;
   std::condition_variable ends;
@@ -65,14 +75,26 @@ struct StallMonitor::Impl {
   void watch();
   bool is_reporter() const { return rank == 0 || rank == size - 1; }
   double waited() const { return Seconds(last_seen - begin).count(); }
+  double quiet() const { return Seconds(last_seen - quiet_since).count(); }
   StallReport own(const Waiting& w) const {
-    return {rank, waited(), w.group, w.op, w.sequence, w.bytes, {w.world_ranks.begin(), w.world_ranks.end()}};
+    return {rank, waited(), w.group, w.op, w.sequence, w.bytes, {w.world_ranks.begin(), w.world_ranks.end()}, quiet()};
   }
-  void send(int to, Tag tag, std::vector<std::byte> bytes);
+  void send(int to, Tag tag, std::vector<std::byte> bytes = {});
   void answer(const Waiting& w);
-  bool hear();
-  void exchange(const Waiting& w, double seconds, bool until_all = false);
-  [[noreturn]] void end(const Waiting& w);
+  bool take(Tag tag);
+  void hear();
+  void start_anew(Clock::time_point since);
+  enum class Until : std::uint8_t { TimeIsOver, AllAnswered, ToldToGoOn };
+  bool exchange(const Waiting& w, double seconds, Until until);
+  std::set<int> working() const;
+  std::vector<StallReport> all_reports() const;
+  std::string unanswered(const Waiting& w) const;
+  std::optional<Clock::time_point> last_sign() const;
+  void ask_all(const Waiting& w, double grace);
+  void settle(const Waiting& w);
+  [[noreturn]] void end(const Waiting& w, const std::string& text);
+  [[noreturn]] void end_as_reporter(const Waiting& w);
+  [[noreturn]] void end_failed(const Waiting& w);
 };
 
 void StallMonitor::Impl::gather_hosts() {
@@ -84,6 +106,11 @@ void StallMonitor::Impl::gather_hosts() {
 }
 
 void StallMonitor::Impl::send(int to, Tag tag, std::vector<std::byte> bytes) {
+  std::erase_if(sends, [](const auto& sent) {
+    int arrived = 0;
+    UPCYCLE_MPI(MPI_Test(&sent->request, &arrived, MPI_STATUS_IGNORE));
+    return arrived != 0;
+  });
   auto& s = *sends.emplace_back(std::make_unique<Send>(Send{std::move(bytes)}));
   UPCYCLE_MPI(MPI_Isend(s.bytes.data(), static_cast<int>(s.bytes.size()), MPI_BYTE, to, tag, comm, &s.request));
 }
@@ -94,18 +121,29 @@ void StallMonitor::Impl::answer(const Waiting& w) {
     UPCYCLE_MPI(MPI_Iprobe(MPI_ANY_SOURCE, kQuestion, comm, &asked, &status));
     if (asked == 0) return;
     UPCYCLE_MPI(MPI_Recv(nullptr, 0, MPI_BYTE, status.MPI_SOURCE, kQuestion, comm, MPI_STATUS_IGNORE));
-    if (status.MPI_SOURCE == 0) first_asked = true;
+    if (status.MPI_SOURCE == 0) first_asked = Clock::now();
     send(status.MPI_SOURCE, kReport, to_bytes(own(w)));
   }
 }
 
-// True when somebody's report came.
-bool StallMonitor::Impl::hear() {
-  for (bool heard = false;; heard = true) {
+// Messages of that kind, all that have come; true where there was one. Their contents do not matter.
+bool StallMonitor::Impl::take(Tag tag) {
+  for (bool taken = false;; taken = true) {
+    int came = 0;
+    MPI_Status status;
+    UPCYCLE_MPI(MPI_Iprobe(MPI_ANY_SOURCE, tag, comm, &came, &status));
+    if (came == 0) return taken;
+    UPCYCLE_MPI(MPI_Recv(nullptr, 0, MPI_BYTE, status.MPI_SOURCE, tag, comm, MPI_STATUS_IGNORE));
+  }
+}
+
+// The answers that have come.
+void StallMonitor::Impl::hear() {
+  for (;;) {
     int came = 0, bytes = 0;
     MPI_Status status;
     UPCYCLE_MPI(MPI_Iprobe(MPI_ANY_SOURCE, kReport, comm, &came, &status));
-    if (came == 0) return heard;
+    if (came == 0) return;
     UPCYCLE_MPI(MPI_Get_count(&status, MPI_BYTE, &bytes));
     std::vector<std::byte> text(static_cast<std::size_t>(bytes));
     UPCYCLE_MPI(MPI_Recv(text.data(), bytes, MPI_BYTE, status.MPI_SOURCE, kReport, comm, MPI_STATUS_IGNORE));
@@ -113,37 +151,124 @@ bool StallMonitor::Impl::hear() {
   }
 }
 
-void StallMonitor::Impl::exchange(const Waiting& w, double seconds, bool until_all) {
+// At least half a time-out passes until somebody is asked again: while ranks ask, their transfers do not move.
+void StallMonitor::Impl::start_anew(Clock::time_point since) {
+  last_seen = Clock::now();
+  quiet_since = std::clamp(since, std::max(quiet_since, last_seen - ticks(timeout / 2)), last_seen);
+  inside_since.store(last_seen.time_since_epoch().count());  // the watchdog's too
+}
+
+std::set<int> StallMonitor::Impl::working() const {
+  std::set<int> ranks;
+  for (int r = 0; r < size; ++r)
+    if (r != rank && beats->working(r, timeout)) ranks.insert(r);
+  return ranks;
+}
+
+// Answers and hears for that long; false when the time was over.
+bool StallMonitor::Impl::exchange(const Waiting& w, double seconds, Until until) {
   const auto start = Clock::now();
   while (Seconds(Clock::now() - start).count() < seconds) {
     answer(w);
-    if (is_reporter()) hear();
-    if (until_all && reports.size() == hosts.size()) return;
+    beats->hear(false);
+    hear();
+    if (until == Until::ToldToGoOn &&
+        (take(kGoOn) || (beats->working(0, timeout) && beats->working(size - 1, timeout))))
+      return true;
+    if (until == Until::AllAnswered) {
+      std::set<int> known = working();
+      for (const auto& [r, report] : reports) known.insert(r);
+      if (known.size() == hosts.size()) return true;
+    }
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
+  return false;
 }
 
-void StallMonitor::Impl::end(const Waiting& w) {
-  const double limit = timeout, grace = grace_of(limit);
+void StallMonitor::Impl::ask_all(const Waiting& w, double grace) {
+  hear();
+  reports.clear();  // what came is of another question
   reports[rank] = own(w);
-  if (is_reporter()) {
-    for (int r = 0; r < size; ++r)
-      if (r != rank) send(r, kQuestion, {});
-    exchange(w, grace, true);
-    if (rank != 0 && first_asked) exchange(w, 2 * grace);  // rank 0 ends the job meanwhile
-  } else {
-    send(0, kReport, to_bytes(reports[rank]));
-    send(size - 1, kReport, to_bytes(reports[rank]));
-    exchange(w, 4 * grace);  // a reporter ends the job meanwhile
-  }
+  for (int r = 0; r < size; ++r)
+    if (r != rank) send(r, kQuestion);
+  exchange(w, grace, Until::AllAnswered);
+}
+
+std::vector<StallReport> StallMonitor::Impl::all_reports() const {
   std::vector<StallReport> all;
   for (const auto& [r, report] : reports) all.push_back(report);
-  std::string text = stall_summary(all, hosts);
-  if (!is_reporter())
-    text = fmt::format("rank {} on {} waited {:.0f} s in {} {} #{}, and neither rank 0 nor rank {} answers", rank,
-                       hosts[static_cast<std::size_t>(rank)], waited(), w.group, w.op, w.sequence, size - 1);
-  const bool late = std::any_of(all.begin(), all.end(), [&](const StallReport& r) { return r.seconds > limit; });
+  return all;
+}
+
+std::string StallMonitor::Impl::unanswered(const Waiting& w) const {
+  return fmt::format("rank {} on {} waited {:.0f} s in {} {} #{}, and neither rank 0 nor rank {} answers", rank,
+                     hosts[static_cast<std::size_t>(rank)], waited(), w.group, w.op, w.sequence, size - 1);
+}
+
+// When the ranks that are waited for last gave a sign of life; none where one of them gave none in time.
+std::optional<Clock::time_point> StallMonitor::Impl::last_sign() const {
+  const double limit = timeout;
+  std::set<int> missing = missing_ranks(all_reports());
+  const bool all_came = missing.empty();
+  for (const int r : working()) missing.erase(r);
+  if (!missing.empty()) return {};
+  if (!all_came) return beats->latest() + ticks(Heartbeats::interval(limit));
+  // All are there. Where one has only just come, they may go on any moment.
+  double shortest = limit;
+  for (const auto& [r, report] : reports) shortest = std::min(shortest, report.seconds);
+  if (shortest > limit / 2) return {};
+  return Clock::now() - ticks(shortest);
+}
+
+// Somebody's time is over. Returns where all that do not come are at work: then the time starts anew, at their last
+// beat.
+void StallMonitor::Impl::settle(const Waiting& w) {
+  const double limit = timeout, grace = grace_of(limit);
+  take(kGoOn);
+  if (!is_reporter()) {
+    send(0, kAlarm);
+    send(size - 1, kAlarm);
+    // A reporter ends the job meanwhile, or says that it goes on. One that is itself at work can do neither.
+    if (!exchange(w, 4 * grace, Until::ToldToGoOn) && !beats->working(0, limit) && !beats->working(size - 1, limit))
+      end(w, unanswered(w));
+    return start_anew(std::max(beats->latest() + ticks(Heartbeats::interval(limit)), Clock::now() - ticks(limit / 2)));
+  }
+  ask_all(w, grace);
+  // An alarm may be older than the end of the wait that it was of.
+  if (std::none_of(reports.begin(), reports.end(), [&](const auto& r) { return r.second.quiet > limit; }))
+    return start_anew(Clock::now() - ticks(quiet()));
+  const auto sign = last_sign();
+  if (!sign) end_as_reporter(w);
+  for (const auto& [r, report] : reports)
+    if (r != rank) send(r, kGoOn);
+  start_anew(*sign);
+}
+
+void StallMonitor::Impl::end_as_reporter(const Waiting& w) {
+  const double grace = grace_of(timeout);
+  // Rank 0 ends the job meanwhile, where it asked too.
+  if (rank != 0 && Seconds(Clock::now() - first_asked).count() < 2 * grace) exchange(w, 2 * grace, Until::TimeIsOver);
+  end(w, stall_summary(all_reports(), hosts, working()));
+}
+
+void StallMonitor::Impl::end(const Waiting& w, const std::string& text) {
+  reports[rank] = own(w);
+  const double limit = timeout;
+  const bool late = std::any_of(reports.begin(), reports.end(), [&](const auto& r) { return r.second.quiet > limit; });
   abort_job(late ? fmt::format("{} (parallel.timeout_s = {:g})", text, limit) : text);
+}
+
+// A transfer has failed, here or on another rank.
+void StallMonitor::Impl::end_failed(const Waiting& w) {
+  const double grace = grace_of(timeout);
+  if (is_reporter()) {
+    ask_all(w, grace);
+    end_as_reporter(w);
+  }
+  send(0, kFailed);
+  send(size - 1, kFailed);
+  exchange(w, 4 * grace, Until::TimeIsOver);
+  end(w, unanswered(w));
 }
 
 // Waits of the main thread that it can not end itself: it stands inside an MPI call.
@@ -182,11 +307,14 @@ StallMonitor::StallMonitor() : impl_(std::make_unique<Impl>()) {
   UPCYCLE_MPI(MPI_Comm_dup(MPI_COMM_WORLD, &i.comm));
   UPCYCLE_MPI(MPI_Comm_set_errhandler(i.comm, MPI_ERRORS_RETURN));
   i.gather_hosts();
+  i.beats.emplace(i.comm, kBeat);
+  set_progress_listener([&i] { i.beats->beat(i.timeout); });
   i.watchdog = std::thread([&i] { i.watch(); });
 }
 
 StallMonitor::~StallMonitor() {
   if (!impl_->watchdog.joinable()) return;
+  set_progress_listener(nullptr);
   {
     const std::lock_guard lock(impl_->mutex);
     impl_->ending = true;
@@ -207,7 +335,8 @@ StallMonitor::Inside::Inside(StallMonitor& monitor, const char* what)
     : monitor_(monitor), outermost_(monitor.impl_->inside_since.load(std::memory_order_relaxed) == 0) {
   if (!outermost_) return;
   Impl& i = *monitor_.impl_;
-  i.begin = i.last_seen = Clock::now();
+  i.begin = i.quiet_since = i.last_seen = Clock::now();
+  i.looked = false;
   i.inside_what.store(what, std::memory_order_relaxed);
   i.inside_since.store(i.begin.time_since_epoch().count());
 }
@@ -221,18 +350,24 @@ void StallMonitor::fail(const Waiting& waiting, const std::string& why) {
   Impl& i = *impl_;
   std::fprintf(stderr, "upcycle: rank %d on %s: %s\n", i.rank, i.hosts[static_cast<std::size_t>(i.rank)].c_str(),
                why.c_str());
-  i.end(waiting);
+  i.end_failed(waiting);
 }
 
 void StallMonitor::look(const Waiting& waiting) {
   Impl& i = *impl_;
   const auto now = Clock::now();
-  if (now - i.last_seen > kStopped) i.begin += now - i.last_seen;
+  if (now - i.last_seen > kStopped) {
+    i.begin += now - i.last_seen;
+    i.quiet_since += now - i.last_seen;
+  }
   i.last_seen = now;
   if (now - i.last_look < kLookEvery) return;
   i.last_look = now;
+  i.beats->hear(!std::exchange(i.looked, true));
   i.answer(waiting);
-  if ((i.is_reporter() && i.hear()) || i.waited() > i.timeout) i.end(waiting);
+  if (i.take(kGoOn)) i.start_anew(Clock::now());
+  if (i.take(kFailed)) i.end_failed(waiting);
+  if (i.take(kAlarm) || i.quiet() > i.timeout) i.settle(waiting);
 }
 
 }  // namespace upcycle

@@ -17,12 +17,14 @@ struct Waiting {
   std::span<const int> world_ranks;  // of the group
 };
 
-// Ends the job when a rank waits longer than the time-out, and says who did not arrive.
+// Ends the job when a rank waits longer than the time-out without a sign of those that it waits for, and says who did
+// not arrive. Signs are beats (heartbeats.h), which a rank that reads, hashes or deletes files gives (core/progress.h).
 //
 // A rank whose time is over tells the two reporters, the first and the last rank of the world (either may be the one
 // that is missing). A reporter asks all ranks, hears for a few seconds who waits where (every rank answers while it
-// waits, and only then), prints one summary and ends the job; the last rank only where the first did not come. Where no
-// reporter answers, each rank speaks for itself. A thread ends the process, without MPI, where the rank's main thread
+// waits, and only then). Where all that did not come are at work it tells the others to go on; else it prints one
+// summary and ends the job, the last rank only where the first did not come. Where no reporter answers, nor is at work
+// itself, each rank speaks for itself. A thread ends the process, without MPI, where the rank's main thread
 // stands inside an MPI call and can do none of this.
 class StallMonitor {
  public:

@@ -13,7 +13,7 @@ namespace {
 // What travels: this, then the group's ranks.
 struct Header {
   std::int32_t rank, members;
-  double seconds;
+  double seconds, quiet;
   std::uint64_t sequence, bytes;
   char group[24], op[24];
 };
@@ -60,6 +60,7 @@ std::vector<std::byte> to_bytes(const StallReport& report) {
   Header h{.rank = report.rank,
            .members = static_cast<std::int32_t>(report.group_ranks.size()),
            .seconds = report.seconds,
+           .quiet = report.quiet,
            .sequence = report.sequence,
            .bytes = report.bytes,
            .group = {},
@@ -78,18 +79,26 @@ StallReport report_from_bytes(std::span<const std::byte> bytes) {
   std::memcpy(&h, bytes.data(), sizeof(h));
   UPCYCLE_CHECK(bytes.size() == sizeof(h) + static_cast<std::size_t>(h.members) * sizeof(int),
                 "a report of {} bytes for {} ranks", bytes.size(), h.members);
-  StallReport report{h.rank, h.seconds, h.group, h.op, h.sequence, h.bytes, {}};
+  StallReport report{h.rank, h.seconds, h.group, h.op, h.sequence, h.bytes, {}, h.quiet};
   report.group_ranks.resize(static_cast<std::size_t>(h.members));
   std::memcpy(report.group_ranks.data(), bytes.data() + sizeof(h), bytes.size() - sizeof(h));
   return report;
 }
 
-std::string stall_summary(std::span<const StallReport> reports, std::span<const std::string> hosts) {
-  const auto longest = std::max_element(
-      reports.begin(), reports.end(), [](const StallReport& a, const StallReport& b) { return a.seconds < b.seconds; });
+std::set<int> missing_ranks(std::span<const StallReport> reports) {
   std::set<int> missing;
   for (const StallReport& r : reports) missing.insert(r.group_ranks.begin(), r.group_ranks.end());
   for (const StallReport& r : reports) missing.erase(r.rank);
+  return missing;
+}
+
+std::string stall_summary(std::span<const StallReport> reports, std::span<const std::string> hosts,
+                          const std::set<int>& working) {
+  const auto longest = std::max_element(
+      reports.begin(), reports.end(), [](const StallReport& a, const StallReport& b) { return a.seconds < b.seconds; });
+  std::set<int> missing = missing_ranks(reports), busy;
+  for (const int r : working)
+    if (missing.erase(r) != 0) busy.insert(r);
 
   std::string text = fmt::format("rank {} on {} waited {:.0f} s in {} ({}): ", longest->rank,
                                  hosts[static_cast<std::size_t>(longest->rank)], longest->seconds, place(*longest),
@@ -105,6 +114,7 @@ std::string stall_summary(std::span<const StallReport> reports, std::span<const 
   } else {
     text += "no rank is missing, but their calls differ";
   }
+  if (!busy.empty()) text += fmt::format("; {} still at work on files", ranks_text(busy));
   constexpr int most = 16;
   int listed = 0;
   for (const auto& [where, ranks] : waiting) {

@@ -1,6 +1,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -15,6 +16,7 @@ struct StallReport {
   std::uint64_t sequence = 0;    // of the group's collectives
   std::uint64_t bytes = 0;       // that it gave
   std::vector<int> group_ranks;  // whom it waits with
+  double quiet = 0;              // seconds of its wait without a sign of those that it waits for
 };
 
 std::vector<std::byte> to_bytes(const StallReport& report);
@@ -22,6 +24,11 @@ StallReport report_from_bytes(std::span<const std::byte> bytes);
 
 // One line: who waits longest and where, and who of those that are waited for did not say anything; where all did, that
 // their calls differ, or that the network does not move them; and where the others wait. `hosts` has one name a rank.
-std::string stall_summary(std::span<const StallReport> reports, std::span<const std::string> hosts);
+// Ranks that are `working` (reading, hashing, deleting) are not blamed.
+std::string stall_summary(std::span<const StallReport> reports, std::span<const std::string> hosts,
+                          const std::set<int>& working = {});
+
+// Ranks that are waited for and have said nothing of a wait of their own.
+std::set<int> missing_ranks(std::span<const StallReport> reports);
 
 }  // namespace upcycle

@@ -48,6 +48,15 @@ TEST(StallReport, AllAreThereAndNothingMoves) {
             "is the network up?; ranks 0-1 waiting in dp barrier #3");
 }
 
+TEST(StallReport, RanksAtWorkAreNotBlamed) {
+  const std::vector<StallReport> reports = {report(1, 9, "world", "barrier", 3, {0, 1, 2, 3})};
+  EXPECT_EQ(
+      stall_summary(reports, hosts, {0, 1, 3}),
+      "rank 1 on a waited 9 s in world barrier #3 (0 bytes): rank 2 on b did not arrive; ranks 0, 3 still at work "
+      "on files; rank 1 waiting in world barrier #3");
+  EXPECT_EQ(missing_ranks(reports), (std::set<int>{0, 2, 3}));
+}
+
 TEST(StallReport, LongListsAreCut) {
   std::vector<StallReport> reports;
   std::vector<std::string> names;
