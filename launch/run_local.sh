@@ -34,9 +34,46 @@ fi
 threads=$((cores / ranks))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 
+# What ends a run is one line "upcycle: ...". Lines of other ranks, and of mpirun, that would bury it come before it: it is
+# kept until the job has ended, or has been silent for some seconds.
+ours_last() {
+  local line begun='' kept=() ended
+  trap '' INT TERM HUP USR1
+  for ((;;)); do
+    ended=0
+    if ((${#kept[@]})); then
+      IFS= read -r -t 5 line || ended=$?
+    else
+      IFS= read -r line || ended=$?
+    fi
+    begun+=$line
+    if ((ended > 128)); then # nothing came in the 5 seconds
+      printf '%s\n' "${kept[@]}"
+      kept=()
+      continue
+    fi
+    if [[ $begun == "upcycle: "* ]]; then
+      kept+=("$begun")
+    elif [[ -n $begun || $ended == 0 ]]; then
+      printf '%s\n' "$begun"
+    fi
+    begun=''
+    ((ended == 0)) || break
+  done
+  ((${#kept[@]} == 0)) || printf '%s\n' "${kept[@]}"
+}
+exec {errors}> >(ours_last >&2)
+reader=$!
+
 # One core a rank is OpenMPI's default binding, which would put all of a rank's threads on that core.
 start=(mpirun --quiet --oversubscribe --bind-to none -n "$ranks")
-[[ ${1:-} == train ]] || exec "${start[@]}" "$binary" "$@"
+code=0
+if [[ ${1:-} != train ]]; then
+  setpriv --pdeathsig TERM "${start[@]}" "$binary" "$@" 2>&"$errors" {errors}>&- || code=$?
+  exec {errors}>&-
+  wait "$reader"
+  exit "$code"
+fi
 
 # mpirun answers SIGTERM by killing its ranks a second later; SIGUSR1 it passes on, and they save at the end of a step.
 # What comes before its ranks are ready is lost, so it is asked again until they have ended; and nobody is to die of it before.
@@ -56,15 +93,16 @@ trap ask_to_stop TERM USR1
 # with this script all the same.
 (
   trap '' USR1
-  exec setpriv --pdeathsig TERM setsid "${start[@]}" env --ignore-signal=USR1 "$binary" "$@"
+  exec setpriv --pdeathsig TERM setsid "${start[@]}" env --ignore-signal=USR1 "$binary" "$@" 2>&"$errors" {errors}>&-
 ) &
 mpirun=$!
+exec {errors}>&-
 trap 'kill -INT "$mpirun" 2>/dev/null' INT
 trap 'kill -HUP "$mpirun" 2>/dev/null' HUP
 ((stop == 0)) || ask_to_stop
 while kill -0 "$mpirun" 2>/dev/null; do wait "$mpirun" || true; done
-code=0
 wait "$mpirun" || code=$?
+wait "$reader" || true
 if ((code > 128)); then
   echo "run_local.sh: a rank died of signal $((code - 128)); the same command goes on from the newest checkpoint" >&2
 fi

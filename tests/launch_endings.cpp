@@ -23,7 +23,10 @@ int main(int argc, char** argv) {
         if (last) input_error("rank {} finds no file", session.rank());
       });
     if (mode == "alone" && last) input_error("only rank {} knows", session.rank());
-    if (mode == "error" && last) UPCYCLE_CHECK(session.size() == 0, "a broken invariant");
+    if (mode == "noisy" && !last)
+      for (;; usleep(1000)) std::fprintf(stderr, "rank %d goes on\n", session.rank());
+    if (mode == "noisy") usleep(200000);
+    if ((mode == "error" || mode == "noisy") && last) UPCYCLE_CHECK(session.size() == 0, "a broken invariant");
     if (mode == "other" && last) throw std::runtime_error("neither of ours");
     mesh.world->barrier();
     std::printf("rank %d has %d threads\n", session.rank(), omp_get_max_threads());

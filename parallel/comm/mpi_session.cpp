@@ -29,10 +29,24 @@ void check_mpi(int code, const char* call, const char* file, int line) {
               fmt::format("MPI error {}: {}", code, std::string(text, static_cast<std::size_t>(length))));
 }
 
+namespace {
+
+// A rank that mpirun or srun started, be it one alone: they watch how it ends. Asked before MPI starts, which sets some
+// of these variables itself.
+bool has_launcher() {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"})
+    if (std::getenv(name) != nullptr) return true;
+  return false;
+}
+std::atomic<bool> on_its_own{false};  // no launcher, no other rank
+
+}  // namespace
+
 MpiSession::MpiSession(int* argc, char*** argv) : exceptions_at_start_(std::uncaught_exceptions()) {
   int started = 0;
   UPCYCLE_MPI(MPI_Initialized(&started));
   UPCYCLE_CHECK(started == 0, "MPI runs already: one session a process");
+  const bool launched = has_launcher();
   int provided = MPI_THREAD_SINGLE;
   UPCYCLE_MPI(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided));
   UPCYCLE_CHECK(provided >= MPI_THREAD_FUNNELED, "this MPI gives thread level {}, MPI_THREAD_FUNNELED is {}", provided,
@@ -43,6 +57,7 @@ MpiSession::MpiSession(int* argc, char*** argv) : exceptions_at_start_(std::unca
   char name[HOST_NAME_MAX + 1] = "";
   UPCYCLE_CHECK(gethostname(name, sizeof(name) - 1) == 0, "this machine's name can not be read");
   host_ = name;
+  on_its_own = !launched && size_ == 1;
   set_error_origin(rank_, host_);
   set_log_rank(rank_);
   set_abort_hook(&abort_all);
@@ -100,7 +115,11 @@ void abort_all(int code) {
   if (void (*cleanup)() = abort_cleanup.exchange(nullptr)) cleanup();
   int started = 0, ended = 0;
   if (MPI_Initialized(&started) == MPI_SUCCESS && MPI_Finalized(&ended) == MPI_SUCCESS && started != 0 && ended == 0) {
-    MPI_Abort(MPI_COMM_WORLD, code);
+    // Open MPI explains an abort in a page of its own. Where nobody else has to be ended our line stands alone.
+    if (on_its_own)
+      (void)MPI_Finalize();
+    else
+      MPI_Abort(MPI_COMM_WORLD, code);
   }
   std::_Exit(code);
 }

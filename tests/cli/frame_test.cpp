@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <fstream>
 #include <tuple>
 
 #include "core/config/config.h"
@@ -132,10 +134,42 @@ TEST(RunWithRanks, WhatOneRankKnowsEndsTheJob) {
   }
 }
 
-TEST(RunWithRanks, OneRankJustReturns) {
+// Without a launcher, and not buried by MPI's explanation of how the program ended.
+TEST(RunWithRanks, OneRankPrintsOneLine) {
   EXPECT_EQ(one_line_error(run_program({UPCYCLE_ENDINGS, "alone"})), "upcycle: only rank 0 knows");
-  EXPECT_EQ(run_program({UPCYCLE_ENDINGS, "error"}).exit_code, 1);
+  for (const char* mode : {"error", "other"}) {
+    const Outcome o = run_program({UPCYCLE_ENDINGS, mode});
+    EXPECT_EQ(o.exit_code, 1);
+    EXPECT_EQ(o.out, "");
+    EXPECT_TRUE(o.err.starts_with("upcycle: rank 0 on ")) << o.err;
+    EXPECT_EQ(std::count(o.err.begin(), o.err.end(), '\n'), 1) << o.err;
+  }
   EXPECT_EQ(run_program({UPCYCLE_ENDINGS, "result"}, {{"OMP_NUM_THREADS", "1"}}).exit_code, 3);
+}
+
+// Other ranks print on until the job has ended.
+TEST(RunLocal, TheLineThatEndsARunComesLast) {
+  const Outcome o = end("noisy", "3");
+  EXPECT_EQ(o.exit_code, 1);
+  EXPECT_NE(o.err.find("rank 0 goes on\n"), std::string::npos) << o.err;
+  EXPECT_EQ(lines_of_ours(o.err), 1u) << o.err;
+  const std::size_t last = o.err.rfind('\n', o.err.size() - 2) + 1;
+  EXPECT_EQ(o.err.compare(last, 18, "upcycle: rank 2 on"), 0) << o.err.substr(last > 2000 ? last - 2000 : 0);
+}
+
+// A job that does not end does not keep the line to itself; and everything else passes through as it is.
+TEST(RunLocal, TheLineDoesNotWaitForAJobThatHangs) {
+  const std::string script = ::testing::TempDir() + fmt::format("run_local_test_{}", getpid());
+  std::ofstream(script) << "#!/bin/sh\n"
+                           "printf ' before  it\\n\\nupcycle: it broke\\nupcycle: twice\\nafter it\\n' >&2\n"
+                           "sleep 7\n"
+                           "printf 'much later\\nno end' >&2\n"
+                           "exit 4\n";
+  std::filesystem::permissions(script, std::filesystem::perms::owner_all);
+  const Outcome o = run_program({UPCYCLE_ROOT "/launch/run_local.sh", "-n", "1", "any"}, {{"UPCYCLE_BINARY", script}});
+  std::filesystem::remove(script);
+  EXPECT_EQ(o.exit_code, 4);
+  EXPECT_EQ(o.err, " before  it\n\nafter it\nupcycle: it broke\nupcycle: twice\nmuch later\nno end\n");
 }
 
 TEST(RunLocal, SharesTheCoresUnlessTold) {
