@@ -60,6 +60,17 @@ void state_before_it_is_saved(int ranks) {
 TEST(Divergence, TheStateBeforeItIsSaved) { state_before_it_is_saved(1); }
 TEST(TwoRanks, TheStateBeforeADivergenceIsSaved) { state_before_it_is_saved(2); }
 
+// A save that is still being written when the next step diverges is published, not dropped.
+TEST(Divergence, ASaveUnderWayIsPublished) {
+  const SmallRun small;
+  const std::string config = small.write_config("run", {{"train", {{"lr", 1e15}}}, {"checkpoint", {{"every", 1}}}});
+  const Outcome o = run_upcycle({"train", config});
+  EXPECT_EQ(o.exit_code, 1) << o.err;
+  EXPECT_EQ(endings(o).size(), 1u) << o.err;
+  EXPECT_EQ(newest(small.file("run")), "step_00000001");
+  EXPECT_EQ(run_upcycle({"inspect", small.file("run"), "--verify"}).exit_code, 0);
+}
+
 TEST(Divergence, WithoutAFolderNothingIsSaidToBeKept) {
   const SmallRun small;
   const std::string config = small.write_config("none", {{"train", {{"lr", 1e15}}}});
