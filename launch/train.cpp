@@ -78,12 +78,14 @@ void open_data(Run& run) {
 // A run that was set back by hand, as after a loss spike, meets what it has saved before.
 void warn_of_newer_steps(const std::string& dir) {
   const std::vector<std::string> steps = newer_steps(dir);
-  if (!steps.empty())
-    log_warn(
-        "{}/latest: older than {}{}: each is replaced as training comes to it or passes it; to keep one, move it out "
-        "of "
-        "the folder",
-        dir, steps.front(), steps.size() > 1 ? fmt::format(" to {} ({} steps)", steps.back(), steps.size()) : "");
+  if (steps.empty()) return;
+  const std::string newer =
+      steps.size() == 1 ? steps[0] + " is" : fmt::format("{} to {} are", steps.front(), steps.back());
+  log_warn(
+      "{}/latest names {}, and {} newer: training goes on from there and replaces each newer step as it comes to it; "
+      "to "
+      "keep one, move it out of the folder",
+      dir, read_latest(dir), newer);
 }
 
 void start_weights(Run& run) {
