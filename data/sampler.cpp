@@ -87,6 +87,14 @@ Sampler::Sample Sampler::sample(std::int64_t global_index) {
   return last_;
 }
 
+std::vector<std::int64_t> Sampler::epochs_begun(std::int64_t global_index) {
+  seek(global_index);
+  std::vector<std::int64_t> begun;
+  for (std::size_t s = 0; s < sequences_.size(); ++s)
+    begun.push_back((now_.drawn[s] + sequences_[s] - 1) / sequences_[s]);
+  return begun;
+}
+
 void Sampler::fill(std::int64_t global_index, std::int32_t* tokens, std::int32_t* targets) {
   const Sample chosen = sample(global_index);
   sets_[static_cast<std::size_t>(chosen.set)].read(chosen.sequence * seq_length_, seq_length_ + 1, window_.data());

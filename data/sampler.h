@@ -35,6 +35,9 @@ class Sampler {
   // tokens (S), targets (S). InputError for an id outside the vocabulary.
   void fill(std::int64_t global_index, std::int32_t* tokens, std::int32_t* targets);
 
+  // Of each set, how many epochs have begun in the samples before `global_index`.
+  std::vector<std::int64_t> epochs_begun(std::int64_t global_index);
+
   std::int64_t seq_length() const { return seq_length_; }
   const std::vector<TokenSet>& sets() const { return sets_; }
   std::int64_t sequences(std::int64_t set) const { return sequences_[static_cast<std::size_t>(set)]; }

@@ -201,6 +201,17 @@ std::string save_before_divergence(Run& run, bool is_saved) {
       dir, step_folder_name(run.trainer.step), dir, latest_name);
 }
 
+// Of a blend each set has epochs of its own: a small one with a large weight comes round first.
+void say_new_epochs(Run& run, std::vector<std::int64_t>& begun) {
+  if (run.mesh.world->rank() != 0) return;
+  const std::vector<std::int64_t> now = run.sampler->epochs_begun(run.trainer.consumed_samples);
+  for (std::size_t s = 0; s < now.size(); ++s)
+    if (now[s] > std::max<std::int64_t>(begun[s], 1))
+      log_info("step {}: epoch {} of {} began ({} sequences)", run.trainer.step, now[s],
+               run.setup.config.data.train[s].path, run.sampler->sequences(static_cast<std::int64_t>(s)));
+  begun = now;
+}
+
 // True when all steps are done, false when a signal ended the run early; the last state is saved either way.
 bool train_loop(Run& run, Metrics& metrics) {
   const SequenceSource source = sequences(run);
@@ -209,6 +220,7 @@ bool train_loop(Run& run, Metrics& metrics) {
   const std::int64_t first = run.trainer.step;
   bool stop = false;
   ProfileWindow profile(run.backend, run.setup.config.train);
+  std::vector<std::int64_t> epochs = run.sampler->epochs_begun(run.trainer.consumed_samples);
   while (run.trainer.step < total && !(stop = all_stop(*run.mesh.world))) {
     if (run.setup.live_moe && run.trainer.step >= run.setup.config.upcycle.at_step) {
       finish_save(run);
@@ -226,6 +238,7 @@ bool train_loop(Run& run, Metrics& metrics) {
       }
     }();
     metrics.step(t, result, since(begin), total);
+    say_new_epochs(run, epochs);
     profile.after_step(t.step);
     if (c.train.check_replicas_every > 0 && t.step % c.train.check_replicas_every == 0)
       check_replicas(t.optimizer, t.memory);
@@ -241,6 +254,36 @@ bool train_loop(Run& run, Metrics& metrics) {
   if (run.writer != nullptr && saved != run.trainer.step && run.trainer.step > first) start_save(run);
   finish_save(run);
   return !stop;
+}
+
+// 1234567 as "1.23 M".
+std::string short_number(double x) {
+  const char* const units[] = {"", " k", " M", " G", " T", " P"};
+  std::size_t i = 0;
+  for (; x >= 1000 && i + 1 < std::size(units); ++i) x /= 1000;
+  return i == 0 ? fmt::format("{:.0f}", x) : fmt::format("{:.3g}{}", x, units[i]);
+}
+
+// What is trained, in one line; run.json has every key.
+std::string summary(const Config& c, const Layout& l, const Trained& done, const std::vector<MemoryClass>& plan) {
+  const ModelConfig& m = c.model;
+  const ParameterCount count = count_parameters(m);
+  const std::int64_t tokens = c.train.global_batch_size * c.train.seq_length, steps = total_steps(c.train, done);
+  std::string text = fmt::format("model: H {}, F {}, L {}, N {}, K {}, V {}", m.hidden_size, m.intermediate_size,
+                                 m.num_hidden_layers, m.num_attention_heads, m.kv_heads(), m.vocab_size);
+  if (m.is_moe())
+    text += fmt::format(", {} experts of {}, {} a token", m.num_local_experts, m.expert_size(), m.num_experts_per_tok);
+  text += fmt::format("; {} parameters", short_number(static_cast<double>(count.total)));
+  if (m.is_moe()) text += fmt::format(", {} active a token", short_number(static_cast<double>(count.active)));
+  text += fmt::format(", {} on {}; world {} = tp {} x dp {}", c.dtype, c.device, l.world, l.tp, l.dp);
+  if (m.is_moe()) text += fmt::format(" (experts: etp {} x ep {} x edp {})", l.etp, l.ep, l.edp);
+  std::size_t bytes = 0;
+  for (const MemoryClass& one : plan) bytes += one.bytes;
+  text += fmt::format("; {} steps of {} tokens = {}; {:.0f} MiB a rank", steps, tokens,
+                      short_number(static_cast<double>(done.tokens + (steps - done.step) * tokens)),
+                      static_cast<double>(bytes) / (1 << 20));
+  if (!c.checkpoint.dir.empty()) text += "; config: " + c.checkpoint.dir + "/run.json";
+  return text;
 }
 
 int train(const MpiSession& session, const std::string& file, const std::vector<std::string>& overrides) {
@@ -290,16 +333,8 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
   start_weights(run);
   make_snapshot_arena(run);
 
-  const ParameterCount count = count_parameters(c.model);
-  log_info(
-      "{} parameters, {} active a token; world {} = tp {} x dp {} (experts: etp {} x ep {} x edp {}), {} steps of {} "
-      "tokens",
-      count.total, count.active, layout.world, layout.tp, layout.dp, layout.etp, layout.ep, layout.edp,
-      total_steps(c.train, {run.trainer.step, run.trainer.tokens}), c.train.global_batch_size * c.train.seq_length);
-  for (const MemoryClass& m : plan)
-    log_info("memory: {:<20} {:>10.1f} MiB", m.name, static_cast<double>(m.bytes) / (1 << 20));
   if (writes && session.rank() == 0) write_text_atomic(c.checkpoint.dir + "/run.json", config_text(run.setup) + "\n");
-  log_info("config: {}", config_text(run.setup));
+  log_info("{}", summary(c, layout, {run.trainer.step, run.trainer.tokens}, plan));
 
   run.wall_before = run.trainer.wall_seconds;
   run.start = Clock::now();

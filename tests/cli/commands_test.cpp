@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <sstream>
 
 #include "data/hash.h"
 #include "data/token_set.h"
@@ -143,6 +144,50 @@ TEST(Bench, StepPrintsOneObject) {
   EXPECT_EQ(j["tokens"], 4 * 32);
   EXPECT_NEAR(j["loss"].get<double>(), std::log(258.0), 0.3);  // random tokens
   EXPECT_FALSE(std::filesystem::exists(small.file("bench")));
+}
+
+// The lines of a run's standard error that have this in them.
+std::vector<std::string> lines_with(const std::string& text, const std::string& part) {
+  std::vector<std::string> found;
+  std::istringstream in(text);
+  for (std::string line; std::getline(in, line);)
+    if (line.find(part) != line.npos) found.push_back(line);
+  return found;
+}
+
+// 300 bytes of text are 9 sequences of 32 tokens, and a step takes 4.
+TEST(Train, NewEpochsAreSaid) {
+  const SmallRun small;
+  const std::string set = small.file("valid"), config = small.write_config("run", {{"data", {{"train", set}}}});
+  const auto epochs = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> words{"train", config};
+    words.insert(words.end(), more.begin(), more.end());
+    const Outcome o = run_upcycle(words);
+    EXPECT_EQ(o.exit_code, 0) << o.err;
+    return lines_with(o.err, ": epoch ");
+  };
+  const auto line = [&](int step, int epoch) {
+    return fmt::format("step {}: epoch {} of {} began (9 sequences)", step, epoch, set);
+  };
+  EXPECT_EQ(epochs({"--train.steps=4"}), (std::vector<std::string>{line(3, 2)}));
+  EXPECT_EQ(epochs({"--train.steps=6"}), (std::vector<std::string>{line(5, 3)}));  // resumed
+  // Of a blend each set by itself: of the small one two sequences a step.
+  const json blend = json::array({{{"path", small.file("train")}, {"weight", 1}}, {{"path", set}, {"weight", 1}}});
+  EXPECT_EQ(epochs({"--data.train=" + blend.dump(), "--checkpoint.dir=" + small.file("blend"), "--train.steps=11"}),
+            (std::vector<std::string>{line(5, 2), line(10, 3)}));
+}
+
+// Before the first step one line says what is trained; run.json alone has all of the config.
+TEST(Train, TheRunIsSaidInOneLine) {
+  const SmallRun small;
+  const Outcome o = run_upcycle({"train", small.write_config("run"), "--train.steps=1"});
+  ASSERT_EQ(o.exit_code, 0) << o.err;
+  EXPECT_EQ(std::count(o.err.begin(), o.err.begin() + static_cast<std::ptrdiff_t>(o.err.find("step 1/1")), '\n'), 1)
+      << o.err;
+  for (const char* part : {"H 32, F 64, L 2, N 4, K 2, V 258", "35.1 k parameters", "fp32 on cpu", "tp 1 x dp 1",
+                           "1 steps of 128 tokens = 128", "MiB a rank", "run/run.json"})
+    EXPECT_EQ(lines_with(o.err, part).size(), 1u) << part << " in: " << o.err;
+  EXPECT_EQ(json::parse(std::ifstream(small.file("run/run.json")))["train"]["lr"], 0.01);
 }
 
 TEST(Train, MetricsHaveOneLineAStep) {

@@ -51,6 +51,22 @@ TEST(Sampler, EachEpochHasEverySequenceOnce) {
   }
 }
 
+TEST(Sampler, EpochsBegunAreThoseOfTheSamplesBefore) {
+  const TemporaryFolder folder;
+  const std::string a = write_set(folder, "a", 41), b = write_set(folder, "b", 100, 1000);
+  for (const std::vector<WeightedPath>& sets : {std::vector<WeightedPath>{{a, 1}}, {{a, 1}, {b, 3}}}) {
+    Sampler sampler(sets, vocab, 8, 1), asked(sets, vocab, 8, 1);
+    std::vector<std::int64_t> begun(sets.size(), 0);
+    for (std::int64_t g = 0; g < 60; ++g) {
+      EXPECT_EQ(asked.epochs_begun(g), begun) << g;
+      const Sampler::Sample s = sampler.sample(g);
+      begun[static_cast<std::size_t>(s.set)] = s.epoch + 1;
+      EXPECT_EQ(asked.sample(g).sequence, s.sequence) << "asking moves nothing";
+    }
+    EXPECT_GE(begun[0], 3);
+  }
+}
+
 std::vector<std::int64_t> order(Sampler& sampler, std::int64_t begin, std::int64_t end) {
   std::vector<std::int64_t> out;
   for (std::int64_t g = begin; g < end; ++g) {
