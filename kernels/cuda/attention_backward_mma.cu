@@ -1,6 +1,7 @@
 #include <climits>
 #include <cmath>
 
+#include "core/trace.h"
 #include "kernels/cuda/attention_mma.cuh"
 
 // The backward on tensor cores. One kernel in two uses: its own rows are keys, and it gathers dk and dv over the query
@@ -157,6 +158,7 @@ template <int kD>
 void launch(Stream& stream, const Tensor& dq, const Tensor& dk, const Tensor& dv, const Tensor& dout, const Tensor& q,
             const Tensor& k, const Tensor& v, const float* lse, const float* delta, AttentionShape s,
             std::int64_t q_rows, std::int64_t k_rows, std::int64_t sequences, std::int64_t K) {
+  const TraceRange range("attention_backward_mma");
   using In = Rows<const bf16_t>;
   using Out = Rows<bf16_t>;
   if (k_rows > 0) {

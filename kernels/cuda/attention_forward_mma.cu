@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "core/trace.h"
 #include "kernels/cuda/attention_mma.cuh"
 
 // The forward on tensor cores, bf16 with heads of 64 or 128 columns (arXiv 2307.08691): four warps share tiles of keys
@@ -140,6 +141,7 @@ __global__ void __launch_bounds__(kWarps * 32)
 template <class Z>
 void launch(Stream& stream, const Tensor& out, const Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v,
             AttentionShape s, std::int64_t rows, std::int64_t sequences, std::int64_t K) {
+  const TraceRange range("attention_forward_mma");
   const dim3 grid = attention_grid(s, rows, Z::kRows, sequences, K);
   using In = Rows<const bf16_t>;
   constexpr std::size_t smem = (Z::kRowElements + 4 * Z::kKeyElements) * sizeof(bf16_t);

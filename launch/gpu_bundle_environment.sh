@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# What programs of a GPU bundle (launch/gpu_bundle.sh) need around them; sourced. Sets $bundle, the folder it was unpacked
+# into, and links CUDA's libraries of this machine into $bundle/cuda, where the programs look for them: from a toolkit, the
+# system's list or Python's wheels, or from the folders that UPCYCLE_CUDA_LIBRARIES names (a:b). Fails with one line where
+# one of them is not found. LD_LIBRARY_PATH is left alone: it would reach python3, nvidia-smi and compute-sanitizer too.
+bundle=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+# One rank, without a daemon, from the bundle's own plugins (hwloc's, which see displays, are left out).
+export OMPI_MCA_mca_base_component_path=$bundle/lib/openmpi OMPI_MCA_ess_singleton_isolated=1
+export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self HWLOC_PLUGINS_PATH=$bundle/lib/hwloc
+export UPCYCLE_TESTS_ROOT=$bundle/tests
+
+cuda_folders() { # the folders that may hold CUDA's libraries, the best first
+  local IFS=: folder
+  printf '%s\n' ${UPCYCLE_CUDA_LIBRARIES:-}
+  [[ -z ${UPCYCLE_CUDA_LIBRARIES:-} ]] || return 0
+  for folder in ${CUDA_HOME:-} ${CUDA_PATH:-} /usr/local/cuda /usr/local/cuda-13*; do
+    printf '%s\n' "$folder/lib64" "$folder/lib"
+  done
+  printf '%s\n' ${LD_LIBRARY_PATH:-}
+  { ldconfig -p || /sbin/ldconfig -p; } 2>/dev/null |
+    while read -r folder; do [[ $folder != *' => '/* ]] || { folder=${folder##* => }; echo "${folder%/*}"; }; done
+  python3 -c 'import glob, sys
+for folder in sys.path:
+    print(*glob.glob(glob.escape(folder) + "/nvidia/*/lib"), sep="\n")' 2>/dev/null
+}
+
+link_cuda() {
+  local name folder folders=''
+  mkdir -p "$bundle/cuda" || return 2
+  for name in libcudart.so.13 libcublasLt.so.13 libnccl.so.2; do
+    [[ -z ${UPCYCLE_CUDA_LIBRARIES:-} && -e $bundle/cuda/$name ]] && continue
+    rm -f "$bundle/cuda/$name"
+    [[ -n $folders ]] || folders=$(cuda_folders)
+    while read -r folder; do
+      if [[ -n $folder && -e $folder/$name ]]; then
+        ln -s "$(readlink -f "$folder/$name")" "$bundle/cuda/$name"
+        break
+      fi
+    done <<<"$folders"
+    if [[ ! -e $bundle/cuda/$name ]]; then
+      echo "$(basename "$0"): $name is not found: it comes with CUDA 13 and NCCL, or with Python's wheels; UPCYCLE_CUDA_LIBRARIES=FOLDER:... says where" >&2
+      return 2
+    fi
+  done
+}
+link_cuda

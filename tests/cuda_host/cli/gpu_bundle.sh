@@ -1,0 +1,132 @@
+#!/usr/bin/env bash
+# gpu_bundle.sh BUILD: what launch/gpu_bundle.sh packs of this build runs in a root folder that holds glibc, libstdc++, bash,
+# coreutils, grep, sed and Python of this machine, with CUDA's libraries where Python's wheels have them; no network. What
+# only a GPU can run is stood in for: the program drops --device=cuda.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)
+build=$(cd "$1" && pwd)
+
+not_run() {
+  echo "not run: gpu_bundle: $*"
+  exit 77 # ctest: skipped
+}
+((EUID == 0)) || not_run "a root folder of its own needs root"
+unshare --mount --net true 2>/dev/null || not_run "this machine lets root make no namespaces"
+python=$(python3 -c 'import sys; print(sys.executable)') || not_run "there is no python3"
+standard=$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
+packages=/packages # where the bare root's Python has its wheels
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+"$root/launch/gpu_bundle.sh" --build "$build" --fast --out "$work/bundle.tar.xz"
+
+bare=$work/root
+mkdir -p "$bare"/{usr/bin,usr/lib,usr/lib64,usr/sbin,dev,proc,tmp}
+for folder in bin lib lib64 sbin; do ln -s "usr/$folder" "$bare/$folder"; done
+tar -C "$bare" -xf "$work/bundle.tar.xz"
+put() { [[ -e $bare$1 ]] || { mkdir -p "$(dirname "$bare$1")" && cp -L "$1" "$bare$1"; }; }
+libraries_of() { ldd "$@" 2>/dev/null | sed -n 's/^[^/]*\(\/.*\) (0x.*/\1/p'; }
+programs=("$python")
+for name in bash env basename cat cut date dirname head ln ls mkdir mktemp mv nproc printf readlink rm sleep sort tail \
+  timeout tr grep sed; do
+  programs+=("$(type -P "$name")")
+done
+for program in "${programs[@]}"; do put "$program"; done
+[[ -e $bare/usr/bin/python3 ]] || ln -s "$python" "$bare/usr/bin/python3"
+{
+  libraries_of "${programs[@]}"
+  libraries_of "$build/upcycle" | grep -E '/(lib(c|m|dl|rt|pthread|resolv|stdc\+\+|gcc_s)\.so|ld-linux)'
+} | sort -u | while read -r library; do put "$library"; done
+mkdir -p "$bare$standard" "$bare$packages"/nvidia/{cu13,nccl}/lib
+for device in null zero urandom; do : >"$bare/dev/$device"; done
+
+# Without a GPU, as it is.
+cat >"$bare/as_it_is.sh" <<'END'
+cd /upcycle_gpu
+export OMP_NUM_THREADS=1
+tiny="launch/configs/tiny_moe.json --model.num_hidden_layers=1 --train.seq_length=16 --train.micro_batch_size=1 --train.global_batch_size=1"
+echo "== missing"
+UPCYCLE_CUDA_LIBRARIES=/nowhere bin/upcycle --version
+echo "ended with $?"
+echo "== bench"
+bin/upcycle bench step $tiny --steps=2 --warmup=1
+echo "ended with $?"
+bin/upcycle bench step $tiny --steps=1 --device=cuda
+echo "ended with $?"
+programs/test_gpu --gtest_list_tests | grep -c '^[A-Z]'
+source launch/gpu_bundle_environment.sh
+ls "$UPCYCLE_TESTS_ROOT/golden/mixtral_k2/golden.safetensors"
+echo "== gpu_check"
+./gpu_check.sh
+echo "ended with $?"
+END
+# With stand-ins.
+cat >"$bare/checked.sh" <<'END'
+cd /upcycle_gpu
+printf '#!/bin/bash\n[[ $1 == -L ]] && echo "GPU 0: A stand-in (UUID: x)" || echo 1.2.3\n' >/usr/bin/nvidia-smi
+printf '#!/bin/bash\necho "[  PASSED  ] 3 tests."\n' >programs/test_gpu
+cat programs/test_gpu >programs/test_gpu_train
+mv programs/upcycle programs/of_the_cpu
+printf '#!/bin/bash\nfor word; do shift; [[ $word == --device=cuda ]] || set -- "$@" "$word"; done\nexec "${0%%/*}/of_the_cpu" "$@"\n' >programs/upcycle
+python3 -c 'import os, sys
+for name in sys.argv[1:]: os.chmod(name, 0o755)' /usr/bin/nvidia-smi programs/upcycle
+OMP_NUM_THREADS=1 UPCYCLE_GPU_BENCH=launch/configs/tiny_moe.json ./gpu_check.sh --quick --minutes 4
+echo "ended with $?"
+cat gpu_check/report.md
+END
+cat >"$work/inside.sh" <<END
+set -e
+mount --bind "$standard" "$bare$standard"
+mount -t proc proc "$bare/proc"
+for device in null zero urandom; do mount --bind /dev/\$device "$bare/dev/\$device"; done
+END
+libraries_of "$build/upcycle" | while read -r library; do
+  case "${library##*/}" in
+    libnccl.so*) to=nccl ;;
+    libcudart.so* | libcublasLt.so*) to=cu13 ;;
+    *) continue ;;
+  esac
+  : >"$bare$packages/nvidia/$to/lib/${library##*/}"
+  echo "mount --bind '$(readlink -f "$library")' '$bare$packages/nvidia/$to/lib/${library##*/}'"
+done >>"$work/inside.sh"
+for script in as_it_is checked; do
+  echo "chroot '$bare' /usr/bin/env -i PATH=/usr/bin PYTHONPATH=$packages bash /$script.sh >'$work/$script.txt' 2>&1" >>"$work/inside.sh"
+done
+unshare --mount --net --propagation private bash "$work/inside.sh" || {
+  cat "$work"/*.txt
+  exit 1
+}
+
+status=0
+expect() { # FILE TEXT...: the texts stand in it in this order
+  python3 - "$@" <<'PY' || status=1
+import sys
+text, at = open(sys.argv[1]).read(), 0
+for part in sys.argv[2:]:
+    found = text.find(part, at)
+    if found < 0:
+        print(text, f"FAILED: the above has no «{part}», or too early", sep="\n")
+        sys.exit(1)
+    at = found + len(part)
+PY
+}
+expect "$work/as_it_is.txt" "== missing
+upcycle: libcudart.so.13 is not found: " "
+ended with 2
+== bench
+" " tokens/s" "
+ended with 0
+" "device: found cuda, " "ended with 2
+" "golden.safetensors
+== gpu_check
+gpu_check.sh: nvidia-smi lists no GPU here: run it on a machine with an NVIDIA GPU and its driver
+ended with 2
+"
+# On the CPU nothing runs on tensor cores, and that alone fails.
+expect "$work/checked.txt" "ended with 1
+# Upcycle on A stand-in, 1 GPU(s)" "driver 1.2.3" "gpu_check.sh --quick --minutes 4" "commit " "| ops | passed |" "| training_steps | passed |" \
+  "| fp32_as_on_the_cpu | passed |" "| bf16_as_on_the_cpu | passed |" "| bf16_heads_of_64 | **FAILED**" \
+  "same: 3 losses, the largest relative difference 0.0e+00" "attention_forward_mma ran 0 times" \
+  "| bf16_heads_of_128 | **FAILED**" "| bench_step_bf16 | passed |" "| bench_ops_bf16 | passed |" "| compute-sanitizer | not run: --quick |"
+((status)) || echo "a bare root runs the bundle"
+exit "$status"
