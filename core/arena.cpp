@@ -24,7 +24,7 @@ Arena& Arena::operator=(Arena&& other) noexcept {
 Tensor Arena::take(DType dtype, std::initializer_list<std::int64_t> shape) {
   Tensor t(nullptr, dtype, shape);
   const std::size_t begin = used_;
-  used_ += (t.bytes() + 63) / 64 * 64;
+  used_ += align(t.bytes());
   if (used_ > high_water_) count(used_ - high_water_);
   if (allocated()) {
     UPCYCLE_CHECK(used_ <= capacity_, "arena {} is {} bytes, {} needed for {}", name_, capacity_, used_, t.describe());

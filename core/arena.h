@@ -28,6 +28,10 @@ struct MemoryClass {
 //   auto views = layout(arena);    // the same takes, now with addresses
 class Arena {
  public:
+  // Bytes that every take begins at a multiple of. cuBLASLt's workspaces want as many; no vector is longer.
+  static constexpr std::size_t kAlignment = 256;
+  static constexpr std::size_t align(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
   explicit Arena(std::string name) : name_(std::move(name)) {}
   ~Arena();
   Arena(Arena&& other) noexcept;
@@ -35,7 +39,7 @@ class Arena {
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  // Uninitialised after reuse (zero on first use), aligned to 64 bytes. Throws Error past the allocated size.
+  // Uninitialised after reuse (zero on first use), aligned to kAlignment. Throws Error past the allocated size.
   Tensor take(DType dtype, std::initializer_list<std::int64_t> shape);
 
   // Takes after `mark` are given back by `release_to`: buffers whose lifetimes do not overlap share memory.

@@ -66,7 +66,7 @@ class Device {
   virtual ~Device() = default;
   virtual DeviceKind kind() const = 0;
   virtual std::unique_ptr<Stream> make_stream() = 0;
-  // Zeroed, aligned to 64 bytes at least; throws Error when out of memory.
+  // Zeroed, aligned to 256 bytes at least (Arena::kAlignment); throws Error when out of memory.
   virtual void* allocate(std::size_t bytes) = 0;
   virtual void release(void* data, std::size_t bytes) = 0;
   // The same of host memory that copies reach directly (on CUDA pinned: copies from and to other host memory are not

@@ -35,7 +35,7 @@ class IdleDevice final : public Device {
 }  // namespace
 
 IdleMemory IdleMemory::from(std::size_t offset) const {
-  const std::size_t aligned = std::min((offset + 63) / 64 * 64, bytes);
+  const std::size_t aligned = std::min(Arena::align(offset), bytes);
   return {static_cast<char*>(data) + aligned, bytes - aligned};
 }
 

@@ -29,18 +29,18 @@ TEST(Arena, PlansExactlyWhatItAllocates) {
   EXPECT_EQ(planned.scratch.data, nullptr);
   EXPECT_FALSE(arena.allocated());
   EXPECT_EQ(arena.capacity(), 0u);
-  EXPECT_EQ(arena.high_water(), 64u + 64u + 448u);  // each rounded up to 64 bytes; the larger scratch counts
+  EXPECT_EQ(arena.high_water(), 256u + 256u + 512u);  // each rounded up to 256 bytes; the larger scratch counts
 
   arena.allocate(*device);
-  EXPECT_EQ(arena.capacity(), 576u);
+  EXPECT_EQ(arena.capacity(), 1024u);
   EXPECT_EQ(arena.high_water(), 0u);
   const Views real = layout(arena);
   EXPECT_EQ(arena.high_water(), arena.capacity());
   EXPECT_EQ(real.weights.data, arena.data());
   EXPECT_EQ(real.scratch.data, real.other.data);
-  EXPECT_EQ(static_cast<char*>(real.row.data) - static_cast<char*>(real.weights.data), 64);
+  EXPECT_EQ(static_cast<char*>(real.row.data) - static_cast<char*>(real.weights.data), 256);
   for (const Tensor& t : {real.weights, real.row, real.scratch})
-    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(t.data) % 64, 0u);
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(t.data) % 256, 0u);
 }
 
 std::vector<std::pair<std::string, std::size_t>> classes_of(const Arena& arena) {
@@ -53,24 +53,25 @@ TEST(Arena, ClassesAddUpToItsSizeAndSharedMemoryCountsOnce) {
   const auto device = make_cpu_device();
   Arena arena("kept");
   const auto layout = [&arena] {
-    arena.take(DType::F32, {16});  // 64 bytes, kept
+    arena.take(DType::F32, {64});  // 256 bytes, kept
     const std::size_t shared = arena.mark();
     {
       const ArenaLabel label(arena, "scratch");
-      arena.take(DType::F32, {32});
+      arena.take(DType::F32, {128});
       {
         const ArenaLabel inner(arena, "buffers");
-        arena.take(DType::F32, {16});
+        arena.take(DType::F32, {64});
       }
       arena.release_to(shared);
-      arena.take(DType::F32, {80});  // 192 of its 320 bytes are the three takes' before
+      arena.take(DType::F32, {320});  // 768 of its 1280 bytes are the three takes' before
     }
-    arena.take(DType::F32, {16});
+    arena.take(DType::F32, {64});
   };
-  const std::vector<std::pair<std::string, std::size_t>> expected = {{"kept", 128}, {"scratch", 256}, {"buffers", 64}};
+  const std::vector<std::pair<std::string, std::size_t>> expected = {
+      {"kept", 512}, {"scratch", 1024}, {"buffers", 256}};
   layout();
   EXPECT_EQ(classes_of(arena), expected);
-  EXPECT_EQ(arena.high_water(), 448u);
+  EXPECT_EQ(arena.high_water(), 1792u);
   arena.allocate(*device);
   EXPECT_TRUE(arena.classes().empty());  // the cursor stands at the start again
   layout();
@@ -91,26 +92,26 @@ TEST(Arena, IsZeroOnFirstUse) {
 
 TEST(Arena, ReleaseGivesBackTheLatestTakesFirst) {
   Arena arena("test");
-  arena.take(DType::F32, {16});
+  arena.take(DType::F32, {64});
   const std::size_t outer = arena.mark();
-  arena.take(DType::F32, {16});
+  arena.take(DType::F32, {64});
   const std::size_t inner = arena.mark();
-  arena.take(DType::F32, {16});
+  arena.take(DType::F32, {64});
   arena.release_to(inner);
   EXPECT_EQ(arena.mark(), inner);
   arena.release_to(outer);
-  EXPECT_EQ(arena.mark(), 64u);
-  EXPECT_EQ(arena.high_water(), 192u);
+  EXPECT_EQ(arena.mark(), 256u);
+  EXPECT_EQ(arena.high_water(), 768u);
   EXPECT_THROW(arena.release_to(inner), Error);  // inner no longer exists
 }
 
 TEST(Arena, AdvancePassesSharedMemory) {
   Arena arena("test");
   const std::size_t start = arena.mark();
-  arena.take(DType::F32, {64});
+  arena.take(DType::F32, {128});
   const std::size_t long_end = arena.mark();
   arena.release_to(start);
-  arena.take(DType::F32, {16});
+  arena.take(DType::F32, {64});
   arena.advance_to(long_end);
   EXPECT_EQ(arena.mark(), long_end);
   arena.advance_to(start);  // never back
@@ -121,17 +122,17 @@ TEST(Arena, AdvancePassesSharedMemory) {
 TEST(Arena, TakingMoreThanPlannedNamesTheArena) {
   const auto device = make_cpu_device();
   Arena arena("activations");
-  arena.take(DType::F32, {16});
+  arena.take(DType::F32, {64});
   arena.allocate(*device);
-  arena.take(DType::F32, {16});
+  arena.take(DType::F32, {64});
   try {
     arena.take(DType::F32, {1});
     FAIL() << "no error";
   } catch (const Error& error) {
     const std::string what = error.what();
     EXPECT_NE(what.find("activations"), std::string::npos) << what;
-    EXPECT_NE(what.find("64 bytes"), std::string::npos) << what;
-    EXPECT_NE(what.find("128 needed"), std::string::npos) << what;
+    EXPECT_NE(what.find("256 bytes"), std::string::npos) << what;
+    EXPECT_NE(what.find("512 needed"), std::string::npos) << what;
   }
 }
 
@@ -153,7 +154,7 @@ TEST(Arena, AllocatesOnceAndTakesNothingMore) {
 TEST(Arena, MovesAndFreesItsMemory) {
   const auto device = make_cpu_device();
   Arena a("one");
-  a.take(DType::F32, {16});
+  a.take(DType::F32, {64});
   a.allocate(*device);
   void* const data = a.data();
   Arena b = std::move(a);
@@ -163,9 +164,9 @@ TEST(Arena, MovesAndFreesItsMemory) {
   b.free();
   EXPECT_FALSE(b.allocated());
   EXPECT_EQ(b.capacity(), 0u);
-  b.take(DType::F32, {32});  // plans anew
+  b.take(DType::F32, {128});  // plans anew
   b.allocate(*device);
-  EXPECT_EQ(b.capacity(), 128u);
+  EXPECT_EQ(b.capacity(), 512u);
 }
 
 TEST(Arena, NothingPlannedAllocatesNothing) {

@@ -77,6 +77,23 @@ TEST_F(GroupedMatmulOnCuda, NoStepChoosesAnAlgorithm) {
     }
 }
 
+// What the library would do with it is not known before it is a GPU's: the emulation refuses it.
+TEST_F(GroupedMatmulOnCuda, AWorkspaceLessAlignedThanCublasLtAsksIsRefused) {
+  Expert e(2, 16, 8, 32, DType::F32);
+  OpBench bench(e.limits());
+  bench.scratch.resize(bench.scratch.size() + Arena::kAlignment);
+  void* p = bench.scratch.data();
+  std::size_t space = bench.scratch.size();
+  std::align(Arena::kAlignment, bench.workspace.bytes, p, space);
+  bench.workspace.data = p;
+  EXPECT_NO_THROW(e.multiply(bench, {0, 16, 32}));
+  emul::options().quiet = true;
+  for (const std::size_t off : {64, 128}) {
+    bench.workspace.data = static_cast<char*>(p) + off;
+    EXPECT_THROW(e.multiply(bench, {0, 16, 32}), Error) << off;
+  }
+}
+
 // More rows than the ladder has: several products, of rows that it has.
 TEST_F(GroupedMatmulOnCuda, AnExpertWithMoreRowsThanTheLadder) {
   const std::int64_t most = std::int64_t{1} << 15;

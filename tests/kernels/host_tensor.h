@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/arena.h"
 #include "core/device.h"
 #include "core/rng.h"
 #include "kernels/ops.h"
@@ -107,11 +108,11 @@ struct OpBench {
   Memory scratch;
   Workspace workspace;
 
-  explicit OpBench(const OpLimits& limits) : scratch(ops->workspace_bytes(limits) + 64) {
+  explicit OpBench(const OpLimits& limits) : scratch(ops->workspace_bytes(limits) + Arena::kAlignment) {
     void* p = scratch.data();
     std::size_t space = scratch.size();
     workspace.bytes = ops->workspace_bytes(limits);
-    workspace.data = std::align(64, workspace.bytes, p, space);
+    workspace.data = std::align(Arena::kAlignment, workspace.bytes, p, space);
   }
 };
 

@@ -304,7 +304,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
     for (int i = 0; i < 4; ++i)
       if (chosen.align[i] && reinterpret_cast<std::uintptr_t>(pointers[i]) % chosen.align[i])
         return bad("a matrix is less aligned than the algorithm was asked for");
-    if (chosen.workspace && reinterpret_cast<std::uintptr_t>(workspace) % 16) return bad("workspace not aligned");
+    // cuBLAS documentation, cublasLtMatmul(): the workspace "must be 256B aligned".
+    if (chosen.workspace && reinterpret_cast<std::uintptr_t>(workspace) % 256)
+      return bad("the workspace is not aligned to 256 bytes");
   }
   if (workspace_bytes && (!emul::check_device_pointer(workspace) ||
                           !emul::check_device_pointer(static_cast<char*>(workspace) + workspace_bytes - 1)))
