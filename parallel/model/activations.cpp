@@ -37,15 +37,6 @@ void take_recomputable(Arena& arena, LayerState& layer, const Sizes& s, const La
     m.probs = arena.take(DType::F32, {T_local, s.E});
     m.weights = arena.take(DType::F32, {T_local, s.k});
     m.lse = arena.take(DType::F32, {T_local});
-    m.counts = arena.take(DType::I32, {b.chunks, s.E});
-    const std::string before = arena.label(kDispatchBuffers);
-    m.source = arena.take(DType::I32, {b.slots});
-    m.slot = arena.take(DType::I32, {b.tokens, s.k});
-    if (layout.ep > 1) {
-      m.pad = arena.take(DType::I32, {b.rows});
-      m.unpad = arena.take(DType::I32, {b.received});
-    }
-    arena.label(before);
     m.input = arena.take(dtype, {b.rows, s.H});
     m.gate_up = arena.take(dtype, {b.rows, 2 * s.moe_F_local});
     m.act = arena.take(dtype, {b.rows, s.moe_F_local});
@@ -54,12 +45,22 @@ void take_recomputable(Arena& arena, LayerState& layer, const Sizes& s, const La
 }
 
 // What a layer keeps even when the rest is computed again.
-void take_kept(Arena& arena, LayerState& layer, const Sizes& s, DType dtype, std::int64_t T_local, bool moe) {
-  layer.x = arena.take(dtype, {T_local, s.H});
-  if (moe) {
-    layer.moe.experts = arena.take(DType::I32, {T_local, s.k});
-    layer.moe.stats = arena.take(DType::F64, {2 * s.E + 2});
-    layer.moe.expert_scale = arena.take(DType::F32, {s.E});
+void take_kept(Arena& arena, LayerState& layer, const Sizes& s, const Layout& layout, const PassShape& pass,
+               std::int64_t T_local, bool moe) {
+  layer.x = arena.take(pass.dtype, {T_local, s.H});
+  if (!moe) return;
+  MoeState& m = layer.moe;
+  m.experts = arena.take(DType::I32, {T_local, s.k});
+  m.stats = arena.take(DType::F64, {2 * s.E + 2});
+  m.expert_scale = arena.take(DType::F32, {s.E});
+  const MoeBuffers b = moe_buffers(s, layout, pass);
+  const ArenaLabel label(arena, kDispatchBuffers);
+  m.counts = arena.take(DType::I32, {b.chunks, s.E});
+  m.source = arena.take(DType::I32, {b.slots});
+  m.slot = arena.take(DType::I32, {b.tokens, s.k});
+  if (layout.ep > 1) {
+    m.pad = arena.take(DType::I32, {b.rows});
+    m.unpad = arena.take(DType::I32, {b.received});
   }
 }
 
@@ -175,12 +176,12 @@ Activations layout_activations(Arena& arena, const ModelConfig& model, const Siz
   LayerState shared;
   if (share) {
     take_recomputable(arena, shared, s, layout, pass, T_local, any_mlp(model), model.is_moe());
-    if (!pass.training) take_kept(arena, shared, s, pass.dtype, T_local, model.is_moe());
+    if (!pass.training) take_kept(arena, shared, s, layout, pass, T_local, model.is_moe());
   }
   for (std::int64_t l = 0; l < s.L; ++l) {
     const bool moe = model.is_moe_layer(l);
     LayerState layer = shared;
-    if (pass.training) take_kept(arena, layer, s, pass.dtype, T_local, moe);
+    if (pass.training) take_kept(arena, layer, s, layout, pass, T_local, moe);
     if (!share) take_recomputable(arena, layer, s, layout, pass, T_local, !moe || model.shared_expert, moe);
     a.layers.push_back(layer);
   }

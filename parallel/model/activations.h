@@ -23,14 +23,16 @@ struct PassShape {
 };
 
 struct MoeState {
-  Tensor probs, weights, lse;   // fp32 (T_local, E), (T_local, k), (T_local)
-  Tensor experts;               // i32 (T_local, k): kept under recompute, never chosen twice
+  // Kept under recompute: experts are never chosen twice, and neither is it planned twice how their rows travel.
+  Tensor experts;               // i32 (T_local, k)
   Tensor stats;                 // f64 (2E + 2), see Ops::router_stats; summed over tp
   Tensor expert_scale;          // fp32 (E)
   Tensor counts, source, slot;  // i32 (chunks, E), (slots), (tokens, k)
   Tensor pad, unpad;            // i32 (R), (received): received row of an expert row or -1, and back (ep > 1)
-  Tensor input, gate_up, act;   // (R, H), (R, 2 moe_F_local), (R, moe_F_local): expert rows
-  Tensor output;                // (slots, H): experts' outputs, back in slot layout
+  // Of the pass under way.
+  Tensor probs, weights, lse;  // fp32 (T_local, E), (T_local, k), (T_local)
+  Tensor input, gate_up, act;  // (R, H), (R, 2 moe_F_local), (R, moe_F_local): expert rows
+  Tensor output;               // (slots, H): experts' outputs, back in slot layout
 };
 
 struct LayerState {

@@ -139,9 +139,11 @@ void moe_forward(Transformer& m, std::int64_t layer, double share, bool replay) 
   const bool cut = cut_over_tp(m), shared = m.config.shared_expert;
   const Tensor out = cut ? c.partial : c.branch;
   const Store store = shared ? Store::Accumulate : Store::Overwrite;
-  start_plan(m, layer, t.experts);
-  if (!replay) route_losses(m, layer, share);  // while the counts come to the host
-  finish_plan(m, layer);
+  if (!replay) {  // else the forward's plan and maps still hold
+    start_plan(m, layer, t.experts);
+    route_losses(m, layer, share);  // while the counts come to the host
+    finish_plan(m, layer);
+  }
   // Recomputed for a backward that works in rounds, the experts' part is left out: it makes each round's again.
   const bool experts = !replay || plan.rounds == 1;
   for (std::int64_t r = 0; r < plan.rounds; ++r) {
