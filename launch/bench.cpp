@@ -2,6 +2,7 @@
 #include <chrono>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <optional>
 
 #include "core/config/fields.h"
 #include "core/log.h"
@@ -10,12 +11,12 @@
 #include "launch/bench_ops.h"
 #include "launch/commands.h"
 #include "launch/common.h"
-#include "launch/metrics.h"
 #include "launch/options.h"
 #include "launch/profile_window.h"
 #include "launch/ranks.h"
 #include "launch/run_setup.h"
 #include "launch/same_start.h"
+#include "launch/yardstick.h"
 #include "parallel/comm/agree.h"
 #include "parallel/train/state.h"
 #include "parallel/train/trainer.h"
@@ -70,10 +71,10 @@ int bench_step(const MpiSession& session, const std::string& file, const std::ve
   const Backend backend = make_backend(session, c);
   const Mesh mesh = make_backend_mesh(backend, session, layout);
   Trainer t;
-  double peak = 0;
+  std::optional<Yardstick> yardstick;
   agree_or_throw(*mesh.world, [&] { check_fits_machine(backend, plan_trainer(c, mesh, *backend.ops)); });
   agree_or_throw(*mesh.world, [&] {
-    peak = measure_peak_flops(backend, c.storage()) * layout.world;
+    yardstick = make_yardstick(backend, c.storage(), layout.world);
     t = make_trainer(c, mesh, *backend.device, *backend.stream, *backend.ops);
   });
   initialize_trainer(t, static_cast<std::uint64_t>(c.seed));
@@ -106,6 +107,7 @@ int bench_step(const MpiSession& session, const std::string& file, const std::ve
   const double flops = tokens * training_flops_per_token(c.model, c.train.seq_length);
   const ParameterCount count = count_parameters(c.model);
   if (session.rank() != 0) return 0;
+  const double mfu = yardstick->mfu(flops / median), peak = yardstick->flops();
   if (json) {
     fmt::print("{}\n",
                nlohmann::ordered_json{{"tokens_per_s", tokens / median},
@@ -114,7 +116,7 @@ int bench_step(const MpiSession& session, const std::string& file, const std::ve
                                       {"best_step_ms", seconds.front() * 1e3},
                                       {"gflops", flops / median / 1e9},
                                       {"peak_gflops", peak / 1e9},
-                                      {"mfu", flops / median / peak},
+                                      {"mfu", mfu},
                                       {"comm_share", waits_are_known ? nlohmann::ordered_json(comm_share) : nullptr},
                                       {"parameters", count.total},
                                       {"active_parameters", count.active},
@@ -127,7 +129,7 @@ int bench_step(const MpiSession& session, const std::string& file, const std::ve
     fmt::print(
         "step {:.1f} ms (median of {}), {:.0f} tokens/s, {:.0f} GFLOP/s, {:.0f} % of the {:.0f} GFLOP/s of large "
         "matrix products\n",
-        median * 1e3, steps, tokens / median, flops / median / 1e9, 100 * flops / median / peak, peak / 1e9);
+        median * 1e3, steps, tokens / median, flops / median / 1e9, 100 * mfu, peak / 1e9);
     if (session.size() > 1 && waits_are_known) fmt::print("{:.1f} % of it waiting for other ranks\n", 100 * comm_share);
   }
   return 0;

@@ -4,6 +4,7 @@
 
 #include "core/rng.h"
 #include "core/staging.h"
+#include "launch/normal_operands.h"
 
 namespace upcycle {
 namespace {
@@ -74,18 +75,15 @@ void take_all(Arena& a, Operands& o, const Config& c, const Ops& ops) {
 
 void fill_all(const Backend& b, Operands& o, std::int64_t S) {
   Staging staging(*b.device, *b.stream);
+  NormalOperands normal;
   write_integers(staging, o.tokens, [&](std::int64_t i) { return draw(o.V, i); });
   write_integers(staging, o.targets, [&](std::int64_t i) { return draw(o.V, i + 1); });
   write_integers(staging, o.positions, [&](std::int64_t i) { return i % S; });
   write_integers(staging, o.offsets, [&](std::int64_t i) { return i * S; });
-  if (o.E > 0)
-    staging.write(o.logits, [&](void* host, std::int64_t row, std::int64_t rows) {
-      for (std::int64_t i = 0; i < rows * o.E; ++i)
-        static_cast<float*>(host)[i] = static_cast<float>(rng::normal(1, 2, static_cast<std::uint64_t>(row * o.E + i)));
-    });
+  if (o.E > 0) normal.write(staging, o.logits);
   for (const Tensor& to : {o.x, o.y, o.norm_weight, o.qkv, o.dqkv, o.qkv_weight, o.gate_up, o.mlp, o.attention,
                            o.vocabulary, o.rows, o.expert_gate_up, o.expert_weight, o.master, o.grad})
-    if (to) b.ops->fill(*b.stream, to, 0.125F);
+    if (to) normal.write(staging, to);
   b.ops->fill(*b.stream, o.scale, 1);
 }
 

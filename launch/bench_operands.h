@@ -23,8 +23,7 @@ struct Operands {
 Operands sizes_of(const Config& config);  // no tensors yet
 OpLimits limits_of(const Config& config, const Operands& operands);
 void take_all(Arena& arena, Operands& operands, const Config& config, const Ops& ops);
-// Constants where an op's speed does not depend on values. Router logits differ a token, so that experts get uneven
-// shares.
+// Random normal numbers, uniform tokens. So experts get uneven shares.
 void fill_all(const Backend& backend, Operands& operands, std::int64_t S);
 
 }  // namespace upcycle

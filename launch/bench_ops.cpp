@@ -7,7 +7,8 @@
 
 #include "launch/bench_operands.h"
 #include "launch/common.h"
-#include "launch/metrics.h"
+#include "launch/normal_operands.h"
+#include "launch/yardstick.h"
 
 namespace upcycle {
 namespace {
@@ -191,7 +192,11 @@ double copy_bandwidth(const Backend& b, double seconds) {
   layout();
   arena.allocate(*b.device);
   layout();
-  b.ops->fill(*b.stream, from, 1);
+  {
+    NormalOperands normal;
+    Staging staging(*b.device, *b.stream);
+    normal.write(staging, from);
+  }
   const double t = time_of(
       b, [&] { b.device->copy(*b.stream, CopyKind::OnDevice, to.data, from.data, from.bytes()); }, seconds);
   return 2 * static_cast<double>(from.bytes()) / t;

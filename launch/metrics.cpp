@@ -4,11 +4,10 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <cstring>
 #include <filesystem>
-#include <limits>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "core/log.h"
 #include "data/files.h"
@@ -37,38 +36,10 @@ void drop_half_line(const std::string& path) {
   if (end < file.size()) std::filesystem::resize_file(path, end);
 }
 
-// Seconds of one (n, n) x (n, n) product: the best of some, each the mean of `together` that are issued at once.
-double product_seconds(const Backend& b, DType dtype, std::int64_t n, int together) {
-  OpLimits limits;
-  limits.T = limits.H = limits.F = n;
-  limits.dtype = dtype;
-  Arena arena("peak measurement");
-  Tensor x, w, y, scratch;
-  const auto layout = [&] {
-    x = arena.take(dtype, {n, n});
-    w = arena.take(dtype, {n, n});
-    y = arena.take(dtype, {n, n});
-    scratch = arena.take(DType::F32, {static_cast<std::int64_t>(b.ops->workspace_bytes(limits) / 4 + 1)});
-  };
-  layout();
-  arena.allocate(*b.device);
-  layout();
-  double best = std::numeric_limits<double>::infinity();
-  for (int i = 0; i < 6; ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    for (int j = 0; j < together; ++j)
-      b.ops->matmul(*b.stream, {scratch.data, scratch.bytes()}, MatmulKind::NT, y, x, w);
-    b.stream->synchronize();
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    best = std::min(best, seconds / together);
-  }
-  return best;
-}
-
 }  // namespace
 
-Metrics::Metrics(const std::string& run_dir, double peak_flops, const Config& config)
-    : peak_flops_(peak_flops), log_every_(std::max<std::int64_t>(1, config.train.log_every)) {
+Metrics::Metrics(const std::string& run_dir, Yardstick yardstick, const Config& config)
+    : yardstick_(std::move(yardstick)), log_every_(std::max<std::int64_t>(1, config.train.log_every)) {
   if (run_dir.empty()) return;
   const std::string path = run_dir + "/metrics.jsonl";
   drop_half_line(path);
@@ -90,7 +61,7 @@ void Metrics::write(const std::string& line) {
 
 void Metrics::step(const Trainer& t, const StepResult& r, double seconds, std::int64_t total) {
   const double tokens_per_s = static_cast<double>(r.tokens) / seconds;
-  const double flops = t.flops_per_token * tokens_per_s;
+  const double mfu = yardstick_.mfu(t.flops_per_token * tokens_per_s);
   Json layers = Json::array();
   for (std::size_t l = 0; l < r.layers.size(); ++l)
     if (t.config.model.is_moe_layer(static_cast<std::int64_t>(l)))
@@ -107,7 +78,7 @@ void Metrics::step(const Trainer& t, const StepResult& r, double seconds, std::i
              {"lr", r.lr},
              {"grad_norm", r.grad_norm},
              {"tokens_per_s", tokens_per_s},
-             {"mfu", flops / peak_flops_},
+             {"mfu", mfu},
              {"step_ms", seconds * 1e3},
              {"moe_layers", layers}}
             .dump());
@@ -119,7 +90,7 @@ void Metrics::step(const Trainer& t, const StepResult& r, double seconds, std::i
   std::string line = fmt::format("step {}/{}  loss {:.4f}", t.step, total, r.loss);
   if (t.config.model.is_moe()) line += fmt::format("  aux {:.3f}", r.aux_loss);
   line += fmt::format("  lr {:.2e}  grad norm {:.3f}  {:.0f} tokens/s  mfu {:.0f} %  {:02d}:{:02d}:{:02d} left", r.lr,
-                      r.grad_norm, tokens_per_s, 100 * flops / peak_flops_, left / 3600, left / 60 % 60, left % 60);
+                      r.grad_norm, tokens_per_s, 100 * mfu, left / 3600, left / 60 % 60, left % 60);
   log_info("{}", line);
 }
 
@@ -127,22 +98,6 @@ void Metrics::eval(const Trainer& t, const std::string& set, double loss, std::i
   write(
       Json{{"step", t.step}, {"tokens", t.tokens}, {"eval", set}, {"eval_loss", loss}, {"eval_tokens", tokens}}.dump());
   log_info("step {}  held-out {}: loss {:.4f} over {} tokens", t.step, set, loss, tokens);
-}
-
-double measure_peak_flops(const Backend& backend, DType dtype) {
-  const auto flops = [&](std::int64_t n, int together) {
-    const auto side = static_cast<double>(n);
-    return 2 * side * side * side / product_seconds(backend, dtype, n, together);
-  };
-  if (backend.gpu < 0) return flops(1024, 1);
-  // GPUs differ by orders of magnitude, and the emulated one by more: grow until a product takes a millisecond.
-  double best = 0;
-  for (std::int64_t n = 256; n <= 8192; n *= 2) {
-    best = std::max(best, flops(n, 4));
-    const auto side = static_cast<double>(n);
-    if (2 * side * side * side / best > 1e-3) break;
-  }
-  return best;
 }
 
 }  // namespace upcycle

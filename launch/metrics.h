@@ -2,7 +2,7 @@
 #include <cstdio>
 #include <string>
 
-#include "launch/backend.h"
+#include "launch/yardstick.h"
 #include "parallel/train/trainer.h"
 
 namespace upcycle {
@@ -10,8 +10,8 @@ namespace upcycle {
 // RUN/metrics.jsonl, append-only, one line a step; and one line a step on the console, with the time left.
 class Metrics {
  public:
-  // `run_dir` empty: console alone. `peak_flops`: of all ranks, for MFU.
-  Metrics(const std::string& run_dir, double peak_flops, const Config& config);
+  // `run_dir` empty: console alone. `yardstick`: of all ranks, for MFU.
+  Metrics(const std::string& run_dir, Yardstick yardstick, const Config& config);
   ~Metrics();
   Metrics(const Metrics&) = delete;
 
@@ -21,13 +21,9 @@ class Metrics {
  private:
   void write(const std::string& line);
   std::FILE* file_ = nullptr;
-  double peak_flops_;
+  Yardstick yardstick_;
   std::int64_t log_every_;
   double average_seconds_ = 0;
 };
-
-// FLOP/s of large matrix products in `dtype` on this backend (on the CPU: with the threads of this process), measured:
-// what MFU is a share of. On a GPU that is less than its data sheet says. Takes a fraction of a second.
-double measure_peak_flops(const Backend& backend, DType dtype);
 
 }  // namespace upcycle

@@ -1,5 +1,6 @@
 #include <chrono>
 #include <filesystem>
+#include <optional>
 
 #include "core/log.h"
 #include "data/files.h"
@@ -301,7 +302,7 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
     run.writer = std::make_unique<CheckpointWriter>(dir, *mesh.world, keep);
   const std::string name = file.empty() ? "the config" : file;
   run.setup = set_up_run(std::move(config), name, *mesh.world);
-  double peak_flops = 0;
+  std::optional<Yardstick> yardstick;
   std::vector<MemoryClass> plan;
   agree_or_throw(*mesh.world, [&] {
     open_data(run);
@@ -322,7 +323,7 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
   });
   agree_or_throw(*mesh.world, [&] {
     // Before anything is written: a processor that has no bf16 says so here.
-    peak_flops = measure_peak_flops(backend, run.setup.config.storage());
+    yardstick = make_yardstick(backend, run.setup.config.storage(), layout.world);
     run.trainer = make_trainer(run.setup.config, mesh, *backend.device, *backend.stream, *backend.ops);
   });
   if (all_stop(*mesh.world)) return stopped_before_training();
@@ -338,7 +339,7 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
 
   run.wall_before = run.trainer.wall_seconds;
   run.start = Clock::now();
-  Metrics metrics(session.rank() == 0 ? c.checkpoint.dir : "", layout.world * peak_flops, c);
+  Metrics metrics(session.rank() == 0 ? c.checkpoint.dir : "", *yardstick, c);
   const std::int64_t first = run.trainer.step;
   bool done = false;
   try {
