@@ -1,5 +1,7 @@
 #include "parallel/comm/comm_nccl.h"
 
+#include <array>
+#include <bit>
 #include <cstdlib>
 #include <exception>
 #include <sstream>
@@ -50,19 +52,17 @@ struct NcclContext {
   NcclWatch watch;
   std::unique_ptr<Device> host = make_cpu_device();
   std::unique_ptr<Stream> host_stream = host->make_stream();
-  const NcclGroup* world = nullptr;  // that other groups are split from
 };
 
 class NcclCommunicator final : public Communicator {
  public:
-  NcclCommunicator(std::shared_ptr<NcclContext> context, std::unique_ptr<Communicator> host,
-                   std::unique_ptr<NcclGroup> group)
-      : context_(std::move(context)), host_(std::move(host)), group_(std::move(group)) {}
+  NcclCommunicator(std::shared_ptr<NcclContext> context, std::unique_ptr<Communicator> host)
+      : context_(std::move(context)), host_(std::move(host)) {}
   ~NcclCommunicator() override;
 
-  int rank() const override { return group_->rank(); }
-  int size() const override { return group_->size(); }
-  const std::string& name() const override { return group_->name(); }
+  int rank() const override { return host_->rank(); }
+  int size() const override { return host_->size(); }
+  const std::string& name() const override { return host_->name(); }
 
   Event all_reduce(const Tensor& data) override;
   Event reduce_scatter(const Tensor& out, const Tensor& in) override;
@@ -77,21 +77,30 @@ class NcclCommunicator final : public Communicator {
   std::string gather_text(const std::string& text) override { return host_->gather_text(text); }
 
  private:
-  // Runs `call(communicator, stream)` once what compute has been given so far is done. `moves` false: on no rank is
-  // there anything to move, or none of it concerns this one.
+  // NCCL's side of the group, which the first call that moves anything makes: it costs memory on the GPU, and not every
+  // layout and model has tensors for every group. A collective call.
+  NcclGroup& group();
+  // All ranks of the group have come to this call. In a call that is the first to use an algorithm NCCL connects the
+  // ranks and the host stands inside it, where it can not say for whom; so it waits here, before a call of a kind and
+  // size (in powers of two, by which NCCL chooses) that the group has not had.
+  void meet(Collective collective, std::size_t bytes);
+  // Runs `call(communicator, stream)` once what compute has been given so far is done. `bytes`: 0 where on no rank
+  // there is anything to move; the same on all. `concerns` false: not on this one.
   template <class Call>
-  Event issue(Collective collective, std::size_t given, bool moves, Call call);
+  Event issue(Collective collective, std::size_t given, std::size_t bytes, bool concerns, Call call);
   void exchange(const Tensor& out, std::span<const std::int64_t> recv_counts, const Tensor& in,
                 std::span<const std::int64_t> send_counts, ncclComm_t comm, cudaStream_t stream);
 
   std::shared_ptr<NcclContext> context_;
   std::unique_ptr<Communicator> host_;
   std::unique_ptr<NcclGroup> group_;
+  std::array<std::uint64_t, kCollectiveNames.size()> met_{};  // a bit a size
   std::uint64_t sequence_ = 0;
 };
 
 // Leaving a group is collective: while an exception unwinds this rank the others may be anywhere.
 NcclCommunicator::~NcclCommunicator() {
+  if (group_ == nullptr) return;
   try {
     group_->close(std::uncaught_exceptions() == 0);
   } catch (const std::exception& e) {
@@ -99,20 +108,54 @@ NcclCommunicator::~NcclCommunicator() {
   }
 }
 
+std::vector<int> world_ranks_of(Communicator& group, const MpiSession& session) {
+  std::istringstream text(group.gather_text(fmt::format("{} ", session.rank())));
+  std::vector<int> ranks;
+  for (int r = 0; text >> r;) ranks.push_back(r);
+  return ranks;
+}
+
+// The first rank's, on all.
+ncclUniqueId agree_on_id(Communicator& group) {
+  ncclUniqueId id{};
+  if (group.rank() == 0) UPCYCLE_NCCL(ncclGetUniqueId(&id));
+  const std::string bytes = group.broadcast_text(std::string(id.internal, sizeof(id.internal)), 0);
+  bytes.copy(id.internal, sizeof(id.internal));
+  return id;
+}
+
+NcclGroup& NcclCommunicator::group() {
+  if (group_ == nullptr)
+    group_ = NcclGroup::make(name(), world_ranks_of(*host_, context_->session), rank(), agree_on_id(*host_),
+                             context_->device, context_->watch);
+  return *group_;
+}
+
+void NcclCommunicator::meet(Collective collective, std::size_t bytes) {
+  std::uint64_t& met = met_[static_cast<std::size_t>(collective)];
+  const std::uint64_t size = std::bit_floor(std::uint64_t{bytes});
+  if ((met & size) == 0) host_->barrier();
+  met |= size;
+}
+
 template <class Call>
-Event NcclCommunicator::issue(Collective collective, std::size_t given, bool moves, Call call) {
+Event NcclCommunicator::issue(Collective collective, std::size_t given, std::size_t bytes, bool concerns, Call call) {
+  if (bytes > 0) meet(collective, bytes);
+  NcclGroup* const g = bytes > 0 ? &group() : group_.get();
   record_collective(name(), ++sequence_, name_of(collective), given);
-  const TraceRange range(group_->issue_name(collective));
-  if (!moves) return group_->stream().record();  // behind the calls before it
-  group_->begin(collective, sequence_, given, context_->compute.record());
-  call(group_->comm(), group_->native());
-  return group_->end();
+  if (g == nullptr) return {};
+  const TraceRange range(g->issue_name(collective));
+  if (bytes == 0 || !concerns) return g->stream().record();  // behind the calls before it
+  g->begin(collective, sequence_, given, context_->compute.record());
+  const StallMonitor::Inside inside(context_->session.stalls(), "starting a collective", "NCCL");
+  call(g->comm(), g->native());
+  return g->end();
 }
 
 Event NcclCommunicator::all_reduce(const Tensor& data) {
   check_all_reduce(*this, data);
   const auto n = static_cast<std::size_t>(data.size());
-  return issue(Collective::AllReduce, data.bytes(), n > 0, [&](ncclComm_t comm, cudaStream_t stream) {
+  return issue(Collective::AllReduce, data.bytes(), data.bytes(), true, [&](ncclComm_t comm, cudaStream_t stream) {
     UPCYCLE_NCCL(ncclAllReduce(data.data, data.data, n, type_of(data.dtype), ncclSum, comm, stream));
   });
 }
@@ -120,7 +163,7 @@ Event NcclCommunicator::all_reduce(const Tensor& data) {
 Event NcclCommunicator::reduce_scatter(const Tensor& out, const Tensor& in) {
   check_reduce_scatter(*this, out, in);
   const auto n = static_cast<std::size_t>(out.size());
-  return issue(Collective::ReduceScatter, in.bytes(), n > 0, [&](ncclComm_t comm, cudaStream_t stream) {
+  return issue(Collective::ReduceScatter, in.bytes(), in.bytes(), true, [&](ncclComm_t comm, cudaStream_t stream) {
     UPCYCLE_NCCL(ncclReduceScatter(in.data, out.data, n, type_of(in.dtype), ncclSum, comm, stream));
   });
 }
@@ -128,7 +171,7 @@ Event NcclCommunicator::reduce_scatter(const Tensor& out, const Tensor& in) {
 // What only moves, moves as bytes.
 Event NcclCommunicator::all_gather(const Tensor& out, const Tensor& in) {
   check_all_gather(*this, out, in);
-  return issue(Collective::AllGather, in.bytes(), in.bytes() > 0, [&](ncclComm_t comm, cudaStream_t stream) {
+  return issue(Collective::AllGather, in.bytes(), in.bytes(), true, [&](ncclComm_t comm, cudaStream_t stream) {
     UPCYCLE_NCCL(ncclAllGather(in.data, out.data, in.bytes(), ncclInt8, comm, stream));
   });
 }
@@ -136,7 +179,7 @@ Event NcclCommunicator::all_gather(const Tensor& out, const Tensor& in) {
 Event NcclCommunicator::broadcast(const Tensor& data, int root) {
   check_broadcast(*this, data, root);
   const std::size_t given = rank() == root ? data.bytes() : 0;
-  return issue(Collective::Broadcast, given, data.bytes() > 0, [&](ncclComm_t comm, cudaStream_t stream) {
+  return issue(Collective::Broadcast, given, data.bytes(), true, [&](ncclComm_t comm, cudaStream_t stream) {
     UPCYCLE_NCCL(ncclBroadcast(data.data, data.data, data.bytes(), ncclInt8, root, comm, stream));
   });
 }
@@ -148,7 +191,7 @@ Event NcclCommunicator::all_to_all_v(const Tensor& out, std::span<const std::int
   for (std::size_t r = 0; r < send_counts.size(); ++r) sent += send_counts[r], received += recv_counts[r];
   const std::size_t row = static_cast<std::size_t>(in.columns()) * size_of(in.dtype);
   return issue(
-      Collective::AllToAllV, static_cast<std::size_t>(sent) * row, (sent > 0 || received > 0) && row > 0,
+      Collective::AllToAllV, static_cast<std::size_t>(sent) * row, row, sent > 0 || received > 0,
       [&](ncclComm_t comm, cudaStream_t stream) { exchange(out, recv_counts, in, send_counts, comm, stream); });
 }
 
@@ -174,36 +217,11 @@ void NcclCommunicator::exchange(const Tensor& out, std::span<const std::int64_t>
   UPCYCLE_NCCL(ncclGroupEnd());
 }
 
-std::vector<int> world_ranks_of(Communicator& group, const MpiSession& session) {
-  std::istringstream text(group.gather_text(fmt::format("{} ", session.rank())));
-  std::vector<int> ranks;
-  for (int r = 0; text >> r;) ranks.push_back(r);
-  return ranks;
-}
-
-// Rank 0's, on all ranks.
-ncclUniqueId agree_on_id(Communicator& world) {
-  ncclUniqueId id{};
-  if (world.rank() == 0) UPCYCLE_NCCL(ncclGetUniqueId(&id));
-  const std::string bytes = world.broadcast_text(std::string(id.internal, sizeof(id.internal)), 0);
-  bytes.copy(id.internal, sizeof(id.internal));
-  return id;
-}
-
 std::shared_ptr<Communicator> make_group(const std::shared_ptr<NcclContext>& context, const char* name, int color) {
   const MpiSession& session = context->session;
   auto host = make_mpi_communicator(session, name, color, session.rank(), *context->host_stream);
   if (host->size() == 1) return make_single_communicator(name, context->device, context->compute);
-  std::vector<int> ranks = world_ranks_of(*host, session);
-  std::unique_ptr<NcclGroup> group;
-  if (context->world == nullptr) {
-    group = NcclGroup::make_world(name, std::move(ranks), host->rank(), agree_on_id(*host), context->device,
-                                  context->watch);
-    context->world = group.get();
-  } else {
-    group = context->world->split(name, color, std::move(ranks), host->rank(), context->device);
-  }
-  return std::make_shared<NcclCommunicator>(context, std::move(host), std::move(group));
+  return std::make_shared<NcclCommunicator>(context, std::move(host));
 }
 
 }  // namespace

@@ -8,11 +8,15 @@ namespace upcycle {
 // `compute` is the stream that its ops run on. The layout's world is the session's size. The mesh ends before the
 // stream, the device and the session do. A group of one needs no NCCL and gets the single-rank communicator.
 //
+// A group's NCCL communicator, which takes memory on the GPU, is made by its first call with tensors: a run has those
+// of the groups that it uses. Groups of the same ranks (dp and ep where tp = 1) have one each: the calls of one NCCL
+// communicator run one after the other, and a dispatch would stand behind the sums that are to travel under it.
+//
 // Every group has a communication stream of its own. A call starts there when what `compute` had been given before it
 // is done, and its Event is a point of that stream: so transfers run beside the ops between a call and its wait
-// (Stream::wait), and the host stands still for none of them: but for a group's first calls, in which NCCL connects its
-// ranks. Calls that give the host a value, and barrier, go through
-// MPI; they are counted by themselves.
+// (Stream::wait), and the host stands still for none of them, but where NCCL connects the ranks: in a call of a kind
+// and size that the group has not had. Calls that give the host a value, and barrier, go through MPI; they are counted
+// by themselves.
 //
 // What communicator.h promises of reductions is the CPU backend's. Here NCCL adds: in an order of its own, the same
 // for the same ranks on the same machines; and a bf16 sum is rounded to bf16 wherever partial sums travel on, not once.

@@ -7,26 +7,24 @@ namespace upcycle {
 
 std::size_t collective_scratch_bytes(const Layout& layout) {
   std::size_t bytes = 0;
-  for (const int size : {layout.world, layout.tp, layout.dp, layout.ep, layout.etp, layout.edp}) {
+  for (const int size : {layout.world, layout.tp, layout.dp, layout.ep, layout.edp}) {
     bytes += reduction_scratch_bytes(size);
   }
   return bytes;
 }
 
 Mesh make_mesh_of_groups(const Layout& layout, int rank, const Coordinates& at, const MakeGroup& make_group) {
-  Mesh mesh{layout, rank, at, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
+  Mesh mesh{layout, rank, at, nullptr, nullptr, nullptr, nullptr, nullptr};
   // A group is named by what its ranks have in common: the other coordinates of the same grid. Every rank splits in
   // this order; another order on one rank would pair different groups.
   mesh.world = make_group("world", 0);
   mesh.tp = make_group("tp", at.dp);
   mesh.dp = make_group("dp", at.tp);
   mesh.ep = make_group("ep", at.edp * layout.etp + at.etp);
-  mesh.etp = make_group("etp", at.edp * layout.ep + at.ep);
   mesh.edp = make_group("edp", at.ep * layout.etp + at.etp);
   UPCYCLE_CHECK(mesh.world->size() == layout.world && mesh.tp->rank() == at.tp && mesh.tp->size() == layout.tp &&
                     mesh.dp->rank() == at.dp && mesh.dp->size() == layout.dp && mesh.ep->rank() == at.ep &&
-                    mesh.ep->size() == layout.ep && mesh.etp->rank() == at.etp && mesh.etp->size() == layout.etp &&
-                    mesh.edp->rank() == at.edp && mesh.edp->size() == layout.edp,
+                    mesh.ep->size() == layout.ep && mesh.edp->rank() == at.edp && mesh.edp->size() == layout.edp,
                 "the groups that MPI made differ from the layout's coordinates");
   return mesh;
 }

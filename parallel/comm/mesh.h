@@ -32,15 +32,16 @@ struct Coordinates {
 };
 Coordinates coordinates_of(const Layout& layout, int rank);
 
-// Bytes of host scratch that the six CPU communicators of one rank hold for reductions (resident once used).
+// Bytes of host scratch that the CPU communicators of one rank hold for reductions (resident once used).
 std::size_t collective_scratch_bytes(const Layout& layout);
 
-// All communicators of one rank, created eagerly.
+// All groups of one rank, made at the start. Experts cut over etp = tp are cut over the ranks of tp, whose group serves
+// both.
 struct Mesh {
   Layout layout;
   int rank = 0;
   Coordinates at;
-  std::shared_ptr<Communicator> world, tp, dp, ep, etp, edp;
+  std::shared_ptr<Communicator> world, tp, dp, ep, edp;
 };
 
 // Starts and ends MPI (MPI_THREAD_FUNNELED). Without mpirun or srun it is one rank. Throws AgreedError at an MPI size

@@ -3,11 +3,13 @@
 
 #include "core/error.h"
 
-// Every call of NCCL goes through this: Error with the call's text and what NCCL says. A non-blocking communicator's
-// call may still be in progress when it returns.
-#define UPCYCLE_NCCL(call)                                                                                          \
-  do {                                                                                                              \
-    const ncclResult_t upcycle_nccl_result = (call);                                                                \
-    UPCYCLE_CHECK(upcycle_nccl_result == ncclSuccess || upcycle_nccl_result == ncclInProgress, "NCCL: {}: {} ({})", \
-                  #call, ncclGetErrorString(upcycle_nccl_result), ncclGetLastError(nullptr));                       \
+// Every call of NCCL goes through this: Error with the call's text and what NCCL says. Communicators block (NcclGroup):
+// a call that is in progress when it returns means that the environment has it otherwise.
+#define UPCYCLE_NCCL(call)                                                                    \
+  do {                                                                                        \
+    const ncclResult_t upcycle_nccl_result = (call);                                          \
+    UPCYCLE_CHECK(upcycle_nccl_result != ncclInProgress,                                      \
+                  "NCCL: {}: its communicators must block; unset NCCL_COMM_BLOCKING", #call); \
+    UPCYCLE_CHECK(upcycle_nccl_result == ncclSuccess, "NCCL: {}: {} ({})", #call,             \
+                  ncclGetErrorString(upcycle_nccl_result), ncclGetLastError(nullptr));        \
   } while (false)

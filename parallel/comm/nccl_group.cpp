@@ -25,13 +25,6 @@ Live& live() {
   return *l;
 }
 
-ncclConfig_t non_blocking(const std::string& name) {
-  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-  config.blocking = 0;
-  config.commName = name.c_str();
-  return config;
-}
-
 }  // namespace
 
 NcclGroup::NcclGroup(std::string name, std::vector<int> world_ranks, int rank, Device& device, NcclWatch& watch)
@@ -48,25 +41,14 @@ NcclGroup::NcclGroup(std::string name, std::vector<int> world_ranks, int rank, D
 
 NcclGroup::~NcclGroup() = default;
 
-std::unique_ptr<NcclGroup> NcclGroup::make_world(std::string name, std::vector<int> world_ranks, int rank,
-                                                 const ncclUniqueId& id, Device& device, NcclWatch& watch) {
+std::unique_ptr<NcclGroup> NcclGroup::make(std::string name, std::vector<int> world_ranks, int rank,
+                                           const ncclUniqueId& id, Device& device, NcclWatch& watch) {
   std::unique_ptr<NcclGroup> group(new NcclGroup(std::move(name), std::move(world_ranks), rank, device, watch));
-  ncclConfig_t config = non_blocking(group->name_);
+  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  config.blocking = 1;
+  config.commName = group->name_.c_str();
+  const StallMonitor::Inside inside(watch.monitor(), "making a group", "NCCL");
   UPCYCLE_NCCL(ncclCommInitRankConfig(&group->comm_, group->size(), id, rank, &config));
-  const Waiting making{group->name_.c_str(), "start of NCCL", 0, 0, group->world_ranks_};
-  watch.settle(group->comm_, making);
-  group->start();
-  return group;
-}
-
-std::unique_ptr<NcclGroup> NcclGroup::split(std::string name, int color, std::vector<int> world_ranks, int rank,
-                                            Device& device) const {
-  std::unique_ptr<NcclGroup> group(new NcclGroup(std::move(name), std::move(world_ranks), rank, device, watch_));
-  ncclConfig_t config = non_blocking(group->name_);
-  UPCYCLE_NCCL(ncclCommSplit(comm_, color, rank_, &group->comm_, &config));
-  // The new communicator is there when the old one is ready again, and not before.
-  watch_.settle(comm_, {group->name_.c_str(), "split of NCCL", 0, 0, world_ranks_});
-  watch_.settle(group->comm_, {group->name_.c_str(), "split of NCCL", 0, 0, group->world_ranks_});
   group->start();
   return group;
 }
@@ -101,7 +83,6 @@ void NcclGroup::begin(Collective collective, std::uint64_t sequence, std::size_t
 
 Event NcclGroup::end() {
   Call& call = at(issued_);
-  watch_.settle(comm_, describe(call));
   UPCYCLE_CUDA(cudaEventRecord(call.done, native()));
   ++issued_;
   return stream_->record();
@@ -132,9 +113,8 @@ void NcclGroup::close(bool drain) {
     return;
   }
   stream_->synchronize();
-  const Waiting leaving{name_.c_str(), "end of NCCL", 0, 0, world_ranks_};
+  const StallMonitor::Inside inside(watch_.monitor(), "leaving a group", "NCCL");
   UPCYCLE_NCCL(ncclCommFinalize(comm_));
-  watch_.settle(comm_, leaving);
   watch_.remove(*this);
   stream_->detach(watch_);
   {

@@ -19,9 +19,10 @@ class NcclWatch;
 
 // A group's NCCL communicator, the stream its calls run on, and which of them are under way.
 //
-// The communicator does not block the host. So each of its calls may return before it is in the stream, and nothing
-// that is to follow it may be put there until the communicator says that it is (settle); and an operation that does not
-// come to an end is the watch's to notice.
+// The communicator is a blocking one: a call puts its work into the stream and returns. (For every call of a
+// non-blocking one NCCL makes a thread and joins it: ncclGroupEndInternal in group.cc of NCCL 2.28.9.) The host stands
+// in a call for other ranks where NCCL connects them: when the communicator is made, and in calls that are the first to
+// use an algorithm. An operation that does not come to an end is the watch's to notice.
 class NcclGroup {
  public:
   // Calls that may be under way; when there are so many, the next one waits for the oldest.
@@ -35,11 +36,9 @@ class NcclGroup {
     cudaEvent_t ready = nullptr, done = nullptr;  // what it waits for on this rank is done; it is done
   };
 
-  // Every rank of the world calls one of these, in one order of groups. `world_ranks`: of the group, in its order.
-  static std::unique_ptr<NcclGroup> make_world(std::string name, std::vector<int> world_ranks, int rank,
-                                               const ncclUniqueId& id, Device& device, NcclWatch& watch);
-  std::unique_ptr<NcclGroup> split(std::string name, int color, std::vector<int> world_ranks, int rank,
-                                   Device& device) const;
+  // Every rank of the group calls this, with one id. `world_ranks`: of the group, in its order.
+  static std::unique_ptr<NcclGroup> make(std::string name, std::vector<int> world_ranks, int rank,
+                                         const ncclUniqueId& id, Device& device, NcclWatch& watch);
   ~NcclGroup();
   NcclGroup(const NcclGroup&) = delete;
   NcclGroup& operator=(const NcclGroup&) = delete;

@@ -46,18 +46,6 @@ std::uint64_t NcclWatch::next_order() {
   return ++order_;
 }
 
-void NcclWatch::settle(ncclComm_t comm, const Waiting& waiting) {
-  ncclResult_t state = state_of(comm);
-  if (state == ncclSuccess) return;
-  const StallMonitor::Inside inside(monitor_, "starting a collective");
-  while (state == ncclInProgress) {
-    monitor_.look(waiting);
-    std::this_thread::yield();
-    state = state_of(comm);
-  }
-  if (state != ncclSuccess) fail(monitor_, waiting, state);
-}
-
 void NcclWatch::wait_for(cudaEvent_t event) {
   wait_begins();
   while (!is_reached(event)) {
@@ -70,7 +58,7 @@ void NcclWatch::wait_for(cudaEvent_t event) {
 
 void NcclWatch::check(NcclGroup& group) {
   const ncclResult_t state = state_of(group.comm());
-  if (state == ncclSuccess || state == ncclInProgress) return;
+  if (state == ncclSuccess) return;
   Waiting w = group.describe({});
   w.op = "between its calls";
   const NcclGroup::Call* call = group.waiting();

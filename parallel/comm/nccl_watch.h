@@ -27,8 +27,7 @@ class NcclWatch final : public Progress {
   void remove(NcclGroup& group);
   std::uint64_t next_order();  // of a call, over all groups
 
-  // Waits until the communicator's last call has been carried out on the host's side.
-  void settle(ncclComm_t comm, const Waiting& waiting);
+  StallMonitor& monitor() const { return monitor_; }
   // Waits for an event of this rank's GPU.
   void wait_for(cudaEvent_t event);
 

@@ -50,7 +50,7 @@ struct StallMonitor::Impl {
 
   // Written by the main thread, read by the watchdog.
   std::atomic<Clock::rep> inside_since{0};  // 0: outside
-  std::atomic<const char*> inside_what{""};
+  std::atomic<const char*> inside_what{""}, inside_library{""};
 
   // The main thread's.
   Clock::time_point begin{}, last_seen{}, last_look{};
@@ -271,7 +271,7 @@ void StallMonitor::Impl::end_failed(const Waiting& w) {
   end(w, unanswered(w));
 }
 
-// Waits of the main thread that it can not end itself: it stands inside an MPI call.
+// Waits of the main thread that it can not end itself: it stands inside a call of MPI or NCCL.
 void StallMonitor::Impl::watch() {
   Clock::rep seen = 0;
   double stuck = 0;
@@ -289,7 +289,8 @@ void StallMonitor::Impl::watch() {
     for (const auto& [owner, stuck_in] : probes)
       if (what.empty()) what = stuck_in(limit);
     if (what.empty() && stuck < limit) continue;
-    if (what.empty()) what = fmt::format("stands inside MPI for {:.0f} s ({})", stuck, inside_what.load());
+    if (what.empty())
+      what = fmt::format("stands inside {} for {:.0f} s ({})", inside_library.load(), stuck, inside_what.load());
     const CollectiveRecord c = trace_counters().last;
     const std::string text = fmt::format("upcycle: rank {} on {}: {}; its last collective: {}\n", rank,
                                          hosts[static_cast<std::size_t>(rank)], what,
@@ -331,13 +332,14 @@ void StallMonitor::set_probe(const void* owner, std::function<std::string(double
   if (stuck) impl_->probes.emplace(owner, std::move(stuck));
 }
 
-StallMonitor::Inside::Inside(StallMonitor& monitor, const char* what)
+StallMonitor::Inside::Inside(StallMonitor& monitor, const char* what, const char* library)
     : monitor_(monitor), outermost_(monitor.impl_->inside_since.load(std::memory_order_relaxed) == 0) {
   if (!outermost_) return;
   Impl& i = *monitor_.impl_;
   i.begin = i.quiet_since = i.last_seen = Clock::now();
   i.looked = false;
   i.inside_what.store(what, std::memory_order_relaxed);
+  i.inside_library.store(library, std::memory_order_relaxed);
   i.inside_since.store(i.begin.time_since_epoch().count());
 }
 

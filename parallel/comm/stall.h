@@ -35,10 +35,11 @@ class StallMonitor {
 
   void set_timeout(double seconds);
 
-  // The main thread is inside MPI, or waits for other ranks, for as long as this stands. May be nested.
+  // The main thread is inside MPI (or another library), or waits for other ranks, for as long as this stands. May be
+  // nested: the outermost counts.
   class Inside {
    public:
-    Inside(StallMonitor& monitor, const char* what);
+    Inside(StallMonitor& monitor, const char* what, const char* library = "MPI");
     ~Inside();
     Inside(const Inside&) = delete;
     Inside& operator=(const Inside&) = delete;

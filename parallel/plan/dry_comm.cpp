@@ -100,7 +100,6 @@ Mesh make_dry_mesh(const Layout& layout, int rank, CollectiveTable& table) {
   mesh.tp = group("tp", mesh.at.tp, layout.tp);
   mesh.dp = group("dp", mesh.at.dp, layout.dp);
   mesh.ep = group("ep", mesh.at.ep, layout.ep);
-  mesh.etp = group("etp", mesh.at.etp, layout.etp);
   mesh.edp = group("edp", mesh.at.edp, layout.edp);
   return mesh;
 }

@@ -95,11 +95,16 @@ void finish_reduction(Optimizer& o, TrainMemory& memory) {
   o.sums_over_tp.clear();
 }
 
-void clip_gradients(Optimizer& o, TrainMemory& memory) {
+void start_norm(Optimizer& o, TrainMemory& memory, double& sum_squares) {
   o.ops->fill(*o.stream, memory.sum_squares, 0);
   for (const OwnedPiece& p : o.counted)
     o.ops->sum_squares(*o.stream, o.workspace, memory.sum_squares, piece_of(memory.grads, p));
-  o.stream->wait(o.mesh->world->all_reduce(memory.sum_squares));
+  o.device->copy_to_host(*o.stream, &sum_squares, memory.sum_squares.data, sizeof sum_squares);
+}
+
+void clip_gradients(Optimizer& o, TrainMemory& memory, double& sum_squares) {
+  sum_squares = o.mesh->world->sum_of(sum_squares);
+  o.device->copy_from_host(*o.stream, memory.sum_squares.data, &sum_squares, sizeof sum_squares);
   o.ops->clip_scale(*o.stream, memory.scale, memory.sum_squares, static_cast<float>(o.config.clip_grad));
 }
 

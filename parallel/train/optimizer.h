@@ -55,9 +55,12 @@ void start_reduction(Optimizer& o, TrainMemory& memory, std::int64_t layer);
 // add in different orders (NCCL's do, NVIDIA/nccl issue 2091), and the replicas would drift apart.
 void finish_reduction(Optimizer& o, TrainMemory& memory);
 
-// Sets memory.sum_squares to the squared global norm of the raw gradient of all parameters that are not frozen, each
-// logical element counted once, and memory.scale to the clipping factor, the same on all ranks.
-void clip_gradients(Optimizer& o, TrainMemory& memory);
+// Starts to copy this rank's part of the squared norm of the raw gradient to `sum_squares`, in memory that
+// Device::allocate_host gave: of all parameters that are not frozen, each logical element on one rank of the mesh.
+void start_norm(Optimizer& o, TrainMemory& memory, double& sum_squares);
+// Once the stream is synchronized: makes it the squared global norm, added up in rank order on the host, so that it is
+// the same on all ranks, and sets memory.scale to the clipping factor.
+void clip_gradients(Optimizer& o, TrainMemory& memory, double& sum_squares);
 
 // One update of every owned piece with memory.scale, a part of the model (Bucket::layer) after the other in the order
 // of the forward; counts steps per row. Each part is gathered from its owners as soon as it is updated: what is still

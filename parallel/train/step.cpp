@@ -85,10 +85,10 @@ StepResult compute_gradients(Trainer& t, const SequenceSource& source) {
 StepResult train_step(Trainer& t, const SequenceSource& source) {
   const TraceRange range("step");
   const double valid = start_gradients(t, source);
-  clip_gradients(t.optimizer, t.memory);
   double& sum_squares = t.host_sums[t.host_sums.size() - 1];
-  t.device->copy_to_host(*t.stream, &sum_squares, t.memory.sum_squares.data, sizeof sum_squares);
+  start_norm(t.optimizer, t.memory, sum_squares);
   t.stream->synchronize();  // once a step: nothing may be updated before its numbers are known to be finite
+  clip_gradients(t.optimizer, t.memory, sum_squares);
   StepResult result = summarize(t, valid);
   result.grad_norm = std::sqrt(sum_squares);
   // Both are the same on all ranks. An update with them would end in the masters and in every later checkpoint.

@@ -22,14 +22,22 @@ std::int64_t microbatches_here(const Config& c, const Mesh& mesh) {
 // What CUDA and NCCL take on a GPU beside our arenas. An estimate, not measured: half a GiB for CUDA's context, our
 // kernels and cuBLASLt's, and a quarter for the channels' buffers of each NCCL communicator (by default up to 32
 // channels of several MiB). Some of it is taken already when a run asks what is free.
-MemoryClass cuda_estimate(const Layout& l) {
+MemoryClass cuda_estimate(const Config& config, const Layout& layout) {
   constexpr std::size_t context = std::size_t{512} << 20, communicator = std::size_t{256} << 20;
-  const int groups[] = {l.world, l.tp, l.dp, l.ep, l.etp, l.edp};
-  const auto several = static_cast<std::size_t>(std::ranges::count_if(groups, [](int size) { return size > 1; }));
-  return {"CUDA and NCCL (estimate)", context + several * communicator};
+  return {"CUDA and NCCL (estimate)",
+          context + static_cast<std::size_t>(nccl_communicators(config, layout)) * communicator};
 }
 
 }  // namespace
+
+int nccl_communicators(const Config& c, const Layout& l) {
+  const bool live = c.upcycle.at_step >= 0, upcycles = live || !c.init.upcycle.empty();
+  const bool exchanges = live && (c.storage() == DType::BF16 || c.train.optimizer == "adamw");  // live_exchange.h
+  const bool over_world = exchanges || (upcycles && c.upcycle.drop_ratio > 0);                  // statistics.h
+  const std::pair<int, bool> groups[] = {
+      {l.tp, true}, {l.dp, true}, {l.ep, c.model.is_moe()}, {l.edp, c.model.is_moe()}, {l.world, over_world}};
+  return static_cast<int>(std::ranges::count_if(groups, [](const auto& g) { return g.first > 1 && g.second; }));
+}
 
 PassShape training_pass(const Config& c) {
   PassShape pass;
@@ -85,7 +93,8 @@ std::vector<MemoryClass> plan_trainer(const Config& config, const Mesh& mesh, Op
   std::vector<MemoryClass> plan = plan_train_memory(m.table, config.storage(), config.train.optimizer == "adamw");
   plan.insert(plan.end(), arena.classes().begin(), arena.classes().end());
   const bool cuda = config.device == "cuda";
-  plan.push_back(cuda ? cuda_estimate(mesh.layout) : MemoryClass{"collectives", collective_scratch_bytes(mesh.layout)});
+  plan.push_back(cuda ? cuda_estimate(config, mesh.layout)
+                      : MemoryClass{"collectives", collective_scratch_bytes(mesh.layout)});
   if (!config.checkpoint.dir.empty())
     plan.push_back({"checkpoint snapshot", plan_snapshot(m.table, mesh.at, config.train.optimizer == "adamw"), cuda});
   return plan;

@@ -23,14 +23,15 @@ struct Trainer {
   Stream* stream = nullptr;
   Ops* ops = nullptr;
 
-  TrainMemory memory;
-  Arena activations{"activations"};
-  std::unique_ptr<Transformer> model;  // behind a pointer: the optimizer refers to it. Ends before its memory
-  Optimizer optimizer;
-  Batch batch;                                        // on the device
+  // In the reverse order of their ends. Copies from these may be under way until the device's memory is given back.
   HostArray<std::int32_t> host_tokens, host_targets;  // this rank's sequences of one step
   HostArray<double> host_sums;  // (1 + 4L + 1): Activations::step_sums, summed over dp; the gradient's squared norm
-  Event state_read;             // the newest copy of masters and moments (take_snapshot): the update waits for it
+  TrainMemory memory;
+  Arena activations{"activations"};
+  std::unique_ptr<Transformer> model;  // behind a pointer: the optimizer refers to it. Its weights may be on their way
+  Optimizer optimizer;
+  Batch batch;       // on the device
+  Event state_read;  // the newest copy of masters and moments (take_snapshot): the update waits for it
 
   double flops_per_token = 0;
 
@@ -62,6 +63,9 @@ StepResult train_step(Trainer& t, const SequenceSource& source);
 
 // The same up to the reduced raw gradients in memory.grads (parity tests compare them); no update.
 StepResult compute_gradients(Trainer& t, const SequenceSource& source);
+
+// Groups that this run gives tensors to, of more than one rank: on GPUs each has an NCCL communicator (comm_nccl.h).
+int nccl_communicators(const Config& config, const Layout& layout);
 
 // Bytes by class: what make_trainer allocates, the communicators' scratch (on CUDA an
 // estimate of what CUDA and NCCL take by themselves) and, where checkpoints

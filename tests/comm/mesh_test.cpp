@@ -22,7 +22,7 @@ TEST(Mesh, GroupsHoldTheRanksThatTheLayoutSays) {
       for (const int etp : {1, tp}) {
         if (world % tp != 0 || world % (etp * ep) != 0 || (etp == tp && tp == 1)) continue;
         const Mesh mesh = make_test_mesh(tp, ep, etp);
-        std::vector<int> all, tp_group, dp_group, ep_group, etp_group, edp_group;
+        std::vector<int> all, tp_group, dp_group, ep_group, edp_group;
         for (int r = 0; r < world; ++r) {
           all.push_back(r);
           if (r / tp == rank / tp) tp_group.push_back(r);
@@ -30,14 +30,12 @@ TEST(Mesh, GroupsHoldTheRanksThatTheLayoutSays) {
           const bool same_etp = r % etp == rank % etp, same_ep = r / etp % ep == rank / etp % ep,
                      same_edp = r / (etp * ep) == rank / (etp * ep);
           if (same_etp && same_edp) ep_group.push_back(r);
-          if (same_ep && same_edp) etp_group.push_back(r);
           if (same_etp && same_ep) edp_group.push_back(r);
         }
         EXPECT_EQ(members(*mesh.world), all);
         EXPECT_EQ(members(*mesh.tp), tp_group);
         EXPECT_EQ(members(*mesh.dp), dp_group);
         EXPECT_EQ(members(*mesh.ep), ep_group);
-        EXPECT_EQ(members(*mesh.etp), etp_group);
         EXPECT_EQ(members(*mesh.edp), edp_group);
         EXPECT_EQ(mesh.rank, rank);
         EXPECT_EQ(mesh.tp->rank(), mesh.at.tp);
@@ -57,19 +55,18 @@ TEST(Mesh, RefusesALayoutOfAnotherWorld) {
 TEST(Mesh, ScratchOfAGroup) {
   EXPECT_EQ(collective_scratch_bytes(Layout{}), 0u);
   const std::size_t mib = std::size_t{1} << 20;
-  EXPECT_EQ(collective_scratch_bytes(make_layout(4, 2, 2, 1)), (4 + 2 + 2 + 2 + 0 + 2) * mib);
+  EXPECT_EQ(collective_scratch_bytes(make_layout(4, 2, 2, 1)), (4 + 2 + 2 + 2 + 2) * mib);
   EXPECT_EQ(reduction_scratch_bytes(256), 64 * mib);
 }
 
 TEST(SingleMesh, IsOneRankInEveryGroup) {
   const Mesh mesh = make_single_mesh();
-  for (Communicator* c :
-       {mesh.world.get(), mesh.tp.get(), mesh.dp.get(), mesh.ep.get(), mesh.etp.get(), mesh.edp.get()}) {
+  for (Communicator* c : {mesh.world.get(), mesh.tp.get(), mesh.dp.get(), mesh.ep.get(), mesh.edp.get()}) {
     ASSERT_NE(c, nullptr);
     EXPECT_EQ(c->size(), 1);
     EXPECT_EQ(c->rank(), 0);
   }
-  EXPECT_EQ(mesh.etp->name(), "etp");
+  EXPECT_EQ(mesh.edp->name(), "edp");
 }
 
 TEST(SingleMesh, CopiesAndMayAlias) {

@@ -15,10 +15,18 @@ upcycle_nccl_ending(finish RANKS 2 SAYS "all 2 came" CODE 0)
 upcycle_nccl_ending(late_last RANKS 2 SAYS "${waited}rank 1 on [^ ]+ did not arrive. rank 0 waiting.*world aborted" CODE 1)
 upcycle_nccl_ending(late_first RANKS 3 SAYS "${waited}rank 0 on [^ ]+ did not arrive. ranks 1-2 waiting" CODE 1)
 upcycle_nccl_ending(late_middle RANKS 3 SAYS "${waited}rank 1 on [^ ]+ did not arrive. ranks 0, 2 waiting" CODE 1)
+upcycle_nccl_ending(non_blocking RANKS 2 CODE 5 ENVIRONMENT NCCL_COMM_BLOCKING=0
+  SAYS "rank [01] on [^ ]+: NCCL: ncclCommInitRankConfig.*its communicators must block. unset NCCL_COMM_BLOCKING")
+# NCCL connects ranks in the first call of a kind: it is not made before all have come, so that one can be named. And
+# where the host does stand inside NCCL, the monitor's thread ends the process.
+upcycle_nccl_ending(late_first_call RANKS 3 CODE 1
+  SAYS "rank [0-9] on [^ ]+ waited 2 s in world barrier #4 \\(0 bytes\\): rank 2 on [^ ]+ did not arrive. ranks 0-1 waiting")
+upcycle_nccl_ending(inside RANKS 2 CODE 1 FULL
+  SAYS "stands inside NCCL for [0-9]+ s .starting a collective.. its last collective: world all_reduce #2")
 upcycle_nccl_ending(late_on_host RANKS 2 CODE 1
   SAYS "no rank is missing, but their calls differ. rank 0 waiting in world all_reduce #2. rank 1 waiting in world barrier #[0-9]+")
 upcycle_nccl_ending(other_group RANKS 3 CODE 1
-  SAYS "no rank is missing, but their calls differ. rank 2 waiting in dp all_reduce #1. ranks 0-1 waiting in world all_reduce #2")
+  SAYS "no rank is missing, but their calls differ. rank 2 waiting in dp barrier #1. ranks 0-1 waiting in world all_reduce #2")
 upcycle_nccl_ending(other_count RANKS 2 SAYS "issued different collectives, counts, types or roots" CODE 7)
 upcycle_nccl_ending(failed RANKS 3 CODE 1
   SAYS "rank 2 on [^ ]+: world all_reduce #2: NCCL: remote process exited or there was a network error.*is the network up.; ranks 0-2 waiting")

@@ -20,9 +20,16 @@ std::string_view mode;
   for (;;) pause();
 }
 
-// Every rank of the world waits for a sum over it, as the mode has it.
-void wait_too_long(const MpiSession& session, const Mesh& mesh, const Tensor& data, Stream& stream) {
+// Every rank of the world waits for a sum over it, as the mode has it: of all but the last element of `all`.
+void wait_too_long(const MpiSession& session, const Mesh& mesh, const Tensor& all, Stream& stream) {
   const int rank = session.rank(), last = session.size() - 1;
+  const Tensor data = all.slice_rows(0, all.size() - 1);
+  if (mode == "late_first_call" || mode == "inside") {
+    session.set_timeout(2);
+    stream.wait(mesh.world->broadcast(data, 0));
+    if (rank == last && mode == "inside") mesh.world->barrier();  // where a first call waits for all to come
+    if (rank == last) never_return();
+  }
   stream.wait(mesh.world->all_reduce(data));
   stream.synchronize();
   mesh.world->barrier();
@@ -37,7 +44,7 @@ void wait_too_long(const MpiSession& session, const Mesh& mesh, const Tensor& da
     stream.synchronize();
   }
   if (mode == "host_stands" && rank == last) never_return();
-  const Tensor part = mode == "other_count" && rank == last ? data.slice_rows(0, 3) : data;
+  const Tensor part = mode == "other_count" && rank == last ? all : data;
   stream.wait(mesh.world->all_reduce(part));
   if (mode == "host_stands") never_return();  // as in a launch that waits for room in the GPU's queue
   stream.synchronize();
@@ -58,11 +65,11 @@ int run(int argc, char** argv) {
   }
   const auto stream = device->make_stream();
   const Mesh mesh = make_nccl_mesh(session, make_layout(session.size(), 1, 1, 1), *device, *stream);
-  const Tensor data(device->allocate(16), DType::F32, {4});
+  const Tensor data(device->allocate(20), DType::F32, {5});
   wait_too_long(session, mesh, data, *stream);
   if (mode != "finish") return 98;
   if (session.rank() == 0) std::printf("all %d came\n", session.size());
-  device->release(data.data, 16);
+  device->release(data.data, 20);
   return 0;
 }
 

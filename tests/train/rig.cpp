@@ -171,11 +171,12 @@ std::vector<float> gradient_of(const Trainer& t, const ParamRow& row) {
 }
 
 double clipped_norm(Trainer& t) {
-  clip_gradients(t.optimizer, t.memory);
-  double sum = 0;
-  t.device->copy_to_host(*t.stream, &sum, t.memory.sum_squares.data, sizeof sum);
+  const HostArray<double> sum(*t.device, 1);
+  start_norm(t.optimizer, t.memory, sum[0]);
   t.stream->synchronize();
-  return std::sqrt(sum);
+  clip_gradients(t.optimizer, t.memory, sum[0]);
+  t.stream->synchronize();  // the copy from `sum`
+  return std::sqrt(sum[0]);
 }
 
 double distance(std::span<const float> a, std::span<const float> b) {

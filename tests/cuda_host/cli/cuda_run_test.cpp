@@ -183,7 +183,7 @@ TEST_F(CudaRun, APlanCountsWhatCudaAndNcclTake) {
   const char* name = "CUDA and NCCL (estimate)";
   const json one = plan({"--device=cuda"}), two = plan({"--device=cuda", "--world=2", "--parallel.ep=2"});
   EXPECT_EQ(one["memory"][name], 512 * mib) << one;
-  EXPECT_EQ(two["memory"][name], (512 + 3 * 256) * mib) << two;  // of world, dp and ep
+  EXPECT_EQ(two["memory"][name], (512 + 2 * 256) * mib) << two;  // of dp and ep
   EXPECT_EQ(one["memory_on_host"], json{"checkpoint snapshot"});
   std::int64_t sum = 0;
   for (const auto& [key, bytes] : one["memory"].items())

@@ -28,7 +28,7 @@ TEST(NcclMesh, GroupsAreTheMpiMeshes) {
           if (world % tp != 0 || world % (etp * ep) != 0 || (etp == tp && tp == 1)) continue;
           const Gpu gpu;
           const Mesh mesh = gpu.mesh(tp, ep, etp), mpi = make_test_mesh(tp, ep, etp);
-          for (const auto group : {&Mesh::world, &Mesh::tp, &Mesh::dp, &Mesh::ep, &Mesh::etp, &Mesh::edp}) {
+          for (const auto group : {&Mesh::world, &Mesh::tp, &Mesh::dp, &Mesh::ep, &Mesh::edp}) {
             Communicator &got = *(mesh.*group), &want = *(mpi.*group);
             std::vector<int> expected;
             for (const char c : want.gather_text(std::to_string(mpi_session().rank()))) expected.push_back(c - '0');

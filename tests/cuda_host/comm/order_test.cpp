@@ -109,6 +109,9 @@ TEST_P(NcclOrder, OpsRunUnderATransfer) {
   const Mesh mesh = gpu.mesh();
   const std::int64_t n = 64;
   const DeviceBuffer data(gpu, filled(n, 0)), from(gpu, filled(n, 1)), to(gpu, Buffer(DType::F32, n));
+  const DeviceBuffer first(gpu, filled(n, 2));
+  gpu.stream->wait(mesh.world->all_reduce(first.tensor()));  // in which NCCL connects the ranks
+  gpu.stream->synchronize();
   Event event;
   const auto call = [&] { event = mesh.world->all_reduce(data.tensor()); };
   if (mesh.rank == 0) {

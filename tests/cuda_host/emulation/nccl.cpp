@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <string>
+#include <string_view>
 
 #include "tests/cuda_host/emulation/nccl_operation.h"
 
@@ -42,16 +44,23 @@ ncclResult_t enqueue_held(ncclComm& comm) {
   return emul::sticky() == cudaSuccess ? ncclSuccess : ncclUnhandledCudaError;
 }
 
-void finish_call(ncclComm& comm) {
-  enqueue_held(comm);
-  if (comm.split_result != nullptr) *comm.split_result = comm.split;
-  comm.split_result = nullptr;
+// In its first collective of a kind a blocking communicator connects its ranks: the host stands in it until all have
+// come.
+void connect(ncclComm& comm, NcclKind kind) {
+  const unsigned bit = 1u << static_cast<unsigned>(kind);
+  if (!comm.blocking || (comm.connected & bit) != 0) return;
+  comm.connected |= bit;
+  MPI_Request all_came = MPI_REQUEST_NULL;
+  MPI_Ibarrier(comm.management, &all_came);
+  for (int came = 0; came == 0; emul::pump_once()) MPI_Test(&all_came, &came, MPI_STATUS_IGNORE);
 }
 
 // The calls since ncclGroupStart become an operation for each stream, in the order of their first call.
 ncclResult_t end_group() {
   if (group_calls.empty()) return ncclSuccess;
   ncclComm& comm = *group_comm;
+  ++emul::counters().nccl_launches;
+  if (!comm.blocking) ++emul::counters().nccl_threads;
   for (auto& [stream, call] : group_calls) {
     auto found = std::find_if(comm.held.begin(), comm.held.end(), [s = stream](const auto& h) { return h.first == s; });
     if (found == comm.held.end()) {
@@ -90,6 +99,7 @@ ncclResult_t issue(NcclKind kind, ncclComm* comm, const void* from, void* to, st
   if (peer < 0 || peer >= comm->size) return refuse(ncclInvalidArgument, comm->name + ": no such rank");
   if (group_comm != nullptr && group_comm != comm)
     return refuse(ncclInvalidUsage, "calls of two communicators in one group are not emulated");
+  if (call.collective()) connect(*comm, kind);
   group_comm = comm;
   group_calls.emplace_back(stream, std::move(call));
   return group_depth > 0 ? ncclSuccess : end_group();
@@ -106,7 +116,10 @@ ncclComm* make(MPI_Comm mpi, const ncclConfig_t* config) {
   MPI_Bcast(&comm->adds_from, 1, MPI_INT, 0, mpi);
   comm->adds_from %= comm->size;
   comm->blocking = config == nullptr || config->blocking != 0;
+  if (const char* environment = std::getenv("NCCL_COMM_BLOCKING"))  // stands above the config, as in NCCL's init.cc
+    comm->blocking = std::string_view(environment) != "0";
   if (config != nullptr && config->commName != nullptr) comm->name = config->commName;
+  ++emul::counters().nccl_communicators;
   proceed(*comm);
   return comm;
 }
@@ -169,20 +182,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* out, int ranks, ncclUniqueId id,
   MPI_Group_free(&group);
   MPI_Group_free(&all);
   *out = make(mpi, config);
-  return (*out)->looks > 0 ? ncclInProgress : ncclSuccess;
-}
-
-ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t* out, ncclConfig_t* config) {
-  if (const ncclResult_t bad = check_usable(comm); bad != ncclSuccess) return bad;
-  MPI_Comm mpi = MPI_COMM_NULL;
-  MPI_Comm_split(comm->management, color == NCCL_SPLIT_NOCOLOR ? MPI_UNDEFINED : color, key, &mpi);
-  ncclComm* made = mpi == MPI_COMM_NULL ? nullptr : make(mpi, config);
-  *out = nullptr;
-  comm->split_result = out;
-  comm->split = made;
-  const ncclResult_t result = proceed(*comm);
-  if (result == ncclSuccess) finish_call(*comm);
-  return result;
+  return (*out)->blocking ? ncclSuccess : ncclInProgress;
 }
 
 // Also where the emulated GPU gets on while the host waits for something else.
@@ -194,7 +194,7 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* state) {
   *state = comm->error;
   if (*state != ncclSuccess || comm->looks == 0) return ncclSuccess;
   *state = ncclInProgress;
-  if (--comm->looks == 0) finish_call(*comm);
+  if (--comm->looks == 0) enqueue_held(*comm);
   return ncclSuccess;
 }
 

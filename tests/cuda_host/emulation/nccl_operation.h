@@ -24,14 +24,13 @@ struct ncclComm {
   // different orders, as rings and trees of a real machine do (NVIDIA/nccl issue 2091).
   int adds_from = 0;
   bool blocking = true;
+  unsigned connected = 0;  // a bit a kind of collective
   std::string name = "?";
 
   // A call of a non-blocking communicator takes this many looks at its state before it is done: only then are its
-  // operations in their streams, or the communicator that a split makes is handed out.
+  // operations in their streams.
   int looks = 0;
   std::vector<std::pair<cudaStream_t, std::unique_ptr<NcclOperation>>> held;
-  ncclComm** split_result = nullptr;
-  ncclComm* split = nullptr;
 
   std::atomic<ncclResult_t> error{ncclSuccess};
   std::atomic<bool> aborted{false};

@@ -37,6 +37,9 @@ struct Counters {
   std::uint64_t copies = 0;
   std::uint64_t copies_that_wait = 0;  // to pageable memory, or not asynchronous: the host waits too
   std::uint64_t profiler_starts = 0, profiler_stops = 0;
+  std::uint64_t nccl_communicators = 0;  // made
+  std::uint64_t nccl_launches = 0;       // calls, or groups of calls
+  std::uint64_t nccl_threads = 0;        // that NCCL would have made for them: one each for a non-blocking communicator
 };
 Counters& counters();
 

@@ -1,5 +1,10 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "core/trace.h"
 #include "tests/cuda_host/ranks/schedule.h"
 #include "tests/cuda_host/ranks/whole_state.h"
 #include "tests/parity_mpi/models.h"
@@ -102,6 +107,8 @@ class HostWaits final : public Progress {
   Stream& stream_;
 };
 
+const std::set<std::string> kOnDevice = {"all_reduce", "reduce_scatter", "all_gather", "all_to_all_v"};
+
 // No allocation; the host waits for a layer's expert counts, once a microbatch, recomputed or not (once a round more
 // where a layer works in rounds), and once for the numbers that the step reports.
 class GpuStepCounts : public ::testing::TestWithParam<Switches> {};
@@ -125,6 +132,7 @@ TEST_P(GpuStepCounts, NoAllocationAndNoOtherWait) {
   const std::uint64_t arenas = device_allocation_count();
   const emul::Counters before = emul::counters();
   HostWaits polled(*rig.stream);
+  reset_trace_counters();
   (void)train_step(t, data.source());
   const emul::Counters& after = emul::counters();
   EXPECT_EQ(device_allocation_count(), arenas);
@@ -133,10 +141,65 @@ TEST_P(GpuStepCounts, NoAllocationAndNoOtherWait) {
   EXPECT_EQ(after.device_waits, before.device_waits);
   EXPECT_EQ(after.copies_that_wait, before.copies_that_wait);
   EXPECT_EQ(after.stream_waits + after.event_waits, before.stream_waits + before.event_waits);  // none besides
+  // A collective is one launch, none where a dispatch has nothing for other ranks, and no thread is made for it.
+  std::uint64_t calls = 0, dispatches = 0;
+  for (const CollectiveCount& count : trace_counters().counts)
+    for (const Communicator* group : {mesh.tp.get(), mesh.dp.get(), mesh.ep.get(), mesh.edp.get()})
+      if (group->size() > 1 && count.group == group->name() && kOnDevice.contains(count.op))
+        (count.op == "all_to_all_v" ? dispatches : calls) += count.calls;
+  const std::uint64_t launches = after.nccl_launches - before.nccl_launches;
+  EXPECT_GE(launches, calls);
+  EXPECT_LE(launches, calls + dispatches);
+  EXPECT_EQ(calls > 0, mpi_session().size() > 1);
+  EXPECT_EQ(after.nccl_threads, 0u);
   // Over NCCL a look at how its transfers stand may find the work done before the wait begins.
   EXPECT_LE(polled.count, microbatches * layers + 1);
   if (mpi_session().size() == 1) {
     EXPECT_EQ(polled.count, microbatches * layers + 1);
+  }
+}
+
+// A group's communicator takes memory on the GPU: there are those that steps use, and the plan counts them.
+TEST(NcclCommunicators, AreMadeForTheGroupsThatARunUses) {
+  struct Case {
+    Start start;
+    Parallelism layout;
+    int made;  // on 2 ranks, on 4
+  };
+  const int world = mpi_session().size();
+  const std::map<int, std::vector<Case>> cases = {{1, {{Start::Copy, {1, 1, 1}, 0}}},
+                                                  {2,
+                                                   {{Start::Dense, {1, 1, 1}, 1},   // dp
+                                                    {Start::Dense, {2, 1, 1}, 1},   // tp
+                                                    {Start::Copy, {1, 1, 1}, 2},    // dp, edp
+                                                    {Start::Copy, {1, 2, 1}, 2},    // dp, ep
+                                                    {Start::Copy, {2, 1, 2}, 1}}},  // tp
+                                                  {4,
+                                                   {{Start::Dense, {2, 1, 1}, 2},    // tp, dp
+                                                    {Start::Copy, {1, 2, 1}, 3},     // dp, ep, edp
+                                                    {Start::Copy, {2, 2, 2}, 3},     // tp, dp, ep
+                                                    {Start::Copy, {2, 4, 1}, 3}}}};  // tp, dp, ep
+  for (const Case& k : cases.at(world)) {
+    SCOPED_TRACE(k.layout.text());
+    const Rig rig;
+    Switches s;
+    s.start = k.start;
+    Config c = config_of(s);
+    c.device = "cuda";
+    c.train.micro_batch_size = 1;
+    c.train.global_batch_size = world;
+    const std::uint64_t before = emul::counters().nccl_communicators;
+    const Mesh mesh = make_test_mesh(rig, k.layout);
+    Trainer t = make_trainer(c, mesh, *rig.device, *rig.stream, *rig.ops);
+    random_fill()(t);
+    (void)train_step(t, data_of(c).source());
+    check_replicas(t.optimizer, t.memory);
+    EXPECT_EQ(emul::counters().nccl_communicators - before, static_cast<std::uint64_t>(k.made));
+    EXPECT_EQ(nccl_communicators(c, mesh.layout), k.made);
+    const std::vector<MemoryClass> plan = plan_trainer(c, mesh, *rig.ops);
+    const auto estimate = std::ranges::find(plan, "CUDA and NCCL (estimate)", &MemoryClass::name);
+    ASSERT_NE(estimate, plan.end());
+    EXPECT_EQ(estimate->bytes, (std::size_t{512} << 20) + static_cast<std::size_t>(k.made) * (std::size_t{256} << 20));
   }
 }
 

@@ -97,6 +97,7 @@ TEST_F(GpuUpcycling, FromACheckpointIsTheCpusBitForBit) {
       Config c = dense;
       c.upcycle = way.upcycle;
       c.model = upcycled_model(dense.model, experts(way.E, way.k, way.moe_F), way.upcycle, "test");
+      const std::uint64_t made_before = emul::counters().nccl_communicators;
       const Mesh on_gpu = make_test_mesh(gpu, p), on_cpu = make_test_mesh(cpu, p);
       Trainer a = trainer(gpu, c, on_gpu), b = trainer(cpu, c, on_cpu);
       {
@@ -113,6 +114,9 @@ TEST_F(GpuUpcycling, FromACheckpointIsTheCpusBitForBit) {
         EXPECT_NEAR(train_step(a, data.source()).loss, want, (dense.storage() == DType::F32 ? 1e-5 : 1e-2) * want);
       }
       check_replicas(a.optimizer, a.memory);
+      c.init.upcycle = checkpoint->directory();
+      EXPECT_EQ(emul::counters().nccl_communicators - made_before,
+                static_cast<std::uint64_t>(nccl_communicators(c, on_gpu.layout)));
 
       const auto moe = saved(a, fmt::format("gpu_{}", turn));
       const Mesh other_cpu = make_test_mesh(cpu, other), other_gpu = make_test_mesh(gpu, other);
@@ -147,6 +151,7 @@ TEST_F(GpuUpcycling, LiveAtAStepIsTheCpusBitForBit) {
       c.upcycle = way.upcycle;
       c.model = upcycled_model(dense.model, experts(way.E, way.k, way.moe_F), way.upcycle, "test");
       c.parallel.tp = p.tp, c.parallel.ep = p.ep, c.parallel.etp = p.etp;
+      const std::uint64_t made_before = emul::counters().nccl_communicators;
       const Mesh on_gpu = make_test_mesh(gpu, p), on_cpu = make_test_mesh(cpu, p);
       Trainer a0 = trainer(gpu, dense, on_gpu), b0 = trainer(cpu, dense, on_cpu);
       restore_trainer(a0, *checkpoint);
@@ -162,6 +167,9 @@ TEST_F(GpuUpcycling, LiveAtAStepIsTheCpusBitForBit) {
         EXPECT_NEAR(train_step(a.trainer, data.source()).loss, want,
                     (dense.storage() == DType::F32 ? 1e-5 : 1e-2) * want);
       }
+      c.upcycle.at_step = 2;
+      EXPECT_EQ(emul::counters().nccl_communicators - made_before,
+                static_cast<std::uint64_t>(nccl_communicators(c, on_gpu.layout)));
     }
   }
 }
