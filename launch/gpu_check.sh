@@ -56,18 +56,17 @@ trap '[[ -z $child ]] || kill "$child" 2>/dev/null; exit 1' INT TERM HUP
 
 # part NAME COMMAND...: runs it into its log; a row of the report.
 part() {
-  local name=$1 log=$out/$1.log begin=$SECONDS result=passed code=0 limit=0
-  local -a bounded=()
+  local name=$1 log=$out/$1.log begin=$SECONDS result=passed code=0 limit=0 # seconds; 0: none
   shift
   if ((seconds)); then
     limit=$(((seconds - (SECONDS - begun)) / 2)) # half of what is left, but not so little that nothing comes of it
     ((limit > 0 && limit >= seconds / 40)) || { skipped "$name" "no time left"; return; }
-    bounded=(timeout --kill-after=2 "$limit")
   fi
   echo "gpu_check.sh: $name"
   running="| $name | running since $(date -u +%H:%M:%S) | | |"
   report
-  OMP_NUM_THREADS=$threads "${bounded[@]}" "$@" >"$log" 2>&1 </dev/null & # so that a signal to this script is answered at once
+  # Beside this script, which answers a signal at once: timeout passes it on to all that the command started.
+  OMP_NUM_THREADS=$threads timeout --kill-after=2 "$limit" "$@" >"$log" 2>&1 </dev/null &
   child=$!
   wait "$child" || code=$?
   child='' running=''

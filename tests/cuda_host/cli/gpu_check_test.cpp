@@ -1,5 +1,8 @@
+#include <unistd.h>
+
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <sstream>
 
 #include "tests/cli/small_run.h"
@@ -134,13 +137,36 @@ TEST_F(GpuCheck, EndsInTheMinutesThatItHas) {
 // Killed without a word, as where a connection is cut, it leaves what it knew.
 TEST_F(GpuCheck, LeavesAReportWhereItIsKilled) {
   stand_ins();
-  program("build/test_gpu_train", "kill -KILL $PPID");
+  program("build/test_gpu_train", "read -r _ _ _ script _ </proc/$PPID/stat; kill -KILL $script");
   fs::create_symlink("/bin/true", small.file("build/upcycle"));
   EXPECT_EQ(run({"--out", small.file("out"), "--no-build"}, true).exit_code, 128 + 9);
   const std::vector<std::string> rows = rows_of(small.folder.read("out/report.md"));
   ASSERT_EQ(rows.size(), 3u);
   EXPECT_EQ(rows[1].find("| ops | passed |"), 0u) << rows[1];
   EXPECT_EQ(rows[2].find("| training_steps | running since "), 0u) << rows[2];
+}
+
+// A signal ends what runs, and what that started.
+TEST_F(GpuCheck, EndsItsPartWhereItIsStopped) {
+  stand_ins();
+  program("build/test_gpu", "sleep 100 & echo $! >" + small.file("pid.tmp") + "; mv " + small.file("pid.tmp") + " " +
+                                small.file("pid") + "; wait");
+  fs::create_symlink("/bin/true", small.file("build/upcycle"));
+  Started check({UPCYCLE_ROOT "/launch/gpu_check.sh", "--out", small.file("out"), "--no-build"},
+                {{"PATH", small.file("tools") + ":/usr/bin:/bin"}, {"UPCYCLE_GPU_BINARIES", small.file("build")}});
+  for (int i = 0; i < 2000 && !fs::exists(small.file("pid")); ++i) usleep(10000);
+  ASSERT_TRUE(fs::exists(small.file("pid")));
+  check.terminate();
+  EXPECT_EQ(check.finish().exit_code, 1);
+  const std::string process = "/proc/" + std::to_string(std::stoi(small.folder.read("pid"))) + "/status";
+  const auto runs = [&] {  // a zombie has ended
+    std::ifstream status(process);
+    for (std::string line; std::getline(status, line);)
+      if (line.starts_with("State:")) return line.find('Z') == std::string::npos;
+    return false;
+  };
+  for (int i = 0; i < 500 && runs(); ++i) usleep(10000);
+  EXPECT_FALSE(runs());
 }
 
 TEST_F(GpuCheck, ABundleIsRefusedInOneLine) {
