@@ -8,12 +8,12 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-file='' build='' level=-9
+file='' build='' packing=(--x86 --lzma2=preset=9) # a tenth smaller than -9, a quarter than -6
 while (($#)); do
   case "$1" in
     --out) file=$(realpath -m "${2:?--out needs a file}"); shift ;;
     --build) build=$(realpath -m "${2:?--build needs a folder}"); shift ;;
-    --fast) level=-0 ;;
+    --fast) packing=(-0) ;;
     -h | --help) sed -n '2,/^set /{/^set /d; s/^# \{0,1\}//; p}' "$0"; exit 0 ;;
     *) echo "gpu_bundle.sh: unknown option $1 (known: --out, --build, --fast)" >&2; exit 2 ;;
   esac
@@ -92,6 +92,6 @@ END
 
 mkdir -p "$(dirname "$file")"
 tar -C "$work" --sort=name --owner=0 --group=0 --numeric-owner --mode=go=rX \
-  --mtime="@$(git log -1 --format=%ct 2>/dev/null || echo 0)" -cf - upcycle_gpu | xz "$level" -T1 >"$file.tmp"
+  --mtime="@$(git log -1 --format=%ct 2>/dev/null || echo 0)" -cf - upcycle_gpu | xz "${packing[@]}" -T1 >"$file.tmp"
 mv "$file.tmp" "$file"
 echo "gpu_bundle.sh: $file: $(du -h --apparent-size "$file" | cut -f1), unpacked $(du -sh "$bundle" | cut -f1)"

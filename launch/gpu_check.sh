@@ -138,9 +138,9 @@ part training_steps "$binaries/test_gpu_train"
 text=$out/text.txt
 for i in {1..2000}; do echo "The $((i % 7)) cats sat on mat $((i * 37 % 101)) for $((i % 13)) hours."; done >"$text"
 part tokens "$upcycle" tokenize --tokenizer=bytes --output="$out/tokens" "$text"
-steps=$((quick ? 3 : 10))
-tiny=("$upcycle" train launch/configs/tiny_moe.json --data.train="$out/tokens" --model.vocab_size=258 --train.steps="$steps"
-  --train.schedule=constant --train.warmup_steps=0 --train.seq_length=64 --train.micro_batch_size=1 --train.global_batch_size=8)
+steps=$((quick ? 3 : 10)) layers=$((quick ? 2 : 4))
+tiny=("$upcycle" train launch/configs/tiny_moe.json --data.train="$out/tokens" --model.vocab_size=258 --model.num_hidden_layers="$layers"
+  --train.steps="$steps" --train.schedule=constant --train.warmup_steps=0 --train.seq_length=64 --train.micro_batch_size=1 --train.global_batch_size=8)
 ranges=()
 # on_both NAME TOLERANCE OPTIONS...
 on_both() {
