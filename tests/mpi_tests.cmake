@@ -2,7 +2,8 @@
 # starts MPI, and one ctest entry a rank count. The ranks stay on this machine and its loopback; more ranks than cores
 # must yield while they wait, or a barrier takes a scheduler's time slice. Suites named Full... are left to the entries
 # of FULL_RANKS, labelled full, which run everything. The files' objects are a library, ${name}_files: they do not know
-# the backend, so that tests/cuda_host can link them with another one. ENVIRONMENT adds to that of every entry.
+# the backend, so that tests/cuda_host can link them with another one. ENVIRONMENT adds to that of every entry. BF16: the
+# tests that depend on products of bf16, as a gtest filter; two ranks run them again as an older processor.
 set(UPCYCLE_MPI_TEST_SECONDS 300 CACHE STRING "ctest's limit for one rank count; a single test has 120 s (mpi_main.cpp)")
 
 set(UPCYCLE_MPIRUN ${MPIEXEC_EXECUTABLE} --oversubscribe --bind-to none --mca btl self,vader --mca oob_tcp_if_include lo
@@ -13,7 +14,7 @@ set(UPCYCLE_MPI_ENVIRONMENT "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CON
     "OMP_NUM_THREADS=1" "ASAN_OPTIONS=detect_leaks=0")
 
 function(upcycle_mpi_tests folder)
-  cmake_parse_arguments(ARG "" "" "RANKS;FULL_RANKS;LINKS;ENVIRONMENT" ${ARGN})
+  cmake_parse_arguments(ARG "" "BF16" "RANKS;FULL_RANKS;LINKS;ENVIRONMENT" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${folder}/*.cpp)
   if(NOT sources)
     message(FATAL_ERROR "upcycle_mpi_tests: no sources in tests/${folder}")
@@ -30,6 +31,11 @@ function(upcycle_mpi_tests folder)
     set_tests_properties(${name}_ranks${ranks} PROPERTIES
       PROCESSORS ${ranks} TIMEOUT ${UPCYCLE_MPI_TEST_SECONDS} ENVIRONMENT "${UPCYCLE_MPI_ENVIRONMENT};${ARG_ENVIRONMENT}")
   endforeach()
+  if(ARG_BF16 AND UPCYCLE_TESTS_AS_OLDER)
+    add_test(NAME ${name}_as_avx2_ranks2 COMMAND ${UPCYCLE_MPIRUN} 2 $<TARGET_FILE:${name}> --gtest_filter=${ARG_BF16})
+    set_tests_properties(${name}_as_avx2_ranks2 PROPERTIES LABELS bf16 PROCESSORS 2 TIMEOUT ${UPCYCLE_MPI_TEST_SECONDS}
+      ENVIRONMENT "${UPCYCLE_MPI_ENVIRONMENT};${UPCYCLE_OLDER_PROCESSOR};${ARG_ENVIRONMENT}")
+  endif()
   foreach(ranks IN LISTS ARG_FULL_RANKS)
     add_test(NAME ${name}_full_ranks${ranks}
              COMMAND ${UPCYCLE_MPIRUN} ${ranks} $<TARGET_FILE:${name}>)

@@ -4,12 +4,18 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstring>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <vector>
 
+#include "kernels/cpu/simd.h"
+
 namespace upcycle {
 namespace {
+
+constexpr std::int64_t kWidenedDepth =
+    384;  // of k at a time, so that a tile's fp32 operands stay in second-level cache
 
 std::string describe(const GemmShape& s) {
   static constexpr std::array kinds = {"NT", "NN", "TN"};
@@ -30,9 +36,56 @@ dnnl::memory::desc layout(std::int64_t rows, std::int64_t columns, DType type, s
           transposed ? dnnl::memory::dims{1, row_stride} : dnnl::memory::dims{row_stride, 1}};
 }
 
-void check(dnnl_status_t status, const GemmShape& shape) {
-  UPCYCLE_CHECK(status == dnnl_success, "oneDNN status {} in the {}", static_cast<int>(status), describe(shape));
+// oneDNN takes the thread count from OpenMP, when it makes a primitive and some of them when they run.
+struct OneThread {
+  int before = omp_get_max_threads();
+  OneThread() { omp_set_num_threads(1); }
+  ~OneThread() { omp_set_num_threads(before); }
+};
+
+// Part of an operand, as that is stored.
+struct Block {
+  std::int64_t row, column, rows, columns;
+};
+
+const void* address(const void* data, DType type, std::int64_t stride, std::int64_t row, std::int64_t column) {
+  return static_cast<const char*>(data) + (row * stride + column) * static_cast<std::int64_t>(size_of(type));
 }
+
+// to (rows, columns), dense
+void widen(float* to, const void* data, std::int64_t stride, const Block& block) {
+  for (std::int64_t i = 0; i < block.rows; ++i) {
+    const bf16* const from = static_cast<const bf16*>(data) + (block.row + i) * stride + block.column;
+    float* const row = to + i * block.columns;
+#pragma omp simd
+    for (std::int64_t j = 0; j < block.columns; ++j) row[j] = load(from + j);
+  }
+}
+
+// What a tile came to, kept aside while it was summed.
+void add(void* data, std::int64_t stride, const Block& block, const float* from) {
+  for (std::int64_t i = 0; i < block.rows; ++i) {
+    float* const to = static_cast<float*>(data) + (block.row + i) * stride + block.column;
+    const float* const row = from + i * block.columns;
+#pragma omp simd
+    for (std::int64_t j = 0; j < block.columns; ++j) to[j] += row[j];
+  }
+}
+
+void narrow(void* data, std::int64_t stride, const Block& block, const float* from) {
+  for (std::int64_t i = 0; i < block.rows; ++i) {
+    bf16* const to = static_cast<bf16*>(data) + (block.row + i) * stride + block.column;
+    const float* const row = from + i * block.columns;
+#pragma omp simd
+    for (std::int64_t j = 0; j < block.columns; ++j) store(to + j, row[j]);
+  }
+}
+
+// Of what oneDNN may use here: what the processor has, less what ONEDNN_MAX_CPU_ISA forbids. Each level is a bit more.
+bool has(dnnl_cpu_isa_t isa) { return (dnnl_get_effective_cpu_isa() & isa) == isa; }
+
+// Floats from one part of a thread's scratch to the next begin at whole cache lines.
+std::int64_t in_lines(std::int64_t floats) { return (floats + 15) / 16 * 16; }
 
 }  // namespace
 
@@ -41,24 +94,18 @@ struct GemmCache::Engine {
   dnnl::stream stream{engine};
 };
 
-// The memory objects live as long as the primitive, so that a run only sets four addresses.
-struct GemmCache::Plan {
-  // A block of C's rows; usually the only one.
-  struct Block {
-    std::int64_t row = 0;
-    dnnl::matmul primitive;
+// One thread's product. The memory objects live as long as the primitive, so that a run only sets four addresses.
+struct GemmCache::Piece {
+  struct Operands {
     dnnl::memory a, b, c, scratch;
-    std::size_t scratch_bytes = 0;
     std::array<dnnl_exec_arg_t, 4> arguments{};
   };
-  std::vector<Block> blocks;
+  dnnl::matmul primitive;
+  std::size_t scratch_bytes = 0;
+  std::vector<Operands> of_thread;
 
-  Plan(const dnnl::engine& engine, const GemmShape& shape, std::size_t scratch_limit) {
-    add(engine, shape, scratch_limit, 0, shape.m);
-  }
-
-  void add(const dnnl::engine& engine, const GemmShape& s, std::size_t scratch_limit, std::int64_t begin,
-           std::int64_t end) {
+  Piece(const dnnl::engine& engine, const GemmShape& s, int threads) {
+    const OneThread one;
     dnnl::primitive_attr attributes;
     attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
     if (s.store == Store::Accumulate) {
@@ -66,40 +113,114 @@ struct GemmCache::Plan {
       post.append_sum();
       attributes.set_post_ops(post);
     }
-    const dnnl::memory::desc a = layout(end - begin, s.k, s.ab, s.lda, s.kind == MatmulKind::TN);
+    const dnnl::memory::desc a = layout(s.m, s.k, s.ab, s.lda, s.kind == MatmulKind::TN);
     const dnnl::memory::desc b = layout(s.k, s.n, s.ab, s.ldb, s.kind == MatmulKind::NT);
-    const dnnl::memory::desc c = layout(end - begin, s.n, s.c, s.ldc, false);
+    const dnnl::memory::desc c = layout(s.m, s.n, s.c, s.ldc, false);
     const dnnl::matmul::primitive_desc made(dnnl::matmul::desc(a, b, c), attributes, engine);
-    const std::size_t scratch_bytes = made.scratchpad_desc().get_size();
-    if (scratch_bytes > scratch_limit) {
-      UPCYCLE_CHECK(end - begin > 1, "{}: oneDNN wants {} bytes of scratch for one row", describe(s), scratch_bytes);
-      const std::int64_t middle = begin + (end - begin + 1) / 2;
-      add(engine, s, scratch_limit, begin, middle);
-      add(engine, s, scratch_limit, middle, end);
-      return;
+    primitive = dnnl::matmul(made);
+    scratch_bytes = made.scratchpad_desc().get_size();
+    of_thread.resize(static_cast<std::size_t>(threads));
+    for (Operands& o : of_thread) {
+      o.a = dnnl::memory(a, engine, nullptr);
+      o.b = dnnl::memory(b, engine, nullptr);
+      o.c = dnnl::memory(c, engine, nullptr);
+      o.scratch = dnnl::memory(made.scratchpad_desc(), engine, nullptr);
+      o.arguments = {dnnl_exec_arg_t{DNNL_ARG_SRC, o.a.get()},
+                     {DNNL_ARG_WEIGHTS, o.b.get()},
+                     {DNNL_ARG_DST, o.c.get()},
+                     {DNNL_ARG_SCRATCHPAD, o.scratch.get()}};
     }
-    Block& block = blocks.emplace_back();
-    block.row = begin;
-    block.primitive = dnnl::matmul(made);
-    block.a = dnnl::memory(a, engine, nullptr);
-    block.b = dnnl::memory(b, engine, nullptr);
-    block.c = dnnl::memory(c, engine, nullptr);
-    block.scratch = dnnl::memory(made.scratchpad_desc(), engine, nullptr);
-    block.scratch_bytes = scratch_bytes;
-    block.arguments = {dnnl_exec_arg_t{DNNL_ARG_SRC, block.a.get()},
-                       {DNNL_ARG_WEIGHTS, block.b.get()},
-                       {DNNL_ARG_DST, block.c.get()},
-                       {DNNL_ARG_SCRATCHPAD, block.scratch.get()}};
+  }
+
+  dnnl_status_t run(dnnl_stream_t stream, int thread, void* c, const void* a, const void* b, void* scratch) {
+    Operands& o = of_thread[static_cast<std::size_t>(thread)];
+    dnnl_status_t status = dnnl_memory_set_data_handle(o.a.get(), const_cast<void*>(a));
+    if (status == dnnl_success) status = dnnl_memory_set_data_handle(o.b.get(), const_cast<void*>(b));
+    if (status == dnnl_success) status = dnnl_memory_set_data_handle(o.c.get(), c);
+    if (status == dnnl_success) status = dnnl_memory_set_data_handle(o.scratch.get(), scratch);
+    if (status != dnnl_success) return status;
+    return dnnl_primitive_execute(primitive.get(), stream, 4, o.arguments.data());
   }
 };
 
-GemmCache::GemmCache(std::size_t scratch_limit) : scratch_limit_(scratch_limit), engine_(std::make_unique<Engine>()) {}
+struct GemmCache::Plan {
+  GemmShape shape;
+  GemmTiles tiles;
+  bool widens = false;
+  bool aside = false;             // C is summed in scratch, from zero, and then stored or added
+  std::int64_t depth = 0;         // of k at a time
+  std::size_t thread_bytes = 0;   // scratch
+  std::array<Piece*, 16> pieces;  // by piece_index
+
+  std::int64_t depths() const { return (shape.k + depth - 1) / depth; }
+  // Tiles at the lower and the right edge have shapes of their own, and so may the last of k; the first of k may store
+  // where the others add.
+  static std::size_t piece_index(bool last_row, bool last_column, bool first_depth, bool last_depth) {
+    return (last_row ? 1u : 0u) | (last_column ? 2u : 0u) | (first_depth ? 4u : 0u) | (last_depth ? 8u : 0u);
+  }
+
+  // One tile's floats in a thread's scratch.
+  std::int64_t a_floats() const { return widens ? in_lines(tiles.rows * depth) : 0; }
+  std::int64_t b_floats() const { return widens ? in_lines(tiles.columns * depth) : 0; }
+  std::int64_t c_floats() const { return aside ? in_lines(tiles.rows * tiles.columns) : 0; }
+
+  // The product that a tile is, of `k` terms of each sum.
+  GemmShape tile_shape(std::int64_t rows, std::int64_t columns, std::int64_t k, bool first_depth) const {
+    GemmShape s = shape;
+    s.m = rows;
+    s.n = columns;
+    s.k = k;
+    if (aside) {
+      s.c = DType::F32;
+      s.ldc = columns;
+      s.store = Store::Overwrite;
+    }
+    if (!first_depth) s.store = Store::Accumulate;
+    if (!widens) return s;
+    s.ab = DType::F32;
+    s.lda = s.kind == MatmulKind::TN ? rows : k;
+    s.ldb = s.kind == MatmulKind::NT ? k : columns;
+    return s;
+  }
+
+  dnnl_status_t run_tile(dnnl_stream_t stream, int thread, std::int64_t tile, char* scratch, void* c, const void* a,
+                         const void* b) const {
+    const Block at{tiles.row(tile), tiles.column(tile), tiles.rows_at(tile), tiles.columns_at(tile)};
+    const bool ta = shape.kind == MatmulKind::TN, tb = shape.kind == MatmulKind::NT;
+    const bool last_row = at.row + at.rows == shape.m, last_column = at.column + at.columns == shape.n;
+    float* const wide_a = reinterpret_cast<float*>(scratch);
+    float* const wide_b = wide_a + a_floats();
+    float* const sums = wide_b + b_floats();
+    char* const rest = reinterpret_cast<char*>(sums + c_floats());
+    void* const to = aside ? sums : const_cast<void*>(address(c, shape.c, shape.ldc, at.row, at.column));
+    for (std::int64_t k = 0; k < shape.k; k += depth) {
+      const std::int64_t terms = std::min(depth, shape.k - k);
+      const Block a_block = ta ? Block{k, at.row, terms, at.rows} : Block{at.row, k, at.rows, terms};
+      const Block b_block = tb ? Block{at.column, k, at.columns, terms} : Block{k, at.column, terms, at.columns};
+      if (widens) {
+        widen(wide_a, a, shape.lda, a_block);
+        widen(wide_b, b, shape.ldb, b_block);
+      }
+      Piece& piece = *pieces[piece_index(last_row, last_column, k == 0, k + terms == shape.k)];
+      const dnnl_status_t status =
+          piece.run(stream, thread, to, widens ? wide_a : address(a, shape.ab, shape.lda, a_block.row, a_block.column),
+                    widens ? wide_b : address(b, shape.ab, shape.ldb, b_block.row, b_block.column), rest);
+      if (status != dnnl_success) return status;
+    }
+    if (aside && shape.c == DType::BF16) narrow(c, shape.ldc, at, sums);
+    if (aside && shape.c == DType::F32) add(c, shape.ldc, at, sums);
+    return dnnl_success;
+  }
+};
+
+GemmCache::GemmCache(std::size_t thread_bytes)
+    : thread_bytes_(thread_bytes),
+      engine_(std::make_unique<Engine>()),
+      widens_bf16_(!has(dnnl_cpu_isa_avx512_core_bf16)),
+      sums_aside_(!has(dnnl_cpu_isa_avx512_core)) {}
 GemmCache::~GemmCache() = default;
 
-// A few blocks a thread is what oneDNN packs; only sums over k split across threads (one copy of C each) ask for more.
-std::size_t GemmCache::workspace_bytes() {
-  return (std::size_t{8} << 20) + (static_cast<std::size_t>(omp_get_max_threads()) << 20);
-}
+std::size_t GemmCache::workspace_bytes() { return static_cast<std::size_t>(omp_get_max_threads()) * kThreadBytes; }
 
 std::size_t GemmCache::Hash::operator()(const Key& key) const {
   const GemmShape& s = key.shape;
@@ -115,21 +236,59 @@ std::size_t GemmCache::Hash::operator()(const Key& key) const {
   return h;
 }
 
-GemmCache::Plan& GemmCache::plan(const GemmShape& shape) {
-  std::unique_ptr<Plan>& found = plans_[Key{shape, omp_get_max_threads()}];
+GemmCache::Piece& GemmCache::piece(const GemmShape& shape, int threads) {
+  std::unique_ptr<Piece>& found = pieces_[Key{shape, threads}];
   if (found == nullptr) {
     try {
-      found = std::make_unique<Plan>(engine_->engine, shape, scratch_limit_);
+      found = std::make_unique<Piece>(engine_->engine, shape, threads);
     } catch (const dnnl::error& e) {
-      if (e.status == dnnl_unimplemented && shape.ab == DType::BF16)
-        input_error("dtype: found bf16, expected fp32 on this processor: oneDNN's bf16 needs AVX-512; use dtype fp32");
       UPCYCLE_CHECK(false, "oneDNN can not make the {}: {}", describe(shape), e.what());
     }
   }
   return *found;
 }
 
-std::size_t GemmCache::blocks(const GemmShape& shape) { return plan(shape).blocks.size(); }
+// Whether they fit a thread's scratch.
+bool GemmCache::make_pieces(Plan& p, const GemmShape& s, int threads) {
+  p.depth = p.widens ? even_part(s.k, kWidenedDepth) : s.k;
+  const std::size_t own = static_cast<std::size_t>(p.a_floats() + p.b_floats() + p.c_floats()) * sizeof(float);
+  p.thread_bytes = own;
+  if (own > thread_bytes_) return false;
+  const std::int64_t last = p.tiles.count() - 1, depths = p.depths();
+  for (const bool last_row : {false, true})
+    for (const bool last_column : {false, true})
+      for (const std::int64_t i : {std::int64_t{0}, std::int64_t{1}, depths - 1}) {
+        if (i >= depths) continue;
+        const std::int64_t rows = last_row ? p.tiles.rows_at(last) : p.tiles.rows;
+        const std::int64_t columns = last_column ? p.tiles.columns_at(last) : p.tiles.columns;
+        const std::int64_t terms = std::min(p.depth, s.k - i * p.depth);
+        Piece& made = piece(p.tile_shape(rows, columns, terms, i == 0), threads);
+        p.thread_bytes = std::max(p.thread_bytes, own + made.scratch_bytes);
+        p.pieces[Plan::piece_index(last_row, last_column, i == 0, i + 1 == depths)] = &made;
+      }
+  return p.thread_bytes <= thread_bytes_;
+}
+
+GemmCache::Plan& GemmCache::plan(const GemmShape& shape) {
+  const int threads = omp_get_max_threads();
+  std::unique_ptr<Plan>& found = plans_[Key{shape, threads}];
+  if (found == nullptr) {
+    auto made = std::make_unique<Plan>();
+    made->shape = shape;
+    made->widens = widens_bf16_ && shape.ab == DType::BF16;
+    made->aside = (made->widens && shape.c == DType::BF16) || (sums_aside_ && shape.store == Store::Accumulate);
+    made->tiles = choose_tiles(shape.m, shape.n, shape.k, threads);
+    while (!make_pieces(*made, shape, threads)) {
+      UPCYCLE_CHECK(made->tiles.rows > 1 || made->tiles.columns > 1, "{}: {} bytes of scratch for one element",
+                    describe(shape), made->thread_bytes);
+      made->tiles = halve_tiles(made->tiles);
+    }
+    found = std::move(made);
+  }
+  return *found;
+}
+
+std::int64_t GemmCache::tiles(const GemmShape& shape) { return plan(shape).tiles.count(); }
 
 void GemmCache::prepare(const GemmShape& shape) {
   if (shape.m > 0 && shape.n > 0 && shape.k > 0) plan(shape);
@@ -145,19 +304,25 @@ void GemmCache::run(Workspace workspace, const GemmShape& s, void* c, const void
                   static_cast<std::size_t>(s.n) * size_of(s.c));
     return;
   }
-  const std::int64_t a_step = (s.kind == MatmulKind::TN ? 1 : s.lda) * static_cast<std::int64_t>(size_of(s.ab));
-  const std::int64_t c_step = s.ldc * static_cast<std::int64_t>(size_of(s.c));
-  for (const Plan::Block& block : plan(s).blocks) {
-    UPCYCLE_CHECK(block.scratch_bytes <= workspace.bytes, "{}: {} bytes of workspace, needs {}", describe(s),
-                  workspace.bytes, block.scratch_bytes);
-    check(
-        dnnl_memory_set_data_handle(block.a.get(), const_cast<char*>(static_cast<const char*>(a)) + block.row * a_step),
-        s);
-    check(dnnl_memory_set_data_handle(block.b.get(), const_cast<void*>(b)), s);
-    check(dnnl_memory_set_data_handle(block.c.get(), static_cast<char*>(c) + block.row * c_step), s);
-    check(dnnl_memory_set_data_handle(block.scratch.get(), workspace.data), s);
-    check(dnnl_primitive_execute(block.primitive.get(), engine_->stream.get(), 4, block.arguments.data()), s);
+  const Plan& p = plan(s);
+  const std::int64_t tiles = p.tiles.count();
+  const std::size_t needed = thread_bytes_ * static_cast<std::size_t>(omp_get_max_threads());
+  UPCYCLE_CHECK(needed <= workspace.bytes, "{}: {} bytes of workspace, needs {}", describe(s), workspace.bytes, needed);
+  char* const scratch = static_cast<char*>(workspace.data);
+  std::atomic<dnnl_status_t> failed = dnnl_success;
+  const auto run_tile = [&](std::int64_t tile, int thread) {
+    const dnnl_status_t status = p.run_tile(engine_->stream.get(), thread, tile,
+                                            scratch + thread_bytes_ * static_cast<std::size_t>(thread), c, a, b);
+    if (status != dnnl_success) failed = status;
+  };
+  if (tiles == 1) {
+    const OneThread one;
+    run_tile(0, 0);
+  } else {
+#pragma omp parallel for schedule(dynamic)
+    for (std::int64_t tile = 0; tile < tiles; ++tile) run_tile(tile, omp_get_thread_num());
   }
+  UPCYCLE_CHECK(failed == dnnl_success, "oneDNN status {} in the {}", static_cast<int>(failed.load()), describe(s));
 }
 
 }  // namespace upcycle

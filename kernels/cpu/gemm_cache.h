@@ -5,30 +5,42 @@
 #include <unordered_map>
 
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/gemm_tiles.h"
 #include "kernels/gemm_shape.h"
 
 namespace upcycle {
 
-// oneDNN primitives by shape and thread count: made on first use (about 0.5 ms each), then kept. One thread at a time,
-// outside parallel regions: oneDNN fixes a primitive's split into threads when it is made.
+// Matrix products, each cut into tiles of C (see gemm_tiles.h) that the threads take one after another; a tile is one
+// thread's oneDNN primitive. Which thread takes a tile changes nothing in it: sizes and the thread count alone decide
+// the bits. Primitives are made at a shape's first use, then kept. One caller at a time, outside parallel regions.
+//
+// Where oneDNN has no bf16 products in hardware (it has none below AVX-512, and emulates them at a third of fp32's
+// speed before AVX512_BF16), a thread widens its tile's operands to fp32, a block of k at a time, in its part of the
+// workspace, and takes the fp32 product. Every bf16 is an fp32 number, products of two are exact, sums are fp32 and
+// rounded to bf16 once, after the last of k: what differs from bf16 instructions is the order of the sums, and that
+// those take numbers below 2^-126 as zeros.
 class GemmCache {
  public:
-  // A product that oneDNN would give more scratch than the limit is cut into blocks of C's rows.
-  explicit GemmCache(std::size_t scratch_limit = workspace_bytes());
+  // A tile that needs more scratch than `thread_bytes`, a multiple of 64, is cut smaller.
+  explicit GemmCache(std::size_t thread_bytes = kThreadBytes);
   ~GemmCache();
   GemmCache(const GemmCache&) = delete;
   GemmCache& operator=(const GemmCache&) = delete;
 
   void prepare(const GemmShape& shape);
-  // Sizes may be zero. Throws Error when oneDNN has no such product on this processor or `workspace` is too small.
+  // Sizes may be zero. Throws Error when oneDNN has no such product or `workspace` is too small.
   void run(Workspace workspace, const GemmShape& shape, void* c, const void* a, const void* b);
 
   static std::size_t workspace_bytes();               // what run needs, for any shape under the default limit
   std::size_t size() const { return plans_.size(); }  // shapes made so far
-  std::size_t blocks(const GemmShape& shape);         // that this shape is cut into
+  std::int64_t tiles(const GemmShape& shape);         // that this shape is cut into
+  bool widens_bf16() const { return widens_bf16_; }   // see above
+
+  static constexpr std::size_t kThreadBytes = std::size_t{3} << 19;
 
  private:
   struct Engine;
+  struct Piece;
   struct Plan;
   struct Key {
     GemmShape shape;
@@ -39,10 +51,15 @@ class GemmCache {
     std::size_t operator()(const Key& key) const;
   };
   Plan& plan(const GemmShape& shape);
+  Piece& piece(const GemmShape& shape, int threads);
+  bool make_pieces(Plan& plan, const GemmShape& shape, int threads);
 
-  std::size_t scratch_limit_;
+  std::size_t thread_bytes_;
   std::unique_ptr<Engine> engine_;
-  std::unordered_map<Key, std::unique_ptr<Plan>, Hash> plans_;
+  bool widens_bf16_;
+  bool sums_aside_;  // oneDNN's AVX2 product adds to C every 96 terms or so, each time with C's rounding
+  std::unordered_map<Key, std::unique_ptr<Piece>, Hash> pieces_;  // by the shape of one tile
+  std::unordered_map<Key, std::unique_ptr<Plan>, Hash> plans_;    // by the shape of the product
 };
 
 struct CpuOps::MatmulCache {

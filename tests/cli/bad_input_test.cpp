@@ -277,15 +277,6 @@ TEST_F(BadInput, TrainConfig) {
           {"num_experts_per_tok = 3 is not a multiple of G = 4"});
 }
 
-// oneDNN told to be an older processor: no bf16 without AVX-512.
-TEST_F(BadInput, Bf16WithoutTheInstructions) {
-  const std::map<std::string, std::string> old_processor{{"ONEDNN_MAX_CPU_ISA", "AVX2"}};
-  const std::string ids = small.write_ids("ids.json", {1, 2, 3}), config = small.write_config("fresh");
-  refused({"score", golden + "/llama_gqa_tied", "--ids", ids, "--dtype=bf16"}, {"dtype: found bf16", "use dtype fp32"},
-          old_processor);
-  refused({"train", config, "--dtype=bf16"}, {"dtype: found bf16"}, old_processor);
-}
-
 TEST_F(BadInput, TwoRanksSayItOnce) {
   const std::string config = small.write_config("fresh"), run = small.train("run", {{"train", {{"steps", 1}}}});
   refused_by_two({"train", config, "--parallel.tp=3"}, {"parallel.tp=3 does not divide world=2", "tp=2"});
