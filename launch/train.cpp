@@ -180,7 +180,8 @@ int stopped_before_training() {
   return kStoppedBySignal;
 }
 
-constexpr int kDiverged = 1;  // its exit code
+// Its exit code is that of bad input: the same command would diverge again, and a scheduler is not to start it again.
+constexpr int kDiverged = 2;
 
 // A step whose loss is not finite has changed nothing: the state before it is saved, for a run with other settings to
 // go on from. Older steps stay, whatever checkpoint.keep says: it may be the weights that are ruined. Says what was

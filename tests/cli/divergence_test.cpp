@@ -33,7 +33,7 @@ void state_before_it_is_saved(int ranks) {
     return ranks == 1 ? run_upcycle(words) : run_ranks(ranks, words);
   };
   const Outcome o = train({"--train.lr=1e15"});
-  EXPECT_EQ(o.exit_code, 1) << o.err;
+  EXPECT_EQ(o.exit_code, 2) << o.err;
   const std::vector<std::string> said = endings(o);
   ASSERT_EQ(said.size(), 1u) << o.err;
   for (const std::string& part :
@@ -46,7 +46,7 @@ void state_before_it_is_saved(int ranks) {
   // Started again, as a scheduler does, it ends the same way, and saves nothing twice.
   const auto before = checkpoint_hashes(run);
   const Outcome again = train({"--train.lr=1e15"});
-  EXPECT_EQ(again.exit_code, 1) << again.err;
+  EXPECT_EQ(again.exit_code, 2) << again.err;
   ASSERT_EQ(endings(again).size(), 1u) << again.err;
   EXPECT_EQ(checkpoint_hashes(run), before);
   EXPECT_TRUE(fs::exists(run + "/step_00000003/manifest.json"));
@@ -65,7 +65,7 @@ TEST(Divergence, ASaveUnderWayIsPublished) {
   const SmallRun small;
   const std::string config = small.write_config("run", {{"train", {{"lr", 1e15}}}, {"checkpoint", {{"every", 1}}}});
   const Outcome o = run_upcycle({"train", config});
-  EXPECT_EQ(o.exit_code, 1) << o.err;
+  EXPECT_EQ(o.exit_code, 2) << o.err;
   EXPECT_EQ(endings(o).size(), 1u) << o.err;
   EXPECT_EQ(newest(small.file("run")), "step_00000001");
   EXPECT_EQ(run_upcycle({"inspect", small.file("run"), "--verify"}).exit_code, 0);
@@ -75,7 +75,7 @@ TEST(Divergence, WithoutAFolderNothingIsSaidToBeKept) {
   const SmallRun small;
   const std::string config = small.write_config("none", {{"train", {{"lr", 1e15}}}});
   const Outcome o = run_upcycle({"train", config, "--checkpoint.dir="});
-  EXPECT_EQ(o.exit_code, 1) << o.err;
+  EXPECT_EQ(o.exit_code, 2) << o.err;
   const std::vector<std::string> said = endings(o);
   ASSERT_EQ(said.size(), 1u) << o.err;
   EXPECT_NE(said[0].find("checkpoint.dir is empty: nothing is kept"), said[0].npos) << said[0];
