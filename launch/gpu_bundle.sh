@@ -31,7 +31,7 @@ if [[ ! -x $build/upcycle || ! -x $build/test_gpu ]]; then
 fi
 
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+trap 'rm -rf "$work" "$file.tmp"' EXIT
 bundle=$work/upcycle_gpu
 mkdir -p "$bundle/lib/openmpi" "$bundle/bin" "$bundle/launch" "$bundle/tests"
 cmake --install "$build" --component gpu_bundle --prefix "$bundle" --strip >"$work/install.log" || {
