@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Configures and builds: launch/build.sh [--preset NAME] [--werror] [target ...]     (default: release, everything)
+# Configures and builds: launch/build.sh [--preset NAME] [--werror] [--cuda-beside] [target ...]   (default: release,
+# everything). --cuda-beside: see UPCYCLE_CUDA_BESIDE in CMakeLists.txt; the target real_cuda is then there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -10,11 +11,15 @@ while (($#)); do
   case "$1" in
     --preset) preset=${2:?--preset needs a name}; shift ;;
     --werror) options+=(-DUPCYCLE_WERROR=ON) ;;
+    --cuda-beside) options+=(-DUPCYCLE_CUDA_BESIDE=ON) ;;
     -*) echo "build.sh: unknown option $1" >&2; exit 2 ;;
     *) targets+=("$1") ;;
   esac
   shift
 done
+
+# Without this ccache keeps nothing that uses precompiled headers.
+export CCACHE_SLOPPINESS=${CCACHE_SLOPPINESS:-pch_defines,time_macros,include_file_mtime,include_file_ctime}
 
 mkdir -p "build/$preset"
 log=build/$preset/configure.log

@@ -1,16 +1,58 @@
 #!/usr/bin/env bash
-# Installs what is missing, builds and tests: launch/test.sh [--full]. --full also runs what takes longer: the tests
-# labelled full, everything again under the address and undefined-behaviour sanitizers, and the checks that need Python.
+# Installs what is missing, builds and tests: launch/test.sh [--full[=PART,...]] [--list]. --list says what each tier
+# holds. The last line is "N passed, N failed, N skipped", test cases over all stages; the exit code is 0 where none failed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-full=0
+all_parts=(sanitized gpus long asan transformers)
+parts=()
+list=0
 for arg in "$@"; do
   case "$arg" in
-    --full) full=1 ;;
-    *) echo "test.sh: unknown option $arg (known: --full)" >&2; exit 2 ;;
+    --full) parts=("${all_parts[@]}") ;;
+    --full=*) IFS=, read -ra parts <<<"${arg#--full=}" ;;
+    --list) list=1 ;;
+    *) echo "test.sh: unknown option $arg (known: --full[=PART,...], --list)" >&2; exit 2 ;;
   esac
 done
+for part in "${parts[@]+"${parts[@]}"}"; do
+  [[ " ${all_parts[*]} " == *" $part "* ]] ||
+    { echo "test.sh: --full: found '$part', known parts: ${all_parts[*]}" >&2; exit 2; }
+done
+with() { [[ " ${parts[*]-} " == *" $1 "* ]]; }
+
+if ((list)); then
+  entries() {  # preset, ctest's options
+    local n=
+    [[ ! -e build/$1/CTestTestfile.cmake ]] ||
+      n=$(ctest --test-dir "build/$1" -N "${@:2}" 2>/dev/null </dev/null | sed -n 's/^Total Tests: //p')
+    echo "${n:-not built yet}"
+  }
+  cat <<EOF
+Entries of ctest (one under mpirun, or a stage of the emulated GPU, runs many test cases), as far as they are built:
+ordinary tier: launch/test.sh
+  tests         everything but the full tier: units, commands, ranks, clusters, the emulated GPU   $(entries release -LE '^full$')
+                with nvcc also its code for sm_90: registers, spills, instructions, symbols; no GPU is needed
+full tier: launch/test.sh --full, or parts of it: --full=PART,...
+  sanitized     the emulated kernels' op tests under address, undefined-behaviour and thread sanitizers   $(entries release -L '^sanitized$')
+  gpus          the preset cuda: the code for every architecture that it names, with nvcc; a GPU bundle in a bare root   $(entries cuda -L '^real_cuda$')
+  long          tests labelled full: every layout, more seeds and schedules, each barrier dropped in turn   $(entries release -L '^full$' -LE '^sanitized$')
+  asan          the ordinary tests, with everything under the address and undefined-behaviour sanitizers   $(entries asan -LE '^full$')
+  transformers  exported models against transformers (Python)   1
+EOF
+  exit 0
+fi
+
+passed=0 failed=0 skipped=0 status=0 summary=
+finish() {  # the last line, however this script ends
+  local code=$1
+  ((code != 0)) || code=$status
+  ((code == 0 || failed > 0)) || failed=1  # a build or an installation counts as one test
+  echo "${summary:+${summary#$'\n'}$'\n'}$passed passed, $failed failed, $skipped skipped"
+  exit "$code"
+}
+trap 'finish $?' EXIT
+note() { summary+=$'\n'$1; }
 
 # Ranks share this machine's cores: no binding to single ones, no spinning threads; in a container root may start them.
 export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_mpi_yield_when_idle=1
@@ -20,7 +62,6 @@ if ((EUID == 0)); then
 fi
 
 models=${UPCYCLE_REAL_MODELS:-../shared/models}
-exclude=()
 if [[ -d $models ]]; then
   UPCYCLE_REAL_MODELS=$(cd "$models" && pwd)
   export UPCYCLE_REAL_MODELS
@@ -28,16 +69,24 @@ elif [[ ${UPCYCLE_REQUIRE_REAL_MODELS:-0} == 1 ]]; then
   echo "test.sh: UPCYCLE_REQUIRE_REAL_MODELS is set, but there is no folder $models (set UPCYCLE_REAL_MODELS)" >&2
   exit 2
 else
-  echo "test.sh: no folder $models: the tests on real models are not run (set UPCYCLE_REAL_MODELS)"
-  exclude+=(real_models)
+  echo "test.sh: no folder $models: the tests on real models are skipped (set UPCYCLE_REAL_MODELS)"
 fi
 
-run_ctest() {  # preset, labels to exclude as one pattern, other options; ctest counts a test's PROCESSORS against -j
-  local log=build/$1/test.log
-  local -a label=()
-  [[ -z $2 ]] || label=(-LE "$2")
-  ctest --test-dir "build/$1" -j "$(nproc)" --output-on-failure --no-tests=error "${label[@]}" "${@:3}" </dev/null 2>&1 |
-    tee "$log" | grep --line-buffered -v '^ *Start '
+# stage NAME PRESET CTEST_OPTION...: runs tests of build/PRESET and counts them; ctest counts a test's PROCESSORS against -j.
+stage() {
+  local name=$1 preset=$2 log=build/$2/test.log last=build/$2/Testing/Temporary/LastTest.log ended=0 p f s
+  echo "== $name"
+  rm -f "$last"
+  ctest --test-dir "build/$preset" -j "$(nproc)" --output-on-failure --no-tests=error "${@:3}" </dev/null 2>&1 |
+    tee "$log" | grep --line-buffered -v '^ *Start ' || ended=$?
+  touch "$last"
+  read -r p f s < <(tests/scripts/count_tests.sh "$last" "$log")
+  ((ended == 0 || f > 0)) || f=1  # ctest itself failed, or found no test
+  passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+  ((ended == 0)) || status=$ended
+  note "$name: $p passed, $f failed, $s skipped"
+  note "$(grep '^not run: ' "$last" | sort -u)"
+  summary=${summary%$'\n'}
 }
 
 ./launch/install.sh build test
@@ -45,39 +94,45 @@ run_ctest() {  # preset, labels to exclude as one pattern, other options; ctest 
 for group in nvtx cluster cuda cuda_tools; do
   ./launch/install.sh "$group" || echo "test.sh: goes on without the group $group" >&2
 done
-./launch/build.sh --werror
-((full)) || exclude+=(full)
-pattern=$(IFS='|'; echo "${exclude[*]-}")
-status=0
-run_ctest release "${pattern:+^($pattern)\$}" || status=$?
-summary=$(grep -E 'tests passed' build/release/test.log || true)
-not_run=$(grep '^not run: ' build/release/Testing/Temporary/LastTest.log | sort -u || true)
-summary+=${not_run:+$'\n'$not_run}
-grep -q 'NVTX: found' build/release/configure.log || summary+=$'\n'"not run: nvtx: NVTX's headers are missing (launch/install.sh nvtx)"
-! grep -q 'CUDA headers: not found' build/release/configure.log ||
-  summary+=$'\n'"not run: the CUDA backend's tests: its headers are missing (launch/install.sh cuda)"
-
-# The CUDA backend as nvcc makes it, linked with CUDA's own libraries. No GPU is needed.
+# With nvcc also the CUDA backend for GPUs, linked with CUDA's own libraries, beside the program. No GPU is needed.
+nvcc=
 if [[ -x $(command -v nvcc || echo /usr/local/cuda/bin/nvcc) || -x build/deps/cuda/bin/nvcc ]]; then
-  if ((status == 0)); then
-    ./launch/build.sh --preset cuda --werror real_cuda
-    run_ctest cuda '' -L real_cuda || status=$?
-    summary+=$'\n'"for GPUs: $(grep -E 'tests passed' build/cuda/test.log || true)"
-  fi
+  nvcc=1
+  ./launch/build.sh --werror --cuda-beside all real_cuda
 else
-  summary+=$'\n'"not run: the code for GPUs: there is no nvcc (launch/install.sh cuda)"
+  ./launch/build.sh --werror
+  note "not run: the code for GPUs: there is no nvcc (launch/install.sh cuda)"
 fi
+stage "tests" release -LE '^full$'
+grep -q 'NVTX: found' build/release/configure.log || note "not run: nvtx: NVTX's headers are missing (launch/install.sh nvtx)"
+! grep -q 'CUDA headers: not found' build/release/configure.log ||
+  note "not run: the CUDA backend's tests: its headers are missing (launch/install.sh cuda)"
 
-if ((full && status == 0)); then
+if ((status == 0)) && with gpus && [[ -n $nvcc ]]; then
+  ./launch/build.sh --preset cuda --werror real_cuda
+  stage "gpus" cuda -L '^real_cuda$'
+fi
+if ((status == 0)) && { with sanitized || with long; }; then
+  ./launch/build.sh --werror all full_tests
+fi
+if ((status == 0)) && with sanitized; then
+  stage "sanitized" release -L '^sanitized$'
+fi
+if ((status == 0)) && with long; then
+  stage "long" release -L '^full$' -LE '^sanitized$'
+fi
+if ((status == 0)) && with asan; then
   ./launch/build.sh --preset asan --werror
   # Open MPI and its plugins keep memory to the end on purpose.
-  pattern=$(IFS='|'; echo "${exclude[*]+${exclude[*]}|}full")
-  ASAN_OPTIONS=detect_leaks=0 run_ctest asan "^($pattern)\$" || status=$?
-  summary+=$'\n'"sanitizers: $(grep -E 'tests passed' build/asan/test.log || true)"
-  if ((status == 0)); then
-    ./tests/scripts/run_python_checks.sh || status=$?
-    summary+=$'\n'"checks against transformers: $( ((status)) && echo FAILED || echo passed)"
+  ASAN_OPTIONS=detect_leaks=0 stage "asan" asan -LE '^full$'
+fi
+if ((status == 0)) && with transformers; then
+  echo "== transformers"
+  if ./tests/scripts/run_python_checks.sh; then
+    passed=$((passed + 1))
+    note "transformers: passed"
+  else
+    status=1 failed=$((failed + 1))
+    note "transformers: FAILED"
   fi
 fi
-echo "${summary:-test.sh: ctest ran no test}"
-exit "$status"

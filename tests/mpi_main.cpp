@@ -8,10 +8,6 @@
 #include <cstdio>
 #include <cstdlib>
 
-#if defined(UPCYCLE_GPU_EMULATED) || defined(UPCYCLE_GPU_TESTS)
-#include "parallel/comm/comm_nccl.h"
-#endif
-
 namespace upcycle::test {
 namespace {
 
@@ -86,12 +82,8 @@ Mesh make_test_mesh(int tp, int ep, int etp) {
   return make_mesh(mpi_session(), make_layout(mpi_session().size(), tp, ep, etp), test_stream());
 }
 
-Mesh make_test_mesh([[maybe_unused]] Device& device, Stream& stream, int tp, int ep, int etp) {
-  const Layout layout = make_layout(mpi_session().size(), tp, ep, etp);
-#if defined(UPCYCLE_GPU_EMULATED) || defined(UPCYCLE_GPU_TESTS)
-  if (device.kind() == DeviceKind::Cuda) return make_nccl_mesh(mpi_session(), layout, device, stream);
-#endif
-  return make_mesh(mpi_session(), layout, stream);
+Mesh make_test_mesh(Device& device, Stream& stream, int tp, int ep, int etp) {
+  return make_mesh_for(mpi_session(), make_layout(mpi_session().size(), tp, ep, etp), device, stream);
 }
 
 }  // namespace upcycle::test

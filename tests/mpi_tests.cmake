@@ -13,6 +13,15 @@ set(UPCYCLE_MPIRUN ${MPIEXEC_EXECUTABLE} --oversubscribe --bind-to none --mca bt
 set(UPCYCLE_MPI_ENVIRONMENT "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMPI_MCA_mpi_yield_when_idle=1"
     "OMP_NUM_THREADS=1" "ASAN_OPTIONS=detect_leaks=0")
 
+# The main of all of them, and the mesh that ranks without NCCL take.
+add_library(mpi_main OBJECT mpi_main.cpp)
+target_link_libraries(mpi_main PRIVATE comm MPI::MPI_CXX test_options)
+add_library(mpi_mesh STATIC mpi_mesh.cpp)
+target_link_libraries(mpi_mesh PUBLIC comm PRIVATE test_options)
+foreach(name mpi_main mpi_mesh)
+  target_precompile_headers(${name} REUSE_FROM test_headers)
+endforeach()
+
 function(upcycle_mpi_tests folder)
   cmake_parse_arguments(ARG "" "BF16" "RANKS;FULL_RANKS;LINKS;ENVIRONMENT" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${folder}/*.cpp)
@@ -21,10 +30,10 @@ function(upcycle_mpi_tests folder)
   endif()
   string(REPLACE "/" "_" name test_${folder})
   add_library(${name}_files OBJECT ${sources})
-  target_link_libraries(${name}_files PUBLIC ${ARG_LINKS} comm GTest::gtest MPI::MPI_CXX)
-  target_precompile_headers(${name}_files PRIVATE <gtest/gtest.h> <vector> <string> <fmt/core.h>)
-  add_executable(${name} ${CMAKE_CURRENT_SOURCE_DIR}/mpi_main.cpp)
-  target_link_libraries(${name} PRIVATE ${name}_files)
+  target_link_libraries(${name}_files PUBLIC ${ARG_LINKS} comm MPI::MPI_CXX PRIVATE test_options)
+  target_precompile_headers(${name}_files REUSE_FROM test_headers)
+  add_executable(${name} $<TARGET_OBJECTS:mpi_main>)
+  target_link_libraries(${name} PRIVATE ${name}_files GTest::gtest mpi_mesh)
   foreach(ranks IN LISTS ARG_RANKS)
     add_test(NAME ${name}_ranks${ranks}
              COMMAND ${UPCYCLE_MPIRUN} ${ranks} $<TARGET_FILE:${name}> --gtest_filter=-Full*)
@@ -47,7 +56,7 @@ endfunction()
 # upcycle_mpi_ending(mode RANKS n SAYS regex CODE c [ENVIRONMENT NAME=value] [THEN command] [FULL] [PROGRAM target]): a
 # job of mpi_endings.cpp, or of another program, says this, then ends with this exit code. (mpirun's own failures have
 # small exit codes too, so the code alone shows nothing.) THEN runs before the exit code is printed, with what was said in
-# the file $OUT. (No semicolons in them: CMake would make them lists.)
+# the file $OUT. (No semicolons in them: CMake would make them lists.) They mostly wait: as one process to ctest.
 add_executable(mpi_endings ${CMAKE_CURRENT_LIST_DIR}/mpi_endings.cpp)
 target_link_libraries(mpi_endings PRIVATE comm MPI::MPI_CXX)
 function(upcycle_mpi_ending mode)
@@ -63,7 +72,7 @@ function(upcycle_mpi_ending mode)
      echo exit code $code.")
   set_tests_properties(${name} PROPERTIES
     PASS_REGULAR_EXPRESSION "${ARG_SAYS}.*exit code ${ARG_CODE}\\."
-    PROCESSORS ${ARG_RANKS} TIMEOUT 60 ENVIRONMENT "${UPCYCLE_MPI_ENVIRONMENT};${ARG_ENVIRONMENT}")
+    TIMEOUT 60 ENVIRONMENT "${UPCYCLE_MPI_ENVIRONMENT};${ARG_ENVIRONMENT}")
   if(ARG_FULL)
     set_tests_properties(${name} PROPERTIES LABELS full)
   endif()

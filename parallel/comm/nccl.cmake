@@ -2,7 +2,7 @@
 
 file(GLOB nccl_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/parallel/comm/*nccl*.cpp)
 
-if(UPCYCLE_CUDA)
+if(UPCYCLE_NVCC)
   find_path(NCCL_HEADERS nccl.h REQUIRED HINTS ${CUDAToolkit_INCLUDE_DIRS})
   add_library(comm_nccl STATIC ${nccl_sources})
   target_include_directories(comm_nccl SYSTEM PRIVATE ${NCCL_HEADERS})
@@ -18,4 +18,5 @@ if(UPCYCLE_CUDA_HOST_TESTS)
   target_link_libraries(nccl_emulation PUBLIC cuda_emulation PRIVATE MPI::MPI_CXX)
   add_library(comm_nccl_emulated STATIC ${nccl_sources})
   target_link_libraries(comm_nccl_emulated PUBLIC comm nccl_emulation)
+  target_precompile_headers(comm_nccl_emulated REUSE_FROM headers)
 endif()

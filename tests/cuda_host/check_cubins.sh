@@ -1,7 +1,7 @@
 #!/bin/bash
 # Prints what nvcc made of each kernel of a built library, and fails where that is not what sass_expectations.txt says:
 # spills, blocks an SM can hold, tensor-core instructions, 128-bit accesses. Needs no GPU and compiles nothing.
-# check_cubins.sh LIBRARY...
+# check_cubins.sh [--only=sm_90] LIBRARY...
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 [ $# -gt 0 ] || { echo "check_cubins: which library? (launch/build.sh --preset cuda makes build/cuda/libkernels_cuda.a)" >&2; exit 2; }

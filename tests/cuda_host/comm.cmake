@@ -1,5 +1,6 @@
 # The communicators of GPUs, over the emulation's NCCL, on 1 to 4 ranks.
 upcycle_mpi_tests(cuda_host/comm RANKS 1 2 3 4 LINKS kernels_cuda_emulated comm_nccl_emulated)
+target_sources(test_cuda_host_comm PRIVATE $<TARGET_OBJECTS:nccl_mesh>)
 foreach(ranks 1 2 3 4)
   set_tests_properties(test_cuda_host_comm_ranks${ranks} PROPERTIES
     ENVIRONMENT "${UPCYCLE_MPI_ENVIRONMENT};UPCYCLE_EMUL_GUARD=1")

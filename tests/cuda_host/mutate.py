@@ -101,6 +101,9 @@ def compile_one(program, source, work):
     if source.suffix != ".cu":
         words[at] = str(work / source.relative_to(root))
     words = [w for w in words if not w.startswith("-Werror")]
+    if "-include" in words:  # headers that are precompiled for another level of optimisation
+        first = words.index("-include")
+        del words[first : first + 2]
     words.insert(at - 1, f"-I{work}")
     include = next(i for i, w in enumerate(words) if w.startswith("-I"))
     words.insert(include, f"-I{work}")

@@ -2,10 +2,10 @@
 # Host code that touches device memory dies of it.
 set(gpu_environment "UPCYCLE_EMUL_GUARD=1")
 
-upcycle_mpi_tests(cuda_host/ranks RANKS 1 2 4 FULL_RANKS 1 2 4 LINKS upcycling kernels_cuda_emulated comm_nccl_emulated
+upcycle_mpi_tests(cuda_host/ranks RANKS 1 2 4 FULL_RANKS 1 2 4 LINKS test_rig kernels_cuda_emulated comm_nccl_emulated
   ENVIRONMENT ${gpu_environment})
-target_sources(test_cuda_host_ranks PRIVATE cuda_host/cuda_backend.cpp train/rig.cpp upcycle/models.cpp
-  parity_mpi/parity.cpp parity_mpi/models.cpp)
+target_sources(test_cuda_host_ranks PRIVATE $<TARGET_OBJECTS:cuda_backend> $<TARGET_OBJECTS:nccl_mesh> parity_mpi/parity.cpp
+  parity_mpi/models.cpp)
 add_test(NAME test_cuda_host_ranks_ranks6
          COMMAND ${UPCYCLE_MPIRUN} 6 $<TARGET_FILE:test_cuda_host_ranks> --gtest_filter=SixReplicas.*)
 set_tests_properties(test_cuda_host_ranks_ranks6 PROPERTIES PROCESSORS 6 TIMEOUT ${UPCYCLE_MPI_TEST_SECONDS}
@@ -14,10 +14,10 @@ set_tests_properties(test_cuda_host_ranks_ranks6 PROPERTIES PROCESSORS 6 TIMEOUT
 # The CPU's own tests of ranks, on GPUs: upcycle_tests_on_gpus(folder RANKS ... FULL_RANKS ... FILTER gtest-filter), which
 # names what the ordinary tier runs.
 function(upcycle_tests_on_gpus folder)
-  cmake_parse_arguments(ARG "" "FILTER" "RANKS;FULL_RANKS;SOURCES" ${ARGN})
+  cmake_parse_arguments(ARG "" "FILTER" "RANKS;FULL_RANKS" ${ARGN})
   set(name test_cuda_host_${folder})
-  add_executable(${name} mpi_main.cpp cuda_host/cuda_backend.cpp train/rig.cpp ${ARG_SOURCES})
-  target_link_libraries(${name} PRIVATE test_${folder}_files kernels_cuda_emulated comm_nccl_emulated)
+  add_executable(${name} $<TARGET_OBJECTS:mpi_main> $<TARGET_OBJECTS:cuda_backend> $<TARGET_OBJECTS:nccl_mesh>)
+  target_link_libraries(${name} PRIVATE test_${folder}_files GTest::gtest kernels_cuda_emulated comm_nccl_emulated)
   foreach(ranks IN LISTS ARG_RANKS)
     add_test(NAME ${name}_ranks${ranks}
              COMMAND ${UPCYCLE_MPIRUN} ${ranks} $<TARGET_FILE:${name}> --gtest_filter=${ARG_FILTER})
@@ -32,12 +32,14 @@ function(upcycle_tests_on_gpus folder)
   endforeach()
 endfunction()
 upcycle_tests_on_gpus(train_mpi RANKS 2 FULL_RANKS 2 FILTER CheckReplicas.*:*SameLayoutIsBitwise*/Moe*)
-upcycle_tests_on_gpus(parity_mpi FULL_RANKS 2 4 SOURCES upcycle/models.cpp)
-upcycle_tests_on_gpus(upcycle_mpi RANKS 2 FULL_RANKS 2 4 SOURCES upcycle/models.cpp FILTER Ranks.*)
+upcycle_tests_on_gpus(parity_mpi FULL_RANKS 2 4)
+upcycle_tests_on_gpus(upcycle_mpi RANKS 2 FULL_RANKS 2 4 FILTER Ranks.*)
 
 # On GPUs, a rank each: built wherever CUDA is, run by launch/gpu_check.sh.
-if(UPCYCLE_CUDA)
-  add_executable(test_gpu_parity_mpi mpi_main.cpp cuda_host/gpu_backend.cpp train/rig.cpp upcycle/models.cpp)
-  target_compile_definitions(test_gpu_parity_mpi PRIVATE UPCYCLE_GPU_TESTS)
-  target_link_libraries(test_gpu_parity_mpi PRIVATE test_parity_mpi_files kernels_cuda comm_nccl)
+if(UPCYCLE_NVCC)
+  add_executable(test_gpu_parity_mpi $<TARGET_OBJECTS:mpi_main> $<TARGET_OBJECTS:gpu_backend> $<TARGET_OBJECTS:nccl_mesh>)
+  target_link_libraries(test_gpu_parity_mpi PRIVATE test_parity_mpi_files GTest::gtest kernels_cuda comm_nccl)
+  if(UPCYCLE_CUDA_BESIDE)
+    set_target_properties(test_gpu_parity_mpi PROPERTIES EXCLUDE_FROM_ALL ON)
+  endif()
 endif()

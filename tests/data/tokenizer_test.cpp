@@ -132,7 +132,7 @@ TEST(OpenTokenizer, RefusesOtherFiles) {
 // Ids from the Python package sentencepiece.
 TEST(RealTokenizers, AgreeWithPython) {
   const std::string models = real_models();
-  if (models.empty()) return;
+  if (models.empty()) GTEST_SKIP();
   const struct {
     std::string file;
     std::int64_t vocab_size;

@@ -7,21 +7,15 @@
 #include "core/device.h"
 #include "kernels/ops.h"
 
-// The backend under test: the CPU's; where a test is built against the emulated GPU (tests/cuda_host), CUDA's. The
-// memory of either can be read on the host.
+// The backend under test, chosen by what a program links: cpu_backend.cpp, or CUDA's of tests/cuda_host
+// (cuda_backend.cpp on the emulated GPU, gpu_backend.cpp on a real one). Tests are compiled once for all. The memory of
+// each can be read on the host.
 namespace upcycle::testing {
 
-#if defined(UPCYCLE_GPU_EMULATED) || defined(UPCYCLE_GPU_TESTS)
-std::unique_ptr<Device> make_test_device();  // in tests/cuda_host/cuda_backend.cpp, gpu_backend.cpp
+std::unique_ptr<Device> make_test_device();
 std::unique_ptr<Ops> make_test_ops();
 void* allocate_test_memory(std::size_t bytes);
 void release_test_memory(void* data);
-#else
-inline std::unique_ptr<Device> make_test_device() { return make_cpu_device(); }
-inline std::unique_ptr<Ops> make_test_ops() { return make_cpu_ops(); }
-inline void* allocate_test_memory(std::size_t bytes) { return ::operator new(bytes); }
-inline void release_test_memory(void* data) { ::operator delete(data); }
-#endif
 
 template <class T>
 struct TestAllocator {

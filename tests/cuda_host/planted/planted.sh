@@ -1,11 +1,20 @@
 #!/bin/bash
-# Runs each planted mistake in each mode of the emulation and prints which noticed it: planted.sh FOLDER_OF_PROGRAMS.
-# Fails where one is noticed by none, or something is noticed where nothing is wrong.
+# Runs each planted mistake in modes of the emulation and prints which noticed it: planted.sh FOLDER_OF_PROGRAMS MODE...
+# (schedules, deferred, asan, tsan). Fails where one is noticed by none, but for what only sanitizers see where they are
+# not among the modes, or where something is noticed and nothing is wrong.
 set -uo pipefail
 programs=$1
-modes=(schedules deferred asan tsan)
+modes=("${@:2}")
+only_sanitizers='missing_syncwarp shared_row_out_of_bounds global_out_of_bounds plain_add_to_global misaligned_vector'
+[[ " ${modes[*]} " != *" asan "* ]] || only_sanitizers=
 bad=0
-printf '%-28s %-10s %-10s %-10s %-10s %s\n' mistake "${modes[@]}" "what the first one says"
+((${#modes[@]})) || { echo "planted: which modes? (schedules deferred asan tsan)" >&2; exit 2; }
+line() {  # name, a column a mode, text
+  printf '%-28s' "$1"
+  printf ' %-10s' "${@:2:${#modes[@]}}"
+  printf ' %s\n' "${*: -1}"
+}
+line mistake "${modes[@]}" "what the first one says"
 for name in $("$programs/planted" --list); do
   row=() first=
   for mode in "${modes[@]}"; do
@@ -19,10 +28,10 @@ for name in $("$programs/planted" --list); do
     row+=(noticed)
     [ -n "$first" ] || first=$(grep -vE '^=+$|^$' <<<"$text" | head -1 | cut -c1-100)
   done
-  printf '%-28s %-10s %-10s %-10s %-10s %s\n' "$name" "${row[@]}" "$first"
+  line "$name" "${row[@]}" "$first"
   case $name in
     none*) [[ " ${row[*]} " != *noticed* ]] || bad=1 ;;
-    *) [[ " ${row[*]} " == *noticed* ]] || bad=1 ;;
+    *) [[ " ${row[*]} " == *noticed* || " $only_sanitizers " == *" $name "* ]] || bad=1 ;;
   esac
 done
 [ $bad = 0 ] || echo "planted: a mistake went by, or something was noticed where nothing is wrong"
