@@ -55,6 +55,35 @@ for set in bible bible_valid perl perl_valid; do
   fi
 done
 
+# The loss of a run as bars, a dozen of its steps.
+curve() {
+  jq -r 'select(.loss) | "\(.step) \(.loss)"' "$1/metrics.jsonl" | awk '
+    { step[NR] = $1; loss[NR] = $2; if ($2 > most) most = $2 }
+    END {
+      rows = NR < 12 ? NR : 12
+      for (k = 0; k < rows; k++) {
+        i = rows > 1 ? 1 + int((NR - 1) * k / (rows - 1)) : 1
+        bar = ""
+        for (n = 0; n < 50 * loss[i] / most; n++) bar = bar "#"
+        printf "   step %5d  loss %.2f  %s\n", step[i], loss[i], bar
+      }
+    }'
+}
+
+# The dense model's curve so far and what it writes, from its first checkpoint on and while it trains on.
+first_look() {
+  local until=$((SECONDS + 3600))
+  until [[ -e $out/dense/latest ]]; do
+    ((SECONDS < until)) || return 0
+    sleep 0.5
+  done
+  say "A first look at the dense model, which trains on: $(<"$out/dense/latest")
+$(curve "$out/dense")
+$("$upcycle" generate "$out/dense" "And the LORD said unto")"
+}
+looker=
+trap '[[ -z $looker ]] || kill "$looker" 2>/dev/null || true' EXIT
+
 # train NAME DOMAIN RANKS [override ...]: a run in $out/NAME. NAME.key says what it was made from: a run of something else is
 # made anew, the same one goes on from its newest checkpoint, a finished one is kept.
 train() {
@@ -73,9 +102,15 @@ train() {
     echo "   $out/$name is there already"
     return
   fi
+  if [[ $name == dense ]]; then
+    first_look &
+    looker=$!
+  fi
   ./launch/run_local.sh -n "$ranks" train "$config" --data.train="$out/tokens/$domain" --data.tokenizer="$tokenizer" \
     --checkpoint.dir="$out/$name" "$@" "${overrides[@]}"
   touch "$out/$name.done"
+  [[ -z $looker ]] || wait "$looker"
+  looker=
 }
 
 # Two ranks write a checkpoint of two shards; the runs that start from it are of another layout.
