@@ -11,6 +11,7 @@
 #include "launch/commands.h"
 #include "launch/nvtx_sink.h"
 #include "launch/ranks.h"
+#include "launch/waiting.h"
 #include "parallel/comm/agree.h"
 
 namespace upcycle {
@@ -106,6 +107,7 @@ int refuse(const InputError& e) {
 
 int main(int argc, char** argv) {
   using namespace upcycle;
+  bound_spinning(argv);
   const int rank = launched_as().rank;
   set_log_rank(rank);
   const std::unique_ptr<TraceSink> profiler = make_nvtx_sink();

@@ -34,6 +34,24 @@ TEST(Frame, HelpAndVersion) {
   EXPECT_EQ(run_upcycle({"tokenize", "--help"}).out, command.out);
 }
 
+// libgomp says what it has read: at its own start, and again where the program has started itself anew.
+TEST(Frame, WaitingThreadsSpinForABoundedTimeUnlessToldOtherwise) {
+  const auto spins = [](const std::string& policy, const std::string& count) {
+    const Outcome o = run_upcycle({"--version"}, {{"OMP_DISPLAY_ENV", "VERBOSE"},
+                                                  {"OMP_WAIT_POLICY", policy},
+                                                  {"GOMP_SPINCOUNT", count},
+                                                  {"OMP_NUM_THREADS", "1"}});
+    EXPECT_EQ(o.out, "upcycle " UPCYCLE_VERSION "\n");
+    const std::string key = "GOMP_SPINCOUNT = '";
+    const std::size_t at = o.err.rfind(key);
+    return at == std::string::npos ? o.err
+                                   : o.err.substr(at + key.size(), o.err.find('\'', at + key.size()) - at - key.size());
+  };
+  EXPECT_EQ(spins("", ""), "3000");
+  EXPECT_EQ(spins("passive", ""), "0");
+  EXPECT_EQ(spins("", "77"), "77");
+}
+
 TEST(Frame, EveryListedCommandHasHelp) {
   const std::string usage = run_upcycle({"help"}).out;
   int commands = 0;
