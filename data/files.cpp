@@ -3,9 +3,11 @@
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -92,6 +94,27 @@ void FileDescriptor::read_at(std::uint64_t offset, void* out, std::size_t bytes)
     to += n;
     offset += static_cast<std::uint64_t>(n);
     bytes -= static_cast<std::size_t>(n);
+  }
+}
+
+void FileDescriptor::read_rows_at(std::uint64_t offset, char* out, std::size_t rows, std::size_t width,
+                                  std::size_t pitch) const {
+  if (width == pitch) return read_at(offset, out, rows * width);
+  std::array<iovec, 256> parts;
+  for (std::size_t row = 0; row < rows;) {
+    const std::size_t n = std::min(parts.size(), rows - row);
+    for (std::size_t i = 0; i < n; ++i) parts[i] = {out + (row + i) * pitch, width};
+    const ssize_t read = ::preadv(descriptor_, parts.data(), static_cast<int>(n), static_cast<off_t>(offset));
+    if (read < 0 && errno == EINTR) continue;
+    if (read < 0) fail(path_, "read", errno);
+    made_progress();
+    std::size_t whole = static_cast<std::size_t>(read) / width;
+    if (whole < n) {  // it may stop anywhere: the row it stopped in is read by itself
+      read_at(offset + whole * width, out + (row + whole) * pitch, width);
+      ++whole;
+    }
+    row += whole;
+    offset += whole * width;
   }
 }
 

@@ -26,6 +26,8 @@ class FileDescriptor {
   std::uint64_t size() const;  // bytes
   // Exactly `bytes` at `offset`; InputError when the file ends before. Safe from several threads at once.
   void read_at(std::uint64_t offset, void* out, std::size_t bytes) const;
+  // `rows` runs of `width` bytes that follow each other in the file, into `out`, `pitch` bytes from one to the next.
+  void read_rows_at(std::uint64_t offset, char* out, std::size_t rows, std::size_t width, std::size_t pitch) const;
   void write_at(std::uint64_t offset, const void* data, std::size_t bytes) const;
   void sync() const;
   void close_checked();  // network file systems report late write errors here

@@ -54,6 +54,9 @@ class Hdf5File {
 
   std::vector<Hdf5Dataset> list() const;  // sorted by name
   Hdf5Attributes attributes() const;      // of the file itself
+  // Where a listed dataset's values lie in the file, all in one piece: for reading them without HDF5. InputError where
+  // they do not.
+  std::uint64_t offset_of(const Hdf5Dataset& dataset) const;
   // Rows [row, row + rows) and columns [column, column + columns) into out (rows, columns), beside it at most 1 MiB.
   // fp32 keeps its bits; reading fp32 as bf16 rounds to nearest even. Damage in the file is an InputError.
   void read(const std::string& name, std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns,

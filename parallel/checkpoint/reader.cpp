@@ -1,10 +1,11 @@
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <list>
 #include <map>
 
-#include "core/progress.h"
 #include "core/suggest.h"
+#include "data/files.h"
 #include "data/hdf5.h"
 #include "parallel/checkpoint/check_values.h"
 #include "parallel/checkpoint/hdf5_thread.h"
@@ -17,19 +18,19 @@
 namespace upcycle {
 namespace {
 
-constexpr std::size_t max_open_files = 16;
-constexpr std::int64_t bounce_elements = std::int64_t{1} << 20;  // 4 MiB
+constexpr std::size_t max_open_files = 256;
+constexpr std::size_t bounce_bytes = std::size_t{1} << 20;
 
-// The files that were read last, open. Belongs to the HDF5 thread.
+// The files that were read last, open.
 class OpenFiles {
  public:
-  const Hdf5File& get(int file, const std::string& path) {
+  const FileDescriptor& get(int file, const std::string& path) {
     const auto found = std::find_if(open_.begin(), open_.end(), [&](const Entry& e) { return e.file == file; });
     if (found != open_.end()) {
       open_.splice(open_.begin(), open_, found);
     } else {
       if (open_.size() >= max_open_files) open_.pop_back();
-      open_.push_front({file, Hdf5File::open_read(path)});
+      open_.push_front({file, open_regular_file(path)});
     }
     return open_.front().opened;
   }
@@ -37,27 +38,52 @@ class OpenFiles {
  private:
   struct Entry {
     int file;
-    Hdf5File opened;
+    FileDescriptor opened;
   };
   std::list<Entry> open_;
 };
 
-// `common`, which lies in both, from the dataset that holds `stored` into `out`, which holds `wanted`.
-void copy_common(const Hdf5File& file, const std::string& dataset, const Rectangle& stored, const Rectangle& wanted,
-                 const Rectangle& common, float* out) {
-  float* const to = out + (common.row - wanted.row) * wanted.columns + (common.column - wanted.column);
-  const std::int64_t row = common.row - stored.row, column = common.column - stored.column;
-  if (common.columns == wanted.columns || common.rows == 1) {
-    file.read(dataset, row, common.rows, column, common.columns, to);
+void to_floats(DType type, const char* from, std::int64_t n, float* to) {
+  if (type == DType::F32) {
+    std::memcpy(to, from, static_cast<std::size_t>(n) * sizeof(float));
     return;
   }
-  const std::int64_t block_rows = std::clamp<std::int64_t>(bounce_elements / common.columns, 1, common.rows);
-  std::vector<float> block(static_cast<std::size_t>(block_rows * common.columns));
-  for (std::int64_t r = 0; r < common.rows; r += block_rows) {
-    const std::int64_t n = std::min(block_rows, common.rows - r);
-    file.read(dataset, row + r, n, column, common.columns, block.data());
+  const auto* const values = reinterpret_cast<const bf16*>(from);
+  std::transform(values, values + n, to, [](bf16 x) { return to_float(x); });
+}
+
+// `common`, which lies in both, from the file that holds `stored` into `out`, which holds `wanted`.
+void copy_common(const FileDescriptor& file, const StoredRectangle& stored, const Rectangle& wanted,
+                 const Rectangle& common, float* out) {
+  float* const to = out + (common.row - wanted.row) * wanted.columns + (common.column - wanted.column);
+  const std::size_t element = size_of(stored.type), row_bytes = static_cast<std::size_t>(stored.part.columns) * element;
+  const std::size_t width = static_cast<std::size_t>(common.columns) * element;
+  const std::size_t skipped = static_cast<std::size_t>(common.column - stored.part.column) * element;
+  const std::uint64_t begin = stored.offset + static_cast<std::uint64_t>(common.row - stored.part.row) * row_bytes;
+  const bool whole_rows = width == row_bytes || common.rows == 1;
+  if (stored.type == DType::F32 && whole_rows) {
+    file.read_rows_at(begin + skipped, reinterpret_cast<char*>(to), static_cast<std::size_t>(common.rows), width,
+                      static_cast<std::size_t>(wanted.columns) * sizeof(float));
+    return;
+  }
+  // Rows as they lie where most of them is wanted or they are short, else each row's part by itself.
+  const bool as_they_lie = row_bytes <= 4096 || row_bytes <= 4 * width;
+  const std::size_t pitch = as_they_lie ? row_bytes : width;
+  const std::int64_t step = std::clamp<std::int64_t>(static_cast<std::int64_t>(bounce_bytes / pitch), 1, common.rows);
+  std::vector<char> block(static_cast<std::size_t>(step) * pitch);
+  for (std::int64_t r = 0; r < common.rows; r += step) {
+    const std::int64_t n = std::min(step, common.rows - r);
+    const std::uint64_t at = begin + static_cast<std::uint64_t>(r) * row_bytes;
+    if (as_they_lie) {  // the last row's end may be the file's
+      file.read_at(at + skipped, block.data(), static_cast<std::size_t>(n - 1) * row_bytes + width);
+    } else {
+      for (std::int64_t i = 0; i < n; ++i)
+        file.read_at(at + static_cast<std::uint64_t>(i) * row_bytes + skipped,
+                     block.data() + i * static_cast<std::int64_t>(width), width);
+    }
     for (std::int64_t i = 0; i < n; ++i)
-      std::copy_n(block.data() + i * common.columns, common.columns, to + (r + i) * wanted.columns);
+      to_floats(stored.type, block.data() + static_cast<std::size_t>(i) * pitch, common.columns,
+                to + (r + i) * wanted.columns);
   }
 }
 
@@ -68,9 +94,6 @@ class StoredCheckpoint : public Checkpoint {
     for (std::size_t i = 0; i < manifest_.tensors.size(); ++i) tensor_of_[manifest_.tensors[i].name] = i;
     for (const FileEntry& f : manifest_.files)
       optimizer_ = optimizer_ || (!weights_only && rank_of_optimizer_file(f.name) >= 0);
-  }
-  ~StoredCheckpoint() override {
-    hdf5_thread().run([this] { open_.reset(); });
   }
 
   const std::string& name() const override { return folder_; }
@@ -101,21 +124,17 @@ class StoredCheckpoint : public Checkpoint {
                   part.columns, t.rows, t.columns);
     if (part.size() == 0) return;
     const std::string stored_name = stored_tensor_name(kind, tensor);
-    hdf5_thread().run([&] {
-      for (const StoredRectangle& r : index_.of(kind, found->second)) {
-        const Rectangle common = intersection(r.part, part);
-        if (common.size() == 0) continue;
-        const std::string& file = manifest_.files[static_cast<std::size_t>(r.file)].name;
-        copy_common(open_->get(r.file, folder_ + "/" + file), rectangle_name(stored_name, r.number), r.part, part,
-                    common, out);
-        made_progress();
-      }
-      check_values(stored_name, t.is_vector, part, out, [&](std::int64_t row, std::int64_t column) {
-        for (const StoredRectangle& r : index_.of(kind, found->second))
-          if (intersection(r.part, {row, column, 1, 1}).size() > 0)
-            return folder_ + "/" + manifest_.files[static_cast<std::size_t>(r.file)].name;
-        return folder_;
-      });
+    for (const StoredRectangle& r : index_.of(kind, found->second)) {
+      const Rectangle common = intersection(r.part, part);
+      if (common.size() == 0) continue;
+      const std::string& file = manifest_.files[static_cast<std::size_t>(r.file)].name;
+      copy_common(open_.get(r.file, folder_ + "/" + file), r, part, common, out);
+    }
+    check_values(stored_name, t.is_vector, part, out, [&](std::int64_t row, std::int64_t column) {
+      for (const StoredRectangle& r : index_.of(kind, found->second))
+        if (intersection(r.part, {row, column, 1, 1}).size() > 0)
+          return folder_ + "/" + manifest_.files[static_cast<std::size_t>(r.file)].name;
+      return folder_;
     });
   }
 
@@ -125,7 +144,7 @@ class StoredCheckpoint : public Checkpoint {
   StoredIndex index_;
   std::map<std::string, std::size_t> tensor_of_;
   bool optimizer_ = false;
-  std::unique_ptr<OpenFiles> open_ = std::make_unique<OpenFiles>();
+  OpenFiles open_;
 };
 
 }  // namespace

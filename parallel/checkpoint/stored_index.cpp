@@ -104,7 +104,7 @@ void StoredIndex::add_file(const Manifest& manifest, int file, const Hdf5File& o
       input_error("{}: dataset {}: found {} of another shape, expected a part of {} x {}; the file is damaged",
                   open.path(), d.name, shown(part), t.rows, t.columns);
     by_tensor_[static_cast<std::size_t>(parsed.kind) * manifest.tensors.size() + tensor->second].push_back(
-        {file, parsed.number, part});
+        {file, parsed.number, part, open.offset_of(d), d.type});
   }
 }
 
@@ -112,8 +112,8 @@ std::string StoredIndex::text() const {
   std::string text;
   for (std::size_t i = 0; i < by_tensor_.size(); ++i)
     for (const StoredRectangle& r : by_tensor_[i])
-      text += fmt::format("{} {} {} {} {} {} {}\n", i, r.file, r.number, r.part.row, r.part.column, r.part.rows,
-                          r.part.columns);
+      text += fmt::format("{} {} {} {} {} {} {} {} {}\n", i, r.file, r.number, r.part.row, r.part.column, r.part.rows,
+                          r.part.columns, r.offset, static_cast<int>(r.type));
   return text;
 }
 
@@ -121,8 +121,11 @@ void StoredIndex::replace_with(const std::string& text) {
   for (auto& list : by_tensor_) list.clear();
   std::istringstream in(text);
   std::size_t i = 0;
+  int type = 0;
   StoredRectangle r;
-  while (in >> i >> r.file >> r.number >> r.part.row >> r.part.column >> r.part.rows >> r.part.columns) {
+  while (in >> i >> r.file >> r.number >> r.part.row >> r.part.column >> r.part.rows >> r.part.columns >> r.offset >>
+         type) {
+    r.type = static_cast<DType>(type);
     UPCYCLE_CHECK(i < by_tensor_.size(), "tensor {} of {}", i, by_tensor_.size());
     by_tensor_[i].push_back(r);
   }

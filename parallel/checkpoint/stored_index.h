@@ -8,10 +8,13 @@ namespace upcycle {
 
 class Hdf5File;
 
-// One stored rectangle: dataset `dataset` ("NAME/0") of file `file` (index into Manifest::files).
+// One stored rectangle: dataset "NAME/`number`" of file `file` (index into Manifest::files), its values row-major in
+// one piece from byte `offset` on.
 struct StoredRectangle {
   int file = 0, number = 0;
   Rectangle part;
+  std::uint64_t offset = 0;
+  DType type = DType::F32;  // or BF16
 };
 
 // Where every tensor's rectangles are, masters and moments. Index: kind * tensors + tensor.

@@ -10,6 +10,7 @@
 #include "core/trace.h"
 #include "parallel/comm/backends.h"
 #include "parallel/comm/checks.h"
+#include "parallel/comm/host_group.h"
 #include "parallel/comm/nccl_error.h"
 #include "parallel/comm/nccl_group.h"
 #include "parallel/comm/nccl_watch.h"
@@ -239,8 +240,11 @@ Mesh make_nccl_mesh(const MpiSession& session, const Layout& layout, Device& dev
   UPCYCLE_CHECK(setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", 0) == 0, "setenv failed");
   const auto context = std::make_shared<NcclContext>(session, device, compute);
   const int rank = session.rank();
-  return make_mesh_of_groups(layout, rank, coordinates_of(layout, rank),
-                             [&](const char* name, int color) { return make_group(context, name, color); });
+  Mesh mesh = make_mesh_of_groups(layout, rank, coordinates_of(layout, rank),
+                                  [&](const char* name, int color) { return make_group(context, name, color); });
+  auto host = make_host_group(session, *context->host_stream);
+  mesh.host = {host.get(), [context, host](HostGroup*) mutable { host.reset(); }};  // before the context's stream ends
+  return mesh;
 }
 
 }  // namespace upcycle

@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "parallel/comm/backends.h"
+#include "parallel/comm/host_group.h"
 
 namespace upcycle {
 
@@ -33,9 +34,11 @@ Mesh make_mesh(const MpiSession& session, const Layout& layout, Stream& stream) 
   UPCYCLE_CHECK(layout.world == session.size(), "a layout of {} ranks on {}", layout.world, session.size());
   UPCYCLE_CHECK(stream.kind() == DeviceKind::Cpu, "MPI communicators serve CPU streams only");
   const int rank = session.rank();
-  return make_mesh_of_groups(layout, rank, coordinates_of(layout, rank), [&](const char* name, int color) {
+  Mesh mesh = make_mesh_of_groups(layout, rank, coordinates_of(layout, rank), [&](const char* name, int color) {
     return make_mpi_communicator(session, name, color, rank, stream);
   });
+  mesh.host = make_host_group(session, stream);
+  return mesh;
 }
 
 std::shared_ptr<Communicator> make_start_group(const MpiSession& session, Stream& stream) {

@@ -8,6 +8,7 @@
 
 namespace upcycle {
 
+class HostGroup;
 class StallMonitor;
 
 // The layout of ranks. Dense parameters: world = tp * dp, tp ranks adjacent (rank = dp_rank * tp + tp_rank).
@@ -42,6 +43,7 @@ struct Mesh {
   int rank = 0;
   Coordinates at;
   std::shared_ptr<Communicator> world, tp, dp, ep, edp;
+  std::shared_ptr<HostGroup> host = nullptr;  // null: one rank by itself, or ranks of which not all are in the mesh
 };
 
 // Starts and ends MPI (MPI_THREAD_FUNNELED). Without mpirun or srun it is one rank. Throws AgreedError at an MPI size

@@ -1,16 +1,18 @@
 #include "parallel/train/state.h"
 
 #include <algorithm>
+#include <map>
 
 namespace upcycle {
 namespace {
 
 constexpr std::size_t kBuffer = std::size_t{32} << 20;
+constexpr std::size_t kBlock = std::size_t{1} << 20;  // of moments: stays in a cache until it is stored
 
 // Reads a piece in rows that fit the buffer.
 void restore_moment(Checkpoint& checkpoint, StateKind kind, const OwnedPiece& p, Staging& staging, const Tensor& to) {
   const std::int64_t width = p.part.columns;
-  const std::int64_t step = std::max<std::int64_t>(1, static_cast<std::int64_t>(kBuffer / sizeof(float)) / width);
+  const std::int64_t step = std::max<std::int64_t>(1, static_cast<std::int64_t>(kBlock / sizeof(float)) / width);
   std::vector<float> buffer(static_cast<std::size_t>(std::min(step, p.part.rows) * width));
   for (std::int64_t r = 0; r < p.part.rows; r += step) {
     const Rectangle rows{p.part.row + r, p.part.column, std::min(step, p.part.rows - r), width};
@@ -35,15 +37,17 @@ bool is_adamw(const Trainer& t) { return t.config.train.optimizer == "adamw"; }
 
 StoreRows store_trainer_rows(Trainer& t, Staging& staging) {
   const bool separate_masters = t.config.storage() != DType::F32;
-  auto owned = owned_pieces(t.model->table, t.mesh->at, true);
+  std::map<const ParamRow*, std::vector<OwnedPiece>> owned;
+  for (const OwnedPiece& p : owned_pieces(t.model->table, t.mesh->at, true)) owned[p.row].push_back(p);
   return [&t, &staging, separate_masters, owned = std::move(owned)](const ParamRow& row, const Rectangle& part,
                                                                     const float* values) {
     store_rows(row, part, values, staging, t.memory.weights.dense, t.memory.weights.expert);
     if (!separate_masters) return;
     const std::int64_t begin = row.offset + (part.row - row.part.row) * part.columns;
     const std::int64_t end = begin + part.size();  // flat
-    for (const OwnedPiece& p : owned) {
-      if (p.row != &row) continue;
+    const auto pieces = owned.find(&row);
+    if (pieces == owned.end()) return;
+    for (const OwnedPiece& p : pieces->second) {
       const std::int64_t from = std::max(begin, p.flat), to = std::min(end, p.flat + p.part.size());
       if (from >= to) continue;
       const Tensor master = t.memory.master.of(row.group).slice_rows(p.shard + from - p.flat, p.shard + to - p.flat);
@@ -60,7 +64,7 @@ void initialize_trainer(Trainer& t, std::uint64_t seed) {
 
 void load_trainer_weights(Trainer& t, TensorSource& source) {
   Staging staging(*t.device, *t.stream);
-  load_parameters(t.model->table, source, kBuffer, store_trainer_rows(t, staging));
+  load_parameters(t.model->table, source, kBuffer, store_trainer_rows(t, staging), t.mesh->host.get());
   std::fill(t.optimizer.row_steps.begin(), t.optimizer.row_steps.end(), 0);
 }
 

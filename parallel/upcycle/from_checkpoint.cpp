@@ -1,5 +1,7 @@
 #include "parallel/upcycle/from_checkpoint.h"
 
+#include <chrono>
+
 #include "parallel/train/state.h"
 #include "parallel/upcycle/statistics.h"
 #include "parallel/upcycle/upcycled_source.h"
@@ -31,23 +33,34 @@ UpcycleReport upcycle_from_checkpoint(Trainer& t, TensorSource& dense, std::span
   const ParamTable table = make_param_table(dense.model(), t.mesh->layout, t.mesh->at);
   Arena own("dense probe");
   const DenseBuffers borrowed = dense_buffers(t, own, table, t.config.storage());
+  const auto start = std::chrono::steady_clock::now();
   Staging staging(*t.device, *t.stream);
-  load_weights(table, dense, staging, borrowed.weights.dense, borrowed.weights.expert);
-  const std::vector<float> before = probe_logits(t, dense.model(), borrowed.weights, borrowed.rest, probe);
-  own.free();
-
   const ModelConfig& moe = t.config.model;
   const ExpertMaker maker(moe, t.config.upcycle, static_cast<std::uint64_t>(t.config.seed),
                           t.config.upcycle.drop_ratio > 0
                               ? file_statistics(dense, moe, *t.mesh->world, *t.device, *t.stream)
                               : DenseStatistics{});
+  // One reading of the dense model gives both: its slices for the check, and the experts.
+  std::vector<Want> slices;
+  for (const ParamRow& row : table.rows) {
+    if (!dense.has(row.name)) input_error("{}: no tensor {}; the dense model has it", dense.name(), row.name);
+    slices.push_back({row.name, row.part, [&](const Rectangle& part, const float* values) {
+                        store_rows(row, part, values, staging, borrowed.weights.dense, borrowed.weights.expert);
+                      }});
+  }
   std::vector<const ParamRow*> rows;
   for (const ParamRow& row : t.model->table.rows) rows.push_back(&row);
-  load_upcycled(rows, dense, maker, kBuffer, store_trainer_rows(t, staging));
+  load_upcycled(rows, dense, maker, kBuffer, store_trainer_rows(t, staging), std::move(slices), t.mesh->host.get());
   std::fill(t.optimizer.row_steps.begin(), t.optimizer.row_steps.end(), 0);
 
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+
+  const std::vector<float> before = probe_logits(t, dense.model(), borrowed.weights, borrowed.rest, probe);
+  own.free();
   const std::vector<float> after = probe_logits(t, moe, t.memory.weights, idle_gradients(t), probe);
-  return judge_change(t, relative_change(before, after, *t.mesh->tp));
+  UpcycleReport report = judge_change(t, relative_change(before, after, *t.mesh->tp));
+  report.seconds = seconds;
+  return report;
 }
 
 }  // namespace upcycle

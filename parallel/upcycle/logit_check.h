@@ -30,6 +30,7 @@ struct UpcycleReport {
   double change = 0;     // relative L2 of the logits
   bool exact = false;    // whether DESIGN's table promises the dense function
   double tolerance = 0;  // enforced where it does: 1e-5 in fp32, 2e-2 in bf16
+  double seconds = 0;    // this rank's, from a checkpoint: reading and making, without the passes that measure
   std::string text() const;
 };
 // Throws Error when an exact mode changed the function by more than the tolerance.

@@ -37,6 +37,8 @@ class UpcycledSource final : public TensorSource {
   ParamTable table_;
 };
 
+constexpr std::size_t kMakeBytes = std::size_t{1} << 20;  // drawn at once
+
 // Parameters that come from one dense rectangle.
 struct Family {
   Origin origin;
@@ -71,33 +73,52 @@ std::unique_ptr<TensorSource> make_upcycled_source(TensorSource& dense, const Mo
       dense, ExpertMaker(moe, upcycle, seed, upcycle.drop_ratio > 0 ? file_statistics(dense, moe) : DenseStatistics{}));
 }
 
-void load_upcycled(const std::vector<const ParamRow*>& rows, TensorSource& dense, const ExpertMaker& maker,
-                   std::size_t buffer_bytes, const StoreRows& store) {
-  const auto half = static_cast<std::int64_t>(buffer_bytes / 2 / sizeof(float));
-  std::vector<float> values, made;  // one is the other's source: what is made must leave it for the next expert
-  for (const Family& f : families_of(rows, maker)) {
-    const std::string& tensor = f.origin.tensor;
-    if (!tensor.empty() && !dense.has(tensor))
-      input_error("{}: no tensor {}; {} is made of it", dense.name(), tensor, f.rows.front()->name);
-    const Rectangle& whole = f.rows.front()->part;
-    const std::int64_t step = std::clamp<std::int64_t>(half / whole.columns, 1, whole.rows);
-    values.resize(std::max(values.size(), static_cast<std::size_t>(step * whole.columns)));
-    for (std::int64_t r = 0; r < whole.rows; r += step) {
-      const std::int64_t n = std::min(step, whole.rows - r);
-      const Rectangle& from = f.origin.part;
-      if (!tensor.empty()) dense.read(tensor, {from.row + r, from.column, n, from.columns}, values.data());
-      for (const ParamRow* row : f.rows) {
-        const Rectangle part{row->part.row + r, row->part.column, n, whole.columns};
-        float* out = values.data();
-        if (row != f.rows.back() && maker.changes(*row)) {
-          made.assign(values.data(), values.data() + part.size());
-          out = made.data();
-        }
-        maker.make(*row, part, out);
-        store(*row, part, out);
-      }
-    }
+namespace {
+
+// Makes `part` of a row of the origin's values, which stay as they are, and stores it.
+void make_part(const ParamRow& row, const Rectangle& part, const float* values, const ExpertMaker& maker,
+               std::vector<float>& made, const StoreRows& store) {
+  if (!maker.changes(row)) return store(row, part, values);
+  made.assign(values, values + part.size());
+  maker.make(row, part, made.data());
+  store(row, part, made.data());
+}
+
+// Rows that come from no dense tensor.
+void make_rows(const ParamRow& row, const ExpertMaker& maker, std::size_t buffer_bytes, const StoreRows& store) {
+  const std::int64_t columns = row.part.columns,
+                     fit = static_cast<std::int64_t>(buffer_bytes / sizeof(float)) / columns;
+  const std::int64_t step = std::clamp<std::int64_t>(fit, 1, row.part.rows);
+  std::vector<float> values(static_cast<std::size_t>(step * columns));
+  for (std::int64_t r = 0; r < row.part.rows; r += step) {
+    const Rectangle part{row.part.row + r, row.part.column, std::min(step, row.part.rows - r), columns};
+    maker.make(row, part, values.data());
+    store(row, part, values.data());
   }
+}
+
+}  // namespace
+
+void load_upcycled(const std::vector<const ParamRow*>& rows, TensorSource& dense, const ExpertMaker& maker,
+                   std::size_t buffer_bytes, const StoreRows& store, std::vector<Want> also, const HostGroup* host) {
+  const std::vector<Family> families = families_of(rows, maker);
+  std::vector<float> made;
+  for (const Family& f : families) {
+    const std::string& tensor = f.origin.tensor;
+    if (tensor.empty()) {
+      for (const ParamRow* row : f.rows) make_rows(*row, maker, kMakeBytes, store);
+      continue;
+    }
+    if (!dense.has(tensor))
+      input_error("{}: no tensor {}; {} is made of it", dense.name(), tensor, f.rows.front()->name);
+    also.push_back(
+        {tensor, f.origin.part, [&](const Rectangle& got, const float* values) {
+           for (const ParamRow* row : f.rows)
+             make_part(*row, {row->part.row + got.row - f.origin.part.row, row->part.column, got.rows, got.columns},
+                       values, maker, made, store);
+         }});
+  }
+  read_once(dense, also, host, buffer_bytes);
 }
 
 }  // namespace upcycle
