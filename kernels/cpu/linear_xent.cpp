@@ -90,7 +90,7 @@ void CpuOps::linear_xent_stats(Stream& stream, Workspace workspace, const Tensor
                               .ldb = leading_dimension(w),
                               .ldc = columns};
       matmuls_->gemms.run(scratch.gemm, product, scratch.logits, block.data, w.data);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(dynamic, 16)
       for (std::int64_t i = 0; i < rows; ++i)
         add_block(running + 3 * (first + i), scratch.logits + i * columns, columns,
                   target[first + i] - vocab_begin - v);

@@ -21,7 +21,7 @@ void softmax_gradient(T* out, const float* logits, std::int64_t columns, std::in
 template <class T>
 void dlogits_block(T* out, const float* logits, std::int64_t rows, std::int64_t columns, const std::int32_t* targets,
                    std::int64_t vocab_first, const float* lse, float scale) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(dynamic, 16)
   for (std::int64_t i = 0; i < rows; ++i) {
     if (targets[i] < 0)
       std::fill_n(out + i * columns, columns, T{});
@@ -97,7 +97,7 @@ void CpuOps::linear_xent_backward(Stream& stream, Workspace workspace, const Ten
 
   const bool empty = vocab_valid == 0;
   if (dx.dtype == DType::F32 && !empty) return;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(dynamic, 16)
   for (std::int64_t t = 0; t < T; ++t) {
     char* const row = static_cast<char*>(dx.data) + static_cast<std::size_t>(t * dx.row_stride) * size_of(dx.dtype);
     if (empty)
