@@ -16,9 +16,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-std::string golden(const std::string& name) {
-  return (tests_root() / "golden" / name).string();
-}
+std::string golden(const std::string& name) { return (tests_root() / "golden" / name).string(); }
 const char* const goldens[] = {"llama_gqa_tied", "llama_rope3_untied", "mixtral_k1",
                                "mixtral_k1_few", "mixtral_k2",         "mixtral_k3"};
 
