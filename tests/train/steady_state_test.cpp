@@ -147,18 +147,24 @@ INSTANTIATE_TEST_SUITE_P(Runs, SteadyState,
 // The classes by hand: fp32 keeps no second copy of the weights, bf16 does; AdamW two moments, SGD none.
 TEST(TrainMemory, BytesByHand) {
   const ParamTable table = make_global_table(small_moe_config().model);
-  const auto n = static_cast<std::size_t>(table.dense.size + table.expert.size);
   EXPECT_EQ(table.dense.shard_size, table.dense.size);
   const auto bytes = [&](DType dtype, bool adamw, std::size_t i) {
     return plan_train_memory(table, dtype, adamw)[i].bytes;
   };
-  EXPECT_EQ(bytes(DType::F32, true, 0), 4 * n);
-  EXPECT_EQ(bytes(DType::BF16, true, 0), 2 * n);
-  EXPECT_EQ(bytes(DType::BF16, true, 1), 4 * n);
-  EXPECT_EQ(bytes(DType::F32, true, 2), 8 * n + 128);  // and two scalars
-  EXPECT_EQ(bytes(DType::BF16, true, 2), 12 * n + 128);
-  EXPECT_EQ(bytes(DType::F32, false, 2), 128u);
-  EXPECT_EQ(bytes(DType::BF16, false, 2), 4 * n + 128);
+  const std::vector<std::size_t> elements = {static_cast<std::size_t>(table.dense.size),
+                                             static_cast<std::size_t>(table.expert.size)};
+  // Each tensor of both groups begins at a multiple of the arena's alignment.
+  const auto of_each = [&](std::size_t size) {
+    return Arena::align(size * elements[0]) + Arena::align(size * elements[1]);
+  };
+  const std::size_t scalars = 2 * Arena::kAlignment;
+  EXPECT_EQ(bytes(DType::F32, true, 0), of_each(4));
+  EXPECT_EQ(bytes(DType::BF16, true, 0), of_each(2));
+  EXPECT_EQ(bytes(DType::BF16, true, 1), of_each(4));
+  EXPECT_EQ(bytes(DType::F32, true, 2), 2 * of_each(4) + scalars);
+  EXPECT_EQ(bytes(DType::BF16, true, 2), 3 * of_each(4) + scalars);
+  EXPECT_EQ(bytes(DType::F32, false, 2), scalars);
+  EXPECT_EQ(bytes(DType::BF16, false, 2), of_each(4) + scalars);
 }
 
 }  // namespace
