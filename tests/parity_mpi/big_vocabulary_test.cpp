@@ -24,10 +24,12 @@ TEST(ThirtyMillionParameters, VocabularyThatTpDoesNotDivide) {
   c.train.global_batch_size = 4;
   EXPECT_NEAR(static_cast<double>(count_parameters(c.model).total), 30e6, 1e6);
   const FixedSequences data = random_sequences(c.train.global_batch_size, c.train.seq_length, c.model.vocab_size, 1);
-  const Reference want = one_rank_reference(c, random_fill(), data);
+  // The spread of the small models' logits (H 20). With 0.5 it would be 8, and the last bit of a logit moves the
+  // gradients below by as much as parity allows: two right answers, of the CPU's layouts too, then differ by that.
+  const Fill fill = random_fill(0.14);
+  const Reference want = one_rank_reference(c, fill, data);
   ASSERT_GT(want.gap, 1e-4);
-  for (const Parallelism& p : {Parallelism{2, 2, 2}, Parallelism{4, 4, 1}})
-    compare_layout(c, p, random_fill(), data, want);
+  for (const Parallelism& p : {Parallelism{2, 2, 2}, Parallelism{4, 4, 1}}) compare_layout(c, p, fill, data, want);
 }
 
 }  // namespace

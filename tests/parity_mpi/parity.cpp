@@ -79,11 +79,11 @@ Mesh make_test_mesh(const Rig& rig, const Parallelism& p) {
   return make_test_mesh(*rig.device, *rig.stream, p.tp, p.ep, p.etp);
 }
 
-Fill random_fill() {
-  return [](Trainer& t) {
+Fill random_fill(double router_std) {
+  return [router_std](Trainer& t) {
     ParamTable table = t.model->table;
     for (ParamRow& row : table.rows)
-      if (row.name.ends_with("block_sparse_moe.gate.weight")) row.init_std = 0.5;
+      if (row.name.ends_with("block_sparse_moe.gate.weight")) row.init_std = router_std;
     Staging staging(*t.device, *t.stream);
     initialize_weights(table, static_cast<std::uint64_t>(t.config.seed), staging, t.memory.weights.dense,
                        t.memory.weights.expert);

@@ -66,7 +66,8 @@ FixedSequences clear_sequences(const Config& config, const Fill& fill, std::int6
 // How many choices of this rank's tokens are not `want`'s, summed over all ranks. A collective call.
 double different_choices(const Trainer& t, const Routing& routing, const Reference& want);
 
-// Random weights of config.seed, router logits well spread.
-Fill random_fill();
+// Random weights of config.seed. Router logits are spread by router_std * sqrt(H): far enough for clear choices; where
+// they lie much further apart, their rounding decides a token's weights.
+Fill random_fill(double router_std = 0.5);
 
 }  // namespace upcycle::test
