@@ -14,8 +14,7 @@
 namespace upcycle {
 namespace {
 
-constexpr std::int64_t kWidenedDepth =
-    384;  // of k at a time, so that a tile's fp32 operands stay in second-level cache
+constexpr std::int64_t kCopiedDepth = 384;  // of k at a time, so that a tile's fp32 operands stay in second-level cache
 
 std::string describe(const GemmShape& s) {
   static constexpr std::array kinds = {"NT", "NN", "TN"};
@@ -53,13 +52,20 @@ const void* address(const void* data, DType type, std::int64_t stride, std::int6
 }
 
 // to (rows, columns), dense
-void widen(float* to, const void* data, std::int64_t stride, const Block& block) {
+template <class T>
+void copy_block(float* to, const void* data, std::int64_t stride, const Block& block) {
   for (std::int64_t i = 0; i < block.rows; ++i) {
-    const bf16* const from = static_cast<const bf16*>(data) + (block.row + i) * stride + block.column;
+    const T* const from = static_cast<const T*>(data) + (block.row + i) * stride + block.column;
     float* const row = to + i * block.columns;
 #pragma omp simd
     for (std::int64_t j = 0; j < block.columns; ++j) row[j] = load(from + j);
   }
+}
+void copy_floats(float* to, const void* data, DType type, std::int64_t stride, const Block& block) {
+  if (type == DType::BF16)
+    copy_block<bf16>(to, data, stride, block);
+  else
+    copy_block<float>(to, data, stride, block);
 }
 
 // What a tile came to, kept aside while it was summed.
@@ -146,7 +152,7 @@ struct GemmCache::Piece {
 struct GemmCache::Plan {
   GemmShape shape;
   GemmTiles tiles;
-  bool widens = false;
+  bool copies = false;            // operands, as fp32, into the thread's scratch
   bool aside = false;             // C is summed in scratch, from zero, and then stored or added
   std::int64_t depth = 0;         // of k at a time
   std::size_t thread_bytes = 0;   // scratch
@@ -160,8 +166,8 @@ struct GemmCache::Plan {
   }
 
   // One tile's floats in a thread's scratch.
-  std::int64_t a_floats() const { return widens ? in_lines(tiles.rows * depth) : 0; }
-  std::int64_t b_floats() const { return widens ? in_lines(tiles.columns * depth) : 0; }
+  std::int64_t a_floats() const { return copies ? in_lines(tiles.rows * depth) : 0; }
+  std::int64_t b_floats() const { return copies ? in_lines(tiles.columns * depth) : 0; }
   std::int64_t c_floats() const { return aside ? in_lines(tiles.rows * tiles.columns) : 0; }
 
   // The product that a tile is, of `k` terms of each sum.
@@ -176,7 +182,7 @@ struct GemmCache::Plan {
       s.store = Store::Overwrite;
     }
     if (!first_depth) s.store = Store::Accumulate;
-    if (!widens) return s;
+    if (!copies) return s;
     s.ab = DType::F32;
     s.lda = s.kind == MatmulKind::TN ? rows : k;
     s.ldb = s.kind == MatmulKind::NT ? k : columns;
@@ -188,23 +194,23 @@ struct GemmCache::Plan {
     const Block at{tiles.row(tile), tiles.column(tile), tiles.rows_at(tile), tiles.columns_at(tile)};
     const bool ta = shape.kind == MatmulKind::TN, tb = shape.kind == MatmulKind::NT;
     const bool last_row = at.row + at.rows == shape.m, last_column = at.column + at.columns == shape.n;
-    float* const wide_a = reinterpret_cast<float*>(scratch);
-    float* const wide_b = wide_a + a_floats();
-    float* const sums = wide_b + b_floats();
+    float* const copy_a = reinterpret_cast<float*>(scratch);
+    float* const copy_b = copy_a + a_floats();
+    float* const sums = copy_b + b_floats();
     char* const rest = reinterpret_cast<char*>(sums + c_floats());
     void* const to = aside ? sums : const_cast<void*>(address(c, shape.c, shape.ldc, at.row, at.column));
     for (std::int64_t k = 0; k < shape.k; k += depth) {
       const std::int64_t terms = std::min(depth, shape.k - k);
       const Block a_block = ta ? Block{k, at.row, terms, at.rows} : Block{at.row, k, at.rows, terms};
       const Block b_block = tb ? Block{at.column, k, at.columns, terms} : Block{k, at.column, terms, at.columns};
-      if (widens) {
-        widen(wide_a, a, shape.lda, a_block);
-        widen(wide_b, b, shape.ldb, b_block);
+      if (copies) {
+        copy_floats(copy_a, a, shape.ab, shape.lda, a_block);
+        copy_floats(copy_b, b, shape.ab, shape.ldb, b_block);
       }
       Piece& piece = *pieces[piece_index(last_row, last_column, k == 0, k + terms == shape.k)];
       const dnnl_status_t status =
-          piece.run(stream, thread, to, widens ? wide_a : address(a, shape.ab, shape.lda, a_block.row, a_block.column),
-                    widens ? wide_b : address(b, shape.ab, shape.ldb, b_block.row, b_block.column), rest);
+          piece.run(stream, thread, to, copies ? copy_a : address(a, shape.ab, shape.lda, a_block.row, a_block.column),
+                    copies ? copy_b : address(b, shape.ab, shape.ldb, b_block.row, b_block.column), rest);
       if (status != dnnl_success) return status;
     }
     if (aside && shape.c == DType::BF16) narrow(c, shape.ldc, at, sums);
@@ -217,7 +223,7 @@ GemmCache::GemmCache(std::size_t thread_bytes)
     : thread_bytes_(thread_bytes),
       engine_(std::make_unique<Engine>()),
       widens_bf16_(!has(dnnl_cpu_isa_avx512_core_bf16)),
-      sums_aside_(!has(dnnl_cpu_isa_avx512_core)) {}
+      before_avx512_(!has(dnnl_cpu_isa_avx512_core)) {}
 GemmCache::~GemmCache() = default;
 
 std::size_t GemmCache::workspace_bytes() { return static_cast<std::size_t>(omp_get_max_threads()) * kThreadBytes; }
@@ -250,7 +256,7 @@ GemmCache::Piece& GemmCache::piece(const GemmShape& shape, int threads) {
 
 // Whether they fit a thread's scratch.
 bool GemmCache::make_pieces(Plan& p, const GemmShape& s, int threads) {
-  p.depth = p.widens ? even_part(s.k, kWidenedDepth) : s.k;
+  p.depth = p.copies ? even_part(s.k, kCopiedDepth) : s.k;
   const std::size_t own = static_cast<std::size_t>(p.a_floats() + p.b_floats() + p.c_floats()) * sizeof(float);
   p.thread_bytes = own;
   if (own > thread_bytes_) return false;
@@ -275,8 +281,8 @@ GemmCache::Plan& GemmCache::plan(const GemmShape& shape) {
   if (found == nullptr) {
     auto made = std::make_unique<Plan>();
     made->shape = shape;
-    made->widens = widens_bf16_ && shape.ab == DType::BF16;
-    made->aside = (made->widens && shape.c == DType::BF16) || (sums_aside_ && shape.store == Store::Accumulate);
+    made->copies = shape.ab == DType::BF16 ? widens_bf16_ : before_avx512_;
+    made->aside = (made->copies && shape.c == DType::BF16) || (before_avx512_ && shape.store == Store::Accumulate);
     made->tiles = choose_tiles(shape.m, shape.n, shape.k, threads);
     while (!make_pieces(*made, shape, threads)) {
       UPCYCLE_CHECK(made->tiles.rows > 1 || made->tiles.columns > 1, "{}: {} bytes of scratch for one element",
