@@ -51,21 +51,22 @@ const void* address(const void* data, DType type, std::int64_t stride, std::int6
   return static_cast<const char*>(data) + (row * stride + column) * static_cast<std::int64_t>(size_of(type));
 }
 
-// to (rows, columns), dense
+// to (rows, columns), rows `to_stride` apart
 template <class T>
-void copy_block(float* to, const void* data, std::int64_t stride, const Block& block) {
+void copy_block(float* to, std::int64_t to_stride, const void* data, std::int64_t stride, const Block& block) {
   for (std::int64_t i = 0; i < block.rows; ++i) {
     const T* const from = static_cast<const T*>(data) + (block.row + i) * stride + block.column;
-    float* const row = to + i * block.columns;
+    float* const row = to + i * to_stride;
 #pragma omp simd
     for (std::int64_t j = 0; j < block.columns; ++j) row[j] = load(from + j);
   }
 }
-void copy_floats(float* to, const void* data, DType type, std::int64_t stride, const Block& block) {
+void copy_floats(float* to, std::int64_t to_stride, const void* data, DType type, std::int64_t stride,
+                 const Block& block) {
   if (type == DType::BF16)
-    copy_block<bf16>(to, data, stride, block);
+    copy_block<bf16>(to, to_stride, data, stride, block);
   else
-    copy_block<float>(to, data, stride, block);
+    copy_block<float>(to, to_stride, data, stride, block);
 }
 
 // What a tile came to, kept aside while it was summed.
@@ -78,9 +79,10 @@ void add(void* data, std::int64_t stride, const Block& block, const float* from)
   }
 }
 
-void narrow(void* data, std::int64_t stride, const Block& block, const float* from) {
+template <class T>
+void put(void* data, std::int64_t stride, const Block& block, const float* from) {
   for (std::int64_t i = 0; i < block.rows; ++i) {
-    bf16* const to = static_cast<bf16*>(data) + (block.row + i) * stride + block.column;
+    T* const to = static_cast<T*>(data) + (block.row + i) * stride + block.column;
     const float* const row = from + i * block.columns;
 #pragma omp simd
     for (std::int64_t j = 0; j < block.columns; ++j) store(to + j, row[j]);
@@ -89,6 +91,16 @@ void narrow(void* data, std::int64_t stride, const Block& block, const float* fr
 
 // Of what oneDNN may use here: what the processor has, less what ONEDNN_MAX_CPU_ISA forbids. Each level is a bit more.
 bool has(dnnl_cpu_isa_t isa) { return (dnnl_get_effective_cpu_isa() & isa) == isa; }
+
+// Rows that oneDNN is asked for where `rows` are wanted. Its AVX2 product takes rows by six, and the sums of the last
+// one to three of a product in another order: an expert's row would depend on how many others came with it, and copies
+// of an expert would not be copies. Rows that nobody wants take those places. (Seen of oneDNN 2.6.3, up to
+// kMostPaddedRows.)
+constexpr std::int64_t kMostPaddedRows = 144;
+std::int64_t padded_rows(std::int64_t rows) {
+  constexpr std::array<std::int64_t, 6> kMore = {0, 3, 2, 1, 0, 1};
+  return rows + kMore[static_cast<std::size_t>(rows % 6)];
+}
 
 // Floats from one part of a thread's scratch to the next begin at whole cache lines.
 std::int64_t in_lines(std::int64_t floats) { return (floats + 15) / 16 * 16; }
@@ -154,6 +166,7 @@ struct GemmCache::Plan {
   GemmTiles tiles;
   bool copies = false;            // operands, as fp32, into the thread's scratch
   bool aside = false;             // C is summed in scratch, from zero, and then stored or added
+  bool pads = false;              // rows, see padded_rows; copies and aside too, then
   std::int64_t depth = 0;         // of k at a time
   std::size_t thread_bytes = 0;   // scratch
   std::array<Piece*, 16> pieces;  // by piece_index
@@ -166,14 +179,15 @@ struct GemmCache::Plan {
   }
 
   // One tile's floats in a thread's scratch.
-  std::int64_t a_floats() const { return copies ? in_lines(tiles.rows * depth) : 0; }
+  std::int64_t asked(std::int64_t rows) const { return pads ? padded_rows(rows) : rows; }
+  std::int64_t a_floats() const { return copies ? in_lines(asked(tiles.rows) * depth) : 0; }
   std::int64_t b_floats() const { return copies ? in_lines(tiles.columns * depth) : 0; }
-  std::int64_t c_floats() const { return aside ? in_lines(tiles.rows * tiles.columns) : 0; }
+  std::int64_t c_floats() const { return aside ? in_lines(asked(tiles.rows) * tiles.columns) : 0; }
 
   // The product that a tile is, of `k` terms of each sum.
   GemmShape tile_shape(std::int64_t rows, std::int64_t columns, std::int64_t k, bool first_depth) const {
     GemmShape s = shape;
-    s.m = rows;
+    s.m = asked(rows);
     s.n = columns;
     s.k = k;
     if (aside) {
@@ -184,7 +198,7 @@ struct GemmCache::Plan {
     if (!first_depth) s.store = Store::Accumulate;
     if (!copies) return s;
     s.ab = DType::F32;
-    s.lda = s.kind == MatmulKind::TN ? rows : k;
+    s.lda = s.kind == MatmulKind::TN ? s.m : k;
     s.ldb = s.kind == MatmulKind::NT ? k : columns;
     return s;
   }
@@ -204,8 +218,8 @@ struct GemmCache::Plan {
       const Block a_block = ta ? Block{k, at.row, terms, at.rows} : Block{at.row, k, at.rows, terms};
       const Block b_block = tb ? Block{at.column, k, at.columns, terms} : Block{k, at.column, terms, at.columns};
       if (copies) {
-        copy_floats(copy_a, a, shape.ab, shape.lda, a_block);
-        copy_floats(copy_b, b, shape.ab, shape.ldb, b_block);
+        copy_floats(copy_a, ta ? asked(at.rows) : terms, a, shape.ab, shape.lda, a_block);
+        copy_floats(copy_b, b_block.columns, b, shape.ab, shape.ldb, b_block);
       }
       Piece& piece = *pieces[piece_index(last_row, last_column, k == 0, k + terms == shape.k)];
       const dnnl_status_t status =
@@ -213,8 +227,13 @@ struct GemmCache::Plan {
                     copies ? copy_b : address(b, shape.ab, shape.ldb, b_block.row, b_block.column), rest);
       if (status != dnnl_success) return status;
     }
-    if (aside && shape.c == DType::BF16) narrow(c, shape.ldc, at, sums);
-    if (aside && shape.c == DType::F32) add(c, shape.ldc, at, sums);
+    if (!aside) return dnnl_success;
+    if (shape.store == Store::Accumulate)
+      add(c, shape.ldc, at, sums);
+    else if (shape.c == DType::BF16)
+      put<bf16>(c, shape.ldc, at, sums);
+    else
+      put<float>(c, shape.ldc, at, sums);
     return dnnl_success;
   }
 };
@@ -282,8 +301,9 @@ GemmCache::Plan& GemmCache::plan(const GemmShape& shape) {
     auto made = std::make_unique<Plan>();
     made->shape = shape;
     made->copies = shape.ab == DType::BF16 ? widens_bf16_ : before_avx512_;
-    made->aside = (made->copies && shape.c == DType::BF16) || (before_avx512_ && shape.store == Store::Accumulate);
-    made->tiles = choose_tiles(shape.m, shape.n, shape.k, threads);
+    made->pads = before_avx512_;
+    made->aside = before_avx512_ || (made->copies && shape.c == DType::BF16);
+    made->tiles = choose_tiles(shape.m, shape.n, shape.k, threads, before_avx512_ ? kMostPaddedRows : kMostTileRows);
     while (!make_pieces(*made, shape, threads)) {
       UPCYCLE_CHECK(made->tiles.rows > 1 || made->tiles.columns > 1, "{}: {} bytes of scratch for one element",
                     describe(shape), made->thread_bytes);

@@ -57,8 +57,9 @@ class GemmCache {
   std::size_t thread_bytes_;
   std::unique_ptr<Engine> engine_;
   bool widens_bf16_;
-  // oneDNN's AVX2 product is a tenth slower on tiles of large operands than on copies that lie in cache; and it adds to
-  // C every 96 terms or so, each time with C's rounding: what is added to C is summed aside.
+  // oneDNN's AVX2 product is a tenth slower on tiles of large operands than on copies that lie in cache; it adds to C
+  // every 96 terms or so, each time with C's rounding; and a row's sums depend on how many rows there are. So operands
+  // are copied, sums made aside, and rows padded.
   bool before_avx512_;
   std::unordered_map<Key, std::unique_ptr<Piece>, Hash> pieces_;  // by the shape of one tile
   std::unordered_map<Key, std::unique_ptr<Plan>, Hash> plans_;    // by the shape of the product

@@ -16,10 +16,11 @@ double tile_cost(std::int64_t rows, std::int64_t columns, std::int64_t k) {
 
 }  // namespace
 
-GemmTiles choose_tiles(std::int64_t m, std::int64_t n, std::int64_t k, int threads) {
+GemmTiles choose_tiles(std::int64_t m, std::int64_t n, std::int64_t k, int threads, std::int64_t most_rows) {
   GemmTiles best;
   double lowest = std::numeric_limits<double>::infinity();
-  for (const std::int64_t r : kRows)
+  for (const std::int64_t rows : kRows) {
+    const std::int64_t r = std::min(rows, most_rows);
     for (const std::int64_t c : kColumns) {
       const GemmTiles tiles{m, n, even_part(m, r), even_part(n, c)};
       const std::int64_t rounds = (tiles.count() + threads - 1) / threads;
@@ -28,10 +29,11 @@ GemmTiles choose_tiles(std::int64_t m, std::int64_t n, std::int64_t k, int threa
       lowest = cost;
       best = tiles;
     }
+  }
   // What one thread does in the time that starting a team takes is not worth starting it.
   constexpr double kAlone = 2e5;
   if (static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k) < kAlone)
-    best = {m, n, std::min(m, kRows.back()), std::min(n, kColumns.back())};
+    best = {m, n, std::min(m, most_rows), std::min(n, kColumns.back())};
   return best;
 }
 

@@ -29,7 +29,9 @@ struct GemmTiles {
 // The tiles that `threads` threads should be done with first, by sizes and the thread count alone. Each pays for
 // packing its operands, so small tiles lose; the threads wait for the last one, so large tiles lose too, the more so
 // where a thread has to share its core.
-GemmTiles choose_tiles(std::int64_t m, std::int64_t n, std::int64_t k, int threads);
+inline constexpr std::int64_t kMostTileRows = 256;
+GemmTiles choose_tiles(std::int64_t m, std::int64_t n, std::int64_t k, int threads,
+                       std::int64_t most_rows = kMostTileRows);
 
 // With the larger side halved, for where a tile's scratch is too large.
 GemmTiles halve_tiles(GemmTiles tiles);

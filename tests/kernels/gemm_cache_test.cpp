@@ -86,6 +86,36 @@ TEST(GemmCache, SameBitsWhoeverTakesATile) {
 }
 
 // The second run of these tests, as an older processor, must be what it says.
+// A token's row comes to the same bits in whatever company: else copies of an expert would not be copies. (On AVX-512
+// oneDNN cuts sums of more than some 384 terms by the number of rows.)
+TEST(GemmCache, ARowsSumsDoNotDependOnHowManyRowsThereAre) {
+  GemmCache gemms;
+  testing::Memory scratch(GemmCache::workspace_bytes());
+  const Workspace workspace{scratch.data(), scratch.size()};
+  constexpr std::int64_t M = 512;
+  for (const DType dtype : {DType::F32, DType::BF16})
+    for (const MatmulKind kind : {MatmulKind::NT, MatmulKind::NN})
+      for (const auto& [n, k] : {std::pair<std::int64_t, std::int64_t>{20, 24}, {48, 100}, {132, 300}}) {
+        HostTensor row(dtype, {1, k}), a(dtype, {M, k}), c(dtype, {M, n});
+        HostTensor b(dtype, kind == MatmulKind::NT ? std::initializer_list<std::int64_t>{n, k}
+                                                   : std::initializer_list<std::int64_t>{k, n});
+        row.fill_normal("row");
+        b.fill_normal("b");
+        for (std::int64_t i = 0; i < M * k; ++i) a.set(i, row.get(i % k));
+        std::vector<double> first;
+        for (std::int64_t m = 16; m <= M; m += 16) {
+          SCOPED_TRACE(fmt::format("{} {} m {} n {} k {}", name_of(dtype), static_cast<int>(kind), m, n, k));
+          const GemmShape s = checked_matmul(kind, c.slice_rows(0, m), a.slice_rows(0, m), b, Store::Overwrite);
+          gemms.run(workspace, s, c.data, a.data, b.data);
+          for (std::int64_t i = 0; i < m; ++i)
+            for (std::int64_t j = 0; j < n; ++j) {
+              if (m == 16 && i == 0) first.push_back(c.get(0, j));
+              ASSERT_EQ(c.get(i, j), first[static_cast<std::size_t>(j)]) << i << ", " << j;
+            }
+        }
+      }
+}
+
 TEST(GemmCache, WidensBf16AsTheEnvironmentSays) {
   const char* const isa = std::getenv("ONEDNN_MAX_CPU_ISA");
   const bool older = isa != nullptr && std::string(isa) == "AVX2";
