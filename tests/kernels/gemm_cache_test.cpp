@@ -85,7 +85,6 @@ TEST(GemmCache, SameBitsWhoeverTakesATile) {
   }
 }
 
-// The second run of these tests, as an older processor, must be what it says.
 // A token's row comes to the same bits in whatever company: else copies of an expert would not be copies. (On AVX-512
 // oneDNN cuts sums of more than some 384 terms by the number of rows.)
 TEST(GemmCache, ARowsSumsDoNotDependOnHowManyRowsThereAre) {
@@ -116,6 +115,7 @@ TEST(GemmCache, ARowsSumsDoNotDependOnHowManyRowsThereAre) {
       }
 }
 
+// The second run of these tests, as an older processor, must be what it says.
 TEST(GemmCache, WidensBf16AsTheEnvironmentSays) {
   const char* const isa = std::getenv("ONEDNN_MAX_CPU_ISA");
   const bool older = isa != nullptr && std::string(isa) == "AVX2";
