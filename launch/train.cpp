@@ -323,7 +323,7 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
     check_fits_machine(backend, plan);
   });
   agree_or_throw(*mesh.world, [&] {
-    // Before anything is written: a processor that has no bf16 says so here.
+    // Before anything is written: what can not be computed or held here is said now.
     yardstick = make_yardstick(backend, run.setup.config.storage(), layout.world);
     run.trainer = make_trainer(run.setup.config, mesh, *backend.device, *backend.stream, *backend.ops);
   });
