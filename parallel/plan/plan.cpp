@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <numeric>
 
-#include "parallel/plan/dry_comm.h"
-#include "parallel/plan/dry_device.h"
-#include "parallel/plan/dry_ops.h"
+#include "kernels/dry/dry_device.h"
+#include "kernels/dry/dry_ops.h"
+#include "parallel/comm/comm_dry.h"
 #include "parallel/train/state.h"
 #include "parallel/upcycle/logit_check.h"
 

@@ -5,7 +5,7 @@
 
 #include "core/config/config.h"
 #include "core/trace.h"
-#include "parallel/plan/dry_ops.h"
+#include "kernels/dry/dry_ops.h"
 #include "parallel/train/trainer.h"
 #include "parallel/upcycle/live_plan.h"
 

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
+#include "kernels/dry/dry_device.h"
 #include "parallel/checkpoint/rank_files.h"
-#include "parallel/plan/dry_comm.h"
-#include "parallel/plan/dry_device.h"
+#include "parallel/comm/comm_dry.h"
 #include "parallel/plan/plan.h"
 #include "parallel/train/state.h"
 #include "tests/data/temporary_folder.h"

@@ -1,4 +1,4 @@
-#include "parallel/plan/dry_ops.h"
+#include "kernels/dry/dry_ops.h"
 
 #include "core/error.h"
 

@@ -1,4 +1,4 @@
-#include "parallel/plan/dry_comm.h"
+#include "parallel/comm/comm_dry.h"
 
 #include <algorithm>
 #include <cstring>

@@ -1,4 +1,4 @@
-#include "parallel/plan/dry_device.h"
+#include "kernels/dry/dry_device.h"
 
 #include <sys/mman.h>
 
