@@ -5,7 +5,7 @@
 #include "core/dtype.h"
 #include "data/tokenizer.h"
 #include "launch/backend.h"
-#include "parallel/checkpoint/tensor_source.h"
+#include "parallel/model/tensor_source.h"
 #include "parallel/train/memory.h"
 
 namespace upcycle {

@@ -2,7 +2,7 @@
 #include "launch/commands.h"
 #include "launch/common.h"
 #include "launch/options.h"
-#include "parallel/checkpoint/huggingface.h"
+#include "parallel/models/huggingface.h"
 
 namespace upcycle {
 

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "parallel/checkpoint/tensor_source.h"
+#include "parallel/model/tensor_source.h"
 
 // Our checkpoints: RUN/step_00000100/ with manifest.json and, per rank, model.rank00003.h5 and optimizer.rank00003.h5.
 // model.* holds fp32 masters, each logical element written exactly once, by its owner. Everything is written to

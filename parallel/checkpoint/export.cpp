@@ -5,10 +5,10 @@
 #include "core/log.h"
 #include "data/files.h"
 #include "data/safetensors_writer.h"
-#include "parallel/checkpoint/hf_config.h"
-#include "parallel/checkpoint/huggingface.h"
 #include "parallel/checkpoint/publish.h"
 #include "parallel/checkpoint/rank_files.h"
+#include "parallel/models/hf_config.h"
+#include "parallel/models/huggingface.h"
 
 namespace upcycle {
 namespace {

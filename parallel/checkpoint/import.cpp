@@ -3,9 +3,9 @@
 #include <filesystem>
 
 #include "core/error.h"
-#include "parallel/checkpoint/huggingface.h"
 #include "parallel/checkpoint/new_run.h"
 #include "parallel/checkpoint/rank_files.h"
+#include "parallel/models/huggingface.h"
 
 namespace upcycle {
 namespace {

@@ -1,5 +1,5 @@
 #include "parallel/checkpoint/read_once.h"
-#include "parallel/checkpoint/tensor_source.h"
+#include "parallel/model/tensor_source.h"
 #include "parallel/model/weights.h"
 
 namespace upcycle {

@@ -1,8 +1,8 @@
 #include <filesystem>
 
 #include "parallel/checkpoint/checkpoint.h"
-#include "parallel/checkpoint/huggingface.h"
 #include "parallel/comm/agree.h"
+#include "parallel/models/huggingface.h"
 
 namespace upcycle {
 

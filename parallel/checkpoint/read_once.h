@@ -3,8 +3,8 @@
 #include <string>
 #include <vector>
 
-#include "parallel/checkpoint/tensor_source.h"
 #include "parallel/comm/host_group.h"
+#include "parallel/model/tensor_source.h"
 
 namespace upcycle {
 

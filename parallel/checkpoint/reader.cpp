@@ -7,12 +7,12 @@
 #include "core/suggest.h"
 #include "data/files.h"
 #include "data/hdf5.h"
-#include "parallel/checkpoint/check_values.h"
 #include "parallel/checkpoint/hdf5_thread.h"
 #include "parallel/checkpoint/rank_files.h"
 #include "parallel/checkpoint/step_files.h"
 #include "parallel/checkpoint/stored_index.h"
 #include "parallel/comm/agree.h"
+#include "parallel/model/check_values.h"
 #include "parallel/model/rectangles.h"
 
 namespace upcycle {

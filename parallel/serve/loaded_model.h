@@ -1,7 +1,7 @@
 #pragma once
 #include <memory>
 
-#include "parallel/checkpoint/tensor_source.h"
+#include "parallel/model/tensor_source.h"
 #include "parallel/model/transformer.h"
 
 namespace upcycle {

@@ -1,5 +1,5 @@
 #pragma once
-#include "parallel/checkpoint/tensor_source.h"
+#include "parallel/model/tensor_source.h"
 #include "parallel/upcycle/logit_check.h"
 
 namespace upcycle {

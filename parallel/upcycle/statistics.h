@@ -1,5 +1,5 @@
 #pragma once
-#include "parallel/checkpoint/tensor_source.h"
+#include "parallel/model/tensor_source.h"
 #include "parallel/train/trainer.h"
 #include "parallel/upcycle/expert_maker.h"
 

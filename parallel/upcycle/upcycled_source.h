@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "parallel/checkpoint/read_once.h"
-#include "parallel/checkpoint/tensor_source.h"
+#include "parallel/model/tensor_source.h"
 #include "parallel/upcycle/expert_maker.h"
 
 namespace upcycle {

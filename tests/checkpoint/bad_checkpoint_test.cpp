@@ -7,7 +7,7 @@
 
 #include "data/hash.h"
 #include "data/hdf5.h"
-#include "parallel/checkpoint/huggingface.h"
+#include "parallel/models/huggingface.h"
 #include "tests/checkpoint/saved_model.h"
 
 namespace upcycle::test {

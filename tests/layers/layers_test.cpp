@@ -25,7 +25,8 @@ const std::map<std::string, std::vector<std::string>> kLayers = {
     {"data", {"core"}},
     {"parallel/comm", {"core"}},
     {"parallel/model", {"kernels", "parallel/comm"}},
-    {"parallel/checkpoint", {"parallel/model", "data"}},
+    {"parallel/models", {"parallel/model", "data"}},
+    {"parallel/checkpoint", {"parallel/models"}},
     {"parallel/train", {"parallel/checkpoint"}},
     {"parallel/upcycle", {"parallel/train"}},
     {"parallel/plan", {"parallel/upcycle", "kernels/dry"}},
@@ -114,7 +115,9 @@ struct PlantedTree : testing::Test {
     write("data/d.h", "#include \"core/a.h\"\n");
     write("parallel/comm/m.h", "#include \"core/a.h\"\n");
     write("parallel/model/m.h", "#include \"kernels/ops.h\"\n#include \"parallel/comm/m.h\"\n");
-    write("parallel/checkpoint/c.h", "#include \"parallel/model/m.h\"\n#include \"data/d.h\"\n#include \"core/a.h\"\n");
+    write("parallel/models/f.h", "#include \"parallel/model/m.h\"\n#include \"data/d.h\"\n");
+    write("parallel/checkpoint/c.h",
+          "#include \"parallel/models/f.h\"\n#include \"data/d.h\"\n#include \"core/a.h\"\n");
     write("parallel/train/t.h", "#include \"parallel/checkpoint/c.h\"\n#include \"kernels/ops.h\"\n");
     write("parallel/upcycle/u.h", "#include \"parallel/train/t.h\"\n");
     write("parallel/serve/s.h", "#include \"parallel/checkpoint/c.h\"\n");
@@ -131,7 +134,7 @@ struct PlantedTree : testing::Test {
 
 TEST_F(PlantedTree, DownwardIncludesPass) {
   const Scan scan = scan_tree(root);
-  EXPECT_EQ(scan.files.size(), 14u);
+  EXPECT_EQ(scan.files.size(), 15u);
   EXPECT_EQ(scan.violations, std::vector<std::string>{});
 }
 
@@ -150,7 +153,8 @@ TEST_F(PlantedTree, EveryForbiddenArrowIsFound) {
       {"parallel/comm", "parallel/model/m.h"},
       {"parallel/model", "data/d.h"},
       {"parallel/model", "kernels/cpu/x.h"},
-      {"parallel/model", "parallel/checkpoint/c.h"},
+      {"parallel/model", "parallel/models/f.h"},
+      {"parallel/models", "parallel/checkpoint/c.h"},
       {"parallel/checkpoint", "parallel/train/t.h"},
       {"parallel/checkpoint", "parallel/serve/s.h"},
       {"parallel/train", "parallel/upcycle/u.h"},

@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "data/safetensors.h"
-#include "parallel/checkpoint/huggingface.h"
+#include "parallel/models/huggingface.h"
 #include "tests/source_root.h"
 #include "tests/train/rig.h"
 

@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "parallel/checkpoint/tensor_source.h"
+#include "parallel/model/tensor_source.h"
 #include "parallel/upcycle/rules.h"
 #include "parallel/upcycle/upcycled_source.h"
 #include "tests/data/expect_input_error.h"

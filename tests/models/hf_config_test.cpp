@@ -1,4 +1,4 @@
-#include "parallel/checkpoint/hf_config.h"
+#include "parallel/models/hf_config.h"
 
 #include <gtest/gtest.h>
 

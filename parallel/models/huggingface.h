@@ -2,7 +2,7 @@
 #include <memory>
 #include <string>
 
-#include "parallel/checkpoint/tensor_source.h"
+#include "parallel/model/tensor_source.h"
 
 namespace upcycle {
 

@@ -5,8 +5,8 @@
 #include <nlohmann/json.hpp>
 
 #include "data/safetensors_writer.h"
-#include "parallel/checkpoint/huggingface.h"
 #include "parallel/checkpoint/import.h"
+#include "parallel/models/huggingface.h"
 #include "tests/checkpoint/saved_model.h"
 #include "tests/real_models.h"
 #include "tests/source_root.h"

@@ -1,4 +1,4 @@
-#include "parallel/checkpoint/check_values.h"
+#include "parallel/model/check_values.h"
 
 #include "core/error.h"
 #include "core/finite.h"

@@ -1,4 +1,4 @@
-#include "parallel/checkpoint/huggingface.h"
+#include "parallel/models/huggingface.h"
 
 #include <algorithm>
 #include <filesystem>
@@ -6,8 +6,8 @@
 
 #include "core/suggest.h"
 #include "data/safetensors.h"
-#include "parallel/checkpoint/check_values.h"
-#include "parallel/checkpoint/hf_config.h"
+#include "parallel/model/check_values.h"
+#include "parallel/models/hf_config.h"
 
 namespace upcycle {
 namespace {
