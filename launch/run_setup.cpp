@@ -1,7 +1,6 @@
 #include "launch/run_setup.h"
 
 #include <filesystem>
-#include <set>
 
 #include "core/config/fields.h"
 #include "core/log.h"
@@ -12,11 +11,6 @@
 
 namespace upcycle {
 namespace {
-
-const std::set<std::string> kExpertKeys = {"model.num_local_experts",     "model.num_experts_per_tok",
-                                           "model.moe_intermediate_size", "model.router_aux_loss_coef",
-                                           "model.router_z_loss_coef",    "model.router_softmax",
-                                           "model.moe_every_n_layers",    "model.shared_expert"};
 
 // Sizes that 0 stands for are written out, so that 0 and its meaning compare equal.
 ModelConfig spelled_out(ModelConfig m) {
@@ -32,27 +26,13 @@ void check_inherited(const Config& given, const ModelConfig& source, const std::
   a.model = spelled_out(given.model);
   b.model = spelled_out(source);
   for (const std::string& key : given.given) {
-    if (!key.starts_with("model.") || (experts_may_differ && kExpertKeys.count(key) != 0)) continue;
     const Field* field = find_field(key);
-    if (field == nullptr) continue;
+    if (field == nullptr || !key.starts_with("model.") || (experts_may_differ && field->of_experts)) continue;
     const std::string mine = value_text(a, *field), theirs = value_text(b, *field);
     if (mine != theirs)
       field_error(given.where(key), key, mine, theirs + ", as " + from + " has it",
                   "leave the key out: the model is inherited");
   }
-}
-
-ModelConfig without_experts(ModelConfig m) {
-  const ModelConfig defaults;
-  m.num_local_experts = 0;
-  m.num_experts_per_tok = defaults.num_experts_per_tok;
-  m.moe_intermediate_size = 0;
-  m.router_aux_loss_coef = defaults.router_aux_loss_coef;
-  m.router_z_loss_coef = defaults.router_z_loss_coef;
-  m.router_softmax = defaults.router_softmax;
-  m.moe_every_n_layers = defaults.moe_every_n_layers;
-  m.shared_expert = false;
-  return m;
 }
 
 // One folder written two ways ("dense" and "./dense/") is one start.
@@ -124,7 +104,7 @@ void inherit_model(RunSetup& run, const std::string& name) {
     check_inherited(c, run.source->model(), c.init.load, live);
     dense = run.source->model();
   } else if (live) {
-    dense = without_experts(c.model);
+    dense = with_experts_of(ModelConfig{}, c.model);
   }
   if (live) run.live_moe = upcycled_model(dense, c.model, c.upcycle, name);
   c.model = dense;

@@ -13,6 +13,7 @@ constexpr Range share{0, 1};
 constexpr Range share_below_one{0, 1, false, true};
 constexpr Range not_negative{0};
 constexpr Range positive{0, std::numeric_limits<double>::infinity(), true};
+constexpr bool of_experts = true;
 
 // The key is the path of the member, the default its initialiser: neither can differ from the structs.
 #define FIELD(path, ...)                                           \
@@ -46,15 +47,15 @@ std::vector<Field> make_fields() {
       FIELD(model.tie_word_embeddings, "the output layer is the input embedding"),
       FIELD(model.bos_token_id, "begin of text; -1: none", {}, Range{-1, sizes_end}),
       FIELD(model.eos_token_id, "end of document; -1: none", {}, Range{-1, sizes_end}),
-      FIELD(model.num_local_experts, "E, experts of an MoE layer; 0: the model is dense", {}, size),
-      FIELD(model.num_experts_per_tok, "k, experts that a token visits", {}, size),
-      FIELD(model.moe_intermediate_size, "width of one expert; 0: intermediate_size", {}, size),
-      FIELD(model.router_aux_loss_coef, "weight of the load-balancing loss", {}, not_negative),
-      FIELD(model.router_z_loss_coef, "weight of the router z-loss", {}, not_negative),
+      FIELD(model.num_local_experts, "E, experts of an MoE layer; 0: the model is dense", {}, size, of_experts),
+      FIELD(model.num_experts_per_tok, "k, experts that a token visits", {}, size, of_experts),
+      FIELD(model.moe_intermediate_size, "width of one expert; 0: intermediate_size", {}, size, of_experts),
+      FIELD(model.router_aux_loss_coef, "weight of the load-balancing loss", {}, not_negative, of_experts),
+      FIELD(model.router_z_loss_coef, "weight of the router z-loss", {}, not_negative, of_experts),
       FIELD(model.router_softmax, "order of the two; softmax_then_topk does not renormalise the chosen weights",
-            {"topk_then_softmax", "softmax_then_topk"}),
-      FIELD(model.moe_every_n_layers, "layer i is MoE when (i + 1) mod this is 0", {}, positive_size),
-      FIELD(model.shared_expert, "a dense MLP that every token visits, beside the routed experts"),
+            {"topk_then_softmax", "softmax_then_topk"}, {}, of_experts),
+      FIELD(model.moe_every_n_layers, "layer i is MoE when (i + 1) mod this is 0", {}, positive_size, of_experts),
+      FIELD(model.shared_expert, "a dense MLP that every token visits, beside the routed experts", {}, {}, of_experts),
 
       FIELD(init.load, "model to continue from: a checkpoint or a Hugging Face directory"),
       FIELD(init.upcycle, "dense model to turn into experts; with neither, weights are random"),
@@ -155,6 +156,15 @@ std::vector<std::string> keys_and_sections() {
     all.push_back(f.key);
   }
   return all;
+}
+
+ModelConfig with_experts_of(const ModelConfig& experts, const ModelConfig& model) {
+  Config from, to;
+  from.model = experts;
+  to.model = model;
+  for (const Field& f : fields())
+    if (f.of_experts) std::visit([&](auto* value) { *value = *std::get<decltype(value)>(f.slot(from)); }, f.slot(to));
+  return to.model;
 }
 
 }  // namespace upcycle

@@ -28,6 +28,7 @@ struct Field {
   std::string meaning;
   std::vector<std::string> names = {};  // of a string field: all that it may be; empty: anything
   Range range = {};                     // of a number
+  bool of_experts = false;              // a key of `model` that upcycling sets; a model that is loaded keeps its own
 };
 
 const std::vector<Field>& fields();                                // in the order of the structs
@@ -37,6 +38,9 @@ std::vector<std::string> keys_and_sections();                      // what an un
 std::string type_name(const Field& field);                         // "an integer", "a list of texts", ...
 std::string allowed_values(const Field& field);                    // "adamw | sgd", ">= 0", "in [0, 1)"; "" = anything
 std::string value_text(const Config& config, const Field& field);  // as JSON, on one line
+
+// `model` with the fields of experts of `experts`, and all others its own.
+ModelConfig with_experts_of(const ModelConfig& experts, const ModelConfig& model);
 
 // Throws InputError when the value in `config` is not among the field's names or outside its range.
 void check_allowed(const Config& config, const Field& field, const std::string& where);

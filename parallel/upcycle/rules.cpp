@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/config/fields.h"
 #include "core/error.h"
 #include "core/rng.h"
 
@@ -15,15 +16,8 @@ ModelConfig upcycled_model(const ModelConfig& dense, const ModelConfig& target, 
                 dense.num_local_experts);
   if (!target.is_moe())
     input_error("{}: upcycling needs model.num_local_experts (>= 1), found none; set it, e.g. to 8", where);
-  ModelConfig moe = dense;
-  moe.num_local_experts = target.num_local_experts;
-  moe.num_experts_per_tok = target.num_experts_per_tok;
-  moe.moe_intermediate_size = target.moe_intermediate_size > 0 ? target.moe_intermediate_size : dense.intermediate_size;
-  moe.router_aux_loss_coef = target.router_aux_loss_coef;
-  moe.router_z_loss_coef = target.router_z_loss_coef;
-  moe.router_softmax = target.router_softmax;
-  moe.moe_every_n_layers = target.moe_every_n_layers;
-  moe.shared_expert = target.shared_expert;
+  ModelConfig moe = with_experts_of(target, dense);
+  if (moe.moe_intermediate_size == 0) moe.moe_intermediate_size = dense.intermediate_size;
   check_model(moe, where);
   const std::int64_t F = dense.intermediate_size, slice = moe.expert_size();
   if (upcycle.mode == "copy") {

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/cli/run_program.h"
+#include "tests/core/other_value.h"
 
 // `upcycle train` as a user upcycles: from a dense run, in a live run, resumed, and with settings that do not fit.
 namespace upcycle {
@@ -149,6 +150,19 @@ TEST_F(UpcycleRun, AnImpossibleUpcyclingIsRefused) {
   expect_parts(refused(no_experts, "bad"), {"model.num_local_experts"});
   // What would fail only when the run converts fails when it starts.
   expect_parts(refused(live({"--train.steps=4", "--train.freeze=[\"*.mlp.*\"]"}), "bad"), {"train.freeze", "*.mlp.*"});
+}
+
+TEST_F(UpcycleRun, TheFieldsOfExpertsAreUpcyclingsToSetAndNotLoads) {
+  Words all = moe();
+  for (const Field& field : fields()) {
+    if (!field.of_experts) continue;
+    all.push_back("--" + field.key + "=" + other_value({}, field));
+    expect_parts(refused({"--init.load=" + path("dense"), "--train.steps=1", all.back()}, "bad"),
+                 {field.key.c_str(), "the model is inherited"});
+  }
+  all.insert(all.end(), {"--model.num_local_experts=4", "--upcycle.mode=virtual_group"});  // what fits the others
+  all.push_back("--model.moe_intermediate_size=6");
+  expect_trained(all, "all_set");
 }
 
 TEST_F(UpcycleRun, AnMoeIsNotUpcycledAgain) {

@@ -4,7 +4,9 @@
 #include <cmath>
 #include <set>
 
+#include "core/config/fields.h"
 #include "core/rng.h"
+#include "tests/core/other_value.h"
 #include "tests/upcycle/models.h"
 
 namespace upcycle::test {
@@ -35,6 +37,27 @@ TEST(UpcycledModel, TakesExpertKeysFromTheTargetAndTheRestFromTheDenseModel) {
   want.shared_expert = true;
   EXPECT_EQ(upcycled_model(dense_model(), target, mode("virtual_group"), "c.json"), want);
   EXPECT_EQ(upcycled_model(dense_model(), experts(4, 2), mode("copy"), "c.json").expert_size(), 20);
+}
+
+TEST(UpcycledModel, SetsTheFieldsThatTheTableMarksAndNoOther) {
+  Config dense, target;
+  dense.model = dense_model();
+  target.model = experts(8, 4, 10);
+  int marked = 0;
+  for (const Field& field : fields()) {
+    if (!field.key.starts_with("model.")) {
+      EXPECT_FALSE(field.of_experts) << field.key;
+      continue;
+    }
+    const std::string other = "--" + field.key + "=" + other_value(target, field);
+    const Config given = parse_config_text(to_json(target), "c.json", {other});
+    Config moe;
+    moe.model = upcycled_model(dense.model, given.model, mode("virtual_group"), "c.json");
+    EXPECT_EQ(value_text(moe, field), value_text(field.of_experts ? given : dense, field)) << other;
+    EXPECT_NE(value_text(given, field), value_text(target, field)) << other;
+    marked += field.of_experts ? 1 : 0;
+  }
+  EXPECT_GE(marked, 8);
 }
 
 TEST(UpcycledModel, ImpossibleCombinationsAreOneLine) {

@@ -1,0 +1,17 @@
+#pragma once
+#include "core/config/fields.h"
+
+namespace upcycle {
+
+// Another value of the field than in `config`, as an override has it: of a text with names another one, of a number
+// more, of a switch the other.
+inline std::string other_value(Config config, const Field& field) {
+  const Slot slot = field.slot(config);
+  if (const auto* text = std::get_if<std::string*>(&slot)) return field.names[**text == field.names[0] ? 1 : 0];
+  if (const auto* on = std::get_if<bool*>(&slot)) return **on ? "false" : "true";
+  if (const auto* n = std::get_if<std::int64_t*>(&slot)) return std::to_string(**n > 0 ? 2 * **n : 1);
+  const double x = *std::get<double*>(slot);
+  return std::to_string(x > 0 ? 2 * x : 1);
+}
+
+}  // namespace upcycle
