@@ -22,14 +22,14 @@ class TableBuilder {
   }
 
   ParamTable build() {
-    add_vocabulary("model.embed_tokens.weight");
+    add_vocabulary(ParamRole::Embedding);
     close_buckets(-1);
     for (std::int64_t l = 0; l < s_.L; ++l) {
       add_layer(l);
       close_buckets(l);
     }
-    add_vector("model.norm.weight", -1);
-    if (!model_.tie_word_embeddings) add_vocabulary("lm_head.weight");
+    add_vector(ParamRole::FinalNorm);
+    if (!model_.tie_word_embeddings) add_vocabulary(ParamRole::Head);
     close_buckets(s_.L);
     return std::move(table_);
   }
@@ -57,27 +57,30 @@ class TableBuilder {
     }
   }
 
-  ParamRow matrix(std::string name, std::int64_t rows, std::int64_t columns, std::int64_t layer) const {
+  ParamRow matrix(ParamRole role, std::int64_t rows, std::int64_t columns, std::int64_t layer = -1,
+                  std::int64_t expert = -1) const {
     ParamRow row;
-    row.name = std::move(name);
+    row.name = canonical_name(role, layer, expert);
+    row.role = role;
     row.rows = rows;
     row.columns = columns;
     row.part = {0, 0, rows, columns};
     row.init_std = model_.initializer_range;
     row.layer = layer;
+    row.expert = expert;
     return row;
   }
 
-  void add_vocabulary(const char* name) {  // (V, H) -> (V/tp, H), padded
-    ParamRow row = matrix(name, s_.V, s_.H, -1);
+  void add_vocabulary(ParamRole role) {  // (V, H) -> (V/tp, H), padded
+    ParamRow row = matrix(role, s_.V, s_.H);
     row.part = {s_.V_begin, 0, s_.V_valid, s_.H};
     if (s_.V_valid == 0) row.part.row = s_.V;
     row.memory_rows = s_.V_local;
     add(row);
   }
 
-  void add_vector(std::string name, std::int64_t layer) {  // (H)
-    ParamRow row = matrix(std::move(name), 1, s_.H, layer);
+  void add_vector(ParamRole role, std::int64_t layer = -1) {  // (H)
+    ParamRow row = matrix(role, 1, s_.H, layer);
     row.is_vector = true;
     row.replicated_over_tp = true;
     row.initializer = Initializer::Ones;
@@ -85,54 +88,55 @@ class TableBuilder {
     add(row);
   }
 
-  // Output rows cut over a group: (rows, columns) -> (rows/n, columns).
-  ParamRow column_parallel(std::string name, std::int64_t rows, std::int64_t layer, int n, int index) const {
-    ParamRow row = matrix(std::move(name), rows, s_.H, layer);
-    row.part = {rows / n * index, 0, rows / n, s_.H};
+  // Output rows cut over n ranks: (rows, columns) -> (rows/n, columns). This one's part is the index-th.
+  static ParamRow column_parallel(ParamRow row, int n, int index) {
+    row.part = {row.rows / n * index, 0, row.rows / n, row.columns};
     return row;
   }
-  // Input columns cut over a group: (H, columns) -> (H, columns/n).
-  ParamRow row_parallel(std::string name, std::int64_t columns, std::int64_t layer, int n, int index) const {
-    ParamRow row = matrix(std::move(name), s_.H, columns, layer);
-    row.part = {0, columns / n * index, s_.H, columns / n};
+  // Input columns cut over n ranks: (rows, columns) -> (rows, columns/n).
+  static ParamRow row_parallel(ParamRow row, int n, int index) {
+    row.part = {0, row.columns / n * index, row.rows, row.columns / n};
     return row;
+  }
+  ParamRow over_tp_by_rows(ParamRole role, std::int64_t rows, std::int64_t layer) const {
+    return column_parallel(matrix(role, rows, s_.H, layer), layout_.tp, at_.tp);
+  }
+  ParamRow over_tp_by_columns(ParamRole role, std::int64_t columns, std::int64_t layer) const {
+    return row_parallel(matrix(role, s_.H, columns, layer), layout_.tp, at_.tp);
   }
 
-  void add_mlp(const std::string& prefix, std::int64_t layer) {
-    add(column_parallel(prefix + "gate_proj.weight", s_.F, layer, layout_.tp, at_.tp));
-    add(column_parallel(prefix + "up_proj.weight", s_.F, layer, layout_.tp, at_.tp), true);
-    add(row_parallel(prefix + "down_proj.weight", s_.F, layer, layout_.tp, at_.tp));
+  void add_mlp(ParamRole gate, ParamRole up, ParamRole down, std::int64_t l) {
+    add(over_tp_by_rows(gate, s_.F, l));
+    add(over_tp_by_rows(up, s_.F, l), true);
+    add(over_tp_by_columns(down, s_.F, l));
   }
 
   void add_layer(std::int64_t l) {
-    const std::string p = "model.layers." + std::to_string(l) + ".";
-    add_vector(p + "input_layernorm.weight", l);
-    add(column_parallel(p + "self_attn.q_proj.weight", s_.N * s_.D, l, layout_.tp, at_.tp));
-    add(column_parallel(p + "self_attn.k_proj.weight", s_.K * s_.D, l, layout_.tp, at_.tp), true);
-    add(column_parallel(p + "self_attn.v_proj.weight", s_.K * s_.D, l, layout_.tp, at_.tp), true);
-    add(row_parallel(p + "self_attn.o_proj.weight", s_.N * s_.D, l, layout_.tp, at_.tp));
-    add_vector(p + "post_attention_layernorm.weight", l);
-    if (!model_.is_moe_layer(l)) return add_mlp(p + "mlp.", l);
+    add_vector(ParamRole::AttentionNorm, l);
+    add(over_tp_by_rows(ParamRole::Query, s_.N * s_.D, l));
+    add(over_tp_by_rows(ParamRole::Key, s_.K * s_.D, l), true);
+    add(over_tp_by_rows(ParamRole::Value, s_.K * s_.D, l), true);
+    add(over_tp_by_columns(ParamRole::AttentionOut, s_.N * s_.D, l));
+    add_vector(ParamRole::MlpNorm, l);
+    if (!model_.is_moe_layer(l)) return add_mlp(ParamRole::Gate, ParamRole::Up, ParamRole::Down, l);
 
-    const std::string moe = p + "block_sparse_moe.";
-    ParamRow router = matrix(moe + "gate.weight", s_.E, s_.H, l);
+    ParamRow router = matrix(ParamRole::Router, s_.E, s_.H, l);
     router.replicated_over_tp = true;
     add(router);
-    if (model_.shared_expert) add_mlp(moe + "shared_expert.", l);
-    const auto expert = [&](std::int64_t e, const char* w, bool down) {
-      const std::string name = moe + "experts." + std::to_string(e) + "." + w + ".weight";
-      ParamRow row = down ? row_parallel(name, s_.moe_F, l, layout_.etp, at_.etp)
-                          : column_parallel(name, s_.moe_F, l, layout_.etp, at_.etp);
+    if (model_.shared_expert) add_mlp(ParamRole::SharedGate, ParamRole::SharedUp, ParamRole::SharedDown, l);
+    const auto expert = [&](ParamRole role, std::int64_t e) {
+      const bool down = role == ParamRole::ExpertDown;
+      ParamRow row = down ? row_parallel(matrix(role, s_.H, s_.moe_F, l, e), layout_.etp, at_.etp)
+                          : column_parallel(matrix(role, s_.moe_F, s_.H, l, e), layout_.etp, at_.etp);
       row.group = ParamGroup::Expert;
-      row.expert = e;
       return row;
     };
     // Packed so that the local experts' gate and up are one (E_local, 2 F, H) tensor, their downs one (E_local, H, F).
     for (std::int64_t i = 0; i < s_.E_local; ++i) {
-      add(expert(s_.E_begin + i, "w1", false), i > 0);
-      add(expert(s_.E_begin + i, "w3", false), true);
+      add(expert(ParamRole::ExpertGate, s_.E_begin + i), i > 0);
+      add(expert(ParamRole::ExpertUp, s_.E_begin + i), true);
     }
-    for (std::int64_t i = 0; i < s_.E_local; ++i) add(expert(s_.E_begin + i, "w2", true), i > 0);
+    for (std::int64_t i = 0; i < s_.E_local; ++i) add(expert(ParamRole::ExpertDown, s_.E_begin + i), i > 0);
   }
 
   const ModelConfig& model_;
@@ -163,6 +167,10 @@ void cut(const ParamRow& row, std::int64_t begin, std::int64_t end, std::int64_t
 const ParamRow* ParamTable::find(const std::string& name) const {
   const auto it = places.find(name);
   return it == places.end() ? nullptr : &rows[it->second];
+}
+
+const ParamRow* ParamTable::find(ParamRole role, std::int64_t layer, std::int64_t expert) const {
+  return find(canonical_name(role, layer, expert));
 }
 
 const Bucket& ParamTable::bucket_of(const ParamRow& row) const {

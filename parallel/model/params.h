@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "parallel/model/param_role.h"
 #include "parallel/model/sizes.h"
 
 // The parameter table: one row a parameter that this rank holds a part of. Initialisation, import and export,
@@ -23,7 +24,8 @@ enum class ParamGroup : std::uint8_t { Dense, Expert };
 enum class Initializer : std::uint8_t { Normal, Ones };
 
 struct ParamRow {
-  std::string name;            // canonical: Hugging Face's (Llama, Mixtral)
+  std::string name;  // canonical_name of its role, layer and expert
+  ParamRole role;
   std::int64_t rows, columns;  // global shape; a vector has rows = 1 and is_vector
   bool is_vector = false;
   Rectangle part;                // what this rank holds (without padding)
@@ -62,8 +64,9 @@ struct ParamTable {
   std::map<std::string, std::size_t> places;  // a name's row
   FlatGroup dense, expert;
   const FlatGroup& group(ParamGroup g) const { return g == ParamGroup::Dense ? dense : expert; }
-  const Bucket& bucket_of(const ParamRow& row) const;  // a row lies in one bucket
-  const ParamRow* find(const std::string& name) const;
+  const Bucket& bucket_of(const ParamRow& row) const;   // a row lies in one bucket
+  const ParamRow* find(const std::string& name) const;  // null: this rank holds none of that name
+  const ParamRow* find(ParamRole role, std::int64_t layer = -1, std::int64_t expert = -1) const;
 };
 
 ParamTable make_param_table(const ModelConfig& model, const Layout& layout, const Coordinates& at);

@@ -16,33 +16,33 @@ Tensor view_at(const ParamRow& first, const Tensor& flat, std::initializer_list<
 
 Weights view_weights(const ModelConfig& model, const Sizes& s, const ParamTable& table, const Tensor& dense,
                      const Tensor& expert) {
-  const auto view = [&](const std::string& name, std::initializer_list<std::int64_t> shape) {
-    const ParamRow* row = table.find(name);
-    UPCYCLE_CHECK(row != nullptr, "no parameter {}", name);
+  using enum ParamRole;
+  // The tensor whose first rows are those of the parameter.
+  const auto view = [&](std::initializer_list<std::int64_t> shape, ParamRole role, std::int64_t layer = -1,
+                        std::int64_t first_expert = -1) {
+    const ParamRow* row = table.find(role, layer, first_expert);
+    UPCYCLE_CHECK(row != nullptr, "no parameter {}", canonical_name(role, layer, first_expert));
     return view_at(*row, row->group == ParamGroup::Dense ? dense : expert, shape);
   };
   Weights w;
-  w.embedding = view("model.embed_tokens.weight", {s.V_local, s.H});
-  w.final_norm = view("model.norm.weight", {s.H});
-  w.head = model.tie_word_embeddings ? w.embedding : view("lm_head.weight", {s.V_local, s.H});
+  w.embedding = view({s.V_local, s.H}, Embedding);
+  w.final_norm = view({s.H}, FinalNorm);
+  w.head = model.tie_word_embeddings ? w.embedding : view({s.V_local, s.H}, Head);
   for (std::int64_t l = 0; l < s.L; ++l) {
-    const std::string p = "model.layers." + std::to_string(l) + ".";
     LayerWeights layer;
-    layer.attention_norm = view(p + "input_layernorm.weight", {s.H});
-    layer.qkv = view(p + "self_attn.q_proj.weight", {s.qkv_local, s.H});
-    layer.attention_out = view(p + "self_attn.o_proj.weight", {s.H, s.N_local * s.D});
-    layer.mlp_norm = view(p + "post_attention_layernorm.weight", {s.H});
+    layer.attention_norm = view({s.H}, AttentionNorm, l);
+    layer.qkv = view({s.qkv_local, s.H}, Query, l);
+    layer.attention_out = view({s.H, s.N_local * s.D}, AttentionOut, l);
+    layer.mlp_norm = view({s.H}, MlpNorm, l);
     const bool moe = model.is_moe_layer(l);
     if (!moe || model.shared_expert) {
-      const std::string mlp = p + (moe ? "block_sparse_moe.shared_expert." : "mlp.");
-      layer.gate_up = view(mlp + "gate_proj.weight", {2 * s.F_local, s.H});
-      layer.down = view(mlp + "down_proj.weight", {s.H, s.F_local});
+      layer.gate_up = view({2 * s.F_local, s.H}, moe ? SharedGate : Gate, l);
+      layer.down = view({s.H, s.F_local}, moe ? SharedDown : Down, l);
     }
     if (moe) {
-      const std::string first = p + "block_sparse_moe.experts." + std::to_string(s.E_begin);
-      layer.router = view(p + "block_sparse_moe.gate.weight", {s.E, s.H});
-      layer.expert_gate_up = view(first + ".w1.weight", {s.E_local, 2 * s.moe_F_local, s.H});
-      layer.expert_down = view(first + ".w2.weight", {s.E_local, s.H, s.moe_F_local});
+      layer.router = view({s.E, s.H}, Router, l);
+      layer.expert_gate_up = view({s.E_local, 2 * s.moe_F_local, s.H}, ExpertGate, l, s.E_begin);
+      layer.expert_down = view({s.E_local, s.H, s.moe_F_local}, ExpertDown, l, s.E_begin);
     }
     w.layers.push_back(layer);
   }

@@ -9,11 +9,24 @@
 namespace upcycle {
 namespace {
 
-bool is_router(const ParamRow& row) { return row.name.ends_with("block_sparse_moe.gate.weight"); }
-bool is_down(const ParamRow& row) { return row.name.ends_with(".w2.weight"); }
+bool is_router(const ParamRow& row) { return row.role == ParamRole::Router; }
+bool is_down(const ParamRow& row) { return row.role == ParamRole::ExpertDown; }
 
-std::string mlp_tensor(std::int64_t layer, const char* matrix) {
-  return fmt::format("model.layers.{}.mlp.{}.weight", layer, matrix);
+// What a parameter of the MoE is in the dense model: an expert's matrix is the MLP's, all else is itself.
+ParamRole dense_role(ParamRole role) {
+  switch (role) {
+    case ParamRole::ExpertGate:
+    case ParamRole::SharedGate:
+      return ParamRole::Gate;
+    case ParamRole::ExpertUp:
+    case ParamRole::SharedUp:
+      return ParamRole::Up;
+    case ParamRole::ExpertDown:
+    case ParamRole::SharedDown:
+      return ParamRole::Down;
+    default:
+      return role;
+  }
 }
 
 std::uint64_t element(const ParamRow& row, std::int64_t r, std::int64_t c) {
@@ -30,12 +43,10 @@ Origin ExpertMaker::origin(const ParamRow& row, const Rectangle& part) const {
   if (is_router(row)) return {};
   if (row.expert < 0) return {retained_tensor(row), part};
   const std::int64_t shift = row.expert % slices(moe_, upcycle_) * moe_.expert_size();
-  if (is_down(row)) {
-    if (moe_.shared_expert) return {};
-    return {mlp_tensor(row.layer, "down_proj"), {part.row, part.column + shift, part.rows, part.columns}};
-  }
-  return {mlp_tensor(row.layer, row.name.ends_with(".w1.weight") ? "gate_proj" : "up_proj"),
-          {part.row + shift, part.column, part.rows, part.columns}};
+  if (moe_.shared_expert && is_down(row)) return {};
+  const Rectangle shifted = is_down(row) ? Rectangle{part.row, part.column + shift, part.rows, part.columns}
+                                         : Rectangle{part.row + shift, part.column, part.rows, part.columns};
+  return {canonical_name(dense_role(row.role), row.layer), shifted};
 }
 
 bool ExpertMaker::changes(const ParamRow& row) const {
@@ -114,9 +125,7 @@ void ExpertMaker::drop(const ParamRow& row, const Rectangle& part, float* values
 
 std::string retained_tensor(const ParamRow& row) {
   if (row.expert >= 0 || is_router(row)) return "";
-  const std::string shared = "block_sparse_moe.shared_expert.";
-  const auto at = row.name.find(shared);
-  return at == std::string::npos ? row.name : row.name.substr(0, at) + "mlp." + row.name.substr(at + shared.size());
+  return canonical_name(dense_role(row.role), row.layer);
 }
 
 std::vector<DenseMatrix> expert_origins(const ModelConfig& moe) {
@@ -124,9 +133,9 @@ std::vector<DenseMatrix> expert_origins(const ModelConfig& moe) {
   const std::int64_t H = moe.hidden_size, F = moe.intermediate_size;
   for (std::int64_t l = 0; l < moe.num_hidden_layers; ++l) {
     if (!moe.is_moe_layer(l)) continue;
-    all.push_back({mlp_tensor(l, "gate_proj"), F, H});
-    all.push_back({mlp_tensor(l, "up_proj"), F, H});
-    all.push_back({mlp_tensor(l, "down_proj"), H, F});
+    all.push_back({canonical_name(ParamRole::Gate, l), F, H});
+    all.push_back({canonical_name(ParamRole::Up, l), F, H});
+    all.push_back({canonical_name(ParamRole::Down, l), H, F});
   }
   return all;
 }

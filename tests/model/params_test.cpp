@@ -53,6 +53,16 @@ class Params : public ::testing::TestWithParam<bool> {
   ParamTable global = make_global_table(model);
 };
 
+TEST_P(Params, ARowIsFoundByItsNameAndByItsRole) {
+  for (const ParamRow& row : global.rows) {
+    EXPECT_EQ(global.find(row.name), &row);
+    EXPECT_EQ(global.find(row.role, row.layer, row.expert), &row) << row.name;
+  }
+  EXPECT_EQ(global.find(ParamRole::Gate, 1) == nullptr, GetParam());  // layer 1 has experts, layer 0 an MLP
+  EXPECT_NE(global.find(ParamRole::Gate, 0), nullptr);
+  EXPECT_EQ(global.find(ParamRole::Gate, 2), nullptr);
+}
+
 TEST_P(Params, OwnedPiecesTileEveryParameterOnce) {
   for (const Layout& layout : layouts()) {
     std::map<std::string, std::vector<int>> owners;

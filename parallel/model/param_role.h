@@ -1,0 +1,36 @@
+#pragma once
+#include <cstdint>
+#include <string>
+
+namespace upcycle {
+
+// What a parameter is in the transformer. With its layer and expert it is one row of the parameter table.
+enum class ParamRole : std::uint8_t {
+  Embedding,
+  AttentionNorm,
+  Query,
+  Key,
+  Value,
+  AttentionOut,
+  MlpNorm,
+  Gate,  // of a dense MLP
+  Up,
+  Down,
+  Router,
+  SharedGate,  // of the expert that every token visits
+  SharedUp,
+  SharedDown,
+  ExpertGate,  // of one of the routed experts
+  ExpertUp,
+  ExpertDown,
+  FinalNorm,
+  Head
+};
+
+// The table's names, those of Hugging Face's Llama and Mixtral: what checkpoints store, train.freeze means, and random
+// draws are keyed by. In a pattern the first {} is the layer, the second the expert.
+const char* canonical_pattern(ParamRole role);
+std::string name_of(const char* pattern, std::int64_t layer, std::int64_t expert);
+std::string canonical_name(ParamRole role, std::int64_t layer = -1, std::int64_t expert = -1);
+
+}  // namespace upcycle
