@@ -13,6 +13,7 @@
 #include <cstring>
 #include <filesystem>
 #include <utility>
+#include <vector>
 
 #include "core/error.h"
 #include "core/progress.h"
@@ -197,6 +198,38 @@ std::string parent_folder(const std::string& path) {
   if (!p.has_filename()) p = p.parent_path();  // "a/b/" names a/b
   const std::string parent = p.parent_path().string();
   return parent.empty() ? "." : parent;
+}
+
+namespace {
+// `asked`: what the user named, of which `path` is a part.
+void make_part(const std::string& path, const std::string& asked) {
+  if (!path.empty() && !std::filesystem::exists(path) && parent_folder(path) != path)
+    make_part(parent_folder(path), asked);
+  std::error_code code;
+  // No error where it exists, also when several ranks make it at once.
+  const bool made = std::filesystem::create_directory(path, code);
+  if (!std::filesystem::is_directory(path))
+    input_error("{}: cannot make the folder{}: {}; choose another name", asked,
+                path == asked ? "" : fmt::format(" {}", path),
+                std::filesystem::exists(path) ? "a file bears that name" : code.message());
+  if (made) fsync_directory(parent_folder(path));  // or a crash may take the folder with all that is published in it
+}
+}  // namespace
+
+void make_folder(const std::string& path) { make_part(path, path); }
+
+void copy_file(const std::string& path, const std::string& folder) {
+  const FileDescriptor from = open_regular_file(path);
+  FileDescriptor to = create_file(folder + "/" + std::filesystem::path(path).filename().string());
+  std::vector<char> block(std::size_t{1} << 20);
+  for (std::uint64_t at = 0, size = from.size(); at < size;) {
+    const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(block.size(), size - at));
+    from.read_at(at, block.data(), n);
+    to.write_at(at, block.data(), n);
+    at += n;
+  }
+  to.sync();
+  to.close_checked();
 }
 
 void remove_tree(const std::string& path) {

@@ -53,6 +53,10 @@ void fsync_directory(const std::string& path);
 void rename_durable(const std::string& from, const std::string& to);
 std::string parent_folder(const std::string& path);  // "." for a bare name
 
+void make_folder(const std::string& path);  // it may be there already; parents too
+// Copies a file into a folder under its own name, synced; one of that name is overwritten.
+void copy_file(const std::string& path, const std::string& folder);
+
 // Removes a file or a folder with all below it; links are removed, not followed. Absent is fine.
 void remove_tree(const std::string& path);
 

@@ -1,8 +1,9 @@
+#include "parallel/models/export.h"
 #include "core/log.h"
 #include "launch/commands.h"
 #include "launch/common.h"
 #include "launch/options.h"
-#include "parallel/models/huggingface.h"
+#include "parallel/checkpoint/rank_files.h"
 
 namespace upcycle {
 
@@ -19,7 +20,7 @@ int run_export(const Arguments& arguments) {
     input_error("command line: --max-shard-bytes: found {}, expected 1 or more", e.max_shard_bytes);
   e.dtype = parse_dtype(dtype);
   const auto source = open_model(dir);
-  export_huggingface(*source, model_folder(dir), out, e);
+  export_huggingface(*source, travelling_files(model_folder(dir)), out, e);
   log_info("exported {} to {}", dir, out);
   return 0;
 }

@@ -44,23 +44,6 @@ Hdf5Attributes file_attributes(std::int64_t step, int rank) {
   return a;
 }
 
-namespace {
-// `asked`: what the user named, of which `path` is a part.
-void make_part(const std::string& path, const std::string& asked) {
-  if (!path.empty() && !fs::exists(path) && parent_folder(path) != path) make_part(parent_folder(path), asked);
-  std::error_code code;
-  const bool made =
-      fs::create_directory(path, code);  // no error where it exists, also when several ranks make it at once
-  if (!fs::is_directory(path))
-    input_error("{}: cannot make the folder{}: {}; choose another name", asked,
-                path == asked ? "" : fmt::format(" {}", path),
-                fs::exists(path) ? "a file bears that name" : code.message());
-  if (made) fsync_directory(parent_folder(path));  // or a crash may take the folder with all that is published in it
-}
-}  // namespace
-
-void make_folder(const std::string& path) { make_part(path, path); }
-
 Checkpoint::FileEntry file_entry(const std::string& folder, const std::string& name) {
   const std::string path = folder + "/" + name;
   const auto bytes = static_cast<std::int64_t>(open_regular_file(path).size());
@@ -164,17 +147,7 @@ std::vector<Checkpoint::FileEntry> copy_travelling(const std::string& folder, co
   for (const std::string& path : paths) {
     const std::string name = fs::path(path).filename().string();
     if (!seen.insert(name).second) input_error("{}: two files named {} can not travel into one folder", path, name);
-    const FileDescriptor from = open_regular_file(path);
-    FileDescriptor to = create_file(folder + "/" + name);
-    std::vector<char> block(std::size_t{1} << 20);
-    for (std::uint64_t at = 0, size = from.size(); at < size;) {
-      const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(block.size(), size - at));
-      from.read_at(at, block.data(), n);
-      to.write_at(at, block.data(), n);
-      at += n;
-    }
-    to.sync();
-    to.close_checked();
+    copy_file(path, folder);
     entries.push_back(file_entry(folder, name));
   }
   return entries;

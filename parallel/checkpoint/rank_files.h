@@ -35,6 +35,4 @@ std::vector<Checkpoint::FileEntry> copy_travelling(const std::string& folder, co
 // Of a checkpoint only what its manifest lists, with a checksum: a link that lies there may lead anywhere.
 std::vector<std::string> travelling_files(const std::string& folder);
 
-void make_folder(const std::string& path);  // it may be there already; parents too
-
 }  // namespace upcycle

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "data/files.h"
 #include "parallel/checkpoint/hdf5_thread.h"
 #include "parallel/checkpoint/publish.h"
 #include "parallel/checkpoint/rank_files.h"

@@ -6,6 +6,7 @@
 
 #include "data/safetensors_writer.h"
 #include "parallel/checkpoint/import.h"
+#include "parallel/models/export.h"
 #include "parallel/models/huggingface.h"
 #include "tests/checkpoint/saved_model.h"
 #include "tests/real_models.h"
@@ -69,7 +70,7 @@ void expect_round_trip(const std::string& dir) {
   expect_same_model(*original, *checkpoint);
   ExportOptions options;
   options.max_shard_bytes = 50000;
-  export_huggingface(*checkpoint, checkpoint->name(), folder.file("hf"), options);
+  export_huggingface(*checkpoint, {}, folder.file("hf"), options);
   EXPECT_TRUE(fs::exists(folder.file("hf/model.safetensors.index.json")));
   EXPECT_FALSE(fs::exists(folder.file("hf.tmp")));
   const auto exported = open_model(folder.file("hf"));
@@ -99,7 +100,7 @@ TEST(RealModel, TokenizerTravels) {
   import_model(dir, folder.file("dense"), 2);
   const auto c = open_checkpoint(folder.file("dense"));
   EXPECT_EQ(c->info().tokenizer, "tokenizer.json");
-  export_huggingface(*c, folder.file("dense"), folder.file("hf"), {});
+  export_huggingface(*c, travelling_files(c->directory()), folder.file("hf"), {});
   for (const char* file :
        {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"})
     EXPECT_EQ(folder.read(std::string("hf/") + file), read_text(dir + "/" + file, 1 << 20)) << file;
@@ -136,7 +137,7 @@ TEST(Export, Bf16RoundsOnce) {
   const auto source = open_huggingface(golden("llama_rope3_untied"));
   ExportOptions options;
   options.dtype = DType::BF16;
-  export_huggingface(*source, golden("llama_rope3_untied"), folder.file("hf"), options);
+  export_huggingface(*source, {}, folder.file("hf"), options);
   const auto exported = open_huggingface(folder.file("hf"));
   EXPECT_EQ(SafetensorsSet::open(folder.file("hf")).info("lm_head.weight").type, StoredType::BF16);
   for (const ParamRow& row : make_global_table(source->model()).rows) {
@@ -153,17 +154,17 @@ TEST(Export, RefusesTakenFoldersAndLeavesThemAlone) {
   const std::string dir = golden("llama_gqa_tied");
   const auto source = open_huggingface(dir);
   folder.write("file", "mine");
-  expect_input_error([&] { export_huggingface(*source, dir, folder.file("file"), {}); }, {"file", "a folder"});
+  expect_input_error([&] { export_huggingface(*source, {}, folder.file("file"), {}); }, {"file", "a folder"});
   fs::create_directory(folder.file("full"));
   folder.write("full/mine", "mine");
-  expect_input_error([&] { export_huggingface(*source, dir, folder.file("full"), {}); }, {"full", "not empty"});
+  expect_input_error([&] { export_huggingface(*source, {}, folder.file("full"), {}); }, {"full", "not empty"});
   fs::create_directory(folder.file("hf.tmp"));
   folder.write("hf.tmp/mine", "mine");
-  expect_input_error([&] { export_huggingface(*source, dir, folder.file("hf"), {}); }, {"hf.tmp", "remove it"});
+  expect_input_error([&] { export_huggingface(*source, {}, folder.file("hf"), {}); }, {"hf.tmp", "remove it"});
   EXPECT_EQ(folder.read("hf.tmp/mine"), "mine");
   EXPECT_EQ(folder.read("full/mine"), "mine");
   fs::create_directory(folder.file("empty"));
-  export_huggingface(*source, dir, folder.file("empty/"), {});
+  export_huggingface(*source, {}, folder.file("empty/"), {});
   EXPECT_NO_THROW(open_huggingface(folder.file("empty")));
 }
 
@@ -186,8 +187,7 @@ TEST(Export, RefusesByFieldWhatMixtralCanNotSay) {
   const auto refused = [&](const std::function<void(ModelConfig&)>& change, const char* field) {
     OddSource source;
     change(source.config);
-    expect_input_error([&] { export_huggingface(source, folder.path.string(), folder.file("hf"), {}); },
-                       {"odd", field});
+    expect_input_error([&] { export_huggingface(source, {}, folder.file("hf"), {}); }, {"odd", field});
     EXPECT_TRUE(folder.names().empty());
   };
   refused([](ModelConfig& m) { m.shared_expert = true; }, "shared_expert");
@@ -199,7 +199,7 @@ TEST(Export, AFailureHalfWayLeavesNothing) {
   const TemporaryFolder folder;
   OddSource source;
   source.fails = true;
-  expect_input_error([&] { export_huggingface(source, folder.path.string(), folder.file("hf"), {}); }, {"no more"});
+  expect_input_error([&] { export_huggingface(source, {}, folder.file("hf"), {}); }, {"no more"});
   EXPECT_TRUE(folder.names().empty());
 }
 

@@ -1,3 +1,5 @@
+#include "parallel/models/export.h"
+
 #include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -5,16 +7,13 @@
 #include "core/log.h"
 #include "data/files.h"
 #include "data/safetensors_writer.h"
-#include "parallel/checkpoint/publish.h"
-#include "parallel/checkpoint/rank_files.h"
 #include "parallel/models/hf_config.h"
-#include "parallel/models/huggingface.h"
 
 namespace upcycle {
 namespace {
 namespace fs = std::filesystem;
 
-constexpr std::size_t buffer_bytes = std::size_t{32} << 20;
+constexpr std::int64_t buffer_elements = std::int64_t{1} << 20;
 
 std::string generation_config(const ModelConfig& model) {
   nlohmann::ordered_json j;
@@ -33,9 +32,16 @@ void write_weights(TensorSource& source, const std::string& folder, const Export
         row.is_vector ? std::vector<std::int64_t>{row.columns} : std::vector<std::int64_t>{row.rows, row.columns};
     writer.declare(row.name, type, shape);
   }
-  load_parameters(table, source, buffer_bytes, [&](const ParamRow& row, const Rectangle& part, const float* values) {
-    writer.write(row.name, values, static_cast<std::size_t>(part.size()));
-  });
+  std::vector<float> values;
+  for (const ParamRow& row : table.rows) {
+    const std::int64_t block = std::clamp<std::int64_t>(buffer_elements / row.columns, 1, row.rows);
+    values.resize(std::max(values.size(), static_cast<std::size_t>(block * row.columns)));
+    for (std::int64_t r = 0; r < row.rows; r += block) {
+      const Rectangle part{r, 0, std::min(block, row.rows - r), row.columns};
+      source.read(row.name, part, values.data());
+      writer.write(row.name, values.data(), static_cast<std::size_t>(part.size()));
+    }
+  }
   writer.finish();
 }
 
@@ -46,7 +52,7 @@ std::string without_trailing_slash(std::string path) {
 
 }  // namespace
 
-void export_huggingface(TensorSource& source, const std::string& source_dir, const std::string& out,
+void export_huggingface(TensorSource& source, const std::vector<std::string>& travel, const std::string& out,
                         const ExportOptions& options) {
   if (options.dtype != DType::F32 && options.dtype != DType::BF16)
     input_error("export: dtype: found {}, expected fp32 or bf16", name_of(options.dtype));
@@ -60,13 +66,11 @@ void export_huggingface(TensorSource& source, const std::string& source_dir, con
     input_error("{}: found a folder that is not empty, expected none; choose another name or remove it", folder);
   if (fs::exists(aside))
     input_error("{}: found it, left by an export that did not end, expected none; remove it", aside);
-  const std::string latest = read_latest(source_dir);
-  const std::vector<std::string> travel = travelling_files(latest.empty() ? source_dir : source_dir + "/" + latest);
   try {
     make_folder(aside);
     write_weights(source, aside, options);
     write_text_atomic(aside + "/config.json", config);
-    copy_travelling(aside, travel);
+    for (const std::string& path : travel) copy_file(path, aside);
     if (!fs::exists(aside + "/generation_config.json"))
       write_text_atomic(aside + "/generation_config.json", generation_config(source.model()));
     fsync_directory(aside);
