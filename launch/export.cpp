@@ -4,17 +4,20 @@
 #include "launch/common.h"
 #include "launch/options.h"
 #include "parallel/checkpoint/rank_files.h"
+#include "parallel/models/family.h"
 
 namespace upcycle {
 
 int run_export(const Arguments& arguments) {
   std::string dir, out, dtype = "fp32";
   ExportOptions e;
-  Options options("export", "A model to a Hugging Face directory (Llama or Mixtral) that transformers and vLLM load.");
+  Options options(
+      "export", "A model to a Hugging Face directory (" + family_names(" or ") + ") that transformers and vLLM load.");
   options.positional("model", dir, "a checkpoint or a Hugging Face directory");
   options.positional("out", out, "the directory to make");
   options.option("--dtype", dtype, "fp32 or bf16");
   options.option("--max-shard-bytes", e.max_shard_bytes, "a larger model is cut in several files");
+  options.option("--model-type", e.model_type, "config.json's model_type; by default llama, with experts mixtral");
   if (!options.parse(arguments)) return 0;
   if (e.max_shard_bytes < 1)
     input_error("command line: --max-shard-bytes: found {}, expected 1 or more", e.max_shard_bytes);

@@ -3,13 +3,15 @@
 #include "core/log.h"
 #include "launch/commands.h"
 #include "launch/options.h"
+#include "parallel/models/family.h"
 
 namespace upcycle {
 
 int run_import(const Arguments& arguments) {
   std::string dir, out;
   std::int64_t shards = 1;
-  Options options("import", "A Hugging Face directory (Llama or Mixtral safetensors) to a sharded HDF5 checkpoint.");
+  Options options("import",
+                  "A Hugging Face directory (" + family_names(" or ") + " safetensors) to a sharded HDF5 checkpoint.");
   options.positional("model", dir, "the Hugging Face directory");
   options.positional("out", out, "the checkpoint folder to make");
   options.option("--shards", shards, "HDF5 files that the model is cut in");

@@ -7,6 +7,7 @@
 #include "core/log.h"
 #include "data/files.h"
 #include "data/safetensors_writer.h"
+#include "parallel/models/family.h"
 #include "parallel/models/hf_config.h"
 
 namespace upcycle {
@@ -26,11 +27,13 @@ std::string generation_config(const ModelConfig& model) {
 void write_weights(TensorSource& source, const std::string& folder, const ExportOptions& options) {
   SafetensorsWriter writer(folder, static_cast<std::uint64_t>(options.max_shard_bytes));
   const ParamTable table = make_global_table(source.model());
+  const Family& family = exported_family(source.model(), options.model_type);
+  const auto name = [&](const ParamRow& row) { return name_of(family.pattern(row.role), row.layer, row.expert); };
   const StoredType type = options.dtype == DType::BF16 ? StoredType::BF16 : StoredType::F32;
   for (const ParamRow& row : table.rows) {
     const auto shape =
         row.is_vector ? std::vector<std::int64_t>{row.columns} : std::vector<std::int64_t>{row.rows, row.columns};
-    writer.declare(row.name, type, shape);
+    writer.declare(name(row), type, shape);
   }
   std::vector<float> values;
   for (const ParamRow& row : table.rows) {
@@ -39,7 +42,7 @@ void write_weights(TensorSource& source, const std::string& folder, const Export
     for (std::int64_t r = 0; r < row.rows; r += block) {
       const Rectangle part{r, 0, std::min(block, row.rows - r), row.columns};
       source.read(row.name, part, values.data());
-      writer.write(row.name, values.data(), static_cast<std::size_t>(part.size()));
+      writer.write(name(row), values.data(), static_cast<std::size_t>(part.size()));
     }
   }
   writer.finish();
@@ -58,7 +61,7 @@ void export_huggingface(TensorSource& source, const std::vector<std::string>& tr
     input_error("export: dtype: found {}, expected fp32 or bf16", name_of(options.dtype));
   if (options.max_shard_bytes < 1)
     input_error("export: max_shard_bytes: found {}, expected at least 1", options.max_shard_bytes);
-  const std::string config = write_hf_config(source.model(), options.dtype, source.name());
+  const std::string config = write_hf_config(source.model(), options.dtype, source.name(), options.model_type);
   const std::string folder = without_trailing_slash(out), aside = folder + ".tmp";
   if (fs::exists(folder) && !fs::is_directory(folder))
     input_error("{}: found a file, expected a folder to be made; choose another name", folder);

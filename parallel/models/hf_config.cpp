@@ -1,86 +1,19 @@
 #include "parallel/models/hf_config.h"
 
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 
 #include "core/config/strict_json.h"
 #include "core/error.h"
-#include "core/suggest.h"
+#include "parallel/models/family.h"
 
 namespace upcycle {
 namespace {
 
 using nlohmann::json;
 
-std::string shown(const json& value) {
-  if (value.is_string()) return quote_text(value.get_ref<const std::string&>());
-  const std::string text = value.dump();
-  return text.size() > 60 ? text.substr(0, 60) + "..." : text;
-}
-
-// The parser reads whole numbers of at least 0 as unsigned.
-bool fits(const json& value, std::int64_t most) {
-  return value.is_number_unsigned() && value.get<std::uint64_t>() <= static_cast<std::uint64_t>(most);
-}
-
-// One object of the file. A key whose value is null is absent: transformers writes its defaults so.
-struct Object {
-  const json& values;
-  std::string where;  // "config.json" or "config.json: rope_scaling"
-
-  const json* find(const char* key) const {
-    const auto found = values.find(key);
-    return found == values.end() || found->is_null() ? nullptr : &*found;
-  }
-  [[noreturn]] void refuse(const char* key, const std::string& expected) const {
-    const json* value = find(key);
-    input_error("{}: {}: found {}, expected {}", where, key, value == nullptr ? "nothing" : shown(*value), expected);
-  }
-  std::int64_t integer(const char* key, std::optional<std::int64_t> absent = {}) const {
-    const json* value = find(key);
-    if (value == nullptr && absent) return *absent;
-    // Every size fits 32 bits with room to spare; the limit keeps what is computed from them away from overflow.
-    if (value == nullptr || !fits(*value, std::int64_t{1} << 40)) refuse(key, "a whole number from 0 to 2^40");
-    return value->get<std::int64_t>();
-  }
-  double number(const char* key, std::optional<double> absent = {}) const {
-    const json* value = find(key);
-    if (value == nullptr && absent) return *absent;
-    if (value == nullptr || !value->is_number()) refuse(key, "a number");
-    return value->get<double>();
-  }
-  bool boolean(const char* key, bool absent) const {
-    const json* value = find(key);
-    if (value == nullptr) return absent;
-    if (!value->is_boolean()) refuse(key, "true or false");
-    return value->get<bool>();
-  }
-  std::string text(const char* key, const std::string& absent) const {
-    const json* value = find(key);
-    if (value == nullptr) return absent;
-    if (!value->is_string()) refuse(key, "text");
-    return value->get<std::string>();
-  }
-  std::int64_t token(const char* key) const {
-    const json* value = find(key);
-    if (value == nullptr) return -1;
-    if (value->is_array() && !value->empty()) value = &value->front();
-    if (!fits(*value, std::numeric_limits<std::int32_t>::max())) refuse(key, "a token id, or a list of them");
-    return value->get<std::int64_t>();
-  }
-};
-
-void require(const Object& file, std::initializer_list<const char*> keys) {
-  std::string missing;
-  for (const char* key : keys)
-    if (file.find(key) == nullptr) missing += (missing.empty() ? "" : ", ") + std::string(key);
-  if (!missing.empty())
-    input_error("{}: missing: {}; take the config.json that came with the model", file.where, missing);
-}
-
 // What changes the model's function and is not computed here, or has another meaning there.
-void refuse_unsupported(const Object& file, std::int64_t max_position_embeddings) {
+void refuse_unsupported(const ConfigObject& file, std::int64_t max_position_embeddings) {
   if (file.text("hidden_act", "silu") != "silu")
     file.refuse("hidden_act", "'silu'; other activations are not supported");
   for (const char* key : {"num_key_value_heads", "head_dim"})
@@ -104,11 +37,11 @@ struct Rope {
   RopeScaling scaling;
 };
 
-std::optional<Rope> read_rope(const Object& file, const char* key) {
+std::optional<Rope> read_rope(const ConfigObject& file, const char* key) {
   const json* value = file.find(key);
   if (value == nullptr) return {};
   if (!value->is_object()) file.refuse(key, "an object");
-  const Object object{*value, file.where + ": " + key};
+  const ConfigObject object{*value, file.where + ": " + key};
   Rope rope;
   if (object.find("rope_theta") != nullptr) rope.theta = object.number("rope_theta");
   if (object.number("partial_rotary_factor", 1) != 1)
@@ -123,7 +56,7 @@ std::optional<Rope> read_rope(const Object& file, const char* key) {
 }
 
 // transformers 4 writes rope_theta and rope_scaling, 5 writes rope_parameters; where a file has both they must agree.
-void read_rope(const Object& file, double default_theta, ModelConfig& model) {
+void read_rope(const ConfigObject& file, double default_theta, ModelConfig& model) {
   const std::optional<Rope> old_form = read_rope(file, "rope_scaling"), new_form = read_rope(file, "rope_parameters");
   if (old_form && new_form && old_form->scaling != new_form->scaling)
     file.refuse("rope_scaling", "the same as rope_parameters; remove the wrong one");
@@ -150,17 +83,16 @@ HfConfig read_hf_config(const std::string& folder) {
 HfConfig parse_hf_config(const std::string& text, const std::string& source_name) {
   const json parsed = parse_strict_json(text, source_name);
   if (!parsed.is_object()) input_error("{}: found {}, expected an object", source_name, shown(parsed));
-  const Object file{parsed, source_name};
-  require(file, {"model_type"});
-  const std::string type = file.text("model_type", "");
-  const bool mixtral = type == "mixtral";
-  if (!mixtral && type != "llama") file.refuse("model_type", "'llama' or 'mixtral'; other models are not supported");
-  require(file, {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size",
-                 "max_position_embeddings", "rms_norm_eps"});
-  // transformers' default of 8 would be a guess at what the author meant.
-  if (mixtral) require(file, {"num_key_value_heads", "num_local_experts", "num_experts_per_tok"});
+  const ConfigObject file{parsed, source_name};
+  file.require({"model_type"});
+  const Family* family = find_family(file.text("model_type", ""));
+  if (family == nullptr) file.refuse("model_type", family_types() + "; other models are not supported");
+  file.require({"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size",
+                "max_position_embeddings", "rms_norm_eps"});
+  file.require(family->required);
 
   HfConfig result;
+  result.family = family;
   ModelConfig& model = result.model;
   model.hidden_size = file.integer("hidden_size");
   model.intermediate_size = file.integer("intermediate_size");
@@ -175,33 +107,23 @@ HfConfig parse_hf_config(const std::string& text, const std::string& source_name
   model.tie_word_embeddings = file.boolean("tie_word_embeddings", false);
   model.bos_token_id = file.token("bos_token_id");
   model.eos_token_id = file.token("eos_token_id");
-  // Values that transformers' own classes take for absent keys.
-  read_rope(file, mixtral ? 1e6 : 1e4, model);
-  if (mixtral) {
-    model.num_local_experts = file.integer("num_local_experts");
-    model.num_experts_per_tok = file.integer("num_experts_per_tok");
-    model.router_aux_loss_coef = file.number("router_aux_loss_coef", 0.001);
-    if (model.num_local_experts < 1) file.refuse("num_local_experts", "at least 1");
-  }
+  read_rope(file, family->rope_theta, model);
+  family->read(file, model);
   refuse_unsupported(file, model.max_position_embeddings);
   result.dtype = file.text("torch_dtype", file.text("dtype", ""));
   check_model(model, source_name);
   return result;
 }
 
-std::string write_hf_config(const ModelConfig& model, DType dtype, const std::string& where) {
+std::string write_hf_config(const ModelConfig& model, DType dtype, const std::string& where,
+                            const std::string& model_type) {
   UPCYCLE_CHECK(dtype == DType::F32 || dtype == DType::BF16, "{}: a model of {}", where, name_of(dtype));
   check_model(model, where);
-  const auto refuse = [&](const char* field, const std::string& found, const char* expected) {
-    input_error("{}: model.{}: found {}, expected {}: Mixtral has no word for it, so the model cannot be exported",
-                where, field, found, expected);
+  const Family& family = exported_family(model, model_type);
+  const Refuse refuse = [&](const char* field, const std::string& found, const std::string& expected) {
+    input_error("{}: model.{}: found {}, expected {}: {} has no word for it, so the model cannot be exported", where,
+                field, found, expected, family.name);
   };
-  if (model.is_moe()) {
-    if (model.shared_expert) refuse("shared_expert", "true", "false");
-    if (model.moe_every_n_layers != 1) refuse("moe_every_n_layers", std::to_string(model.moe_every_n_layers), "1");
-    if (model.router_softmax != "topk_then_softmax")
-      refuse("router_softmax", model.router_softmax, "topk_then_softmax");
-  }
   const auto token = [](std::int64_t id) { return id < 0 ? json() : json(id); };
   const RopeScaling& scaling = model.rope_scaling;
   nlohmann::ordered_json rope;
@@ -213,10 +135,10 @@ std::string write_hf_config(const ModelConfig& model, DType dtype, const std::st
     rope["original_max_position_embeddings"] = scaling.original_max_position_embeddings;
   }
   nlohmann::ordered_json file;
-  file["architectures"] = {model.is_moe() ? "MixtralForCausalLM" : "LlamaForCausalLM"};
-  file["model_type"] = model.is_moe() ? "mixtral" : "llama";
+  file["architectures"] = {family.architecture};
+  file["model_type"] = family.model_type;
   file["hidden_size"] = model.hidden_size;
-  file["intermediate_size"] = model.is_moe() ? model.expert_size() : model.intermediate_size;
+  file["intermediate_size"] = model.intermediate_size;
   file["num_hidden_layers"] = model.num_hidden_layers;
   file["num_attention_heads"] = model.num_attention_heads;
   file["num_key_value_heads"] = model.kv_heads();
@@ -230,17 +152,7 @@ std::string write_hf_config(const ModelConfig& model, DType dtype, const std::st
   file["tie_word_embeddings"] = model.tie_word_embeddings;
   file["bos_token_id"] = token(model.bos_token_id);
   file["eos_token_id"] = token(model.eos_token_id);
-  if (model.is_moe()) {
-    file["num_local_experts"] = model.num_local_experts;
-    file["num_experts_per_tok"] = model.num_experts_per_tok;
-    file["router_aux_loss_coef"] = model.router_aux_loss_coef;
-    file["router_jitter_noise"] = 0.0;
-    file["output_router_logits"] = false;
-    file["sliding_window"] = nullptr;
-  } else {
-    file["attention_bias"] = false;
-    file["mlp_bias"] = false;
-  }
+  family.write(model, refuse, file);
   // Both forms: transformers 4 reads the first two keys, 5 the last.
   file["rope_theta"] = model.rope_theta;
   file["rope_scaling"] = scaling.rope_type.empty() ? nlohmann::ordered_json() : rope;

@@ -4,10 +4,13 @@
 #include "core/config/config.h"
 #include "core/dtype.h"
 
-// Hugging Face's config.json of LlamaForCausalLM and MixtralForCausalLM.
+// Hugging Face's config.json: the keys that all families of models have. Each family's own are in families/.
 namespace upcycle {
 
+struct Family;
+
 struct HfConfig {
+  const Family* family = nullptr;
   ModelConfig model;
   std::string dtype;  // torch_dtype or dtype as written, "bfloat16"; "" where the file has none. The tensors decide.
 };
@@ -16,14 +19,14 @@ struct HfConfig {
 // do not know are passed over, but everything that would change the model's function and that we do not compute
 // (biases, another activation, sliding windows, RoPE scalings other than llama3, dropout, quantization) is an
 // InputError naming the key, as are missing keys, wrong types and sizes that do not fit together. Where transformers
-// allows several eos ids the first is taken. Mixtral's intermediate_size is the expert's.
+// allows several eos ids the first is taken.
 HfConfig read_hf_config(const std::string& folder);
 HfConfig parse_hf_config(const std::string& text, const std::string& source_name);
 
-// The text of a config.json that transformers 4 and 5 load: Llama where the model is dense, else Mixtral. `dtype` is
-// that of the tensors beside it. Throws InputError naming the field where Mixtral has no word for it: shared_expert,
-// moe_every_n_layers other than 1, router_softmax other than topk_then_softmax; `where` names the model's origin.
-// router_z_loss_coef concerns training alone and is left out.
-std::string write_hf_config(const ModelConfig& model, DType dtype, const std::string& where);
+// The text of a config.json that transformers 4 and 5 load, of the family that exported_family() names. `dtype` is that
+// of the tensors beside it. Throws InputError naming the field where the family has no word for it; `where` names the
+// model's origin. router_z_loss_coef concerns training alone and is left out.
+std::string write_hf_config(const ModelConfig& model, DType dtype, const std::string& where,
+                            const std::string& model_type = "");
 
 }  // namespace upcycle

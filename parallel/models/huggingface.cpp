@@ -3,18 +3,18 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <set>
 
 #include "core/suggest.h"
 #include "data/safetensors.h"
 #include "parallel/model/check_values.h"
+#include "parallel/models/family.h"
 #include "parallel/models/hf_config.h"
 
 namespace upcycle {
 namespace {
 namespace fs = std::filesystem;
 
-constexpr const char* embedding_name = "model.embed_tokens.weight";
-constexpr const char* head_name = "lm_head.weight";
 constexpr std::size_t compare_elements = std::size_t{1} << 20;
 
 std::string shown(const std::vector<std::int64_t>& shape) {
@@ -26,7 +26,11 @@ std::string shown(const std::vector<std::int64_t>& shape) {
 class HuggingFaceModel : public TensorSource {
  public:
   explicit HuggingFaceModel(const std::string& folder) : folder_(folder) {
-    model_ = read_hf_config(folder).model;
+    const HfConfig config = read_hf_config(folder);
+    model_ = config.model;
+    pattern_ = config.family->pattern;
+    embedding_name_ = pattern_(ParamRole::Embedding);
+    head_name_ = pattern_(ParamRole::Head);
     stored_ = SafetensorsSet::open(folder);
     const std::vector<std::string> names = stored_.names();
     // Before the table is built: a wrong size in config.json must not make it endless.
@@ -58,13 +62,13 @@ class HuggingFaceModel : public TensorSource {
  private:
   // The name that the row's tensor is stored under.
   std::string checked(const ParamRow& row) const {
-    std::string name = row.name;
+    std::string name = name_of(pattern_(row.role), row.layer, row.expert);
     const bool tied = model_.tie_word_embeddings;
-    if (tied && name == embedding_name && !stored_.contains(name) && stored_.contains(head_name)) name = head_name;
+    if (tied && name == embedding_name_ && !stored_.contains(name) && stored_.contains(head_name_)) name = head_name_;
     if (!stored_.contains(name)) {
       std::string advice = "the files are not of the model that config.json describes";
-      if (tied && name == embedding_name) advice = "with tie_word_embeddings it may also be named lm_head.weight";
-      if (name == head_name) advice = "set tie_word_embeddings to true in config.json if the head is the embedding";
+      if (tied && name == embedding_name_) advice = "with tie_word_embeddings it may also be named " + head_name_;
+      if (name == head_name_) advice = "set tie_word_embeddings to true in config.json if the head is the embedding";
       input_error("{}: tensor {}: found none, expected {} x {}; {}", folder_, name, row.rows, row.columns, advice);
     }
     check_stored(name, row.is_vector ? std::vector<std::int64_t>{row.columns}
@@ -83,39 +87,43 @@ class HuggingFaceModel : public TensorSource {
   }
 
   void refuse_unknown(const std::vector<std::string>& names) const {
+    std::set<std::string> known;
+    for (const auto& [canonical, stored] : stored_name_) known.insert(stored);
     for (const std::string& name : names) {
-      if (stored_name_.count(name) != 0 || name.ends_with("rotary_emb.inv_freq")) continue;
-      if (model_.tie_word_embeddings && name == head_name) continue;  // see check_tied
+      if (known.count(name) != 0 || name.ends_with("rotary_emb.inv_freq")) continue;
+      if (model_.tie_word_embeddings && name == head_name_) continue;  // see check_tied
       input_error(
-          "{}: tensor {}: found it, but the model of config.json has none of that name; only plain Llama and "
-          "Mixtral models can be read",
-          folder_, quote_text(name));
+          "{}: tensor {}: found it, but the model of config.json has none of that name; only plain {} models can be "
+          "read",
+          folder_, quote_text(name), family_names(" and "));
     }
   }
 
   // Both stored and different: which one is meant can not be known.
   void check_tied() const {
-    if (!model_.tie_word_embeddings || !stored_.contains(embedding_name) || !stored_.contains(head_name)) return;
+    if (!model_.tie_word_embeddings || !stored_.contains(embedding_name_) || !stored_.contains(head_name_)) return;
     const std::int64_t rows = model_.vocab_size, columns = model_.hidden_size;
-    check_stored(head_name, {rows, columns});
+    check_stored(head_name_, {rows, columns});
     const auto block = std::clamp<std::int64_t>(static_cast<std::int64_t>(compare_elements) / columns, 1, rows);
     std::vector<float> a(static_cast<std::size_t>(block * columns)), b(a.size());
     for (std::int64_t r = 0; r < rows; r += block) {
       const std::int64_t n = std::min(block, rows - r);
-      stored_.read_rows(embedding_name, r, n, a.data());
-      stored_.read_rows(head_name, r, n, b.data());
+      stored_.read_rows(embedding_name_, r, n, a.data());
+      stored_.read_rows(head_name_, r, n, b.data());
       for (std::int64_t i = 0; i < n * columns; ++i)
         if (a[static_cast<std::size_t>(i)] != b[static_cast<std::size_t>(i)])
           input_error(
               "{}: tensor {}: found {} in row {}, expected {} as in {}, for config.json ties them; set "
               "tie_word_embeddings to false, or remove one of the two",
-              folder_, head_name, b[static_cast<std::size_t>(i)], r + i / columns, a[static_cast<std::size_t>(i)],
-              embedding_name);
+              folder_, head_name_, b[static_cast<std::size_t>(i)], r + i / columns, a[static_cast<std::size_t>(i)],
+              embedding_name_);
     }
   }
 
   std::string folder_;
   ModelConfig model_;
+  const char* (*pattern_)(ParamRole role);  // of the family's names
+  std::string embedding_name_, head_name_;
   SafetensorsSet stored_;
   std::map<std::string, std::string> stored_name_;  // by canonical name
 };

@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "parallel/models/family.h"
 #include "tests/data/expect_input_error.h"
 #include "tests/real_models.h"
 
@@ -138,7 +139,7 @@ TEST(HfConfig, RefusesOtherRopes) {
 }
 
 TEST(HfConfig, RefusesWhatWouldChangeTheFunction) {
-  expect_refused(with(llama(), "model_type", "qwen2"), {"model_type", "'qwen2'", "'llama' or 'mixtral'"});
+  expect_refused(with(llama(), "model_type", "qwen2"), {"model_type", "'qwen2'", family_types().c_str()});
   expect_refused(with(llama(), "hidden_act", "gelu"), {"hidden_act", "'gelu'", "'silu'"});
   expect_refused(with(llama(), "attention_bias", true), {"attention_bias", "found true", "false"});
   expect_refused(with(llama(), "mlp_bias", true), {"mlp_bias", "found true"});
@@ -233,6 +234,17 @@ TEST(HfConfig, RefusesWhatMixtralCannotExpress) {
   changed = model;
   changed.router_softmax = "softmax_then_topk";
   expect_no_export(changed, "model.router_softmax");
+}
+
+TEST(HfConfig, RefusesAFamilyThatTheModelIsNotOf) {
+  const auto refused = [](const json& file, const char* model_type, std::initializer_list<const char*> parts) {
+    expect_input_error([&] { write_hf_config(parse(file).model, DType::F32, "runs/moe", model_type); }, parts);
+  };
+  refused(mixtral(), "llama", {"runs/moe", "model.num_local_experts", "found 8", "expected 0", "Llama"});
+  refused(llama(), "mixtral", {"runs/moe", "model.num_local_experts", "found 0", "Mixtral"});
+  refused(llama(), "qwen2", {"export", "model_type", "'qwen2'", family_types().c_str()});
+  EXPECT_EQ(write_hf_config(parse(llama()).model, DType::F32, "m", "llama"),
+            write_hf_config(parse(llama()).model, DType::F32, "m"));
 }
 
 TEST(HfConfig, ReadsTheRealModels) {
