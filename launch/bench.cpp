@@ -8,18 +8,18 @@
 #include "core/log.h"
 #include "core/rng.h"
 #include "core/trace.h"
+#include "launch/agree_on_start.h"
 #include "launch/bench_ops.h"
 #include "launch/commands.h"
 #include "launch/common.h"
 #include "launch/options.h"
 #include "launch/profile_window.h"
-#include "launch/ranks.h"
 #include "launch/run_setup.h"
-#include "launch/same_start.h"
+#include "launch/run_with_ranks.h"
 #include "launch/yardstick.h"
 #include "parallel/comm/agree.h"
-#include "parallel/train/state.h"
 #include "parallel/train/trainer.h"
+#include "parallel/train/trainer_state.h"
 
 namespace upcycle {
 namespace {

@@ -6,7 +6,7 @@
 #include "data/tokenizer.h"
 #include "launch/backend.h"
 #include "parallel/model/tensor_source.h"
-#include "parallel/train/memory.h"
+#include "parallel/train/train_memory.h"
 
 namespace upcycle {
 

@@ -8,10 +8,10 @@
 #include "core/log.h"
 #include "core/path_error.h"
 #include "core/suggest.h"
+#include "launch/bound_spinning.h"
 #include "launch/commands.h"
 #include "launch/nvtx_sink.h"
-#include "launch/ranks.h"
-#include "launch/waiting.h"
+#include "launch/run_with_ranks.h"
 #include "parallel/comm/agree.h"
 
 namespace upcycle {

@@ -74,7 +74,7 @@ profile_ranks() {
     echo "$(basename "$1"): no binary at $UPCYCLE_PROFILED: build it (launch/build.sh --preset $preset), or set UPCYCLE_BINARY" >&2
     exit 2
   fi
-  # The program would start itself again for it (launch/waiting.h), which profilers need not follow.
+  # The program would start itself again for it (launch/bound_spinning.h), which profilers need not follow.
   [[ -n ${GOMP_SPINCOUNT:-}${OMP_WAIT_POLICY:-} ]] || export GOMP_SPINCOUNT=3000
   mkdir -p "$folder"
   UPCYCLE_PROFILE_FOLDER=$(cd "$folder" && pwd)

@@ -3,7 +3,7 @@
 
 #include <cstdio>
 
-#include "launch/ranks.h"
+#include "launch/run_with_ranks.h"
 #include "parallel/comm/agree.h"
 
 // How run_with_ranks ends a job: launch_endings MODE. The last rank alone ends it while the others wait in a barrier; a

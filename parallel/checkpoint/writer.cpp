@@ -9,7 +9,7 @@
 #include "parallel/checkpoint/hdf5_thread.h"
 #include "parallel/checkpoint/publish.h"
 #include "parallel/checkpoint/rank_files.h"
-#include "parallel/checkpoint/step_runs.h"
+#include "parallel/checkpoint/step_counts.h"
 #include "parallel/comm/agree.h"
 
 namespace upcycle {

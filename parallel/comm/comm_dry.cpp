@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "parallel/comm/checks.h"
+#include "parallel/comm/collective_checks.h"
 
 namespace upcycle {
 namespace {

@@ -6,7 +6,7 @@
 #include "core/error.h"
 #include "core/trace.h"
 #include "parallel/comm/backends.h"
-#include "parallel/comm/checks.h"
+#include "parallel/comm/collective_checks.h"
 #include "parallel/comm/transfer_queue.h"
 
 namespace upcycle {

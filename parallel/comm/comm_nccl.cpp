@@ -9,7 +9,7 @@
 #include "core/abort.h"
 #include "core/trace.h"
 #include "parallel/comm/backends.h"
-#include "parallel/comm/checks.h"
+#include "parallel/comm/collective_checks.h"
 #include "parallel/comm/host_group.h"
 #include "parallel/comm/nccl_error.h"
 #include "parallel/comm/nccl_group.h"

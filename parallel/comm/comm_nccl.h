@@ -23,7 +23,7 @@ namespace upcycle {
 // That a rank receives what its counts say is the callers' to see to: NCCL does not notice where they differ.
 //
 // A failed transfer, or one that waits for other ranks past the time-out, ends the job while the host waits for
-// anything on `compute` (or for one of these Events), with the summary of who waits where (stall.h).
+// anything on `compute` (or for one of these Events), with the summary of who waits where (stall_monitor.h).
 Mesh make_nccl_mesh(const MpiSession& session, const Layout& layout, Device& device, Stream& compute);
 
 }  // namespace upcycle

@@ -15,7 +15,7 @@ namespace upcycle {
 // is written, and what it writes is not read. In a group of one every call is a copy at most, done when it returns.
 // Calls of one communicator happen in the order they were issued, so one may use what an unwaited earlier one writes;
 // those of different ones overlap. Calls that return a value, and barrier, wait themselves. All ranks issue in one
-// order over all their communicators (transfer_queue.h). A wait past the time-out ends the job (stall.h).
+// order over all their communicators (transfer_queue.h). A wait past the time-out ends the job (stall_monitor.h).
 //
 // Reductions do not depend on the MPI library: bytes move by all-to-all, sums run here in rank order, in fp32
 // (fp64 tensors in fp64). Counts past 2^31 elements are cut. On GPUs NCCL moves and adds: comm_nccl.h says what

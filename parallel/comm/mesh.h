@@ -65,7 +65,7 @@ class MpiSession {
   int ranks_on_host() const { return ranks_on_host_; }
   int local_rank() const { return local_rank_; }  // among those, in the world's order: the index of this rank's GPU
   int first_on_host() const { return first_on_host_; }  // the first of them: tells hosts apart, whatever their names
-  int threads() const { return threads_; }              // this rank's part of the cores that it may use (cores.h)
+  int threads() const { return threads_; }  // this rank's part of the cores that it may use (threads_per_rank.h)
 
   // Seconds that a rank waits for others before the run ends (config parallel.timeout_s); 600 until it is set.
   void set_timeout(double seconds) const;

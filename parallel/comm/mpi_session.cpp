@@ -12,10 +12,10 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "parallel/comm/agree.h"
-#include "parallel/comm/cores.h"
 #include "parallel/comm/mesh.h"
 #include "parallel/comm/mpi_error.h"
-#include "parallel/comm/stall.h"
+#include "parallel/comm/stall_monitor.h"
+#include "parallel/comm/threads_per_rank.h"
 
 namespace upcycle {
 

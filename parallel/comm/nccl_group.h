@@ -11,7 +11,7 @@
 
 #include "core/device.h"
 #include "parallel/comm/operation.h"
-#include "parallel/comm/stall.h"
+#include "parallel/comm/stall_monitor.h"
 
 namespace upcycle {
 

@@ -9,13 +9,13 @@
 
 #include "core/device.h"
 #include "parallel/comm/nccl_group.h"
-#include "parallel/comm/stall.h"
+#include "parallel/comm/stall_monitor.h"
 
 namespace upcycle {
 
 // Sees that what NCCL does comes to an end: a wait of the host polls it (attach). An operation that failed, or that
-// waits for other ranks longer than the time-out, ends the job with the summary of who waits where (stall.h). Where the
-// host does not come to a wait because a launch does not return, the monitor's thread ends this process.
+// waits for other ranks longer than the time-out, ends the job with the summary of who waits where (stall_monitor.h).
+// Where the host does not come to a wait because a launch does not return, the monitor's thread ends this process.
 class NcclWatch final : public Progress {
  public:
   explicit NcclWatch(StallMonitor& monitor);

@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "core/error.h"
-#include "parallel/comm/sums.h"
+#include "parallel/comm/sum_in_order.h"
 
 namespace upcycle {
 namespace {

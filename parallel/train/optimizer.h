@@ -4,7 +4,7 @@
 #include "kernels/ops.h"
 #include "parallel/comm/mesh.h"
 #include "parallel/model/arrivals.h"
-#include "parallel/train/memory.h"
+#include "parallel/train/train_memory.h"
 
 namespace upcycle {
 

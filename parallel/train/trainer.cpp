@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "parallel/train/state.h"
+#include "parallel/train/trainer_state.h"
 
 namespace upcycle {
 namespace {
@@ -33,7 +33,7 @@ MemoryClass cuda_estimate(const Config& config, const Layout& layout) {
 int nccl_communicators(const Config& c, const Layout& l) {
   const bool live = c.upcycle.at_step >= 0, upcycles = live || !c.init.upcycle.empty();
   const bool exchanges = live && (c.storage() == DType::BF16 || c.train.optimizer == "adamw");  // live_exchange.h
-  const bool over_world = exchanges || (upcycles && c.upcycle.drop_ratio > 0);                  // statistics.h
+  const bool over_world = exchanges || (upcycles && c.upcycle.drop_ratio > 0);                  // dense_statistics.h
   const std::pair<int, bool> groups[] = {
       {l.tp, true}, {l.dp, true}, {l.ep, c.model.is_moe()}, {l.edp, c.model.is_moe()}, {l.world, over_world}};
   return static_cast<int>(std::ranges::count_if(groups, [](const auto& g) { return g.first > 1 && g.second; }));

@@ -2,8 +2,8 @@
 
 #include <chrono>
 
-#include "parallel/train/state.h"
-#include "parallel/upcycle/statistics.h"
+#include "parallel/train/trainer_state.h"
+#include "parallel/upcycle/dense_statistics.h"
 #include "parallel/upcycle/upcycled_source.h"
 
 namespace upcycle {

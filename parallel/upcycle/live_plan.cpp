@@ -5,7 +5,7 @@
 #include <tuple>
 
 #include "parallel/model/rectangles.h"
-#include "parallel/upcycle/statistics.h"
+#include "parallel/upcycle/dense_statistics.h"
 
 namespace upcycle {
 namespace {

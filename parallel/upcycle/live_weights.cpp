@@ -2,7 +2,7 @@
 #include <map>
 
 #include "parallel/model/rectangles.h"
-#include "parallel/train/state.h"
+#include "parallel/train/trainer_state.h"
 #include "parallel/upcycle/live_exchange.h"
 #include "parallel/upcycle/logit_check.h"
 #include "parallel/upcycle/upcycled_source.h"

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
-#include "parallel/upcycle/statistics.h"
+#include "parallel/upcycle/dense_statistics.h"
 
 namespace upcycle {
 namespace {

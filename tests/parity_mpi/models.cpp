@@ -1,6 +1,6 @@
 #include "tests/parity_mpi/models.h"
 
-#include "parallel/train/state.h"
+#include "parallel/train/trainer_state.h"
 #include "tests/upcycle/models.h"
 
 namespace upcycle::test {

@@ -6,7 +6,7 @@
 #include <numeric>
 
 #include "parallel/plan/plan.h"
-#include "parallel/train/state.h"
+#include "parallel/train/trainer_state.h"
 #include "tests/mpi_tests.h"
 #include "tests/train/rig.h"
 

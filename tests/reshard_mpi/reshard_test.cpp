@@ -3,7 +3,7 @@
 #include <filesystem>
 
 #include "parallel/checkpoint/reshard.h"
-#include "parallel/train/state.h"
+#include "parallel/train/trainer_state.h"
 #include "tests/checkpoint/saved_model.h"
 #include "tests/mpi_tests.h"
 #include "tests/reshard_mpi/part_mesh.h"

@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
 
-#include "parallel/train/state.h"
-#include "parallel/upcycle/live.h"
+#include "parallel/train/trainer_state.h"
+#include "parallel/upcycle/live_upcycle.h"
 #include "parallel/upcycle/rules.h"
 #include "tests/data/temporary_folder.h"
 #include "tests/train/rig.h"

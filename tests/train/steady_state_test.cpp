@@ -6,7 +6,7 @@
 #include <fstream>
 
 #include "kernels/cpu/cpu_ops.h"
-#include "parallel/train/state.h"
+#include "parallel/train/trainer_state.h"
 #include "tests/train/rig.h"
 #ifdef __SANITIZE_ADDRESS__
 extern "C" std::size_t __sanitizer_get_current_allocated_bytes();  // GCC 12 ships no header for it

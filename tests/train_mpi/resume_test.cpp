@@ -1,6 +1,6 @@
 #include <gtest/gtest.h>
 
-#include "parallel/train/state.h"
+#include "parallel/train/trainer_state.h"
 #include "tests/data/temporary_folder.h"
 #include "tests/mpi_tests.h"
 #include "tests/shared_folder.h"

@@ -2,7 +2,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "parallel/train/state.h"
+#include "parallel/train/trainer_state.h"
 #include "parallel/upcycle/from_checkpoint.h"
 #include "tests/real_models.h"
 #include "tests/upcycle/models.h"

@@ -1,8 +1,8 @@
-#include "parallel/upcycle/live.h"
+#include "parallel/upcycle/live_upcycle.h"
 
 #include <cmath>
 
-#include "parallel/train/state.h"
+#include "parallel/train/trainer_state.h"
 #include "parallel/upcycle/from_checkpoint.h"
 #include "tests/upcycle/models.h"
 

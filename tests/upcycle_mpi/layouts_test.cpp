@@ -4,10 +4,10 @@
 #include <optional>
 
 #include "core/trace.h"
-#include "parallel/train/state.h"
+#include "parallel/train/trainer_state.h"
 #include "parallel/upcycle/from_checkpoint.h"
-#include "parallel/upcycle/live.h"
 #include "parallel/upcycle/live_exchange.h"
+#include "parallel/upcycle/live_upcycle.h"
 #include "tests/mpi_tests.h"
 #include "tests/shared_folder.h"
 #include "tests/upcycle/models.h"

@@ -1,9 +1,9 @@
 #include <cmath>
 
-#include "parallel/train/state.h"
+#include "parallel/train/trainer_state.h"
+#include "parallel/upcycle/dense_statistics.h"
 #include "parallel/upcycle/from_checkpoint.h"
-#include "parallel/upcycle/live.h"
-#include "parallel/upcycle/statistics.h"
+#include "parallel/upcycle/live_upcycle.h"
 #include "tests/mpi_tests.h"
 #include "tests/shared_folder.h"
 #include "tests/upcycle/models.h"

@@ -1,4 +1,4 @@
-#include "parallel/train/state.h"
+#include "parallel/train/trainer_state.h"
 #include "parallel/upcycle/from_checkpoint.h"
 #include "tests/mpi_tests.h"
 #include "tests/upcycle/models.h"

@@ -2,9 +2,9 @@
 
 #include <cmath>
 
-#include "parallel/train/state.h"
+#include "parallel/train/trainer_state.h"
 #include "parallel/upcycle/from_checkpoint.h"
-#include "parallel/upcycle/live.h"
+#include "parallel/upcycle/live_upcycle.h"
 #include "tests/cuda_host/ranks/schedule.h"
 #include "tests/cuda_host/ranks/whole_state.h"
 #include "tests/parity_mpi/parity.h"

@@ -1,4 +1,4 @@
-#include "launch/ranks.h"
+#include "launch/run_with_ranks.h"
 
 #include <omp.h>
 

@@ -1,4 +1,4 @@
-#include "parallel/train/state.h"
+#include "parallel/train/trainer_state.h"
 
 #include <algorithm>
 #include <map>

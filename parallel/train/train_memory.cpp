@@ -1,4 +1,4 @@
-#include "parallel/train/memory.h"
+#include "parallel/train/train_memory.h"
 
 namespace upcycle {
 namespace {

@@ -1,4 +1,4 @@
-#include "parallel/upcycle/statistics.h"
+#include "parallel/upcycle/dense_statistics.h"
 
 #include <algorithm>
 #include <cmath>

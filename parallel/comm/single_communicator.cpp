@@ -2,7 +2,7 @@
 
 #include "core/trace.h"
 #include "parallel/comm/backends.h"
-#include "parallel/comm/checks.h"
+#include "parallel/comm/collective_checks.h"
 
 namespace upcycle {
 namespace {

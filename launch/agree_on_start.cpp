@@ -1,10 +1,10 @@
-#include "launch/same_start.h"
+#include "launch/agree_on_start.h"
 
 #include "core/config/fields.h"
 #include "data/hash.h"
 #include "launch/commands.h"
 #include "parallel/comm/agree.h"
-#include "parallel/comm/same.h"
+#include "parallel/comm/check_same.h"
 
 namespace upcycle {
 namespace {

@@ -1,4 +1,4 @@
-#include "parallel/comm/same.h"
+#include "parallel/comm/check_same.h"
 
 #include <gtest/gtest.h>
 

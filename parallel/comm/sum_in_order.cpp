@@ -1,4 +1,4 @@
-#include "parallel/comm/sums.h"
+#include "parallel/comm/sum_in_order.h"
 
 #include <algorithm>
 #include <cstddef>

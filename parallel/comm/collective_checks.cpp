@@ -1,4 +1,4 @@
-#include "parallel/comm/checks.h"
+#include "parallel/comm/collective_checks.h"
 
 #include "core/error.h"
 

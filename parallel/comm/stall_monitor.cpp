@@ -1,4 +1,4 @@
-#include "parallel/comm/stall.h"
+#include "parallel/comm/stall_monitor.h"
 
 #include <mpi.h>
 #include <unistd.h>

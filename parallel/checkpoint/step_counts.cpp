@@ -1,4 +1,4 @@
-#include "parallel/checkpoint/step_runs.h"
+#include "parallel/checkpoint/step_counts.h"
 
 #include <sstream>
 

@@ -1,4 +1,4 @@
-#include "launch/waiting.h"
+#include "launch/bound_spinning.h"
 
 #include <unistd.h>
 

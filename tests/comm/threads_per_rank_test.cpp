@@ -1,4 +1,4 @@
-#include "parallel/comm/cores.h"
+#include "parallel/comm/threads_per_rank.h"
 
 #include <gtest/gtest.h>
 #include <sched.h>

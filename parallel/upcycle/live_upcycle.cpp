@@ -1,7 +1,7 @@
-#include "parallel/upcycle/live.h"
+#include "parallel/upcycle/live_upcycle.h"
 
+#include "parallel/upcycle/dense_statistics.h"
 #include "parallel/upcycle/live_exchange.h"
-#include "parallel/upcycle/statistics.h"
 
 namespace upcycle {
 
