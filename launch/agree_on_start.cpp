@@ -5,6 +5,7 @@
 #include "launch/commands.h"
 #include "parallel/comm/agree.h"
 #include "parallel/comm/check_same.h"
+#include "parallel/comm/mesh.h"
 
 namespace upcycle {
 namespace {

@@ -2,7 +2,8 @@
 #include <functional>
 
 #include "core/config/config.h"
-#include "parallel/comm/mesh.h"
+#include "parallel/comm/layout.h"
+#include "parallel/comm/mpi_session.h"
 
 namespace upcycle {
 

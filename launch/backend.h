@@ -6,6 +6,7 @@
 #include "core/config/config.h"
 #include "kernels/ops.h"
 #include "parallel/comm/mesh.h"
+#include "parallel/comm/mpi_session.h"
 
 namespace upcycle {
 

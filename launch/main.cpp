@@ -13,6 +13,7 @@
 #include "launch/nvtx_sink.h"
 #include "launch/run_with_ranks.h"
 #include "parallel/comm/agree.h"
+#include "parallel/comm/mesh.h"
 
 namespace upcycle {
 namespace {

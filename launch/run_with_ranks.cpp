@@ -10,6 +10,7 @@
 #include "core/log.h"
 #include "core/path_error.h"
 #include "parallel/comm/agree.h"
+#include "parallel/comm/mesh.h"
 
 namespace upcycle {
 namespace {

@@ -1,7 +1,7 @@
 #pragma once
 #include <functional>
 
-#include "parallel/comm/mesh.h"
+#include "parallel/comm/mpi_session.h"
 
 namespace upcycle {
 

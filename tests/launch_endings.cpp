@@ -5,6 +5,7 @@
 
 #include "launch/run_with_ranks.h"
 #include "parallel/comm/agree.h"
+#include "parallel/comm/mesh.h"
 
 // How run_with_ranks ends a job: launch_endings MODE. The last rank alone ends it while the others wait in a barrier; a
 // job that hangs is ended by the alarm, with a code that no mode expects. tests/cli runs it through run_local.sh.

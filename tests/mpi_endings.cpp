@@ -12,6 +12,7 @@
 #include "core/progress.h"
 #include "parallel/comm/agree.h"
 #include "parallel/comm/mesh.h"
+#include "parallel/comm/mpi_session.h"
 
 // How a job ends: each mode ends one way while other ranks wait, and ctest (mpi_tests.cmake) checks the exit code. A
 // job that hangs is ended by the alarm, with a code that no mode expects.

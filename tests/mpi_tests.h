@@ -1,5 +1,6 @@
 #pragma once
 #include "parallel/comm/mesh.h"
+#include "parallel/comm/mpi_session.h"
 
 namespace upcycle::test {
 

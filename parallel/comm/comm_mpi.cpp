@@ -1,3 +1,5 @@
+#include "parallel/comm/comm_mpi.h"
+
 #include <climits>
 #include <cmath>
 #include <exception>
@@ -5,8 +7,8 @@
 #include "core/abort.h"
 #include "core/error.h"
 #include "core/trace.h"
-#include "parallel/comm/backends.h"
 #include "parallel/comm/collective_checks.h"
+#include "parallel/comm/single_communicator.h"
 #include "parallel/comm/transfer_queue.h"
 
 namespace upcycle {

@@ -8,12 +8,13 @@
 
 #include "core/abort.h"
 #include "core/trace.h"
-#include "parallel/comm/backends.h"
 #include "parallel/comm/collective_checks.h"
+#include "parallel/comm/comm_mpi.h"
 #include "parallel/comm/host_group.h"
 #include "parallel/comm/nccl_error.h"
 #include "parallel/comm/nccl_group.h"
 #include "parallel/comm/nccl_watch.h"
+#include "parallel/comm/single_communicator.h"
 
 namespace upcycle {
 namespace {

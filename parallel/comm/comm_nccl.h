@@ -1,6 +1,7 @@
 #pragma once
 #include "core/device.h"
 #include "parallel/comm/mesh.h"
+#include "parallel/comm/mpi_session.h"
 
 namespace upcycle {
 

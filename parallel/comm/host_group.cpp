@@ -10,7 +10,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
-#include "parallel/comm/backends.h"
+#include "parallel/comm/comm_mpi.h"
 
 namespace upcycle {
 namespace {

@@ -1,3 +1,5 @@
+#include "parallel/comm/layout.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -6,7 +8,6 @@
 #include <vector>
 
 #include "core/error.h"
-#include "parallel/comm/mesh.h"
 
 namespace upcycle {
 namespace {

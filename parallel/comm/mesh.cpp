@@ -1,8 +1,9 @@
 #include "parallel/comm/mesh.h"
 
 #include "core/error.h"
-#include "parallel/comm/backends.h"
+#include "parallel/comm/comm_mpi.h"
 #include "parallel/comm/host_group.h"
+#include "parallel/comm/single_communicator.h"
 
 namespace upcycle {
 

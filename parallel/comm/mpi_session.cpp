@@ -1,3 +1,5 @@
+#include "parallel/comm/mpi_session.h"
+
 #include <mpi.h>
 #include <unistd.h>
 
@@ -12,22 +14,11 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "parallel/comm/agree.h"
-#include "parallel/comm/mesh.h"
 #include "parallel/comm/mpi_error.h"
 #include "parallel/comm/stall_monitor.h"
 #include "parallel/comm/threads_per_rank.h"
 
 namespace upcycle {
-
-void check_mpi(int code, const char* call, const char* file, int line) {
-  if (code == MPI_SUCCESS) [[likely]]
-    return;
-  char text[MPI_MAX_ERROR_STRING] = "";
-  int length = 0;
-  if (MPI_Error_string(code, text, &length) != MPI_SUCCESS) length = 0;
-  throw_error(file, line, call,
-              fmt::format("MPI error {}: {}", code, std::string(text, static_cast<std::size_t>(length))));
-}
 
 namespace {
 

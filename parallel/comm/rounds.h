@@ -4,11 +4,21 @@
 #include <vector>
 
 #include "core/device.h"
-#include "parallel/comm/backends.h"
 #include "parallel/comm/mpi_group.h"
 #include "parallel/comm/operation.h"
 
 namespace upcycle {
+
+// How a call is cut. Tests make these small; results do not depend on them.
+struct MpiLimits {
+  std::size_t piece_bytes = std::size_t{1} << 20;     // of one rank's data in a round of a reduction
+  std::size_t scratch_bytes = std::size_t{64} << 20;  // at most, of all pieces that a rank receives in a round
+  std::size_t message_bytes = std::size_t{1} << 30;   // of one rank's data in one MPI call of a gather or broadcast
+  std::size_t small_bytes = 4096;                     // up to here a reduction takes one exchange rather than two
+};
+
+// Bytes of scratch of a group of `size` ranks.
+std::size_t reduction_scratch_bytes(int size, const MpiLimits& limits = {});
 
 // Cuts an operation into MPI calls, rounds, and does what follows each: sums in rank order. One operation at a time.
 class Rounds {

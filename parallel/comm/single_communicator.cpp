@@ -1,7 +1,8 @@
+#include "parallel/comm/single_communicator.h"
+
 #include <cstring>
 
 #include "core/trace.h"
-#include "parallel/comm/backends.h"
 #include "parallel/comm/collective_checks.h"
 
 namespace upcycle {

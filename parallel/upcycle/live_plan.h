@@ -2,7 +2,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "parallel/comm/mesh.h"
+#include "parallel/comm/layout.h"
 #include "parallel/upcycle/expert_maker.h"
 
 // Who sends what when a running dense model becomes an MoE. All of it follows from the two parameter tables, so every

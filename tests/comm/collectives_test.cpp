@@ -8,7 +8,7 @@
 
 #include "core/error.h"
 #include "core/trace.h"
-#include "parallel/comm/backends.h"
+#include "parallel/comm/comm_mpi.h"
 #include "tests/comm/group.h"
 #include "tests/comm/inputs.h"
 #include "tests/mpi_tests.h"

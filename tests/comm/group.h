@@ -1,5 +1,5 @@
 #pragma once
-#include "parallel/comm/backends.h"
+#include "parallel/comm/comm_mpi.h"
 #include "tests/mpi_tests.h"
 
 namespace upcycle::test {

@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
 
 #include "core/error.h"
-#include "parallel/comm/mesh.h"
+#include "parallel/comm/layout.h"
 
 namespace upcycle {
 namespace {

@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
 
 #include "core/error.h"
-#include "parallel/comm/backends.h"
+#include "parallel/comm/rounds.h"
 #include "tests/mpi_tests.h"
 
 namespace upcycle::test {

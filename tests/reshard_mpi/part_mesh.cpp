@@ -1,6 +1,6 @@
 #include "tests/reshard_mpi/part_mesh.h"
 
-#include "parallel/comm/backends.h"
+#include "parallel/comm/comm_mpi.h"
 #include "tests/mpi_tests.h"
 
 namespace upcycle::test {
