@@ -28,6 +28,7 @@ struct Hdf5Dataset {
 // A tensor is a group, its rectangles are the datasets 0, 1, 2 in it: "model.norm.weight/0".
 std::string rectangle_name(const std::string& tensor, int index);
 
+// Its functions are in hdf5.cpp (the file itself), hdf5_write.cpp and hdf5_read.cpp.
 class Hdf5File {
  public:
   static Hdf5File create(const std::string& path);     // replaces a file of that name

@@ -1,11 +1,14 @@
 #include "data/hdf5_dataset.h"
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 #include <optional>
 
 #include "core/error.h"
 #include "core/suggest.h"
+
+static_assert(std::endian::native == std::endian::little, "datasets are little-endian and moved as they are");
 
 namespace upcycle {
 namespace {
@@ -173,6 +176,13 @@ std::vector<std::string> dataset_names(hid_t file, const Where& where) {
            "groups and datasets of this file, each linked to 1 time");
   std::sort(result.names.begin(), result.names.end());
   return result.names;
+}
+
+void select_rectangle(hid_t space, std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns,
+                      const Where& where) {
+  const hsize_t begin[2] = {static_cast<hsize_t>(row), static_cast<hsize_t>(column)},
+                count[2] = {static_cast<hsize_t>(rows), static_cast<hsize_t>(columns)};
+  check(H5Sselect_hyperslab(space, H5S_SELECT_SET, begin, nullptr, count, nullptr), where, "select a rectangle");
 }
 
 }  // namespace upcycle

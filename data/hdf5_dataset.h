@@ -24,4 +24,11 @@ Opened open_dataset(hid_t file, const std::string& name, const Where& where);
 // Of the whole file, sorted. InputError where it holds anything but groups and datasets, each linked to once.
 std::vector<std::string> dataset_names(hid_t file, const Where& where);
 
+// Of a dataset's space: what is read or written next.
+void select_rectangle(hid_t space, std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns,
+                      const Where& where);
+
+// Values that are converted on their way are converted in blocks of at most so many: 1 MiB of floats.
+constexpr std::int64_t kBlockElements = std::int64_t{1} << 18;
+
 }  // namespace upcycle

@@ -30,4 +30,10 @@ void fail_hdf5(const Where& where, const std::string& what) {
   throw_error(__FILE__, __LINE__, "HDF5", fmt::format("{}: cannot {}: {}", where.path, what, cause));
 }
 
+Handle make_properties(hid_t kind, const Where& where) {
+  Handle properties(H5Pcreate(kind), H5Pclose, where, "set up properties");
+  check(H5Pset_obj_track_times(properties, false), where, "set up properties");
+  return properties;
+}
+
 }  // namespace upcycle

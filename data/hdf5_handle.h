@@ -43,4 +43,8 @@ class Handle {
   herr_t (*close_)(hid_t);
 };
 
+// Creation properties of a kind of object (H5P_...), without times: in the file they would give equal checkpoints
+// different checksums.
+Handle make_properties(hid_t kind, const Where& where);
+
 }  // namespace upcycle
