@@ -1,3 +1,5 @@
+#include "data/token_set_writer.h"
+
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -10,7 +12,6 @@
 
 #include "core/error.h"
 #include "data/files.h"
-#include "data/token_set.h"
 
 namespace upcycle {
 

@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "data/text_reader.h"
 #include "data/token_set.h"
+#include "data/token_set_writer.h"
 #include "data/tokenizer.h"
 
 namespace upcycle {

@@ -4,20 +4,23 @@
 #include <numeric>
 #include <optional>
 
+#include "core/config/check.h"
 #include "core/config/fields.h"
+#include "core/config/parse.h"
 #include "core/log.h"
 #include "core/rng.h"
 #include "core/trace.h"
 #include "launch/agree_on_start.h"
 #include "launch/bench_ops.h"
+#include "launch/check_fits.h"
 #include "launch/commands.h"
-#include "launch/common.h"
 #include "launch/options.h"
 #include "launch/profile_window.h"
 #include "launch/run_setup.h"
 #include "launch/run_with_ranks.h"
 #include "launch/yardstick.h"
 #include "parallel/comm/agree.h"
+#include "parallel/train/step.h"
 #include "parallel/train/trainer.h"
 #include "parallel/train/trainer_state.h"
 

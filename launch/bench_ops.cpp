@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "launch/bench_operands.h"
-#include "launch/common.h"
+#include "launch/check_fits.h"
 #include "launch/normal_operands.h"
 #include "launch/yardstick.h"
 

@@ -2,8 +2,9 @@
 #include <nlohmann/json.hpp>
 
 #include "launch/backend.h"
+#include "launch/check_fits.h"
 #include "launch/commands.h"
-#include "launch/common.h"
+#include "launch/model_files.h"
 #include "launch/options.h"
 #include "parallel/serve/loaded_model.h"
 #include "parallel/train/evaluate.h"

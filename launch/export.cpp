@@ -1,7 +1,7 @@
 #include "parallel/models/export.h"
 #include "core/log.h"
 #include "launch/commands.h"
-#include "launch/common.h"
+#include "launch/model_files.h"
 #include "launch/options.h"
 #include "parallel/checkpoint/rank_files.h"
 #include "parallel/models/family.h"

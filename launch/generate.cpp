@@ -4,8 +4,9 @@
 #include <utility>
 
 #include "launch/backend.h"
+#include "launch/check_fits.h"
 #include "launch/commands.h"
-#include "launch/common.h"
+#include "launch/model_files.h"
 #include "launch/options.h"
 
 namespace upcycle {

@@ -1,8 +1,9 @@
 #include <nlohmann/json.hpp>
 
+#include "core/config/describe.h"
 #include "launch/commands.h"
-#include "launch/common.h"
 #include "launch/options.h"
+#include "parallel/checkpoint/reader.h"
 #include "parallel/checkpoint/step_files.h"
 
 namespace upcycle {

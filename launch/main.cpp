@@ -4,6 +4,7 @@
 
 #include "core/abort.h"
 #include "core/config/config.h"
+#include "core/config/describe.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "core/path_error.h"

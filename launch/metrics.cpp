@@ -11,6 +11,7 @@
 
 #include "core/log.h"
 #include "data/files.h"
+#include "parallel/train/step.h"
 
 namespace upcycle {
 

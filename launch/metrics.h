@@ -3,6 +3,7 @@
 #include <string>
 
 #include "launch/yardstick.h"
+#include "parallel/train/step.h"
 #include "parallel/train/trainer.h"
 
 namespace upcycle {

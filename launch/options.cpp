@@ -7,7 +7,7 @@
 #include <cstdio>
 #include <type_traits>
 
-#include "core/config/config.h"
+#include "core/config/parse.h"
 #include "core/error.h"
 #include "core/suggest.h"
 
@@ -131,6 +131,12 @@ bool Options::parse(const std::vector<std::string>& arguments) {
     parser_->fail(message);
   }
   return true;
+}
+
+DType parse_dtype(const std::string& text) {
+  if (text == "fp32") return DType::F32;
+  if (text == "bf16") return DType::BF16;
+  input_error("command line: --dtype: found '{}', expected fp32 or bf16", text);
 }
 
 }  // namespace upcycle

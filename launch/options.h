@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "core/dtype.h"
+
 namespace upcycle {
 
 // The options of one subcommand, declared one by one and then parsed. Values are written through the references given,
@@ -40,5 +42,8 @@ class Options {
   struct Parser;
   std::unique_ptr<Parser> parser_;
 };
+
+// --dtype's value: fp32 or bf16, else InputError.
+DType parse_dtype(const std::string& text);
 
 }  // namespace upcycle

@@ -6,9 +6,11 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "core/config/describe.h"
+#include "core/config/parse.h"
 #include "core/suggest.h"
+#include "launch/check_fits.h"
 #include "launch/commands.h"
-#include "launch/common.h"
 #include "launch/options.h"
 #include "launch/run_setup.h"
 

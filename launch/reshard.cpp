@@ -2,6 +2,7 @@
 #include "core/log.h"
 #include "launch/commands.h"
 #include "launch/options.h"
+#include "parallel/checkpoint/reader.h"
 #include "parallel/checkpoint/step_files.h"
 
 namespace upcycle {

@@ -2,9 +2,13 @@
 
 #include <filesystem>
 
+#include "core/config/check.h"
+#include "core/config/describe.h"
 #include "core/config/fields.h"
+#include "core/config/parse.h"
 #include "core/log.h"
 #include "launch/backend.h"
+#include "parallel/checkpoint/reader.h"
 #include "parallel/comm/agree.h"
 #include "parallel/train/optimizer.h"
 #include "parallel/upcycle/rules.h"

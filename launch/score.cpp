@@ -2,8 +2,8 @@
 
 #include "data/files.h"
 #include "launch/backend.h"
+#include "launch/check_fits.h"
 #include "launch/commands.h"
-#include "launch/common.h"
 #include "launch/options.h"
 #include "parallel/serve/loaded_model.h"
 

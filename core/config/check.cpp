@@ -1,3 +1,5 @@
+#include "core/config/check.h"
+
 #include <algorithm>
 #include <cmath>
 

@@ -8,8 +8,8 @@
 #include "core/dtype.h"
 
 // The one configuration of a run. Field names are the JSON keys; fields.cpp is the table of all of them with defaults
-// and one line of help each, from which parsing, `upcycle help config`, the saved resolved config and the unknown-key
-// suggestions are all made.
+// and one line of help each, from which parsing (parse.h), `upcycle help config`, the saved resolved config
+// (describe.h) and the unknown-key suggestions are all made. check.h says which values fit together.
 namespace upcycle {
 
 struct RopeScaling {      // Llama-3's (rope_type "llama3"); factor 1 is plain RoPE
@@ -121,39 +121,5 @@ struct Config {
   bool section_given(std::string_view section) const;  // any key below "section."
   DType storage() const { return dtype == "bf16" ? DType::BF16 : DType::F32; }
 };
-
-// Reads `file` ("" = none: defaults), at most 1 MiB, then applies overrides "--a.b=value" or "a.b=value", in order.
-// Values of overrides are JSON where they parse as the field's type, else text. Throws InputError naming file, field,
-// found and expected (type, range, known names); an unknown key names the nearest known one.
-Config parse_config(const std::string& file, const std::vector<std::string>& overrides);
-Config parse_config_text(const std::string& text, const std::string& source_name,
-                         const std::vector<std::string>& overrides);
-
-std::string to_json(const Config& config);      // the resolved config, every key, indented
-std::string to_json(const ModelConfig& model);  // the model section alone (manifest, inspect)
-// Reads what to_json(ModelConfig) writes; absent keys keep their defaults. Not yet checked: call check_model.
-ModelConfig model_from_json(const std::string& text, const std::string& source_name);
-std::string config_help();  // one line a key: name, type, default, allowed values, meaning
-
-// True for "a.b=value" and "--a.b=value" (of any key, known or not): what a command passes on to parse_config.
-bool is_override(std::string_view argument);
-
-// Each of these throws InputError naming where the value comes from, field, found, expected and what to do.
-//
-// Sizes that must fit together (H % N, N % K, k <= E, expert sizes > 0 ...); `where` names the file for the message.
-// k = 1 under topk_then_softmax passes, though its one weight is always 1 and the LM gives the router no gradient.
-void check_model(const ModelConfig& model, const std::string& where);
-// What a run has trained so far: its batches may have had other sizes than now.
-struct Trained {
-  std::int64_t step = 0, tokens = 0;
-};
-// The step at which the run ends: train.steps, or as many as train.tokens needs beyond those that were trained, in
-// whole steps, rounded up.
-std::int64_t total_steps(const TrainConfig& train, const Trained& done = {});
-// What a training step needs beyond a model: steps or tokens, batch divisible, known names of modes. Before the model
-// is known (hidden_size 0, to be inherited from `init`) seq_length is not compared with its positions: call it again.
-void check_train(const Config& config, const Trained& done = {});
-// What `train` reads: token sets named and weighted, a validation set where eval_every asks for one.
-void check_data(const Config& config);
 
 }  // namespace upcycle

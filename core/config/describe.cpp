@@ -1,4 +1,5 @@
-// What the table says of a field: its type, its allowed values, its value as text.
+#include "core/config/describe.h"
+
 #include <algorithm>
 #include <nlohmann/json.hpp>
 

@@ -1,3 +1,5 @@
+#include "core/config/parse.h"
+
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
@@ -195,24 +197,7 @@ void apply_override(Config& config, const std::string& argument) {
   }
 }
 
-bool contains(const std::vector<std::string>& keys, std::string_view key) {
-  return std::find(keys.begin(), keys.end(), key) != keys.end();
-}
-
 }  // namespace
-
-std::string Config::where(std::string_view key) const {
-  if (contains(overridden, key)) return command_line;
-  return was_given(key) ? file : "default";
-}
-
-bool Config::was_given(std::string_view key) const { return contains(given, key); }
-
-bool Config::section_given(std::string_view section) const {
-  for (const std::string& key : given)
-    if (key.size() > section.size() && key[section.size()] == '.' && key.starts_with(section)) return true;
-  return false;
-}
 
 Config parse_config(const std::string& file, const std::vector<std::string>& overrides) {
   return parse_config_text(file.empty() ? "{}" : read_config_file(file), file, overrides);

@@ -6,6 +6,9 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "core/config/check.h"
+#include "core/config/describe.h"
+#include "core/config/parse.h"
 #include "core/config/strict_json.h"
 #include "data/files.h"
 

@@ -1,6 +1,7 @@
 #include <filesystem>
 
 #include "parallel/checkpoint/checkpoint.h"
+#include "parallel/checkpoint/reader.h"
 #include "parallel/comm/agree.h"
 #include "parallel/models/huggingface.h"
 

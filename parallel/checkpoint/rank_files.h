@@ -9,6 +9,16 @@ namespace upcycle {
 
 struct Hdf5Attributes;
 
+// One rectangle to write; values stay untouched until the save has finished.
+struct SavedPiece {
+  StateKind kind;
+  std::string tensor;
+  std::int64_t global_rows = 0, global_columns = 0;
+  bool is_vector = false;
+  Rectangle part;
+  const float* values = nullptr;
+};
+
 // Where the rectangles of a tensor lie in a rank's file: "NAME/0", of a moment "exp_avg/NAME/0".
 std::string stored_tensor_name(StateKind kind, const std::string& tensor);
 // Of one rectangle: global_shape (rows, columns; a vector's has one number) and offset (row, column).

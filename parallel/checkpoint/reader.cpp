@@ -1,3 +1,5 @@
+#include "parallel/checkpoint/reader.h"
+
 #include <algorithm>
 #include <cstring>
 #include <filesystem>

@@ -1,3 +1,5 @@
+#include "parallel/checkpoint/writer.h"
+
 #include <chrono>
 #include <filesystem>
 #include <optional>
@@ -8,7 +10,6 @@
 #include "data/files.h"
 #include "parallel/checkpoint/hdf5_thread.h"
 #include "parallel/checkpoint/publish.h"
-#include "parallel/checkpoint/rank_files.h"
 #include "parallel/checkpoint/step_counts.h"
 #include "parallel/comm/agree.h"
 

@@ -6,6 +6,7 @@
 #include "kernels/dry/dry_device.h"
 #include "kernels/dry/dry_ops.h"
 #include "parallel/comm/comm_dry.h"
+#include "parallel/train/step.h"
 #include "parallel/train/trainer_state.h"
 #include "parallel/upcycle/logit_check.h"
 

@@ -1,10 +1,11 @@
+#include "parallel/serve/sample.h"
+
 #include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <vector>
 
 #include "core/rng.h"
-#include "parallel/serve/generate.h"
 
 namespace upcycle {
 

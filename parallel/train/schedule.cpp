@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "core/config/check.h"
+
 namespace upcycle {
 
 namespace {

@@ -1,4 +1,5 @@
 #pragma once
+#include "core/config/check.h"
 #include "core/config/config.h"
 
 namespace upcycle {

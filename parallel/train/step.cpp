@@ -1,9 +1,10 @@
+#include "parallel/train/step.h"
+
 #include <algorithm>
 #include <cmath>
 
 #include "core/trace.h"
 #include "parallel/train/schedule.h"
-#include "parallel/train/trainer.h"
 
 namespace upcycle {
 namespace {

@@ -1,7 +1,5 @@
 #pragma once
-#include <functional>
 #include <memory>
-#include <span>
 #include <vector>
 
 #include "core/config/config.h"
@@ -10,10 +8,6 @@
 #include "parallel/train/optimizer.h"
 
 namespace upcycle {
-
-// Gives sequence `index` of the run (0-based, the same on every layout): S tokens and S targets (-1: not counted).
-using SequenceSource =
-    std::function<void(std::int64_t index, std::span<std::int32_t> tokens, std::span<std::int32_t> targets)>;
 
 // Everything one rank trains with. Moves as a whole; nothing of it is allocated during a step.
 struct Trainer {
@@ -39,30 +33,9 @@ struct Trainer {
   double flops = 0, wall_seconds = 0;
 };
 
-struct StepResult {
-  double loss = 0;                  // mean negative log-likelihood of the step's valid tokens (nats)
-  double aux_loss = 0, z_loss = 0;  // before the coefficient, mean over MoE layers
-  double grad_norm = 0, lr = 0;
-  std::int64_t tokens = 0;            // of the step, all ranks
-  std::vector<RouterMetrics> layers;  // a layer; zero where it is dense
-};
-
 // Plans, allocates and binds everything; parameters are zero until initialised or loaded. Throws InputError where
 // batch, model and layout do not fit together.
 Trainer make_trainer(const Config& config, const Mesh& mesh, Device& device, Stream& stream, Ops& ops);
-
-// The loss or the gradient norm of a step is not finite. Every rank throws it, before anything was updated: the trainer
-// is as it was before the step, and may be saved.
-struct Diverged : Error {
-  using Error::Error;
-};
-
-// Microbatches, reduce, clip, update, gather. The gathered parameters may still be on their way
-// (Transformer::arrivals). Throws Diverged.
-StepResult train_step(Trainer& t, const SequenceSource& source);
-
-// The same up to the reduced raw gradients in memory.grads (parity tests compare them); no update.
-StepResult compute_gradients(Trainer& t, const SequenceSource& source);
 
 // Groups that this run gives tensors to, of more than one rank: on GPUs each has an NCCL communicator (comm_nccl.h).
 int nccl_communicators(const Config& config, const Layout& layout);

@@ -1,5 +1,5 @@
 #pragma once
-#include "parallel/checkpoint/checkpoint.h"
+#include "parallel/checkpoint/writer.h"
 #include "parallel/train/trainer.h"
 
 // Between a trainer and files: everything walks the parameter table.

@@ -116,22 +116,4 @@ void exchange_shards(const LiveExchange& plan, const Trainer& dense, const Tenso
   }
 }
 
-void copy_retained(const Trainer& dense, Trainer& moe) {
-  for (const ParamRow& row : moe.model->table.rows) {
-    const ParamRow* was = dense.model->table.find(retained_tensor(row));
-    if (was == nullptr) continue;
-    UPCYCLE_CHECK(was->part == row.part, "{}: another slice than {}", row.name, was->name);
-    const Tensor to = view_row(row, moe.memory.weights.dense, moe.memory.weights.expert);
-    moe.device->copy(*moe.stream, CopyKind::OnDevice, to.data,
-                     view_row(*was, dense.memory.weights.dense, dense.memory.weights.expert).data, to.bytes());
-  }
-}
-
-void gather_experts(Trainer& moe) {
-  for (const OwnedPiece& p : owned_pieces(moe.model->table, moe.mesh->at, true))
-    if (p.row->group == ParamGroup::Expert)
-      moe.ops->convert(*moe.stream, piece_of(moe.memory.weights, p), master_piece(moe.memory, p));
-  gather_parameters(moe.optimizer, moe.memory, ParamGroup::Expert);
-}
-
 }  // namespace upcycle

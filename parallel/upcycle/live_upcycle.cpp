@@ -2,6 +2,7 @@
 
 #include "parallel/upcycle/dense_statistics.h"
 #include "parallel/upcycle/live_exchange.h"
+#include "parallel/upcycle/live_weights.h"
 
 namespace upcycle {
 

@@ -1,9 +1,11 @@
+#include "parallel/upcycle/live_weights.h"
+
 #include <algorithm>
 #include <map>
 
 #include "parallel/model/rectangles.h"
 #include "parallel/train/trainer_state.h"
-#include "parallel/upcycle/live_exchange.h"
+#include "parallel/upcycle/live_plan.h"
 #include "parallel/upcycle/logit_check.h"
 #include "parallel/upcycle/upcycled_source.h"
 
@@ -59,6 +61,17 @@ void gather_layer(const Trainer& dense, const MlpRange& range, const Tensor& who
 }
 
 }  // namespace
+
+void copy_retained(const Trainer& dense, Trainer& moe) {
+  for (const ParamRow& row : moe.model->table.rows) {
+    const ParamRow* was = dense.model->table.find(retained_tensor(row));
+    if (was == nullptr) continue;
+    UPCYCLE_CHECK(was->part == row.part, "{}: another slice than {}", row.name, was->name);
+    const Tensor to = view_row(row, moe.memory.weights.dense, moe.memory.weights.expert);
+    moe.device->copy(*moe.stream, CopyKind::OnDevice, to.data,
+                     view_row(*was, dense.memory.weights.dense, dense.memory.weights.expert).data, to.bytes());
+  }
+}
 
 void draw_routers(const ExpertMaker& maker, Trainer& moe) {
   Staging staging(*moe.device, *moe.stream);
@@ -120,6 +133,13 @@ void make_local_experts(const Trainer& dense, const ExpertMaker& maker, Trainer&
                     store_rows(row, part, values, staging, moe.memory.weights.dense, moe.memory.weights.expert);
                   });
   }
+}
+
+void gather_experts(Trainer& moe) {
+  for (const OwnedPiece& p : owned_pieces(moe.model->table, moe.mesh->at, true))
+    if (p.row->group == ParamGroup::Expert)
+      moe.ops->convert(*moe.stream, piece_of(moe.memory.weights, p), master_piece(moe.memory, p));
+  gather_parameters(moe.optimizer, moe.memory, ParamGroup::Expert);
 }
 
 }  // namespace upcycle

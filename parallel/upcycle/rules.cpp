@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/config/check.h"
 #include "core/config/fields.h"
 #include "core/error.h"
 #include "core/rng.h"

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 
+#include "parallel/checkpoint/reader.h"
 #include "parallel/checkpoint/reshard.h"
 #include "tests/checkpoint/saved_model.h"
 

@@ -2,6 +2,7 @@
 
 #include <random>
 
+#include "parallel/checkpoint/reader.h"
 #include "tests/checkpoint/saved_model.h"
 
 namespace upcycle::test {

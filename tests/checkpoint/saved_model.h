@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "core/config/describe.h"
 #include "data/files.h"
 #include "parallel/checkpoint/hdf5_thread.h"
 #include "parallel/checkpoint/publish.h"

@@ -4,6 +4,8 @@
 #include <csignal>
 #include <filesystem>
 
+#include "parallel/checkpoint/reader.h"
+#include "parallel/checkpoint/writer.h"
 #include "tests/checkpoint/saved_model.h"
 
 namespace upcycle::test {

@@ -2,6 +2,8 @@
 
 #include <filesystem>
 
+#include "parallel/checkpoint/reader.h"
+#include "parallel/checkpoint/writer.h"
 #include "tests/checkpoint/saved_model.h"
 #include "tests/mpi_tests.h"
 #include "tests/shared_folder.h"

@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "core/config/config.h"
+#include "core/config/describe.h"
 #include "tests/cli/run_program.h"
 
 namespace upcycle {

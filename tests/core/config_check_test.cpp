@@ -1,7 +1,9 @@
 #include <cmath>
 #include <functional>
 
+#include "core/config/check.h"
 #include "core/config/config.h"
+#include "core/config/parse.h"
 #include "tests/core/input_error.h"
 
 namespace upcycle {

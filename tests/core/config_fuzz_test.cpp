@@ -1,4 +1,6 @@
 #include "core/config/config.h"
+#include "core/config/describe.h"
+#include "core/config/parse.h"
 #include "core/rng.h"
 #include "tests/core/input_error.h"
 

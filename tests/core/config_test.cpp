@@ -4,7 +4,9 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "core/config/describe.h"
 #include "core/config/fields.h"
+#include "core/config/parse.h"
 #include "tests/core/input_error.h"
 
 namespace upcycle {

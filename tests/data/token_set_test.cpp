@@ -3,6 +3,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "data/token_set_writer.h"
 #include "tests/data/temporary_folder.h"
 
 namespace upcycle {

@@ -7,7 +7,10 @@
 #include <fstream>
 #include <set>
 
+#include "core/config/describe.h"
 #include "data/files.h"
+#include "parallel/checkpoint/reader.h"
+#include "parallel/checkpoint/writer.h"
 #include "parallel/train/trainer_state.h"
 #include "parallel/upcycle/from_checkpoint.h"
 #include "parallel/upcycle/live_upcycle.h"

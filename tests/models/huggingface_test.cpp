@@ -4,8 +4,10 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
+#include "core/config/describe.h"
 #include "data/safetensors_writer.h"
 #include "parallel/checkpoint/import.h"
+#include "parallel/checkpoint/reader.h"
 #include "parallel/models/export.h"
 #include "parallel/models/huggingface.h"
 #include "tests/checkpoint/saved_model.h"

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "parallel/train/step.h"
 #include "parallel/train/trainer_state.h"
 #include "tests/data/expect_input_error.h"
 #include "tests/parity_mpi/models.h"

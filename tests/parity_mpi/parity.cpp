@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "parallel/train/step.h"
+
 namespace upcycle::test {
 namespace {
 

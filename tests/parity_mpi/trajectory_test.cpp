@@ -3,6 +3,7 @@
 #include <cmath>
 #include <map>
 
+#include "parallel/train/step.h"
 #include "tests/parity_mpi/models.h"
 
 namespace upcycle::test {

@@ -1,7 +1,9 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "core/config/check.h"
 #include "core/config/config.h"
+#include "core/config/parse.h"
 #include "parallel/plan/plan.h"
 #include "tests/cli/run_program.h"
 #include "tests/cli/small_run.h"

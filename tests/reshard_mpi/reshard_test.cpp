@@ -2,7 +2,10 @@
 
 #include <filesystem>
 
+#include "core/config/describe.h"
+#include "parallel/checkpoint/reader.h"
 #include "parallel/checkpoint/reshard.h"
+#include "parallel/checkpoint/writer.h"
 #include "parallel/train/trainer_state.h"
 #include "tests/checkpoint/saved_model.h"
 #include "tests/mpi_tests.h"

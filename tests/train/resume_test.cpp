@@ -1,5 +1,8 @@
 #include <gtest/gtest.h>
 
+#include "core/config/describe.h"
+#include "parallel/checkpoint/reader.h"
+#include "parallel/checkpoint/writer.h"
 #include "parallel/train/trainer_state.h"
 #include "parallel/upcycle/live_upcycle.h"
 #include "parallel/upcycle/rules.h"

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "parallel/train/step.h"
 #include "parallel/train/trainer.h"
 
 namespace upcycle {

@@ -1,4 +1,5 @@
 #include "parallel/train/schedule.h"
+#include "core/config/check.h"
 
 #include <gtest/gtest.h>
 

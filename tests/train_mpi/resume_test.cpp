@@ -1,5 +1,8 @@
 #include <gtest/gtest.h>
 
+#include "core/config/describe.h"
+#include "parallel/checkpoint/reader.h"
+#include "parallel/checkpoint/writer.h"
 #include "parallel/train/trainer_state.h"
 #include "tests/data/temporary_folder.h"
 #include "tests/mpi_tests.h"

@@ -3,7 +3,11 @@
 #include <cstring>
 #include <optional>
 
+#include "core/config/describe.h"
 #include "core/trace.h"
+#include "parallel/checkpoint/reader.h"
+#include "parallel/checkpoint/writer.h"
+#include "parallel/train/step.h"
 #include "parallel/train/trainer_state.h"
 #include "parallel/upcycle/from_checkpoint.h"
 #include "parallel/upcycle/live_exchange.h"

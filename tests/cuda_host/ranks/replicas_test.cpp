@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include "parallel/train/step.h"
 #include "tests/parity_mpi/models.h"
 
 // Replicas over tp whose dp groups add in orders of their own: a difference needs three ranks of dp, so these run on

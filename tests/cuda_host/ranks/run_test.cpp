@@ -5,6 +5,7 @@
 #include <set>
 
 #include "core/trace.h"
+#include "parallel/train/step.h"
 #include "tests/cuda_host/ranks/schedule.h"
 #include "tests/cuda_host/ranks/whole_state.h"
 #include "tests/parity_mpi/models.h"

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "parallel/train/step.h"
 #include "tests/cuda_host/ranks/schedule.h"
 #include "tests/cuda_host/ranks/whole_state.h"
 #include "tests/parity_mpi/models.h"

@@ -1,61 +1,11 @@
-#include "launch/common.h"
-
-#include <filesystem>
-#include <nlohmann/json.hpp>
+#include "launch/check_fits.h"
 
 #include "core/config/fields.h"
-#include "core/config/strict_json.h"
 #include "core/error.h"
 #include "core/host_memory.h"
-#include "data/files.h"
 #include "kernels/cuda_limits.h"
-#include "parallel/checkpoint/import.h"
-#include "parallel/checkpoint/step_files.h"
 
 namespace upcycle {
-namespace {
-
-std::unique_ptr<Tokenizer> open_fitting(const std::string& file, const ModelConfig& model) {
-  auto tokenizer = open_tokenizer(file);
-  if (tokenizer->vocab_size() > model.vocab_size)
-    input_error(
-        "{}: found a vocabulary of {} tokens, expected at most the model's vocab_size = {}; give the model's own "
-        "tokenizer",
-        file, tokenizer->vocab_size(), model.vocab_size);
-  return tokenizer;
-}
-
-}  // namespace
-
-DType parse_dtype(const std::string& text) {
-  if (text == "fp32") return DType::F32;
-  if (text == "bf16") return DType::BF16;
-  input_error("command line: --dtype: found '{}', expected fp32 or bf16", text);
-}
-
-std::string model_folder(const std::string& dir) { return is_checkpoint(dir) ? find_step_folder(dir) : dir; }
-
-std::unique_ptr<Tokenizer> find_tokenizer(const std::string& given, const std::string& model_dir,
-                                          const ModelConfig& model) {
-  if (!given.empty()) return open_fitting(given, model);
-  const std::string folder = model_folder(model_dir), name = choose_tokenizer(folder);
-  return name.ends_with(".model") ? open_fitting(folder + "/" + name, model) : nullptr;
-}
-
-void check_tokenizer(const std::string& file, const ModelConfig& model) {
-  const std::string name = std::filesystem::path(file).filename().string();
-  if (file == "bytes" || name.ends_with(".model")) {
-    (void)open_fitting(file, model);
-  } else if (name == "tokenizer.json") {
-    constexpr std::size_t most = std::size_t{1} << 28;
-    (void)parse_strict_json(read_text(file, most), file);
-  } else {
-    input_error(
-        "data.tokenizer: found {}, expected \"bytes\", a sentencepiece file NAME.model or a Hugging Face "
-        "tokenizer.json: the name says which it is beside the checkpoint; rename it",
-        file);
-  }
-}
 
 void check_kernel_limits(const std::string& device, const ModelConfig& model, const std::string& name) {
   if (device != "cuda") return;

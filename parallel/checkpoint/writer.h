@@ -1,0 +1,41 @@
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "parallel/checkpoint/rank_files.h"
+
+namespace upcycle {
+
+// All pieces of a rank; their values are there once `copied` is reached.
+struct SavedState {
+  std::vector<SavedPiece> pieces;
+  Event copied;
+  SavedState(std::vector<SavedPiece> pieces_, Event copied_ = {})  // NOLINT: pieces that are there
+      : pieces(std::move(pieces_)), copied(std::move(copied_)) {}
+};
+
+// Writes one checkpoint of this rank at a time, on the process's one I/O thread, which waits for its copies; the values
+// must stay unchanged until finish() returns.
+class CheckpointWriter {
+ public:
+  // `keep`: how many newest published steps stay in the run folder, 0 = all. Locks RUN while it lives (rank 0) and
+  // removes what a killed run left half-written. Collective; a folder in use or not writable is an AgreedError.
+  CheckpointWriter(std::string run_dir, Communicator& world, std::int64_t keep);
+  ~CheckpointWriter();
+  // Starts writing step `info.step`; returns at once. `travel`: files copied into the step folder (tokenizer files).
+  void start(const CheckpointInfo& info, SavedState state, const std::vector<std::string>& travel);
+  bool busy() const;
+  bool written() const;  // this rank's part is done or has failed: finish() will not wait
+  // Waits for this rank's part, agrees with all ranks (collective), publishes. Throws Error where any rank failed; then
+  // the .tmp folder is removed and `latest` still names the step before.
+  void finish();
+  void keep_all();  // from now on no step is removed, whatever `keep` was
+
+ private:
+  struct Job;
+  std::unique_ptr<Job> job_;
+};
+
+}  // namespace upcycle

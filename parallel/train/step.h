@@ -1,0 +1,35 @@
+#pragma once
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "parallel/train/trainer.h"
+
+namespace upcycle {
+
+// Gives sequence `index` of the run (0-based, the same on every layout): S tokens and S targets (-1: not counted).
+using SequenceSource =
+    std::function<void(std::int64_t index, std::span<std::int32_t> tokens, std::span<std::int32_t> targets)>;
+
+struct StepResult {
+  double loss = 0;                  // mean negative log-likelihood of the step's valid tokens (nats)
+  double aux_loss = 0, z_loss = 0;  // before the coefficient, mean over MoE layers
+  double grad_norm = 0, lr = 0;
+  std::int64_t tokens = 0;            // of the step, all ranks
+  std::vector<RouterMetrics> layers;  // a layer; zero where it is dense
+};
+
+// The loss or the gradient norm of a step is not finite. Every rank throws it, before anything was updated: the trainer
+// is as it was before the step, and may be saved.
+struct Diverged : Error {
+  using Error::Error;
+};
+
+// Microbatches, reduce, clip, update, gather. The gathered parameters may still be on their way
+// (Transformer::arrivals). Throws Diverged.
+StepResult train_step(Trainer& t, const SequenceSource& source);
+
+// The same up to the reduced raw gradients in memory.grads (parity tests compare them); no update.
+StepResult compute_gradients(Trainer& t, const SequenceSource& source);
+
+}  // namespace upcycle
