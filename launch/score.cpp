@@ -46,7 +46,7 @@ Json score(const LoadedModel& m, const std::vector<std::int32_t>& ids) {
   std::vector<float> nll(ids.size()), last(static_cast<std::size_t>(m.config.vocab_size));
   const Tensor row = pass.model->activations.scratch.logits_row;
   logits(*pass.model, row, n - 1, 1);
-  m.device->copy_to_host(*m.stream, nll.data(), pass.model->activations.nll.data, nll.size() * sizeof(float));
+  m.device->copy_to_host(*m.stream, nll.data(), pass.model->activations.head.nll.data, nll.size() * sizeof(float));
   m.device->copy_to_host(*m.stream, last.data(), row.data, last.size() * sizeof(float));
   m.stream->synchronize();
   nll.pop_back();

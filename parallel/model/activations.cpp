@@ -1,7 +1,7 @@
 #include "parallel/model/activations.h"
 
-#include <algorithm>
-#include <cmath>
+#include "core/error.h"
+#include "parallel/model/moe_buffers.h"
 
 namespace upcycle {
 namespace {
@@ -20,27 +20,29 @@ void take_recomputable(Arena& arena, LayerState& layer, const Sizes& s, const La
   const std::int64_t T = pass.T();
   const DType dtype = pass.dtype;
   layer.x_mid = arena.take(dtype, {T_local, s.H});
-  layer.attention_rstd = arena.take(DType::F32, {T_local});
-  layer.attention_norm = arena.take(dtype, {T_local, s.H});
-  layer.qkv = arena.take(dtype, {T, s.qkv_local});
-  layer.attention = arena.take(dtype, {T, s.N_local * s.D});
-  layer.lse = arena.take(DType::F32, {s.N_local, T});
-  layer.mlp_rstd = arena.take(DType::F32, {T_local});
-  layer.mlp_norm = arena.take(dtype, {T_local, s.H});
+  layer.attention_norm.rstd = arena.take(DType::F32, {T_local});
+  layer.attention_norm.out = arena.take(dtype, {T_local, s.H});
+  layer.attention.qkv = arena.take(dtype, {T, s.qkv_local});
+  layer.attention.heads = arena.take(dtype, {T, s.N_local * s.D});
+  layer.attention.lse = arena.take(DType::F32, {s.N_local, T});
+  layer.mlp_norm.rstd = arena.take(DType::F32, {T_local});
+  layer.mlp_norm.out = arena.take(dtype, {T_local, s.H});
   if (mlp) {
-    layer.gate_up = arena.take(dtype, {T, 2 * s.F_local});
-    layer.act = arena.take(dtype, {T, s.F_local});
+    layer.mlp.gate_up = arena.take(dtype, {T, 2 * s.F_local});
+    layer.mlp.act = arena.take(dtype, {T, s.F_local});
+    layer.moe.shared = layer.mlp;
   }
   if (moe) {
-    MoeState& m = layer.moe;
+    RouterState& router = layer.moe.router;
+    ExpertsState& experts = layer.moe.experts;
     const MoeBuffers b = moe_buffers(s, layout, pass);
-    m.probs = arena.take(DType::F32, {T_local, s.E});
-    m.weights = arena.take(DType::F32, {T_local, s.k});
-    m.lse = arena.take(DType::F32, {T_local});
-    m.input = arena.take(dtype, {b.rows, s.H});
-    m.gate_up = arena.take(dtype, {b.rows, 2 * s.moe_F_local});
-    m.act = arena.take(dtype, {b.rows, s.moe_F_local});
-    m.output = arena.take(dtype, {b.slots, s.H});
+    router.probs = arena.take(DType::F32, {T_local, s.E});
+    router.weights = arena.take(DType::F32, {T_local, s.k});
+    router.lse = arena.take(DType::F32, {T_local});
+    experts.input = arena.take(dtype, {b.rows, s.H});
+    experts.gate_up = arena.take(dtype, {b.rows, 2 * s.moe_F_local});
+    experts.act = arena.take(dtype, {b.rows, s.moe_F_local});
+    experts.output = arena.take(dtype, {b.slots, s.H});
   }
 }
 
@@ -49,18 +51,19 @@ void take_kept(Arena& arena, LayerState& layer, const Sizes& s, const Layout& la
                std::int64_t T_local, bool moe) {
   layer.x = arena.take(pass.dtype, {T_local, s.H});
   if (!moe) return;
-  MoeState& m = layer.moe;
-  m.experts = arena.take(DType::I32, {T_local, s.k});
-  m.stats = arena.take(DType::F64, {2 * s.E + 2});
-  m.expert_scale = arena.take(DType::F32, {s.E});
+  RouterState& router = layer.moe.router;
+  router.experts = arena.take(DType::I32, {T_local, s.k});
+  router.stats = arena.take(DType::F64, {2 * s.E + 2});
+  router.expert_scale = arena.take(DType::F32, {s.E});
   const MoeBuffers b = moe_buffers(s, layout, pass);
   const ArenaLabel label(arena, kDispatchBuffers);
-  m.counts = arena.take(DType::I32, {b.chunks, s.E});
-  m.source = arena.take(DType::I32, {b.slots});
-  m.slot = arena.take(DType::I32, {b.tokens, s.k});
+  DispatchMaps& maps = layer.moe.dispatch.maps;
+  maps.counts = arena.take(DType::I32, {b.chunks, s.E});
+  maps.source = arena.take(DType::I32, {b.slots});
+  maps.slot = arena.take(DType::I32, {b.tokens, s.k});
   if (layout.ep > 1) {
-    m.pad = arena.take(DType::I32, {b.rows});
-    m.unpad = arena.take(DType::I32, {b.received});
+    maps.pad = arena.take(DType::I32, {b.rows});
+    maps.unpad = arena.take(DType::I32, {b.received});
   }
 }
 
@@ -84,37 +87,38 @@ Scratch take_scratch(Arena& arena, const ModelConfig& model, const Sizes& s, con
   }
   const std::size_t shared = arena.mark();
   if (pass.training) {
-    c.dqkv = arena.take(dtype, {T, s.qkv_local});
-    c.dattention = arena.take(dtype, {T, s.N_local * s.D});
+    c.attention.dqkv = arena.take(dtype, {T, s.qkv_local});
+    c.attention.dheads = arena.take(dtype, {T, s.N_local * s.D});
   }
   const std::size_t attention_end = arena.mark();
   arena.release_to(shared);
   if (pass.training && any_mlp(model)) {
-    c.dgate_up = arena.take(dtype, {T, 2 * s.F_local});
-    c.dact = arena.take(dtype, {T, s.F_local});
+    c.mlp.dgate_up = arena.take(dtype, {T, 2 * s.F_local});
+    c.mlp.dact = arena.take(dtype, {T, s.F_local});
+    c.moe.shared = c.mlp;
   }
   if (model.is_moe()) {
     const MoeBuffers b = moe_buffers(s, layout, pass);
-    c.router_x = arena.take(DType::F32, {T_local, s.H});
-    c.router_w = arena.take(DType::F32, {s.E, s.H});
-    c.router_logits = arena.take(DType::F32, {T_local, s.E});
+    c.moe.router.x = arena.take(DType::F32, {T_local, s.H});
+    c.moe.router.w = arena.take(DType::F32, {s.E, s.H});
+    c.moe.router.logits = arena.take(DType::F32, {T_local, s.E});
     if (layout.ep > 1) {
-      const ArenaLabel dispatch(arena, kDispatchBuffers);
-      c.slots = arena.take(dtype, {b.slots, s.H});
-      c.received = arena.take(dtype, {b.received, s.H});
-      c.all_counts = arena.take(DType::I32, {layout.ep, b.chunks, s.E});
+      const ArenaLabel label(arena, kDispatchBuffers);
+      c.dispatch.slots = arena.take(dtype, {b.slots, s.H});
+      c.dispatch.received = arena.take(dtype, {b.received, s.H});
+      c.dispatch.all_counts = arena.take(DType::I32, {layout.ep, b.chunks, s.E});
     }
     if (layout.etp > 1) {
-      c.all_experts = arena.take(DType::I32, {b.tokens, s.k});
-      c.all_weights = arena.take(DType::F32, {b.tokens, s.k});
-      if (pass.training) c.all_dweights = arena.take(DType::F32, {b.tokens, s.k});
+      c.moe.all_experts = arena.take(DType::I32, {b.tokens, s.k});
+      c.moe.all_weights = arena.take(DType::F32, {b.tokens, s.k});
+      if (pass.training) c.moe.all_dweights = arena.take(DType::F32, {b.tokens, s.k});
     }
-    if (layout.ep > 1 || pass.training) c.expert_rows = arena.take(dtype, {b.rows, s.H});
+    if (layout.ep > 1 || pass.training) c.moe.experts.rows = arena.take(dtype, {b.rows, s.H});
     if (pass.training) {
-      c.router_dlogits = arena.take(DType::F32, {T_local, s.E});
-      c.dweights = arena.take(DType::F32, {T_local, s.k});
-      c.expert_dgate_up = arena.take(dtype, {b.rows, 2 * s.moe_F_local});
-      c.expert_dact = arena.take(dtype, {b.rows, s.moe_F_local});
+      c.moe.router.dlogits = arena.take(DType::F32, {T_local, s.E});
+      c.moe.dweights = arena.take(DType::F32, {T_local, s.k});
+      c.moe.experts.dgate_up = arena.take(dtype, {b.rows, 2 * s.moe_F_local});
+      c.moe.experts.dact = arena.take(dtype, {b.rows, s.moe_F_local});
     }
   }
   arena.advance_to(attention_end);
@@ -122,28 +126,6 @@ Scratch take_scratch(Arena& arena, const ModelConfig& model, const Sizes& s, con
 }
 
 }  // namespace
-
-MoeBuffers moe_buffers(const Sizes& s, const Layout& layout, const PassShape& pass) {
-  MoeBuffers b;
-  b.tokens = layout.etp > 1 ? pass.T() : pass.T() / layout.tp;
-  b.slots = b.tokens * s.k;
-  if (layout.ep > 1) b.chunks = std::clamp<std::int64_t>(pass.dispatch_chunks, 1, b.tokens);
-  const auto padded = [&](std::int64_t rows) {
-    const std::int64_t most = rows + b.chunks * s.E_local * (kExpertRowAlign - 1);
-    return (most + kExpertRowAlign - 1) / kExpertRowAlign * kExpertRowAlign;
-  };
-  if (layout.ep == 1) {
-    b.slots = b.rows = padded(b.slots);
-    return b;
-  }
-  // The even share is what a rank sends. One token can always be received of each rank, or no round would fit.
-  const std::int64_t most = layout.ep * b.tokens * std::min(s.k, s.E_local),
-                     least = layout.ep * std::min(s.k, s.E_local);
-  const auto share = static_cast<std::int64_t>(std::ceil(pass.imbalance_factor * static_cast<double>(b.slots)));
-  b.received = std::min(most, std::max(share, least));
-  b.rows = padded(b.received);
-  return b;
-}
 
 OpLimits op_limits(const Sizes& s, const PassShape& pass, const Layout& layout) {
   OpLimits o;
@@ -186,11 +168,11 @@ Activations layout_activations(Arena& arena, const ModelConfig& model, const Siz
     a.layers.push_back(layer);
   }
   a.x_last = arena.take(pass.dtype, {T_local, s.H});
-  a.final_rstd = arena.take(DType::F32, {T_local});
-  a.final_norm = arena.take(pass.dtype, {T_local, s.H});
-  a.xent_stats = arena.take(DType::F32, {layout.tp, T, 3});
-  a.nll = arena.take(DType::F32, {T});
-  a.lse = arena.take(DType::F32, {T});
+  a.final_norm.rstd = arena.take(DType::F32, {T_local});
+  a.final_norm.out = arena.take(pass.dtype, {T_local, s.H});
+  a.head.stats = arena.take(DType::F32, {layout.tp, T, 3});
+  a.head.nll = arena.take(DType::F32, {T});
+  a.head.lse = arena.take(DType::F32, {T});
   a.step_sums = arena.take(DType::F64, {1 + 4 * s.L});
   a.loss_sum = a.step_sums.slice_rows(0, 1);
   a.scratch = take_scratch(arena, model, s, layout, pass, T_local, workspace_bytes);

@@ -1,6 +1,6 @@
-#include <vector>
+#include "parallel/model/batch.h"
 
-#include "parallel/model/transformer.h"
+#include <vector>
 
 namespace upcycle {
 

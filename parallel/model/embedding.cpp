@@ -1,16 +1,17 @@
-#include "parallel/model/transformer.h"
+#include "parallel/model/embedding.h"
 
 namespace upcycle {
 
-// Vocabulary-parallel: each tp rank looks up the tokens it holds, zeros elsewhere; the sum over tp is the embedding.
-void embedding_forward(Transformer& m, const Batch& batch, const Tensor& out) {
-  m.ops->embedding_forward(*m.stream, partial_buffer(m, out), m.weights.embedding, batch.tokens, m.sizes.V_begin);
-  reduce_sequence(m, out);
+void embedding_forward(const ModelContext& m, const Tensor& out, const Tensor& table, const Tensor& tokens,
+                       const SequenceBuffers& buffers) {
+  m.ops->embedding_forward(*m.stream, buffers.partial, table, tokens, m.sizes.V_begin);
+  reduce_scatter_to_sequence_parallel_region(m, out, buffers.partial);
 }
 
-void embedding_backward(Transformer& m, const Batch& batch, const Tensor& dx) {
-  const Tensor dout = gather_sequence(m, dx, m.activations.scratch.dgathered);  // (T, H)
-  m.ops->embedding_backward(*m.stream, m.workspace(), m.gradients.embedding, dout, batch.tokens, m.sizes.V_begin);
+void embedding_backward(const ModelContext& m, const Tensor& dtable, const Tensor& dout, const Tensor& tokens,
+                        const SequenceBuffers& buffers) {
+  const Tensor all = gather_from_sequence_parallel_region(m, buffers.dgathered, dout);  // (T, H)
+  m.ops->embedding_backward(*m.stream, m.workspace, dtable, all, tokens, m.sizes.V_begin);
 }
 
 }  // namespace upcycle

@@ -1,31 +1,30 @@
-#include "parallel/model/transformer.h"
+#include "parallel/model/head.h"
 
-// Output projection and cross-entropy, vocabulary-parallel: the logits of a whole vocabulary never sit on one rank.
 namespace upcycle {
 
-void head_forward(Transformer& m, const Batch& batch) {
-  const Activations& a = m.activations;
-  const Sizes& s = m.sizes;
-  const Tensor x = gather_sequence(m, a.final_norm, a.scratch.gathered);  // (T, H)
+void head_forward(const ModelContext& m, const Tensor& weight, const Tensor& loss_sum, const Tensor& x,
+                  const Tensor& targets, const HeadState& saved, const SequenceBuffers& buffers) {
+  const Tensor all = gather_from_sequence_parallel_region(m, buffers.gathered, x);  // (T, H)
   const std::int64_t rank = m.mesh->tp->rank();
-  const Tensor mine = a.xent_stats.slice_rows(rank, rank + 1).reshaped({m.T(), 3});
-  m.ops->linear_xent_stats(*m.stream, m.workspace(), mine, x, m.weights.head, batch.targets, s.V_begin, s.V_valid);
-  m.stream->wait(m.mesh->tp->all_gather(a.xent_stats, mine));
-  m.ops->xent_combine(*m.stream, a.nll, a.lse, a.loss_sum, a.xent_stats, batch.targets);
+  const Tensor mine = saved.stats.slice_rows(rank, rank + 1).reshaped({m.T(), 3});
+  m.ops->linear_xent_stats(*m.stream, m.workspace, mine, all, weight, targets, m.sizes.V_begin, m.sizes.V_valid);
+  m.stream->wait(m.mesh->tp->all_gather(saved.stats, mine));
+  m.ops->xent_combine(*m.stream, saved.nll, saved.lse, loss_sum, saved.stats, targets);
 }
 
-void head_backward(Transformer& m, const Batch& batch, float scale) {
-  const Activations& a = m.activations;
-  const Sizes& s = m.sizes;
-  const Tensor x = gather_sequence(m, a.final_norm, a.scratch.gathered);
-  m.ops->linear_xent_backward(*m.stream, m.workspace(), partial_buffer(m, a.scratch.dnorm), m.gradients.head, x,
-                              m.weights.head, batch.targets, a.lse, s.V_begin, s.V_valid, scale);
-  reduce_sequence(m, a.scratch.dnorm);
+void head_backward(const ModelContext& m, const Tensor& weight, const Tensor& dweight, const Tensor& dx,
+                   const Tensor& x, const Tensor& targets, float scale, const HeadState& saved,
+                   const SequenceBuffers& buffers) {
+  const Tensor all = gather_from_sequence_parallel_region(m, buffers.gathered, x);
+  m.ops->linear_xent_backward(*m.stream, m.workspace, buffers.partial, dweight, all, weight, targets, saved.lse,
+                              m.sizes.V_begin, m.sizes.V_valid, scale);
+  reduce_scatter_to_sequence_parallel_region(m, dx, buffers.partial);
 }
 
-void logits(Transformer& m, const Tensor& out, std::int64_t row, std::int64_t rows) {
-  const Tensor x = gather_sequence(m, m.activations.final_norm, m.activations.scratch.gathered);
-  m.ops->matmul(*m.stream, m.workspace(), MatmulKind::NT, out, x.slice_rows(row, row + rows), m.weights.head);
+void head_logits(const ModelContext& m, const Tensor& weight, const Tensor& out, const Tensor& x, std::int64_t row,
+                 std::int64_t rows, const SequenceBuffers& buffers) {
+  const Tensor all = gather_from_sequence_parallel_region(m, buffers.gathered, x);
+  m.ops->matmul(*m.stream, m.workspace, MatmulKind::NT, out, all.slice_rows(row, row + rows), weight);
 }
 
 }  // namespace upcycle

@@ -1,202 +1,139 @@
-#include <algorithm>
+#include "parallel/model/moe.h"
 
-#include "parallel/model/dispatch.h"
-#include "parallel/model/transformer.h"
-
-// Mixture of experts: route, send each token's rows to its experts' ranks, one grouped SwiGLU over the local experts,
-// send back, and add up with the router's weights in token order.
-//   etp = 1:  an expert is whole on a rank; each tp rank sends its own T_local tokens (ep may span tp: folding).
-//   etp = tp: an expert's F is cut over tp; every tp rank sends all T tokens and holds a part of each sum, which
-//             sequence parallelism's reduce-scatter adds up.
 namespace upcycle {
 namespace {
 
-// What the experts see of a layer: T_local or T tokens with their routing.
+bool cut_over_tp(const ModelContext& m) { return m.mesh->layout.etp > 1; }
+
+// What this rank sends to the experts: its own T_local tokens with their routing, or all T where experts are cut.
 struct Routed {
   Tensor x, experts, weights;  // (tokens, H), i32 (tokens, k), fp32 (tokens, k)
 };
 
-bool cut_over_tp(const Transformer& m) { return m.mesh->layout.etp > 1; }
-
-Routed routed_tokens(Transformer& m, std::int64_t layer) {
-  const LayerState& a = m.activations.layers[static_cast<std::size_t>(layer)];
-  const Scratch& c = m.activations.scratch;
-  if (!cut_over_tp(m)) return {a.mlp_norm, a.moe.experts, a.moe.weights};
-  m.stream->wait(m.mesh->tp->all_gather(c.all_experts, a.moe.experts));
-  m.stream->wait(m.mesh->tp->all_gather(c.all_weights, a.moe.weights));
-  return {gather_sequence(m, a.mlp_norm, c.gathered), c.all_experts, c.all_weights};
+Routed routed_tokens(const ModelContext& m, const Tensor& x, const RouterState& router, const MoeScratch& scratch,
+                     const SequenceBuffers& buffers) {
+  if (!cut_over_tp(m)) return {x, router.experts, router.weights};
+  m.stream->wait(m.mesh->tp->all_gather(scratch.all_experts, router.experts));
+  m.stream->wait(m.mesh->tp->all_gather(scratch.all_weights, router.weights));
+  return {gather_from_sequence_parallel_region(m, buffers.gathered, x), scratch.all_experts, scratch.all_weights};
 }
 
-struct TokenRange {
-  std::int64_t begin, end;
-  Tensor of(const Tensor& t) const { return t.slice_rows(begin, end); }
-};
-TokenRange round_of(const DispatchPlan& plan, std::int64_t round, std::int64_t tokens) {
-  const std::int64_t step = (tokens + plan.rounds - 1) / plan.rounds;
-  return {std::min(round * step, tokens), std::min((round + 1) * step, tokens)};
-}
-
-// A layer's tensors of its experts' work.
-struct Experts {
-  const LayerWeights& w;
-  const MoeState& moe;
-  const Scratch& c;
-  DispatchPlan& plan;
-  bool travels;          // ep > 1: slots and expert rows are different buffers
-  const Tensor& slots;   // slot layout on the way out: inputs, and outputs' gradients
-  const Tensor& output;  // expert rows of the outputs
-
-  Experts(Transformer& m, std::int64_t layer)
-      : w(m.weights.layers[static_cast<std::size_t>(layer)]),
-        moe(m.activations.layers[static_cast<std::size_t>(layer)].moe),
-        c(m.activations.scratch),
-        plan(m.plans[static_cast<std::size_t>(layer)]),
-        travels(m.mesh->ep->size() > 1),
-        slots(travels ? c.slots : moe.input),
-        output(travels ? c.expert_rows : moe.output) {}
-};
-
-// The tokens' rows start on their way to the experts, all chunks at once.
-void start_forward(Transformer& m, std::int64_t layer, const Tensor& x) {
-  const Experts e(m, layer);
-  for (DispatchChunk& chunk : e.plan.in_use()) {
-    m.ops->gather_rows(*m.stream, chunk.slots_of(e.slots), chunk.tokens_of(x), chunk.slots_of(e.moe.source));
-    start_to_experts(m, chunk, e.slots);
+// The rows of x (tokens, H) start on their way, all chunks at once, to become the expert rows `input`.
+void send_tokens(const ModelContext& m, Dispatch& d, const Tensor& x, const Tensor& input) {
+  const Tensor& slots = d.slots_beside(input);
+  for (DispatchChunk& chunk : d.in_use()) {
+    m.ops->gather_rows(*m.stream, chunk.slots_of(slots), chunk.tokens_of(x), chunk.slots_of(d.maps.source));
+    to_experts(m, d, chunk, slots);
   }
 }
 
-// A chunk that has arrived is computed and starts back, under the next one's products: the experts' outputs in slot
-// layout, in moe.output.
-void finish_forward(Transformer& m, std::int64_t layer) {
-  const Experts e(m, layer);
-  for (DispatchChunk& chunk : e.plan.in_use()) {
-    const Tensor input = finish_to_experts(m, layer, chunk, e.moe.input, e.slots);
-    const Tensor gate_up = chunk.rows_of(e.moe.gate_up), act = chunk.rows_of(e.moe.act);
-    m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::NT, gate_up, input, e.w.expert_gate_up, chunk.offsets);
-    m.ops->swiglu_forward(*m.stream, act, gate_up);
-    m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::NT, chunk.rows_of(e.output), act, e.w.expert_down,
-                          chunk.offsets);
-    start_from_experts(m, layer, chunk, e.moe.output, e.output);
+// sum (tokens, H) = or += the tokens' slots in the order of k, weighted (tokens, k) or, without weights, as they are.
+void combine(const ModelContext& m, Dispatch& d, const Tensor& sum, const Tensor& slots, const Tensor& weights,
+             Store store) {
+  for (const DispatchChunk& chunk : d.in_use()) {
+    m.stream->wait(chunk.transfer);
+    m.ops->combine_rows(*m.stream, chunk.tokens_of(sum), chunk.slots_of(slots), chunk.tokens_of(d.maps.slot),
+                        weights ? chunk.tokens_of(weights) : Tensor{}, store);
   }
-  for (DispatchChunk& chunk : e.plan.in_use()) finish_from_experts(m, chunk);
 }
 
-// out (tokens, H) stored as `store` says: the chosen experts' outputs, weighted and added up in the order of k.
-void combine(Transformer& m, std::int64_t layer, const Tensor& out, const Tensor& weights, Store store) {
-  const Experts e(m, layer);
-  for (const DispatchChunk& chunk : e.plan.in_use())
-    m.ops->combine_rows(*m.stream, chunk.tokens_of(out), chunk.slots_of(e.moe.output), chunk.tokens_of(e.moe.slot),
-                        chunk.tokens_of(weights), store);
-}
-
-// dout (tokens, H) -> dweights (tokens, k); the gradients of the experts' outputs start on their way.
-void start_backward(Transformer& m, std::int64_t layer, const Tensor& dweights, const Tensor& dout,
-                    const Tensor& weights) {
-  const Experts e(m, layer);
-  const Tensor& dslots = e.travels ? e.c.slots : e.c.expert_rows;
-  for (DispatchChunk& chunk : e.plan.in_use()) {
+// dsum (tokens, H) -> dweights (tokens, k); the gradients of the experts' outputs start on their way, to become the
+// expert rows `drows`.
+void combine_backward(const ModelContext& m, Dispatch& d, const Tensor& dweights, const Tensor& drows,
+                      const Tensor& dsum, const Tensor& output, const Tensor& weights) {
+  const Tensor& dslots = d.slots_beside(drows);
+  for (DispatchChunk& chunk : d.in_use()) {
     const Tensor part = chunk.slots_of(dslots);
-    if (!e.travels) m.ops->fill(*m.stream, part, 0);  // padding rows must not carry an old buffer's bits into dW
-    m.ops->combine_rows_backward(*m.stream, part, chunk.tokens_of(dweights), chunk.tokens_of(dout),
-                                 chunk.slots_of(e.moe.output), chunk.tokens_of(e.moe.slot), chunk.tokens_of(weights));
-    start_to_experts(m, chunk, dslots);
-  }
-}
-
-// -> the experts' gradients, and dx (tokens, H) stored as `store` says.
-void finish_backward(Transformer& m, std::int64_t layer, const Tensor& dx, Store store) {
-  const Experts e(m, layer);
-  const LayerWeights& g = m.gradients.layers[static_cast<std::size_t>(layer)];
-  for (DispatchChunk& chunk : e.plan.in_use()) {
-    const auto rows = [&](const Tensor& t) { return chunk.rows_of(t); };
-    const Tensor dact = rows(e.c.expert_dact), dgate_up = rows(e.c.expert_dgate_up);
-    const Tensor drows = finish_to_experts(m, layer, chunk, e.c.expert_rows, e.c.expert_rows);
-    m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::TN, g.expert_down, drows, rows(e.moe.act),
-                          chunk.offsets, Store::Accumulate);
-    m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::NN, dact, drows, e.w.expert_down, chunk.offsets);
-    m.ops->swiglu_backward(*m.stream, dgate_up, dact, rows(e.moe.gate_up));
-    // The output's gradient has served: its rows take the input's, which starts back before the weights' gradient.
-    m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::NN, drows, dgate_up, e.w.expert_gate_up, chunk.offsets);
-    start_from_experts(m, layer, chunk, e.c.slots, e.c.expert_rows);
-    m.ops->grouped_matmul(*m.stream, m.workspace(), MatmulKind::TN, g.expert_gate_up, dgate_up, rows(e.moe.input),
-                          chunk.offsets, Store::Accumulate);
-  }
-  for (DispatchChunk& chunk : e.plan.in_use()) {
-    finish_from_experts(m, chunk);
-    const Tensor& back = e.travels ? e.c.slots : e.c.expert_rows;
-    m.ops->combine_rows(*m.stream, chunk.tokens_of(dx), chunk.slots_of(back), chunk.tokens_of(e.moe.slot), Tensor{},
-                        store);
+    if (!d.travels) m.ops->fill(*m.stream, part, 0);  // padding rows must not carry an old buffer's bits into dW
+    m.ops->combine_rows_backward(*m.stream, part, chunk.tokens_of(dweights), chunk.tokens_of(dsum),
+                                 chunk.slots_of(output), chunk.tokens_of(d.maps.slot), chunk.tokens_of(weights));
+    to_experts(m, d, chunk, dslots);
   }
 }
 
 }  // namespace
 
-void moe_forward(Transformer& m, std::int64_t layer, double share, bool replay) {
-  const Scratch& c = m.activations.scratch;
-  DispatchPlan& plan = m.plans[static_cast<std::size_t>(layer)];
-  route(m, layer, replay);
-  const Routed t = routed_tokens(m, layer);
+void moe_forward(const ModelContext& m, const LayerWeights& w, const Tensor& out, const Tensor& x,
+                 const Tensor& metrics, double share, MoeState& saved, const MoeScratch& scratch,
+                 const SequenceBuffers& buffers) {
+  Dispatch& d = saved.dispatch;
   const bool cut = cut_over_tp(m), shared = m.config.shared_expert;
-  const Tensor out = cut ? c.partial : c.branch;
-  const Store store = shared ? Store::Accumulate : Store::Overwrite;
-  if (!replay) {  // else the forward's plan and maps still hold
-    start_plan(m, layer, t.experts);
-    route_losses(m, layer, share);  // while the counts come to the host
-    finish_plan(m, layer);
-  }
-  // Recomputed for a backward that works in rounds, the experts' part is left out: it makes each round's again.
-  const bool experts = !replay || plan.rounds == 1;
-  for (std::int64_t r = 0; r < plan.rounds; ++r) {
-    const TokenRange range = round_of(plan, r, t.x.rows());
-    if (experts) {
-      if (plan.rounds > 1) plan_round(m, layer, range.of(t.experts));
-      start_forward(m, layer, range.of(t.x));
-    }
+  const Tensor sum = cut ? buffers.partial : out;
+  route(m, saved.router, x, w.router, scratch.router);
+  const Routed tokens = routed_tokens(m, x, saved.router, scratch, buffers);
+  count_assignments(m, d, tokens.experts);
+  router_losses(m, metrics, saved.router, share);  // while the counts come to the host
+  plan_transfers(m, d);
+  for (std::int64_t r = 0; r < d.rounds; ++r) {
+    const TokenRange round = d.round(r, tokens.x.rows());
+    if (d.rounds > 1) plan_round(m, d, round.of(tokens.experts));
+    send_tokens(m, d, round.of(tokens.x), saved.experts.input);
     if (shared && r == 0) {  // while the tokens travel
-      if (cut) {
-        mlp_partial_forward(m, layer, replay ? Tensor{} : out, t.x);
-      } else {
-        mlp_forward(m, layer, replay);
-      }
+      if (cut)
+        mlp_partial_forward(m, w, sum, tokens.x, saved.shared);
+      else
+        mlp_forward(m, w, out, x, saved.shared, buffers);
     }
-    if (experts) finish_forward(m, layer);
-    if (!replay) combine(m, layer, range.of(out), range.of(t.weights), store);
+    experts_forward(m, w, d, saved.experts, scratch.experts);
+    combine(m, d, round.of(sum), saved.experts.output, round.of(tokens.weights),
+            shared ? Store::Accumulate : Store::Overwrite);
   }
-  if (cut && !replay) reduce_sequence(m, c.branch);
+  if (cut) reduce_scatter_to_sequence_parallel_region(m, out, sum);
 }
 
-void moe_backward(Transformer& m, std::int64_t layer, double share) {
-  const Scratch& c = m.activations.scratch;
-  DispatchPlan& plan = m.plans[static_cast<std::size_t>(layer)];
+void moe_recompute(const ModelContext& m, const LayerWeights& w, const Tensor& x, MoeState& saved,
+                   const MoeScratch& scratch, const SequenceBuffers& buffers) {
+  Dispatch& d = saved.dispatch;
+  route_again(m, saved.router, x, w.router, scratch.router);
+  const Routed tokens = routed_tokens(m, x, saved.router, scratch, buffers);
+  const bool experts = d.rounds == 1;  // a backward that works in rounds makes each round's again
+  if (experts) send_tokens(m, d, tokens.x, saved.experts.input);
+  if (m.config.shared_expert) {
+    if (cut_over_tp(m))
+      mlp_partial_forward(m, w, Tensor{}, tokens.x, saved.shared);
+    else
+      mlp_forward(m, w, Tensor{}, x, saved.shared, buffers);
+  }
+  if (!experts) return;
+  experts_forward(m, w, d, saved.experts, scratch.experts);
+  for (const DispatchChunk& chunk : d.in_use()) m.stream->wait(chunk.transfer);
+}
+
+void moe_backward(const ModelContext& m, const LayerWeights& w, const LayerWeights& g, const Tensor& dx,
+                  const Tensor& dout, const Tensor& x, double share, MoeState& saved, const MoeScratch& scratch,
+                  const SequenceBuffers& buffers) {
+  Dispatch& d = saved.dispatch;
   const bool cut = cut_over_tp(m), shared = m.config.shared_expert;
-  const Routed t = routed_tokens(m, layer);
-  const Tensor dout = cut ? gather_sequence(m, c.dx, c.dgathered) : c.dx;
-  const Tensor dx = cut ? c.partial : c.dnorm, dweights = cut ? c.all_dweights : c.dweights;
-  const Store store = shared ? Store::Accumulate : Store::Overwrite;
-  for (std::int64_t r = 0; r < plan.rounds; ++r) {
-    const TokenRange range = round_of(plan, r, t.x.rows());
-    if (plan.rounds > 1) {  // only one round's activations exist at a time: this one's are made again
-      plan_round(m, layer, range.of(t.experts));
-      start_forward(m, layer, range.of(t.x));
-      finish_forward(m, layer);
+  const Routed tokens = routed_tokens(m, x, saved.router, scratch, buffers);
+  const Tensor dsum = cut ? gather_from_sequence_parallel_region(m, buffers.dgathered, dout) : dout;
+  const Tensor dtokens = cut ? buffers.partial : dx, dweights = cut ? scratch.all_dweights : scratch.dweights;
+  for (std::int64_t r = 0; r < d.rounds; ++r) {
+    const TokenRange round = d.round(r, tokens.x.rows());
+    if (d.rounds > 1) {  // only one round's activations exist at a time: this one's are made again
+      plan_round(m, d, round.of(tokens.experts));
+      send_tokens(m, d, round.of(tokens.x), saved.experts.input);
+      experts_forward(m, w, d, saved.experts, scratch.experts);
+      for (const DispatchChunk& chunk : d.in_use()) m.stream->wait(chunk.transfer);
     }
-    start_backward(m, layer, range.of(dweights), range.of(dout), range.of(t.weights));
+    combine_backward(m, d, round.of(dweights), scratch.experts.rows, round.of(dsum), saved.experts.output,
+                     round.of(tokens.weights));
     if (shared && r == 0) {  // while the gradients travel
-      if (cut) {
-        mlp_partial_backward(m, layer, dx, dout, t.x);
-      } else {
-        mlp_backward(m, layer);
-      }
+      if (cut)
+        mlp_partial_backward(m, w, g, dtokens, dsum, tokens.x, saved.shared, scratch.shared);
+      else
+        mlp_backward(m, w, g, dx, dout, x, saved.shared, scratch.shared, buffers);
     }
-    finish_backward(m, layer, range.of(dx), store);
+    experts_backward(m, w, g, d, saved.experts, scratch.experts);
+    combine(m, d, round.of(dtokens), d.slots_beside(scratch.experts.rows), Tensor{},
+            shared ? Store::Accumulate : Store::Overwrite);
   }
   if (cut) {
-    m.stream->wait(m.mesh->tp->all_reduce(c.all_dweights));
-    const std::int64_t rows = m.T_local(), first = rows * m.mesh->at.tp;
-    m.ops->convert(*m.stream, c.dweights, c.all_dweights.slice_rows(first, first + rows));
-    reduce_sequence(m, c.dnorm);
+    m.stream->wait(m.mesh->tp->all_reduce(scratch.all_dweights));
+    const std::int64_t first = m.T_local() * m.mesh->at.tp;
+    m.ops->convert(*m.stream, scratch.dweights, scratch.all_dweights.slice_rows(first, first + m.T_local()));
+    reduce_scatter_to_sequence_parallel_region(m, dx, dtokens);
   }
-  route_backward(m, layer, share);
+  route_backward(m, w.router, g.router, dx, scratch.dweights, x, share, saved.router, scratch.router);
 }
 
 }  // namespace upcycle

@@ -1,20 +1,16 @@
-#include "parallel/model/transformer.h"
+#include "parallel/model/sequence_parallel.h"
 
 namespace upcycle {
 
-Tensor gather_sequence(Transformer& m, const Tensor& x, const Tensor& into) {
+Tensor gather_from_sequence_parallel_region(const ModelContext& m, const Tensor& all, const Tensor& x) {
   if (m.mesh->layout.tp == 1) return x;
-  m.stream->wait(m.mesh->tp->all_gather(into, x));
-  return into;
+  m.stream->wait(m.mesh->tp->all_gather(all, x));
+  return all;
 }
 
-Tensor partial_buffer(Transformer& m, const Tensor& out) {
-  return m.mesh->layout.tp == 1 ? out : m.activations.scratch.partial;
-}
-
-void reduce_sequence(Transformer& m, const Tensor& out) {
+void reduce_scatter_to_sequence_parallel_region(const ModelContext& m, const Tensor& out, const Tensor& partial) {
   if (m.mesh->layout.tp == 1) return;
-  m.stream->wait(m.mesh->tp->reduce_scatter(out, m.activations.scratch.partial));
+  m.stream->wait(m.mesh->tp->reduce_scatter(out, partial));
 }
 
 }  // namespace upcycle

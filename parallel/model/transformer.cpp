@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/trace.h"
+#include "parallel/model/embedding.h"
 #include "parallel/model/rope.h"
 
 namespace upcycle {
@@ -22,16 +23,15 @@ Transformer make_transformer(Arena& arena, const ModelConfig& model, const PassS
   const std::int64_t positions = std::max(pass.S, pass.positions);
   m.rope_table = arena.take(DType::F32, {positions, m.sizes.D});
   m.activations = layout_activations(arena, model, m.sizes, mesh.layout, pass, ops.workspace_bytes(limits));
+  const Scratch& c = m.activations.scratch;
+  m.workspace = {c.workspace.data, c.workspace.bytes()};
   if (model.is_moe()) {
-    const MoeBuffers buffers = moe_buffers(m.sizes, mesh.layout, pass);
-    m.plans.assign(static_cast<std::size_t>(m.sizes.L), make_plan(m.sizes, mesh.layout.ep, buffers.chunks));
-    if (arena.allocated()) {
-      const auto counts = static_cast<std::size_t>(mesh.layout.ep * buffers.chunks * m.sizes.E);
-      m.host_counts = HostArray<std::int32_t>(device, counts);
-      m.host_pad = HostArray<std::int32_t>(device, static_cast<std::size_t>(buffers.rows));
-      m.host_unpad = HostArray<std::int32_t>(device, static_cast<std::size_t>(buffers.received));
-      m.host_next.resize(static_cast<std::size_t>(m.sizes.E_local));
-      m.copies = stream.make_companion();
+    const MoeBuffers rows = moe_buffers(m.sizes, mesh.layout, pass);
+    m.dispatch_host = std::make_unique<DispatchHost>();
+    if (arena.allocated()) *m.dispatch_host = make_dispatch_host(device, stream, m.sizes, mesh.layout.ep, rows);
+    for (std::int64_t l = 0; l < m.sizes.L; ++l) {
+      Dispatch& d = m.activations.layers[static_cast<std::size_t>(l)].moe.dispatch;
+      d = make_dispatch(l, m.sizes, mesh.layout.ep, rows, d.maps, c.dispatch, m.dispatch_host.get());
     }
   }
   if (arena.allocated()) {
@@ -54,92 +54,132 @@ void bind_gradients(Transformer& m, const Tensor& dense, const Tensor& expert) {
 
 namespace {
 
-// One layer from its input x; the MLP's addition is left in scratch.branch. `delta`: what the layer before left there,
-// added to `previous` as this layer's x (the first layer, and a recomputed one, start from x itself).
-void layer_forward(Transformer& m, std::int64_t layer, const Batch& batch, const Tensor& previous, bool add_delta,
-                   double share, bool replay, KvCache* cache) {
-  const auto l = static_cast<std::size_t>(layer);
-  const LayerWeights& w = m.weights.layers[l];
-  const LayerState& a = m.activations.layers[l];
-  const Tensor branch = m.activations.scratch.branch;
-  const auto eps = static_cast<float>(m.config.rms_norm_eps);
-  const TraceRange range("layer_forward");
-  if (add_delta) {
-    m.ops->rms_norm_forward(*m.stream, a.attention_norm, a.attention_rstd, a.x, previous, branch, w.attention_norm,
-                            eps);
-  } else {
-    m.ops->rms_norm_forward(*m.stream, a.attention_norm, a.attention_rstd, Tensor{}, a.x, Tensor{}, w.attention_norm,
-                            eps);
-  }
-  attention_forward(m, layer, batch, cache);
-  m.ops->rms_norm_forward(*m.stream, a.mlp_norm, a.mlp_rstd, a.x_mid, a.x, branch, w.mlp_norm, eps);
-  if (m.config.is_moe_layer(layer)) {
-    moe_forward(m, layer, share, replay);
-  } else {
-    mlp_forward(m, layer, replay);
-  }
+LayerState& state_of(Transformer& m, std::int64_t layer) {
+  return m.activations.layers[static_cast<std::size_t>(layer)];
 }
 
-// scratch.dx: gradient of the layer's output -> of its input.
-void layer_backward(Transformer& m, std::int64_t layer, const Batch& batch, double share) {
-  const auto l = static_cast<std::size_t>(layer);
-  const LayerWeights& w = m.weights.layers[l];
-  const LayerWeights& g = m.gradients.layers[l];
-  const LayerState& a = m.activations.layers[l];
+// For a function whose result is `out`: with tp = 1 its part of the sum is the sum.
+SequenceBuffers sequence_buffers(const Transformer& m, const Tensor& out) {
   const Scratch& c = m.activations.scratch;
+  return {c.gathered, c.dgathered, m.mesh->layout.tp > 1 ? c.partial : out};
+}
+
+// saved.out = the RMSNorm of x + delta, which becomes `sum`; without delta, of `sum` as it is.
+void add_and_norm(const ModelContext& m, const NormState& saved, const Tensor& sum, const Tensor& x,
+                  const Tensor& delta, const Tensor& weight) {
+  m.ops->rms_norm_forward(*m.stream, saved.out, saved.rstd, delta ? sum : Tensor{}, delta ? x : sum, delta, weight,
+                          static_cast<float>(m.config.rms_norm_eps));
+}
+
+// dx += the gradient of x from dout, that of the norm's output.
+void norm_backward(const ModelContext& m, const Tensor& dx, const Tensor& dweight, const Tensor& dout, const Tensor& x,
+                   const Tensor& weight, const NormState& saved) {
+  m.ops->rms_norm_backward(*m.stream, m.workspace, dx, dweight, dout, x, weight, saved.rstd);
+}
+
+// A layer's first half: its residual a.x = x + delta (where there is a delta, else a.x as it is), then
+// a.x_mid = a.x + attention, and a.mlp_norm, what the second half works on.
+void attention_half(Transformer& m, std::int64_t layer, const Tensor& x, const Tensor& delta, const Batch& batch,
+                    const PastKeysValues* past) {
+  const LayerWeights& w = m.weights.layers[static_cast<std::size_t>(layer)];
+  const LayerState& a = state_of(m, layer);
+  const Tensor& branch = m.activations.scratch.branch;
+  add_and_norm(m, a.attention_norm, a.x, x, delta, w.attention_norm);
+  attention_forward(m, w, branch, a.attention_norm.out, a.attention, batch, past, sequence_buffers(m, branch));
+  add_and_norm(m, a.mlp_norm, a.x_mid, a.x, branch, w.mlp_norm);
+}
+
+// One layer from x + delta: a.x_mid and, left to the next norm to be added, `out`.
+void layer_forward(Transformer& m, std::int64_t layer, const Tensor& out, const Tensor& x, const Tensor& delta,
+                   const Batch& batch, double share, const PastKeysValues* past) {
+  const TraceRange range("layer_forward");
+  const LayerWeights& w = m.weights.layers[static_cast<std::size_t>(layer)];
+  LayerState& a = state_of(m, layer);
+  attention_half(m, layer, x, delta, batch, past);
+  if (m.config.is_moe_layer(layer))
+    moe_forward(m, w, out, a.mlp_norm.out, m.activations.metrics_of(layer), share, a.moe, m.activations.scratch.moe,
+                sequence_buffers(m, out));
+  else
+    mlp_forward(m, w, out, a.mlp_norm.out, a.mlp, sequence_buffers(m, out));
+}
+
+// What a layer's backward reads, again from its residual a.x.
+void layer_recompute(Transformer& m, std::int64_t layer, const Batch& batch) {
+  const TraceRange range("layer_forward");
+  const LayerWeights& w = m.weights.layers[static_cast<std::size_t>(layer)];
+  LayerState& a = state_of(m, layer);
+  attention_half(m, layer, Tensor{}, Tensor{}, batch, nullptr);
+  if (m.config.is_moe_layer(layer))
+    moe_recompute(m, w, a.mlp_norm.out, a.moe, m.activations.scratch.moe, sequence_buffers(m, Tensor{}));
+  else
+    mlp_forward(m, w, Tensor{}, a.mlp_norm.out, a.mlp, sequence_buffers(m, Tensor{}));
+}
+
+// dx: the gradient of the layer's output -> of its input.
+void layer_backward(Transformer& m, std::int64_t layer, const Tensor& dx, const Batch& batch, double share) {
   const TraceRange range("layer_backward");
-  if (m.config.is_moe_layer(layer)) {
-    moe_backward(m, layer, share);
-  } else {
-    mlp_backward(m, layer);
-  }
-  m.ops->rms_norm_backward(*m.stream, m.workspace(), c.dx, g.mlp_norm, c.dnorm, a.x_mid, w.mlp_norm, a.mlp_rstd);
-  attention_backward(m, layer, batch);
-  m.ops->rms_norm_backward(*m.stream, m.workspace(), c.dx, g.attention_norm, c.dnorm, a.x, w.attention_norm,
-                           a.attention_rstd);
+  const LayerWeights& w = m.weights.layers[static_cast<std::size_t>(layer)];
+  const LayerWeights& g = m.gradients.layers[static_cast<std::size_t>(layer)];
+  LayerState& a = state_of(m, layer);
+  const Scratch& c = m.activations.scratch;
+  const SequenceBuffers buffers = sequence_buffers(m, c.dnorm);
+  if (m.config.is_moe_layer(layer))
+    moe_backward(m, w, g, c.dnorm, dx, a.mlp_norm.out, share, a.moe, c.moe, buffers);
+  else
+    mlp_backward(m, w, g, c.dnorm, dx, a.mlp_norm.out, a.mlp, c.mlp, buffers);
+  norm_backward(m, dx, g.mlp_norm, c.dnorm, a.x_mid, w.mlp_norm, a.mlp_norm);
+  attention_backward(m, w, g, c.dnorm, dx, a.attention_norm.out, a.attention, batch, c.attention, buffers);
+  norm_backward(m, dx, g.attention_norm, c.dnorm, a.x, w.attention_norm, a.attention_norm);
 }
 
 }  // namespace
 
-void forward_hidden(Transformer& m, const Batch& batch, double share, KvCache* cache) {
+void forward_hidden(Transformer& m, const Batch& batch, double share, std::span<const PastKeysValues> past) {
   const Activations& a = m.activations;
+  Tensor x = a.layers.front().x, delta;  // the residual is x + delta: the next norm adds
   m.arrivals.wait(*m.stream, -1);
-  embedding_forward(m, batch, a.layers.front().x);
+  embedding_forward(m, x, m.weights.embedding, batch.tokens, sequence_buffers(m, x));
   for (std::int64_t l = 0; l < m.sizes.L; ++l) {
     m.arrivals.wait(*m.stream, l);
-    const Tensor previous = l == 0 ? Tensor{} : a.layers[static_cast<std::size_t>(l - 1)].x_mid;
-    layer_forward(m, l, batch, previous, l > 0, share, false, cache);
+    layer_forward(m, l, a.scratch.branch, x, delta, batch, share,
+                  past.empty() ? nullptr : &past[static_cast<std::size_t>(l)]);
+    x = state_of(m, l).x_mid;
+    delta = a.scratch.branch;
   }
   m.arrivals.wait(*m.stream, m.sizes.L);
-  m.ops->rms_norm_forward(*m.stream, a.final_norm, a.final_rstd, a.x_last, a.layers.back().x_mid, a.scratch.branch,
-                          m.weights.final_norm, static_cast<float>(m.config.rms_norm_eps));
-  if (cache != nullptr) cache->length += m.T();
+  add_and_norm(m, a.final_norm, a.x_last, x, delta, m.weights.final_norm);
 }
 
 void forward(Transformer& m, const Batch& batch, double share) {
+  const Activations& a = m.activations;
   forward_hidden(m, batch, share);
-  head_forward(m, batch);
+  head_forward(m, m.weights.head, a.loss_sum, a.final_norm.out, batch.targets, a.head, sequence_buffers(m, Tensor{}));
 }
 
 void backward(Transformer& m, const Batch& batch, const LossScale& scale, const GradientsReady& ready) {
   UPCYCLE_CHECK(m.pass.training, "backward of a model that was laid out for inference");
   const Activations& a = m.activations;
-  const Scratch& c = a.scratch;
-  head_backward(m, batch, scale.valid_tokens_global > 0 ? static_cast<float>(1 / scale.valid_tokens_global) : 0.0f);
-  m.ops->fill(*m.stream, c.dx, 0);
-  m.ops->rms_norm_backward(*m.stream, m.workspace(), c.dx, m.gradients.final_norm, c.dnorm, a.x_last,
-                           m.weights.final_norm, a.final_rstd);
+  const Tensor &dx = a.scratch.dx, &dnorm = a.scratch.dnorm;
   const auto complete = [&](std::int64_t layer) {
     if (ready) ready(layer);
   };
+  head_backward(m, m.weights.head, m.gradients.head, dnorm, a.final_norm.out, batch.targets,
+                scale.valid_tokens_global > 0 ? static_cast<float>(1 / scale.valid_tokens_global) : 0.0f, a.head,
+                sequence_buffers(m, dnorm));
+  m.ops->fill(*m.stream, dx, 0);
+  norm_backward(m, dx, m.gradients.final_norm, dnorm, a.x_last, m.weights.final_norm, a.final_norm);
   complete(m.sizes.L);
   for (std::int64_t l = m.sizes.L - 1; l >= 0; --l) {
-    if (m.pass.recompute == Recompute::Full) layer_forward(m, l, batch, Tensor{}, false, scale.share(), true, nullptr);
-    layer_backward(m, l, batch, scale.share());
+    if (m.pass.recompute == Recompute::Full) layer_recompute(m, l, batch);
+    layer_backward(m, l, dx, batch, scale.share());
     complete(l);
   }
-  embedding_backward(m, batch, c.dx);
+  embedding_backward(m, m.gradients.embedding, dx, batch.tokens, sequence_buffers(m, Tensor{}));
   complete(-1);
+}
+
+void logits(Transformer& m, const Tensor& out, std::int64_t row, std::int64_t rows) {
+  head_logits(m, m.weights.head, out, m.activations.final_norm.out, row, rows, sequence_buffers(m, Tensor{}));
 }
 
 }  // namespace upcycle

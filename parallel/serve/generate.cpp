@@ -2,43 +2,23 @@
 
 #include <algorithm>
 
+#include "parallel/serve/kv_cache.h"
+
 namespace upcycle {
 namespace {
 
-struct Cache {
-  Arena arena{"key/value cache"};
-  KvCache kv;
-};
-
-Cache make_cache(const LoadedModel& m, const Sizes& s, std::int64_t capacity) {
-  Cache c;
-  const auto layout = [&] {
-    c.kv.k.clear();
-    c.kv.v.clear();
-    for (std::int64_t l = 0; l < s.L; ++l) {
-      c.kv.k.push_back(c.arena.take(m.dtype, {capacity, s.K_local * s.D}));
-      c.kv.v.push_back(c.arena.take(m.dtype, {capacity, s.K_local * s.D}));
-    }
-    c.kv.offsets = c.arena.take(DType::I32, {2});
-  };
-  layout();
-  c.arena.allocate(*m.device);
-  layout();
-  c.kv.capacity = capacity;
-  return c;
-}
-
 // Runs the pass's tokens behind what the cache holds; returns the last row's logits (V).
-std::vector<float> extend(const LoadedModel& m, Pass& pass, Cache& cache, std::span<const std::int32_t> tokens) {
+std::vector<float> extend(const LoadedModel& m, Pass& pass, KvCache& cache, std::span<const std::int32_t> tokens) {
   const auto n = static_cast<std::int32_t>(tokens.size());
-  const auto begin = static_cast<std::int32_t>(cache.kv.length);
+  const auto begin = static_cast<std::int32_t>(cache.length);
   std::vector<std::int32_t> positions;
   for (std::int32_t i = 0; i < n; ++i) positions.push_back(begin + i);
   const std::int32_t offsets[2] = {0, begin + n};
   m.device->copy_from_host(*m.stream, pass.batch.tokens.data, tokens.data(), tokens.size_bytes());
   m.device->copy_from_host(*m.stream, pass.batch.positions.data, positions.data(), pass.batch.positions.bytes());
-  m.device->copy_from_host(*m.stream, cache.kv.offsets.data, offsets, sizeof offsets);
-  forward_hidden(*pass.model, pass.batch, 0, &cache.kv);
+  m.device->copy_from_host(*m.stream, cache.offsets.data, offsets, sizeof offsets);
+  forward_hidden(*pass.model, pass.batch, 0, extended_by(cache, n));
+  cache.length += n;
   std::vector<float> out(static_cast<std::size_t>(m.config.vocab_size));
   const Tensor row = pass.model->activations.scratch.logits_row;
   logits(*pass.model, row, n - 1, 1);
@@ -57,13 +37,13 @@ std::vector<std::int32_t> generate(const LoadedModel& m, std::span<const std::in
   const std::int64_t capacity = std::min(m.config.max_position_embeddings, n + most);
   Pass prefill = make_pass(m, 1, n);
   Pass decode = make_pass(m, 1, 1, capacity);
-  Cache cache = make_cache(m, prefill.model->sizes, capacity);
+  KvCache cache = make_kv_cache(*m.device, prefill.model->sizes, m.dtype, capacity);
   std::vector<std::int32_t> tokens;
   std::vector<float> next = extend(m, prefill, cache, prompt);
   while (static_cast<std::int64_t>(tokens.size()) < most) {
     tokens.push_back(sample_token(next, options, tokens.size()));
     emit(tokens.back());
-    if (tokens.back() == stop_id || cache.kv.length >= capacity) break;
+    if (tokens.back() == stop_id || cache.length >= capacity) break;
     next = extend(m, decode, cache, std::span(tokens).last(1));
   }
   return tokens;

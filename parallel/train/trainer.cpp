@@ -75,7 +75,7 @@ Trainer make_trainer(const Config& config, const Mesh& mesh, Device& device, Str
   bind_weights(*t.model, t.memory.weights.dense, t.memory.weights.expert);
   bind_gradients(*t.model, t.memory.grads.dense, t.memory.grads.expert);
   t.optimizer =
-      make_optimizer(t.model->table, t.model->arrivals, mesh, device, ops, stream, t.model->workspace(), config.train);
+      make_optimizer(t.model->table, t.model->arrivals, mesh, device, ops, stream, t.model->workspace, config.train);
   t.host_tokens = HostArray<std::int32_t>(device, static_cast<std::size_t>(n * pass.T()));
   t.host_targets = HostArray<std::int32_t>(device, t.host_tokens.size());
   t.host_sums = HostArray<double>(device, static_cast<std::size_t>(t.model->activations.step_sums.size()) + 1);

@@ -71,7 +71,8 @@ TEST_P(AllTokensToOneExpert, InRounds) {
   const FixedSequences data = random_sequences(c.train.global_batch_size, c.train.seq_length, c.model.vocab_size, 3);
   compare_all_layouts(c, all_tokens_to({target}), data, [&](Trainer& t) {
     EXPECT_EQ(experts_in_use(t), std::set<std::int32_t>{static_cast<std::int32_t>(target)});
-    for (const DispatchPlan& plan : t.model->plans) EXPECT_EQ(plan.rounds > 1, t.mesh->layout.ep > 1);
+    for (const LayerState& layer : t.model->activations.layers)
+      EXPECT_EQ(layer.moe.dispatch.rounds > 1, t.mesh->layout.ep > 1);
   });
 }
 
@@ -89,7 +90,7 @@ TEST(AllTokensToOneOfMany, WithoutRounds) {
   c.parallel.imbalance_factor = mpi_session().size();
   const FixedSequences data = random_sequences(c.train.global_batch_size, c.train.seq_length, c.model.vocab_size, 3);
   compare_all_layouts(c, all_tokens_to({c.model.num_local_experts - 1}), data, [](Trainer& t) {
-    for (const DispatchPlan& plan : t.model->plans) EXPECT_EQ(plan.rounds, 1);
+    for (const LayerState& layer : t.model->activations.layers) EXPECT_EQ(layer.moe.dispatch.rounds, 1);
   });
 }
 

@@ -63,7 +63,7 @@ TEST_P(Accumulation, TheLossIsTheMeanOverValidTokens) {
   Config c = config_of(4, 0);
   Trainer t = random_trainer(rig, c, mesh);
   const double loss = compute_gradients(t, data.source()).loss;
-  const std::vector<float> nlls = floats_of(t, t.model->activations.nll);
+  const std::vector<float> nlls = floats_of(t, t.model->activations.head.nll);
   double sum = 0;
   for (std::size_t i = 0; i < data.targets.size(); ++i) {
     const float nll = nlls[i];

@@ -98,7 +98,7 @@ TEST_P(Golden, PerTokenLossAndLogits) {
   Trainer t = trainer(Recompute::None);
   (void)compute_gradients(t, sequences.source());
   const std::vector<float> nll = read_all(file, "nll");
-  const std::vector<float> got = floats_of(t, t.model->activations.nll);
+  const std::vector<float> got = floats_of(t, t.model->activations.head.nll);
   for (std::size_t i = 0; i < nll.size(); ++i)
     if (sequences.targets[i] >= 0) {
       EXPECT_NEAR(got[i], nll[i], 2e-5) << "token " << i;

@@ -62,9 +62,9 @@ TEST(Numerics, AuxLossIsTheFormulaWeightedByValidTokens) {
     const StepResult r = compute_gradients(one, data.source());
     double expected = 0, expected_z = 0;
     for (std::int64_t l = 0; l < 2; ++l) {
-      const MoeState& moe = one.model->activations.layers[static_cast<std::size_t>(l)].moe;
+      const RouterState& router = one.model->activations.layers[static_cast<std::size_t>(l)].moe.router;
       const std::vector<std::int32_t> chosen = chosen_experts(one, l);
-      const std::vector<float> probs = floats_of(one, moe.probs), lse = floats_of(one, moe.lse);
+      const std::vector<float> probs = floats_of(one, router.probs), lse = floats_of(one, router.lse);
       for (std::int64_t e = 0; e < 4; ++e) {
         const double f = static_cast<double>(std::count(chosen.begin(), chosen.end(), e)) / 18;
         double P = 0;

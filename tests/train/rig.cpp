@@ -148,11 +148,11 @@ void expect_same_state(const TrainedState& a, const TrainedState& b) {
 }
 
 std::vector<std::int32_t> chosen_experts(const Trainer& t, std::int64_t layer) {
-  return values_of<std::int32_t>(t, t.model->activations.layers[static_cast<std::size_t>(layer)].moe.experts);
+  return values_of<std::int32_t>(t, t.model->activations.layers[static_cast<std::size_t>(layer)].moe.router.experts);
 }
 
 double smallest_gap(const Trainer& t, std::int64_t layer) {
-  const Tensor& probs = t.model->activations.layers[static_cast<std::size_t>(layer)].moe.probs;
+  const Tensor& probs = t.model->activations.layers[static_cast<std::size_t>(layer)].moe.router.probs;
   const auto E = static_cast<std::size_t>(t.config.model.num_local_experts),
              k = static_cast<std::size_t>(t.config.model.num_experts_per_tok);
   double gap = std::numeric_limits<double>::infinity();

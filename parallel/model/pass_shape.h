@@ -1,0 +1,22 @@
+#pragma once
+#include <cstdint>
+
+#include "core/dtype.h"
+
+namespace upcycle {
+
+enum class Recompute : std::uint8_t { None, Full };
+
+// The size of one pass over a model, forward or both ways, and how it is made.
+struct PassShape {
+  std::int64_t B = 1, S = 1;   // sequences and their length; T = B * S rows, divisible by tp
+  std::int64_t positions = 0;  // of the RoPE table; 0: S (a decoding pass needs its cache's)
+  bool training = true;        // false: forward only, one layer's activations are kept
+  Recompute recompute = Recompute::None;
+  DType dtype = DType::F32;
+  double imbalance_factor = 2;       // expert buffers hold this multiple of the even share (ep > 1)
+  std::int64_t dispatch_chunks = 1;  // see moe_buffers().chunks
+  std::int64_t T() const { return B * S; }
+};
+
+}  // namespace upcycle

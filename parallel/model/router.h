@@ -1,0 +1,46 @@
+#pragma once
+#include "parallel/model/context.h"
+
+// The router of one MoE layer, in fp32: logits, the k best experts of each token, their weights, and the losses that
+// keep it balanced.
+namespace upcycle {
+
+// What the backward reads of a forward.
+struct RouterState {
+  // Kept under recompute: experts are never chosen twice.
+  Tensor experts;       // i32 (T_local, k)
+  Tensor stats;         // f64 (2E + 2), see Ops::router_stats; summed over tp
+  Tensor expert_scale;  // fp32 (E): the losses' coefficient of each expert's probability
+  // Of the pass under way.
+  Tensor probs, weights, lse;  // fp32 (T_local, E), (T_local, k), (T_local)
+};
+
+struct RouterScratch {
+  Tensor x, w;             // fp32 (T_local, H), (E, H)
+  Tensor logits, dlogits;  // fp32 (T_local, E)
+};
+
+// What the router did in a layer, summed over microbatches with their share of the valid tokens as weight; as
+// Ops::router_losses orders them.
+struct RouterMetrics {
+  double aux = 0, z = 0, entropy = 0, load_max_over_mean = 0;
+};
+
+// x (T_local, H), weight (E, H) -> saved.experts, and saved.probs, weights, lse.
+void route(const ModelContext& m, const RouterState& saved, const Tensor& x, const Tensor& weight,
+           const RouterScratch& scratch);
+// The same for the experts that were chosen before: what a recomputed layer does.
+void route_again(const ModelContext& m, const RouterState& saved, const Tensor& x, const Tensor& weight,
+                 const RouterScratch& scratch);
+
+// The losses of what route has chosen: saved.stats and expert_scale, and metrics f64 (4) += RouterMetrics of this
+// microbatch, weighted by `share`, its part of the step's valid tokens.
+void router_losses(const ModelContext& m, const Tensor& metrics, const RouterState& saved, double share);
+
+// dx (T_local, H) += and dweight fp32 (E, H) += the gradients of the losses and, from dweights fp32 (T_local, k), of
+// the chosen experts' weights.
+void route_backward(const ModelContext& m, const Tensor& weight, const Tensor& dweight, const Tensor& dx,
+                    const Tensor& dweights, const Tensor& x, double share, const RouterState& saved,
+                    const RouterScratch& scratch);
+
+}  // namespace upcycle
