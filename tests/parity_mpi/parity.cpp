@@ -194,7 +194,7 @@ void expect_parity(Trainer& t, const StepResult& got, const Reference& want) {
   const ParamTable table = make_global_table(t.config.model);
   const std::vector<double> differences = gradient_differences(t, want.gradients);
   for (std::size_t i = 0; i < table.rows.size(); ++i)
-    EXPECT_LE(differences[i], 1e-5 * want.norms[i] + 1e-7 * want.norm)
+    EXPECT_LE(differences[i], allowed_distance(want.norms[i], want.norm))
         << table.rows[i].name << ", norm " << want.norms[i] << " of " << want.norm;
   EXPECT_NEAR(clipped_norm(t), want.norm, 1e-5 * want.norm);
 }

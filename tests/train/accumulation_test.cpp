@@ -17,7 +17,7 @@ void expect_equal_gradients(const Trainer& a, const Trainer& b) {
   all = std::sqrt(all);
   for (const ParamRow& row : a.model->table.rows) {
     const std::vector<float> g0 = gradient_of(a, row), g = gradient_of(b, row);
-    EXPECT_LE(distance(g, g0), 1e-5 * norm(g0) + 1e-7 * all) << row.name;
+    EXPECT_LE(distance(g, g0), allowed_distance(norm(g0), all)) << row.name;
   }
 }
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "core/measure.h"
 #include "parallel/train/step.h"
 #include "parallel/train/trainer.h"
 
@@ -99,9 +100,5 @@ std::vector<float> gradient_of(const Trainer& t, const ParamRow& row);
 
 // Clips the gradients of compute_gradients; their norm before.
 double clipped_norm(Trainer& t);
-
-// ||a - b|| and ||b||, in fp64.
-double distance(std::span<const float> a, std::span<const float> b);
-double norm(std::span<const float> a);
 
 }  // namespace upcycle
