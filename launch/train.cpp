@@ -24,6 +24,7 @@
 #include "parallel/checkpoint/writer.h"
 #include "parallel/comm/agree.h"
 #include "parallel/plan/plan.h"
+#include "parallel/train/dump.h"
 #include "parallel/train/evaluate.h"
 #include "parallel/train/schedule.h"
 #include "parallel/train/step.h"
@@ -236,6 +237,10 @@ bool train_loop(Run& run, Metrics& metrics) {
     }
     Trainer& t = run.trainer;
     const Config& c = run.setup.config;
+    if (!c.debug.dump.empty() && t.step == (c.debug.dump_step > 0 ? c.debug.dump_step - 1 : first)) {
+      dump_step(t, source, c.debug.dump);
+      log_info("step {}: its activations and gradients are in {}", t.step + 1, c.debug.dump);
+    }
     profile.before_step(t.step + 1);
     const auto begin = Clock::now();
     const StepResult result = [&] {
@@ -331,6 +336,7 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
   agree_or_throw(*mesh.world, [&] {
     // Before anything is written: what can not be computed or held here is said now.
     yardstick = make_yardstick(backend, run.setup.config.storage(), layout.world);
+    if (session.rank() == 0 && !run.setup.config.debug.dump.empty()) make_dump_folder(run.setup.config.debug.dump);
     run.trainer = make_trainer(run.setup.config, mesh, *backend.device, *backend.stream, *backend.ops);
   });
   if (all_stop(*mesh.world)) return stopped_before_training();

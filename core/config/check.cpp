@@ -132,6 +132,12 @@ void check_train(const Config& config, const Trained& done) {
          fmt::format("at least train.profile_step_start = {}", t.profile_step_start), "both steps are in the window");
   if (t.profile_step_start == 0 && t.profile_step_end > 0)
     fail("train.profile_step_end", t.profile_step_end, "train.profile_step_start beside it", "steps count from 1");
+  if (const std::int64_t dumped = config.debug.dump_step; dumped > 0) {
+    if (config.debug.dump.empty()) fail("debug.dump_step", dumped, "debug.dump beside it", "name the folder");
+    if (dumped <= done.step || dumped > steps)
+      fail("debug.dump_step", dumped, fmt::format("{} to {}, the steps of this run", done.step + 1, steps),
+           "steps count from 1");
+  }
   if (t.warmup_steps > steps)
     fail("train.warmup_steps", t.warmup_steps, fmt::format("at most the run's {} steps", steps), "lower it");
   // A constant learning rate never falls to min_lr.

@@ -101,6 +101,12 @@ struct CheckpointConfig {
   bool operator==(const CheckpointConfig&) const = default;
 };
 
+struct DebugConfig {
+  std::string dump;            // a folder; "": nothing is dumped
+  std::int64_t dump_step = 0;  // counted from 1; 0: the first that this process trains
+  bool operator==(const DebugConfig&) const = default;
+};
+
 struct Config {
   std::int64_t seed = 1;
   std::string dtype = "bf16", device = "cpu";
@@ -111,6 +117,7 @@ struct Config {
   TrainConfig train;
   ParallelConfig parallel;
   CheckpointConfig checkpoint;
+  DebugConfig debug;
   std::vector<std::string> given;  // dotted keys that the user set (file or override), e.g. "model.num_local_experts"
   std::vector<std::string> overridden;  // those of them whose last word was the command line's
   std::string file;                     // where the others come from; "" = no file

@@ -117,6 +117,9 @@ std::vector<Field> make_fields() {
       FIELD(checkpoint.keep, "newest checkpoints to keep; 0: all", {}, count),
       FIELD(checkpoint.background, "write while training goes on"),
       FIELD(checkpoint.resume, "go on from the run folder's newest checkpoint"),
+
+      FIELD(debug.dump, "folder for one step's activations and gradients, which `upcycle diff` compares; empty: none"),
+      FIELD(debug.dump_step, "the step, counted from 1, that is dumped; 0: the first of this start", {}, count),
   };
 }
 #undef FIELD

@@ -5,7 +5,10 @@
 
 #include "parallel/model/activations.h"
 #include "parallel/model/arrivals.h"
+#include "parallel/model/dispatch.h"
+#include "parallel/model/observer.h"
 #include "parallel/model/params.h"
+#include "parallel/model/weights.h"
 
 namespace upcycle {
 
@@ -18,6 +21,7 @@ struct Transformer : ModelContext {
   Arrivals arrivals;           // of parts of the weights
   Activations activations;
   std::unique_ptr<DispatchHost> dispatch_host;  // what planning the layers' transfers needs (MoE models)
+  Observer* observer = nullptr;                 // null: nobody looks on
 };
 
 // Everything but parameters, laid out in `arena` (planning or allocated): call once each way. `weights` views are set
