@@ -19,6 +19,7 @@ int run_eval(const Arguments& arguments);
 int run_score(const Arguments& arguments);
 int run_generate(const Arguments& arguments);
 int run_inspect(const Arguments& arguments);
+int run_diff(const Arguments& arguments);
 int run_reshard(const Arguments& arguments);
 int run_bench(const Arguments& arguments);
 int run_plan(const Arguments& arguments);

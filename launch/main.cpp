@@ -37,6 +37,7 @@ const std::vector<Command> commands = {
     {"score", run_score, Ranks::One, "log-likelihood of given token ids"},
     {"generate", run_generate, Ranks::One, "continue a text"},
     {"inspect", run_inspect, Ranks::One, "what a model or checkpoint is"},
+    {"diff", run_diff, Ranks::One, "the first tensor in which two dumps or models differ, and by how much"},
     {"reshard", run_reshard, Ranks::One, "a checkpoint to the files of another layout"},
     {"export", run_export, Ranks::One, "a model to a Hugging Face directory"},
     {"bench", run_bench, Ranks::Many, "measure: whole training steps"},
