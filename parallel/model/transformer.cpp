@@ -115,6 +115,24 @@ void layer_recompute(Transformer& m, std::int64_t layer, const Batch& batch) {
     mlp_forward(m, w, Tensor{}, a.mlp_norm.out, a.mlp, sequence_buffers(m, Tensor{}));
 }
 
+// What a layer has made, `out` its last addition, once, in the forward: recomputed tensors are the same ones.
+void show_layer(Transformer& m, std::int64_t layer, const Tensor& out) {
+  if (m.observer == nullptr) return;
+  const LayerState& a = state_of(m, layer);
+  m.observer->activation(layer, "x", a.x);
+  m.observer->activation(layer, "x_mid", a.x_mid);
+  m.observer->activation(layer, "mlp_norm", a.mlp_norm.out);
+  if (m.config.is_moe_layer(layer)) {
+    m.observer->activation(layer, "experts", a.moe.router.experts);
+    m.observer->activation(layer, "weights", a.moe.router.weights);
+  }
+  m.observer->activation(layer, "mlp", out);
+}
+
+void show_gradient(const Transformer& m, std::int64_t layer, const char* name, const Tensor& dx) {
+  if (m.observer != nullptr) m.observer->gradient(layer, name, dx);
+}
+
 // dx: the gradient of the layer's output -> of its input.
 void layer_backward(Transformer& m, std::int64_t layer, const Tensor& dx, const Batch& batch, double share) {
   const TraceRange range("layer_backward");
@@ -128,6 +146,7 @@ void layer_backward(Transformer& m, std::int64_t layer, const Tensor& dx, const 
   else
     mlp_backward(m, w, g, c.dnorm, dx, a.mlp_norm.out, a.mlp, c.mlp, buffers);
   norm_backward(m, dx, g.mlp_norm, c.dnorm, a.x_mid, w.mlp_norm, a.mlp_norm);
+  show_gradient(m, layer, "dx_mid", dx);
   attention_backward(m, w, g, c.dnorm, dx, a.attention_norm.out, a.attention, batch, c.attention, buffers);
   norm_backward(m, dx, g.attention_norm, c.dnorm, a.x, w.attention_norm, a.attention_norm);
 }
@@ -143,6 +162,7 @@ void forward_hidden(Transformer& m, const Batch& batch, double share, std::span<
     m.arrivals.wait(*m.stream, l);
     layer_forward(m, l, a.scratch.branch, x, delta, batch, share,
                   past.empty() ? nullptr : &past[static_cast<std::size_t>(l)]);
+    show_layer(m, l, a.scratch.branch);
     x = state_of(m, l).x_mid;
     delta = a.scratch.branch;
   }
@@ -152,8 +172,17 @@ void forward_hidden(Transformer& m, const Batch& batch, double share, std::span<
 
 void forward(Transformer& m, const Batch& batch, double share) {
   const Activations& a = m.activations;
+  if (m.observer != nullptr) {
+    m.observer->begin_microbatch();
+    m.observer->activation(-1, "tokens", batch.tokens);
+    m.observer->activation(-1, "targets", batch.targets);
+  }
   forward_hidden(m, batch, share);
   head_forward(m, m.weights.head, a.loss_sum, a.final_norm.out, batch.targets, a.head, sequence_buffers(m, Tensor{}));
+  if (m.observer != nullptr) {
+    m.observer->activation(-1, "final_norm", a.final_norm.out);
+    m.observer->activation(-1, "nll", a.head.nll);
+  }
 }
 
 void backward(Transformer& m, const Batch& batch, const LossScale& scale, const GradientsReady& ready) {
@@ -168,10 +197,12 @@ void backward(Transformer& m, const Batch& batch, const LossScale& scale, const 
                 sequence_buffers(m, dnorm));
   m.ops->fill(*m.stream, dx, 0);
   norm_backward(m, dx, m.gradients.final_norm, dnorm, a.x_last, m.weights.final_norm, a.final_norm);
+  show_gradient(m, -1, "dx", dx);
   complete(m.sizes.L);
   for (std::int64_t l = m.sizes.L - 1; l >= 0; --l) {
     if (m.pass.recompute == Recompute::Full) layer_recompute(m, l, batch);
     layer_backward(m, l, dx, batch, scale.share());
+    show_gradient(m, l, "dx", dx);
     complete(l);
   }
   embedding_backward(m, m.gradients.embedding, dx, batch.tokens, sequence_buffers(m, Tensor{}));

@@ -68,6 +68,18 @@ TEST_F(CudaRun, ACheckpointGoesFromCudaToTheCpuAndBack) {
   expect_same_steps("from_cpu", "cpu", 1e-4);
 }
 
+// A rank's rows come from its GPU; copies that came too early would differ.
+TEST_F(CudaRun, ADumpIsTheCpus) {
+  json changes{{"model", moe}, {"train", {{"steps", 1}}}};
+  changes["debug"]["dump"] = file("cpu_dump");
+  small.train("cpu", changes);
+  changes["debug"]["dump"] = file("cuda_dump");
+  changes["parallel"] = {{"tp", 2}};
+  (void)expect_trained("cuda", changes, 2);
+  const Outcome o = run_upcycle({"diff", file("cpu_dump"), file("cuda_dump"), "--relative=1e-3"});
+  EXPECT_EQ(o.exit_code, 0) << o.out << o.err;
+}
+
 TEST_F(CudaRun, TwoRanksOverNcclThenOneOnTheCpu) {
   json all{{"model", moe}, {"train", {{"steps", 4}}}}, half = all;
   small.train("cpu", all);
