@@ -4,7 +4,7 @@
 #include <filesystem>
 
 #include "core/error.h"
-#include "parallel/checkpoint/tensor_source.h"
+#include "parallel/model/tensor_source.h"
 #include "parallel/train/dump_files.h"
 
 namespace upcycle {

@@ -1,7 +1,7 @@
 #pragma once
 #include <string>
 
-#include "parallel/train/trainer.h"
+#include "parallel/train/step.h"
 
 namespace upcycle {
 

@@ -4,7 +4,9 @@
 #include <cmath>
 #include <set>
 
+#include "core/config/describe.h"
 #include "core/config/fields.h"
+#include "core/config/parse.h"
 #include "core/rng.h"
 #include "tests/core/other_value.h"
 #include "tests/upcycle/models.h"
