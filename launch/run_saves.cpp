@@ -1,0 +1,74 @@
+#include "launch/run_saves.h"
+
+#include <filesystem>
+
+#include "core/log.h"
+#include "launch/model_files.h"
+#include "parallel/checkpoint/publish.h"
+#include "parallel/checkpoint/rank_files.h"
+
+namespace upcycle {
+
+std::vector<std::string> travelling(const RunSetup& setup) {
+  const Config& c = setup.config;
+  if (!c.data.tokenizer.empty() && c.data.tokenizer != "bytes") return {c.data.tokenizer};
+  if (setup.checkpoint != nullptr) return travelling_files(setup.checkpoint->directory());
+  const std::string from = !c.init.load.empty() ? c.init.load : c.init.upcycle;
+  return from.empty() ? std::vector<std::string>{} : travelling_files(model_folder(from));
+}
+
+void warn_of_newer_steps(const std::string& dir) {
+  const std::vector<std::string> steps = newer_steps(dir);
+  if (steps.empty()) return;
+  const std::string newer =
+      steps.size() == 1 ? steps[0] + " is" : fmt::format("{} to {} are", steps.front(), steps.back());
+  log_warn(
+      "{}/latest names {}, and {} newer: training goes on from there and replaces each newer step as it comes to it; "
+      "to keep one, move it out of the folder",
+      dir, read_latest(dir), newer);
+}
+
+void finish_save(TrainingRun& run) {
+  if (run.writer == nullptr || !run.writer->busy()) return;
+  run.writer->finish();
+}
+
+void publish_written(TrainingRun& run) {
+  if (run.writer == nullptr || !run.writer->busy()) return;
+  // All ranks are busy with the same save, so all come here.
+  if (run.mesh.world->max_of(run.writer->written() ? 0 : 1) == 0) finish_save(run);
+}
+
+void start_save(TrainingRun& run) {
+  finish_save(run);  // the snapshot is one: the save before must be published first
+  Trainer& t = run.trainer;
+  t.wall_seconds =
+      run.wall_before + std::chrono::duration<double>(std::chrono::steady_clock::now() - run.start).count();
+  CheckpointInfo info = checkpoint_info(t);
+  info.init = run.setup.init;
+  info.config = config_text(run.setup);
+  for (const std::string& file : run.travel) {
+    const std::string name = std::filesystem::path(file).filename().string();
+    if (name.ends_with(".model") || (info.tokenizer.empty() && name == "tokenizer.json")) info.tokenizer = name;
+  }
+  run.writer->start(info, take_snapshot(t, *run.snapshot), run.travel);
+  if (!run.setup.config.checkpoint.background) finish_save(run);
+}
+
+std::string save_before_divergence(TrainingRun& run, bool is_saved) {
+  if (run.writer == nullptr) return "checkpoint.dir is empty: nothing is kept; lower train.lr or look at the data";
+  const std::string& dir = run.setup.config.checkpoint.dir;
+  run.writer->keep_all();
+  try {
+    if (!is_saved) start_save(run);
+    finish_save(run);
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return fmt::format(
+      "the state before it is saved in {}/{}: lower train.lr or look at the data and go on; where the weights are "
+      "ruined already, write the name of an older step into {}/{}",
+      dir, step_folder_name(run.trainer.step), dir, latest_name);
+}
+
+}  // namespace upcycle

@@ -1,0 +1,91 @@
+#include "launch/training_run.h"
+
+#include "core/config/check.h"
+#include "core/log.h"
+#include "launch/metrics.h"
+#include "launch/model_files.h"
+#include "parallel/train/evaluate.h"
+#include "parallel/upcycle/from_checkpoint.h"
+#include "parallel/upcycle/live_upcycle.h"
+
+namespace upcycle {
+namespace {
+
+// Real tokens to measure an upcycling on: the first sequence of the run, at most 256 of it.
+std::vector<std::int32_t> probe_tokens(TrainingRun& run) {
+  const std::int64_t S = run.setup.config.train.seq_length;
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(S)), targets(tokens.size());
+  run.sampler->fill(0, tokens.data(), targets.data());
+  tokens.resize(static_cast<std::size_t>(probe_length(S, run.mesh.layout.tp)));
+  return tokens;
+}
+
+}  // namespace
+
+void open_data(TrainingRun& run) {
+  const Config& c = run.setup.config;
+  check_data(c);
+  if (!c.data.tokenizer.empty()) check_tokenizer(c.data.tokenizer, c.model);
+  run.sampler = std::make_unique<Sampler>(c.data.train, c.model.vocab_size, c.train.seq_length, c.data.seed);
+  for (const auto& [name, prefix] : c.data.valid) {
+    run.valid.emplace(name, TokenSet::open(prefix, c.model.vocab_size));
+    (void)EvalWindows(run.valid.at(name), c.train.seq_length);  // one too short to evaluate
+  }
+  // Ids are checked whenever they are read; another tokenizer's set is refused before anything is written.
+  if (run.mesh.world->rank() != 0) return;
+  for (const WeightedPath& part : c.data.train) TokenSet::open(part.path, c.model.vocab_size).check_ids();
+  for (const auto& [name, set] : run.valid) set.check_ids();
+}
+
+SequenceSource sequences(TrainingRun& run) {
+  return [&run](std::int64_t index, std::span<std::int32_t> tokens, std::span<std::int32_t> targets) {
+    run.sampler->fill(index, tokens.data(), targets.data());
+  };
+}
+
+void make_snapshot_arena(TrainingRun& run) {
+  if (run.writer != nullptr) run.snapshot = std::make_unique<Snapshot>(make_snapshot(run.trainer));
+}
+
+void start_weights(TrainingRun& run) {
+  Trainer& t = run.trainer;
+  const RunSetup& setup = run.setup;
+  if (setup.checkpoint != nullptr) {
+    restore_trainer(t, *setup.checkpoint);
+    log_info("resumed {} at step {}", setup.checkpoint->directory(), t.step);
+  } else if (!setup.config.init.upcycle.empty()) {
+    const UpcycleReport report = upcycle_from_checkpoint(t, *setup.source, probe_tokens(run));
+    log_info("upcycled {} to {} experts: {}", setup.config.init.upcycle, setup.config.model.num_local_experts,
+             report.text());
+  } else if (setup.source != nullptr) {
+    load_trainer_weights(t, *setup.source);
+    log_info("loaded {}", setup.config.init.load);
+  } else {
+    initialize_trainer(t, static_cast<std::uint64_t>(setup.config.seed));
+  }
+}
+
+void upcycle_in_place(TrainingRun& run) {
+  Config config = run.setup.config;
+  config.model = *run.setup.live_moe;
+  run.snapshot.reset();
+  LiveUpcycle live = upcycle_live(std::move(run.trainer), config, probe_tokens(run));
+  run.trainer = std::move(live.trainer);
+  run.setup.config = config;
+  run.setup.live_moe.reset();
+  make_snapshot_arena(run);
+  log_info("step {}: upcycled in place to {} experts: {}", run.trainer.step, config.model.num_local_experts,
+           live.report.text());
+}
+
+void evaluate_all(TrainingRun& run, Metrics& metrics) {
+  const Config& c = run.setup.config;
+  for (const auto& [name, set] : run.valid) {
+    const EvalWindows windows(set, c.train.seq_length);
+    const EvalResult r =
+        evaluate(*run.trainer.model, run.trainer.batch, windows, c.train.eval_steps * c.train.global_batch_size);
+    metrics.eval(run.trainer, name, r.loss, r.tokens);
+  }
+}
+
+}  // namespace upcycle
