@@ -59,7 +59,8 @@ endif()
 function(upcycle_emulated_backend suffix sanitizers)
   set(emulation ${CMAKE_SOURCE_DIR}/tests/cuda_host/emulation)
   # It switches stacks, so no sanitizer may instrument it (it tells them of its fibers instead): it does not link `options`.
-  add_library(cuda_emulation${suffix} STATIC ${emulation}/scheduler.cpp ${emulation}/memory.cpp ${emulation}/streams.cpp
+  add_library(cuda_emulation${suffix} STATIC ${emulation}/scheduler.cpp ${emulation}/fibers.cpp ${emulation}/barriers.cpp
+    ${emulation}/block_memory.cpp ${emulation}/reports.cpp ${emulation}/memory.cpp ${emulation}/streams.cpp
     ${emulation}/runtime.cpp ${emulation}/cublaslt.cpp)
   target_compile_options(cuda_emulation${suffix} PRIVATE -Wall -Wextra -Wno-restrict -fno-strict-aliasing)
   target_compile_definitions(cuda_emulation${suffix} PUBLIC UPCYCLE_GPU_EMULATED="tests/cuda_host/emulation/device.h")
