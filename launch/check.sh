@@ -33,6 +33,8 @@ case "$file" in
 esac
 all=()
 for mirror in "${mirrors[@]}"; do all+=("$mirror"/*_test.cpp); done
+everywhere=
+((${#all[@]})) || { everywhere=1 all=(tests/*/*_test.cpp); }  # no folder mirrors it: by its name alone
 
 chosen=()
 named() {  # the tests named after $1, or else after its first words
@@ -58,7 +60,7 @@ case "$file" in
     for pattern in "^TEST(_[FP])?\(${stem//_/}(Test)?," "\b${stem//_/_?}"; do
       ((${#chosen[@]} || ${#all[@]} == 0)) || mapfile -t chosen < <(grep -liE "$pattern" "${all[@]}")
     done
-    ((${#chosen[@]})) || chosen=("${all[@]}")
+    ((${#chosen[@]} || ${#everywhere})) || chosen=("${all[@]}")
     ;;
 esac
 ((${#scripts[@]} + ${#chosen[@]})) || fail "$file: found no test of it (scripts have theirs in tests/scripts/NAME_test.sh)"
