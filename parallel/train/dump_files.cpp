@@ -6,6 +6,7 @@
 
 #include "core/config/strict_json.h"
 #include "core/error.h"
+#include "core/progress.h"
 #include "data/hash.h"
 #include "data/safetensors_writer.h"
 #include "parallel/checkpoint/rank_files.h"
@@ -59,8 +60,10 @@ void DumpWriter::flush() {
                                                  : std::vector<std::int64_t>{p.part.columns};
     writer.declare(p.stored, p.tensor.type, shape);
   }
-  for (std::size_t i = 0; i < values_.size(); ++i)
+  for (std::size_t i = 0; i < values_.size(); ++i) {
     writer.write_raw(waiting[i].stored, values_[i].data(), values_[i].size());
+    made_progress();  // other ranks may have less to write
+  }
   writer.finish();
   values_.clear();
   bytes_ = 0;
