@@ -69,6 +69,7 @@ esac
 # programs of its own that link the same tests.
 root=$(pwd -P)
 [[ -f $build/build.ninja ]] || cmake --preset "$(basename "$build")" >/dev/null
+ninja -C "$build" build.ninja >/dev/null  # new files
 outputs() { ninja -C "$build" -t query "$1" 2>/dev/null | sed -n '/^  outputs:/,$s/^    //p'; }
 gpu='^$'
 [[ $file != kernels/cuda/* && $file != tests/cuda_host/* && $file != *nccl* ]] || gpu=cuda_host

@@ -47,7 +47,8 @@ Routing routing_of(Trainer& t, const FixedSequences& sequences);
 // against `gradients`, those of one rank. A collective call.
 std::vector<double> gradient_differences(const Trainer& t, const std::vector<std::vector<float>>& gradients);
 
-// Loss, router losses and metrics, gradient norm and, by core/measure.h, every raw gradient. `t` is as compute_gradients left it.
+// Loss, router losses and metrics, gradient norm and, by core/measure.h, every raw gradient. `t` is as
+// compute_gradients left it.
 void expect_parity(Trainer& t, const StepResult& got, const Reference& want);
 
 // All of it for one layout, after asserting that both route alike. `check` sees the trainer after its step.
