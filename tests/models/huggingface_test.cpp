@@ -11,17 +11,13 @@
 #include "parallel/models/export.h"
 #include "parallel/models/huggingface.h"
 #include "tests/checkpoint/saved_model.h"
+#include "tests/golden_models.h"
 #include "tests/real_models.h"
-#include "tests/source_root.h"
 
 namespace upcycle::test {
 namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
-
-std::string golden(const std::string& name) { return (tests_root() / "golden" / name).string(); }
-const char* const goldens[] = {"llama_gqa_tied", "llama_rope3_untied", "mixtral_k1",
-                               "mixtral_k1_few", "mixtral_k2",         "mixtral_k3"};
 
 std::vector<float> whole(TensorSource& source, const ParamRow& row) {
   std::vector<float> values(static_cast<std::size_t>(row.global_size()));
@@ -44,7 +40,7 @@ void expect_same_model(TensorSource& a, TensorSource& b) {
   }
 }
 
-// Every stored tensor of the original is in the export, bit for bit, under its canonical name.
+// Every stored tensor of the original is in the export, bit for bit, under its own name.
 void expect_same_files(const std::string& original, const std::string& exported, bool tied) {
   const auto a = SafetensorsSet::open(original), b = SafetensorsSet::open(exported);
   std::size_t compared = 0;
@@ -70,23 +66,24 @@ void expect_round_trip(const std::string& dir) {
   const auto checkpoint = open_model(folder.file("dense"));
   EXPECT_EQ(original->model(), checkpoint->model());
   expect_same_model(*original, *checkpoint);
+  const json before = json::parse(read_text(dir + "/config.json", 1 << 20));
   ExportOptions options;
   options.max_shard_bytes = 50000;
+  options.model_type = before.at("model_type");
   export_huggingface(*checkpoint, {}, folder.file("hf"), options);
   EXPECT_TRUE(fs::exists(folder.file("hf/model.safetensors.index.json")));
   EXPECT_FALSE(fs::exists(folder.file("hf.tmp")));
   const auto exported = open_model(folder.file("hf"));
   expect_same_model(*original, *exported);
   expect_same_files(dir, folder.file("hf"), original->model().tie_word_embeddings);
-  const json config = json::parse(folder.read("hf/config.json"));
-  EXPECT_EQ(config.at("architectures"), json::parse(read_text(dir + "/config.json", 1 << 20)).at("architectures"));
+  EXPECT_EQ(json::parse(folder.read("hf/config.json")).at("architectures"), before.at("architectures"));
   EXPECT_TRUE(fs::exists(folder.file("hf/generation_config.json")));
 }
 
-class Golden : public testing::TestWithParam<const char*> {};
-TEST_P(Golden, ImportThenExportKeepsEveryBit) { expect_round_trip(golden(GetParam())); }
-INSTANTIATE_TEST_SUITE_P(HuggingFace, Golden, testing::ValuesIn(goldens),
-                         [](const auto& p) { return std::string(p.param); });
+class Golden : public testing::TestWithParam<std::string> {};
+TEST_P(Golden, ImportThenExportKeepsEveryBit) { expect_round_trip(golden_folder(GetParam())); }
+INSTANTIATE_TEST_SUITE_P(HuggingFace, Golden, testing::ValuesIn(golden_models()),
+                         [](const auto& p) { return p.param; });
 
 TEST(RealModel, ImportThenExportKeepsEveryBit) {
   const std::string models = real_models();
@@ -110,7 +107,7 @@ TEST(RealModel, TokenizerTravels) {
 
 TEST(Import, CutsEveryMatrixOverTheShards) {
   const TemporaryFolder folder;
-  import_model(golden("mixtral_k2"), folder.file("run"), 4);
+  import_model(golden_folder("mixtral_k2"), folder.file("run"), 4);
   const auto c = open_checkpoint(folder.file("run"));
   EXPECT_EQ(c->files().size(), 4u);
   EXPECT_EQ(c->info().step, 0);
@@ -125,18 +122,19 @@ TEST(Import, CutsEveryMatrixOverTheShards) {
 
 TEST(Import, RefusesATakenFolderAndBadShards) {
   const TemporaryFolder folder;
-  expect_input_error([&] { import_model(golden("mixtral_k1"), folder.file("run"), 0); }, {"shards", "found 0"});
+  expect_input_error([&] { import_model(golden_folder("mixtral_k1"), folder.file("run"), 0); }, {"shards", "found 0"});
   EXPECT_FALSE(fs::exists(folder.file("run")));
-  import_model(golden("mixtral_k1"), folder.file("run"), 1);
-  expect_input_error([&] { import_model(golden("mixtral_k1"), folder.file("run"), 1); }, {"run", "empty folder"});
+  import_model(golden_folder("mixtral_k1"), folder.file("run"), 1);
+  expect_input_error([&] { import_model(golden_folder("mixtral_k1"), folder.file("run"), 1); },
+                     {"run", "empty folder"});
   folder.write("file", "");
-  expect_input_error([&] { import_model(golden("mixtral_k1"), folder.file("file"), 1); }, {"file", "a folder"});
+  expect_input_error([&] { import_model(golden_folder("mixtral_k1"), folder.file("file"), 1); }, {"file", "a folder"});
   EXPECT_NO_THROW(open_checkpoint(folder.file("run")));
 }
 
 TEST(Export, Bf16RoundsOnce) {
   const TemporaryFolder folder;
-  const auto source = open_huggingface(golden("llama_rope3_untied"));
+  const auto source = open_huggingface(golden_folder("llama_rope3_untied"));
   ExportOptions options;
   options.dtype = DType::BF16;
   export_huggingface(*source, {}, folder.file("hf"), options);
@@ -153,7 +151,7 @@ TEST(Export, Bf16RoundsOnce) {
 
 TEST(Export, RefusesTakenFoldersAndLeavesThemAlone) {
   const TemporaryFolder folder;
-  const std::string dir = golden("llama_gqa_tied");
+  const std::string dir = golden_folder("llama_gqa_tied");
   const auto source = open_huggingface(dir);
   folder.write("file", "mine");
   expect_input_error([&] { export_huggingface(*source, {}, folder.file("file"), {}); }, {"file", "a folder"});
@@ -208,8 +206,9 @@ TEST(Export, AFailureHalfWayLeavesNothing) {
 // A model's folder that a test changes: tensors by name with shape and type, and the config.
 class Changed {
  public:
-  explicit Changed(const std::string& from) : config(json::parse(read_text(golden(from) + "/config.json", 1 << 20))) {
-    const auto set = SafetensorsSet::open(golden(from));
+  explicit Changed(const std::string& from)
+      : config(json::parse(read_text(golden_folder(from) + "/config.json", 1 << 20))) {
+    const auto set = SafetensorsSet::open(golden_folder(from));
     for (const std::string& name : set.names()) {
       Stored s{set.info(name).shape, StoredType::F32, {}};
       s.values.resize(set.info(name).bytes() / sizeof(float));

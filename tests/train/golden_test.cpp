@@ -3,16 +3,16 @@
 #include <cmath>
 
 #include "data/safetensors.h"
+#include "parallel/models/family.h"
+#include "parallel/models/hf_config.h"
 #include "parallel/models/huggingface.h"
-#include "tests/source_root.h"
+#include "tests/golden_models.h"
 #include "tests/train/rig.h"
 
 // Against PyTorch + transformers in fp64 (tests/golden/make_golden.py): loss, router losses, routing and every
 // parameter's raw gradient.
 namespace upcycle {
 namespace {
-
-std::string golden_folder(const std::string& name) { return (tests_root() / "golden" / name).string(); }
 
 std::vector<float> read_all(const SafetensorsFile& f, const std::string& name) {
   const StoredTensor& info = f.info(name);
@@ -28,7 +28,7 @@ std::vector<std::int32_t> read_ids(const SafetensorsFile& f, const std::string& 
   return values;
 }
 
-class Golden : public ::testing::TestWithParam<const char*> {
+class Golden : public ::testing::TestWithParam<std::string> {
  protected:
   Golden() : file(SafetensorsFile::open(golden_folder(GetParam()) + "/golden.safetensors")) {
     const auto source = open_huggingface(golden_folder(GetParam()));
@@ -59,17 +59,23 @@ class Golden : public ::testing::TestWithParam<const char*> {
     return t;
   }
 
+  // PyTorch's gradient of the row, under the family's name of it.
+  std::vector<float> golden_gradient(const ParamRow& row) const {
+    const char* const pattern = read_hf_config(golden_folder(GetParam())).family->pattern(row.role);
+    return read_all(file, "grad." + name_of(pattern, row.layer, row.expert));
+  }
+
   void compare_gradients(Trainer& t) {
     const StepResult r = compute_gradients(t, sequences.source());
     EXPECT_NEAR(r.loss, read_all(file, "loss")[0], 1e-5);
     double all = 0;
     for (const ParamRow& row : t.model->table.rows) {
-      const double n = norm(read_all(file, "grad." + row.name));
+      const double n = norm(golden_gradient(row));
       all += n * n;
     }
     all = std::sqrt(all);
     for (const ParamRow& row : t.model->table.rows) {
-      const std::vector<float> want = read_all(file, "grad." + row.name), got = gradient_of(t, row);
+      const std::vector<float> want = golden_gradient(row), got = gradient_of(t, row);
       // A gradient that is mathematically zero (an expert without tokens, a router's under k = 1) is held absolutely.
       const double bound = norm(want) > 1e-7 * all ? 1e-4 * norm(want) : 1e-7 * all;
       EXPECT_LE(distance(got, want), bound) << row.name << " norm " << norm(want) << " of " << all;
@@ -128,10 +134,8 @@ TEST_P(Golden, RouterLossesAndRouting) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Transformers, Golden,
-                         ::testing::Values("llama_gqa_tied", "llama_rope3_untied", "mixtral_k1", "mixtral_k1_few",
-                                           "mixtral_k2", "mixtral_k3"),
-                         [](const auto& info) { return std::string(info.param); });
+INSTANTIATE_TEST_SUITE_P(Transformers, Golden, ::testing::ValuesIn(golden_models()),
+                         [](const auto& info) { return info.param; });
 
 }  // namespace
 }  // namespace upcycle
