@@ -28,7 +28,7 @@ case "$file" in
   core/* | kernels/* | data/*) mirrors=("tests/${file%%/*}") ;;
   parallel/comm/*nccl*) mirrors=(tests/cuda_host/comm) ;;
   launch/* | parallel/serve/*) mirrors=(tests/launch tests/cli) ;;
-  parallel/*/*) mirrors=("tests/$(basename "$folder")" "tests/$(basename "$folder")_mpi") ;;
+  parallel/*/*) room=${file#parallel/} room=${room%%/*} mirrors=("tests/$room" "tests/${room}_mpi") ;;
   *) fail "$1: expected a file below core, data, kernels, launch, parallel or tests" ;;
 esac
 all=()

@@ -3,6 +3,7 @@
 #include "launch/commands.h"
 #include "launch/model_files.h"
 #include "launch/options.h"
+#include "parallel/checkpoint/open_model.h"
 #include "parallel/checkpoint/rank_files.h"
 #include "parallel/models/family.h"
 

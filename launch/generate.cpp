@@ -8,6 +8,7 @@
 #include "launch/commands.h"
 #include "launch/model_files.h"
 #include "launch/options.h"
+#include "parallel/checkpoint/open_model.h"
 
 namespace upcycle {
 namespace {

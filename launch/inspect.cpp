@@ -3,6 +3,7 @@
 #include "core/config/describe.h"
 #include "launch/commands.h"
 #include "launch/options.h"
+#include "parallel/checkpoint/open_model.h"
 #include "parallel/checkpoint/reader.h"
 #include "parallel/checkpoint/step_files.h"
 

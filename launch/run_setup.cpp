@@ -8,6 +8,7 @@
 #include "core/config/parse.h"
 #include "core/log.h"
 #include "launch/backend.h"
+#include "parallel/checkpoint/open_model.h"
 #include "parallel/checkpoint/reader.h"
 #include "parallel/comm/agree.h"
 #include "parallel/train/optimizer.h"

@@ -5,6 +5,7 @@
 #include "launch/check_fits.h"
 #include "launch/commands.h"
 #include "launch/options.h"
+#include "parallel/checkpoint/open_model.h"
 #include "parallel/serve/loaded_model.h"
 
 namespace upcycle {

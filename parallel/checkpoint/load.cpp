@@ -1,5 +1,7 @@
+#include "parallel/checkpoint/load.h"
+
+#include "core/error.h"
 #include "parallel/checkpoint/read_once.h"
-#include "parallel/model/tensor_source.h"
 #include "parallel/model/weights.h"
 
 namespace upcycle {

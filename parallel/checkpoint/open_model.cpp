@@ -1,3 +1,5 @@
+#include "parallel/checkpoint/open_model.h"
+
 #include <filesystem>
 
 #include "parallel/checkpoint/checkpoint.h"

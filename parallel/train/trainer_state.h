@@ -1,4 +1,5 @@
 #pragma once
+#include "parallel/checkpoint/load.h"
 #include "parallel/checkpoint/writer.h"
 #include "parallel/train/trainer.h"
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "parallel/checkpoint/load.h"
 #include "parallel/model/rectangles.h"
 #include "parallel/train/trainer_state.h"
 #include "parallel/upcycle/live_plan.h"

@@ -3,8 +3,8 @@
 #include <memory>
 #include <vector>
 
+#include "parallel/checkpoint/load.h"
 #include "parallel/checkpoint/read_once.h"
-#include "parallel/model/tensor_source.h"
 #include "parallel/upcycle/expert_maker.h"
 
 namespace upcycle {

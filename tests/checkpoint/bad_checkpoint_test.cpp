@@ -7,6 +7,7 @@
 
 #include "data/hash.h"
 #include "data/hdf5.h"
+#include "parallel/checkpoint/open_model.h"
 #include "parallel/checkpoint/reader.h"
 #include "parallel/models/export.h"
 #include "tests/checkpoint/saved_model.h"

@@ -7,6 +7,7 @@
 #include "core/config/describe.h"
 #include "data/safetensors_writer.h"
 #include "parallel/checkpoint/import.h"
+#include "parallel/checkpoint/open_model.h"
 #include "parallel/checkpoint/reader.h"
 #include "parallel/models/export.h"
 #include "parallel/models/huggingface.h"

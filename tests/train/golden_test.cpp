@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "data/safetensors.h"
+#include "parallel/checkpoint/load.h"
 #include "parallel/models/family.h"
 #include "parallel/models/hf_config.h"
 #include "parallel/models/huggingface.h"

@@ -2,6 +2,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "parallel/checkpoint/open_model.h"
 #include "parallel/train/step.h"
 #include "parallel/train/trainer_state.h"
 #include "parallel/upcycle/from_checkpoint.h"

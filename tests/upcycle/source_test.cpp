@@ -3,6 +3,7 @@
 #include <set>
 
 #include "core/rng.h"
+#include "parallel/checkpoint/load.h"
 #include "tests/upcycle/models.h"
 
 namespace upcycle::test {
