@@ -6,6 +6,7 @@
 #include "launch/commands.h"
 #include "launch/options.h"
 #include "parallel/checkpoint/open_model.h"
+#include "parallel/model/transformer.h"
 #include "parallel/serve/loaded_model.h"
 
 namespace upcycle {

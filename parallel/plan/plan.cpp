@@ -229,7 +229,7 @@ Plan make_plan(const PlannedRun& run, int world, int rank) {
   plan.model_flops = static_cast<double>(plan.tokens) * training_flops_per_token(c.model, c.train.seq_length);
 
   const bool adamw = c.train.optimizer == "adamw";
-  for (const OwnedPiece& p : owned_pieces(r.trainer.model->table, plan.at, false))
+  for (const OwnedPiece& p : owned_pieces(r.trainer.table(), plan.at, false))
     plan.model_file += static_cast<std::size_t>(p.part.size()) * sizeof(float);
   plan.optimizer_file = adamw ? 2 * plan.model_file : 0;
   plan.files_total = static_cast<std::size_t>(plan.parameters.total) * sizeof(float) * (adamw ? 3 : 1);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "parallel/model/transformer.h"
 #include "parallel/serve/kv_cache.h"
 
 namespace upcycle {

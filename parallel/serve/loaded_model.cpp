@@ -1,5 +1,6 @@
 #include "parallel/serve/loaded_model.h"
 #include "parallel/checkpoint/load.h"
+#include "parallel/model/transformer.h"
 
 namespace upcycle {
 
@@ -23,6 +24,11 @@ LoadedModel load_model(TensorSource& source, DType dtype, Device& device, Stream
   load_weights(m.table, source, staging, m.dense, m.expert);
   return m;
 }
+
+Pass::Pass() = default;
+Pass::~Pass() = default;
+Pass::Pass(Pass&&) noexcept = default;
+Pass& Pass::operator=(Pass&&) noexcept = default;
 
 Pass make_pass(const LoadedModel& m, std::int64_t B, std::int64_t S, std::int64_t positions) {
   if (S > m.config.max_position_embeddings)

@@ -2,9 +2,12 @@
 #include <memory>
 
 #include "parallel/model/tensor_source.h"
-#include "parallel/model/transformer.h"
+#include "parallel/model/batch.h"
+#include "parallel/model/params.h"
 
 namespace upcycle {
+
+struct Transformer;
 
 // A model read for inference on one rank: its weights, and a pass laid out over them.
 struct LoadedModel {
@@ -22,6 +25,11 @@ LoadedModel load_model(TensorSource& source, DType dtype, Device& device, Stream
 
 // One forward pass of B sequences of S over the loaded weights; several may share them.
 struct Pass {
+  Pass();
+  ~Pass();
+  Pass(Pass&&) noexcept;
+  Pass& operator=(Pass&&) noexcept;
+
   Arena arena{"activations"};
   std::unique_ptr<Transformer> model;
   Batch batch;

@@ -5,6 +5,7 @@
 #include "core/staging.h"
 #include "parallel/checkpoint/new_run.h"
 #include "parallel/checkpoint/rank_files.h"
+#include "parallel/model/transformer.h"
 #include "parallel/train/dump_files.h"
 
 namespace upcycle {
@@ -76,7 +77,7 @@ class Recorder : public Observer {
 // Of the pieces that this rank owns: each logical element on one rank. In the backward's order, the last rows first.
 void add_gradients(const Trainer& t, DumpWriter& writer, Staging& staging, std::int64_t microbatches) {
   const ParamTable global = make_global_table(t.config.model);
-  for (const OwnedPiece& p : owned_pieces(t.model->table, t.mesh->at, false)) {
+  for (const OwnedPiece& p : owned_pieces(t.table(), t.mesh->at, false)) {
     const auto place = static_cast<std::int64_t>(global.rows.size() - global.places.at(p.row->name));
     const auto shape = p.row->is_vector ? std::vector{p.row->columns} : std::vector{p.row->rows, p.row->columns};
     const Tensor values = piece_of(t.memory.grads, p);

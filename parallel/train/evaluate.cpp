@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "parallel/model/transformer.h"
+
 namespace upcycle {
 
 EvalResult evaluate(Transformer& m, const Batch& batch, const EvalWindows& windows, std::int64_t most_windows) {

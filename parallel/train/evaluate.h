@@ -1,8 +1,10 @@
 #pragma once
 #include "data/sampler.h"
-#include "parallel/model/transformer.h"
 
 namespace upcycle {
+
+struct Batch;
+struct Transformer;
 
 struct EvalResult {
   double loss = 0;          // mean negative log-likelihood (nats) of the predicted tokens

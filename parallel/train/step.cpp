@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/trace.h"
+#include "parallel/model/transformer.h"
 #include "parallel/train/schedule.h"
 
 namespace upcycle {

@@ -3,6 +3,7 @@
 #include <span>
 #include <vector>
 
+#include "parallel/model/router.h"
 #include "parallel/train/trainer.h"
 
 namespace upcycle {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "parallel/model/transformer.h"
 #include "parallel/train/trainer_state.h"
 
 namespace upcycle {
@@ -38,6 +39,11 @@ int nccl_communicators(const Config& c, const Layout& l) {
       {l.tp, true}, {l.dp, true}, {l.ep, c.model.is_moe()}, {l.edp, c.model.is_moe()}, {l.world, over_world}};
   return static_cast<int>(std::ranges::count_if(groups, [](const auto& g) { return g.first > 1 && g.second; }));
 }
+
+Trainer::Trainer() = default;
+Trainer::~Trainer() = default;
+Trainer::Trainer(Trainer&&) noexcept = default;
+Trainer& Trainer::operator=(Trainer&&) noexcept = default;
 
 PassShape training_pass(const Config& c) {
   PassShape pass;

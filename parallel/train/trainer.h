@@ -4,13 +4,20 @@
 
 #include "core/config/config.h"
 #include "core/host_array.h"
-#include "parallel/model/transformer.h"
+#include "parallel/model/batch.h"
 #include "parallel/train/optimizer.h"
 
 namespace upcycle {
 
+struct Transformer;  // who reads a model's parts includes transformer.h
+
 // Everything one rank trains with. Moves as a whole; nothing of it is allocated during a step.
 struct Trainer {
+  Trainer();
+  ~Trainer();
+  Trainer(Trainer&&) noexcept;
+  Trainer& operator=(Trainer&&) noexcept;
+
   Config config;
   const Mesh* mesh = nullptr;
   Device* device = nullptr;
@@ -31,6 +38,8 @@ struct Trainer {
 
   std::int64_t step = 0, consumed_samples = 0, tokens = 0;
   double flops = 0, wall_seconds = 0;
+
+  const ParamTable& table() const { return *optimizer.table; }  // the model's
 };
 
 // Plans, allocates and binds everything; parameters are zero until initialised or loaded. Throws InputError where

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <map>
 
+#include "parallel/model/weights.h"
+
 namespace upcycle {
 namespace {
 
@@ -38,7 +40,7 @@ bool is_adamw(const Trainer& t) { return t.config.train.optimizer == "adamw"; }
 StoreRows store_trainer_rows(Trainer& t, Staging& staging) {
   const bool separate_masters = t.config.storage() != DType::F32;
   std::map<const ParamRow*, std::vector<OwnedPiece>> owned;
-  for (const OwnedPiece& p : owned_pieces(t.model->table, t.mesh->at, true)) owned[p.row].push_back(p);
+  for (const OwnedPiece& p : owned_pieces(t.table(), t.mesh->at, true)) owned[p.row].push_back(p);
   return [&t, &staging, separate_masters, owned = std::move(owned)](const ParamRow& row, const Rectangle& part,
                                                                     const float* values) {
     store_rows(row, part, values, staging, t.memory.weights.dense, t.memory.weights.expert);
@@ -58,13 +60,13 @@ StoreRows store_trainer_rows(Trainer& t, Staging& staging) {
 
 void initialize_trainer(Trainer& t, std::uint64_t seed) {
   Staging staging(*t.device, *t.stream);
-  initialize_weights(t.model->table, seed, staging, t.memory.weights.dense, t.memory.weights.expert);
+  initialize_weights(t.table(), seed, staging, t.memory.weights.dense, t.memory.weights.expert);
   masters_from_weights(t.optimizer, t.memory);
 }
 
 void load_trainer_weights(Trainer& t, TensorSource& source) {
   Staging staging(*t.device, *t.stream);
-  load_parameters(t.model->table, source, kBuffer, store_trainer_rows(t, staging), t.mesh->host.get());
+  load_parameters(t.table(), source, kBuffer, store_trainer_rows(t, staging), t.mesh->host.get());
   std::fill(t.optimizer.row_steps.begin(), t.optimizer.row_steps.end(), 0);
 }
 
@@ -76,16 +78,15 @@ void restore_trainer(Trainer& t, Checkpoint& checkpoint) {
       input_error("{}: holds no optimizer state, so training can not resume from it; start a new run with init.load",
                   checkpoint.directory());
     Staging staging(*t.device, *t.stream);
-    for (const OwnedPiece& p : owned_pieces(t.model->table, t.mesh->at, true)) {
+    for (const OwnedPiece& p : owned_pieces(t.table(), t.mesh->at, true)) {
       restore_moment(checkpoint, StateKind::Moment1, p, staging, shard_piece_of(t.memory.m, p));
       restore_moment(checkpoint, StateKind::Moment2, p, staging, shard_piece_of(t.memory.v, p));
     }
   }
   for (std::size_t i = 0; i < t.optimizer.row_steps.size(); ++i) {
-    const auto steps = info.optimizer_steps.find(t.model->table.rows[i].name);
+    const auto steps = info.optimizer_steps.find(t.table().rows[i].name);
     if (steps == info.optimizer_steps.end()) {
-      UPCYCLE_CHECK(!is_adamw(t), "{}: no optimizer step count of {}", checkpoint.directory(),
-                    t.model->table.rows[i].name);
+      UPCYCLE_CHECK(!is_adamw(t), "{}: no optimizer step count of {}", checkpoint.directory(), t.table().rows[i].name);
       continue;
     }
     t.optimizer.row_steps[i] = steps->second;
@@ -99,7 +100,7 @@ void restore_trainer(Trainer& t, Checkpoint& checkpoint) {
 
 Snapshot make_snapshot(const Trainer& t) {
   Snapshot s;
-  s.pieces = owned_pieces(t.model->table, t.mesh->at, false);
+  s.pieces = owned_pieces(t.table(), t.mesh->at, false);
   layout_snapshot(s.arena, s.pieces, is_adamw(t), nullptr);
   s.arena.allocate(*t.device, Arena::Memory::Host);
   layout_snapshot(s.arena, s.pieces, is_adamw(t), &s);
@@ -142,7 +143,7 @@ CheckpointInfo checkpoint_info(const Trainer& t) {
   info.flops = t.flops;
   info.wall_seconds = t.wall_seconds;
   for (std::size_t i = 0; i < t.optimizer.row_steps.size(); ++i)
-    info.optimizer_steps[t.model->table.rows[i].name] = t.optimizer.row_steps[i];
+    info.optimizer_steps[t.table().rows[i].name] = t.optimizer.row_steps[i];
   return info;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/staging.h"
 #include "parallel/comm/agree.h"
 
 namespace upcycle {
@@ -85,7 +86,7 @@ DenseStatistics live_statistics(const Trainer& dense, const ModelConfig& moe) {
   for (std::size_t i = 0; i < matrices.size(); ++i) place[matrices[i].name] = i;
   std::vector<StatisticsSum> sums(matrices.size());
   Staging staging(*dense.device, *dense.stream);
-  for (const OwnedPiece& p : owned_pieces(dense.model->table, dense.mesh->at, false)) {
+  for (const OwnedPiece& p : owned_pieces(dense.table(), dense.mesh->at, false)) {
     const auto at = place.find(p.row->name);
     if (at == place.end()) continue;
     staging.read(master_piece(dense.memory, p), [&](const void* host, std::int64_t, std::int64_t n) {

@@ -50,7 +50,7 @@ UpcycleReport upcycle_from_checkpoint(Trainer& t, TensorSource& dense, std::span
                       }});
   }
   std::vector<const ParamRow*> rows;
-  for (const ParamRow& row : t.model->table.rows) rows.push_back(&row);
+  for (const ParamRow& row : t.table().rows) rows.push_back(&row);
   load_upcycled(rows, dense, maker, kBuffer, store_trainer_rows(t, staging), std::move(slices), t.mesh->host.get());
   std::fill(t.optimizer.row_steps.begin(), t.optimizer.row_steps.end(), 0);
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <span>
 
+#include "core/staging.h"
 #include "parallel/model/rectangles.h"
 
 namespace upcycle {
@@ -16,11 +17,11 @@ struct Target {
 
 std::vector<std::vector<Target>> targets_by_dense_row(const Trainer& dense, const ExpertMaker& maker, LiveState state,
                                                       const Trainer& moe) {
-  std::vector<std::vector<Target>> all(dense.model->table.rows.size());
-  for (const OwnedPiece& p : owned_pieces(moe.model->table, moe.mesh->at, true)) {
+  std::vector<std::vector<Target>> all(dense.table().rows.size());
+  for (const OwnedPiece& p : owned_pieces(moe.table(), moe.mesh->at, true)) {
     if (state == LiveState::Moments && retained_tensor(*p.row).empty()) continue;
     const Origin from = maker.origin(*p.row, p.part);
-    if (!from.tensor.empty()) all[dense.model->table.places.at(from.tensor)].push_back({p, from.part});
+    if (!from.tensor.empty()) all[dense.table().places.at(from.tensor)].push_back({p, from.part});
   }
   return all;
 }

@@ -1,5 +1,6 @@
 #include "parallel/upcycle/live_upcycle.h"
 
+#include "parallel/model/transformer.h"
 #include "parallel/upcycle/dense_statistics.h"
 #include "parallel/upcycle/live_exchange.h"
 #include "parallel/upcycle/live_weights.h"
@@ -34,11 +35,10 @@ void convert_live(const Trainer& dense, Trainer& moe) {
     exchange_shards(plan, dense, dense.memory.m.dense, maker, LiveState::Moments, moe, moe.memory.m);
     exchange_shards(plan, dense, dense.memory.v.dense, maker, LiveState::Moments, moe, moe.memory.v);
   }
-  for (std::size_t i = 0; i < moe.model->table.rows.size(); ++i) {
-    const ParamRow* was = dense.model->table.find(retained_tensor(moe.model->table.rows[i]));
+  for (std::size_t i = 0; i < moe.table().rows.size(); ++i) {
+    const ParamRow* was = dense.table().find(retained_tensor(moe.table().rows[i]));
     if (was != nullptr)
-      moe.optimizer.row_steps[i] =
-          dense.optimizer.row_steps[static_cast<std::size_t>(was - dense.model->table.rows.data())];
+      moe.optimizer.row_steps[i] = dense.optimizer.row_steps[static_cast<std::size_t>(was - dense.table().rows.data())];
   }
   moe.step = dense.step;
   moe.consumed_samples = dense.consumed_samples;

@@ -5,6 +5,7 @@
 
 #include "parallel/checkpoint/load.h"
 #include "parallel/model/rectangles.h"
+#include "parallel/model/weights.h"
 #include "parallel/train/trainer_state.h"
 #include "parallel/upcycle/live_plan.h"
 #include "parallel/upcycle/logit_check.h"
@@ -64,8 +65,8 @@ void gather_layer(const Trainer& dense, const MlpRange& range, const Tensor& who
 }  // namespace
 
 void copy_retained(const Trainer& dense, Trainer& moe) {
-  for (const ParamRow& row : moe.model->table.rows) {
-    const ParamRow* was = dense.model->table.find(retained_tensor(row));
+  for (const ParamRow& row : moe.table().rows) {
+    const ParamRow* was = dense.table().find(retained_tensor(row));
     if (was == nullptr) continue;
     UPCYCLE_CHECK(was->part == row.part, "{}: another slice than {}", row.name, was->name);
     const Tensor to = view_row(row, moe.memory.weights.dense, moe.memory.weights.expert);
@@ -78,7 +79,7 @@ void draw_routers(const ExpertMaker& maker, Trainer& moe) {
   Staging staging(*moe.device, *moe.stream);
   const StoreRows store = store_trainer_rows(moe, staging);
   std::vector<float> values;
-  for (const ParamRow& row : moe.model->table.rows) {
+  for (const ParamRow& row : moe.table().rows) {
     if (row.expert >= 0 || !maker.origin(row, row.part).tensor.empty()) continue;
     values.resize(static_cast<std::size_t>(row.part.size()));
     maker.make(row, row.part, values.data());
@@ -89,7 +90,7 @@ void draw_routers(const ExpertMaker& maker, Trainer& moe) {
 void make_local_experts(const Trainer& dense, const ExpertMaker& maker, Trainer& moe) {
   const Mesh& mesh = *moe.mesh;
   const bool local = experts_are_local(dense.config.model, maker, mesh.layout, mesh.rank);
-  const std::vector<MlpRange> ranges = mlp_ranges(dense.model->table, maker.model());
+  const std::vector<MlpRange> ranges = mlp_ranges(dense.table(), maker.model());
   const DType dtype = moe.config.storage();
 
   // Every slice of the tp group, or this rank's alone.
@@ -117,7 +118,7 @@ void make_local_experts(const Trainer& dense, const ExpertMaker& maker, Trainer&
     const std::int64_t size = range.end - range.begin;
     if (!local) gather_layer(dense, range, buffer.slice_rows(0, mesh.layout.tp * size));
     source.slices.clear();
-    for (const ParamRow& row : dense.model->table.rows) {
+    for (const ParamRow& row : dense.table().rows) {
       if (row.offset < range.begin || row.offset >= range.end) continue;
       auto& slices = source.slices[row.name];
       if (local) slices.push_back({row.part, view_row(row, dense.memory.weights.dense, dense.memory.weights.expert)});
@@ -127,7 +128,7 @@ void make_local_experts(const Trainer& dense, const ExpertMaker& maker, Trainer&
       }
     }
     std::vector<const ParamRow*> experts;
-    for (const ParamRow& row : moe.model->table.rows)
+    for (const ParamRow& row : moe.table().rows)
       if (row.expert >= 0 && row.layer == range.layer) experts.push_back(&row);
     load_upcycled(experts, source, maker, kBuffer,
                   [&](const ParamRow& row, const Rectangle& part, const float* values) {
@@ -137,7 +138,7 @@ void make_local_experts(const Trainer& dense, const ExpertMaker& maker, Trainer&
 }
 
 void gather_experts(Trainer& moe) {
-  for (const OwnedPiece& p : owned_pieces(moe.model->table, moe.mesh->at, true))
+  for (const OwnedPiece& p : owned_pieces(moe.table(), moe.mesh->at, true))
     if (p.row->group == ParamGroup::Expert)
       moe.ops->convert(*moe.stream, piece_of(moe.memory.weights, p), master_piece(moe.memory, p));
   gather_parameters(moe.optimizer, moe.memory, ParamGroup::Expert);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "parallel/model/transformer.h"
 #include "parallel/upcycle/rules.h"
 
 namespace upcycle {

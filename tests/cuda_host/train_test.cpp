@@ -47,9 +47,9 @@ void expect_same_step(const Case& c, const Bounds& bounds) {
   EXPECT_NEAR(got.aux_loss, want.aux_loss, bounds.loss * 10);
   EXPECT_NEAR(got.z_loss, want.z_loss, bounds.loss * 10 * std::max(1.0, want.z_loss));
   double all = 0;
-  for (const ParamRow& row : b.model->table.rows) all += std::pow(norm(gradient_of(b, row)), 2);
+  for (const ParamRow& row : b.table().rows) all += std::pow(norm(gradient_of(b, row)), 2);
   all = std::sqrt(all);
-  for (const ParamRow& row : b.model->table.rows) {
+  for (const ParamRow& row : b.table().rows) {
     const std::vector<float> g0 = gradient_of(b, row), g = gradient_of(a, row);
     EXPECT_LE(distance(g, g0), bounds.relative * norm(g0) + bounds.absolute * all) << row.name << " norm " << norm(g0);
   }

@@ -102,7 +102,7 @@ struct InPlace : ::testing::Test {
     const ExpertMaker maker(t.config.model, t.config.upcycle, 1, {});
     std::set<std::tuple<std::string, std::int64_t, std::int64_t>> seen;
     std::int64_t bytes = 0;
-    for (const ParamRow& row : t.model->table.rows) {
+    for (const ParamRow& row : t.table().rows) {
       const Origin from = maker.origin(row, row.part);
       if (!from.tensor.empty() && seen.emplace(from.tensor, from.part.row, from.part.column).second)
         bytes += row.part.size() * static_cast<std::int64_t>(sizeof(float));

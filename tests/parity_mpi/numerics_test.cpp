@@ -87,7 +87,7 @@ TEST(Numerics, RouterAndNormGradientsAreReducedOverDpThenTp) {
     Trainer t = trainer_of(rig, c, mesh, random_fill());
     (void)compute_gradients(t, data.source());
     int pieces = 0;
-    for (const OwnedPiece& piece : owned_pieces(t.model->table, mesh.at, true)) {
+    for (const OwnedPiece& piece : owned_pieces(t.table(), mesh.at, true)) {
       if (!piece.row->replicated_over_tp) continue;
       ++pieces;
       const std::vector<float> mine = floats_of(t, piece_of(t.memory.grads, piece));
@@ -158,7 +158,7 @@ TEST(Numerics, EveryLayoutStartsFromTheSameBits) {
       SCOPED_TRACE(p.text());
       const Mesh mesh = make_test_mesh(rig, p);
       const Trainer t = trainer_of(rig, c, mesh, fill);
-      for (const OwnedPiece& piece : owned_pieces(t.model->table, mesh.at, true)) {
+      for (const OwnedPiece& piece : owned_pieces(t.table(), mesh.at, true)) {
         const std::vector<float>& want = whole.parameters.at(piece.row->name).weight;
         const std::vector<float> got = floats_of(t, piece_of(t.memory.weights, piece));
         bool same = true;
@@ -199,7 +199,7 @@ TEST(Numerics, CopiesGiveTheRouterNoGradientOnAnyLayout) {
         Trainer t = trainer_of(rig, c, mesh, copies);
         (void)compute_gradients(t, data.source());
         double routers = 0, others = 0;
-        for (const OwnedPiece& piece : owned_pieces(t.model->table, mesh.at, true)) {
+        for (const OwnedPiece& piece : owned_pieces(t.table(), mesh.at, true)) {
           (piece.row->name.ends_with(".gate.weight") ? routers : others) +=
               norm(floats_of(t, piece_of(t.memory.grads, piece)));
         }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "parallel/model/transformer.h"
 #include "parallel/train/step.h"
 
 namespace upcycle::test {
@@ -83,7 +84,7 @@ Mesh make_test_mesh(const Rig& rig, const Parallelism& p) {
 
 Fill random_fill(double router_std) {
   return [router_std](Trainer& t) {
-    ParamTable table = t.model->table;
+    ParamTable table = t.table();
     for (ParamRow& row : table.rows)
       if (row.name.ends_with("block_sparse_moe.gate.weight")) row.init_std = router_std;
     Staging staging(*t.device, *t.stream);
@@ -139,7 +140,7 @@ Reference one_rank_reference(const Config& config, const Fill& fill, const Fixed
     r.routing = std::move(routing.chosen);
     gap[0] = *std::min_element(routing.gaps.begin(), routing.gaps.end());
     numbers = flat(compute_gradients(t, sequences.source()));
-    for (std::size_t i = 0; i < table.rows.size(); ++i) r.gradients[i] = gradient_of(t, t.model->table.rows[i]);
+    for (std::size_t i = 0; i < table.rows.size(); ++i) r.gradients[i] = gradient_of(t, t.table().rows[i]);
   }
   share(numbers);
   share(gap);
@@ -160,7 +161,7 @@ std::vector<double> gradient_differences(const Trainer& t, const std::vector<std
   const ParamTable table = make_global_table(t.config.model);
   UPCYCLE_CHECK(table.rows.size() == gradients.size(), "{} rows and {} gradients", table.rows.size(), gradients.size());
   std::vector<double> sums(2 * table.rows.size());  // squared difference and elements, a row
-  for (const OwnedPiece& p : owned_pieces(t.model->table, t.mesh->at, false)) {
+  for (const OwnedPiece& p : owned_pieces(t.table(), t.mesh->at, false)) {
     const std::size_t at = table.places.at(p.row->name);
     const std::vector<float>& g0 = gradients[at];
     const std::vector<float> g = floats_of(t, piece_of(t.memory.grads, p));

@@ -4,6 +4,7 @@
 #include <set>
 #include <tuple>
 
+#include "parallel/model/transformer.h"
 #include "tests/parity_mpi/models.h"
 
 // Adversarial routing, on every layout: the same loss and gradients as one rank, and no rank waits for ever.
@@ -23,7 +24,7 @@ void change(Trainer& t, const ParamRow& row, const std::function<void(std::vecto
 Fill all_tokens_to(const std::vector<std::int64_t>& order) {
   return [order](Trainer& t) {
     random_fill()(t);
-    for (const ParamRow& row : t.model->table.rows) {
+    for (const ParamRow& row : t.table().rows) {
       const auto columns = static_cast<std::size_t>(row.columns);
       if (row.name == "model.embed_tokens.weight")
         change(t, row, [&](std::vector<float>& w) {
@@ -127,7 +128,7 @@ TEST(Ties, GoToTheLowerExpertOnEveryLayout) {
     c.model.num_experts_per_tok = k;
     const Fill paired = [&](Trainer& t) {
       random_fill()(t);
-      for (const ParamRow& row : t.model->table.rows) {
+      for (const ParamRow& row : t.table().rows) {
         if (!row.name.ends_with("block_sparse_moe.gate.weight")) continue;
         change(t, row, [&](std::vector<float>& w) {
           std::copy(w.begin(), w.begin() + half * row.columns, w.begin() + half * row.columns);

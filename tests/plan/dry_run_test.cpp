@@ -81,7 +81,7 @@ TEST_P(DryRun, FilesAreItsSizesAndWhatHdf5Adds) {
   const TemporaryFolder folder;
   const auto files = write_rank_files(folder.file("step"), 1, 0, take_snapshot(t, snapshot).pieces);
   ASSERT_EQ(files.size(), plan.optimizer_file > 0 ? 2u : 1u);
-  const std::int64_t most = 4096 * static_cast<std::int64_t>(t.model->table.rows.size());
+  const std::int64_t most = 4096 * static_cast<std::int64_t>(t.table().rows.size());
   const auto adds = [&](const Checkpoint::FileEntry& file, std::size_t planned) {
     return file.bytes - static_cast<std::int64_t>(planned);
   };

@@ -6,6 +6,7 @@
 #include "parallel/checkpoint/reader.h"
 #include "parallel/checkpoint/reshard.h"
 #include "parallel/checkpoint/writer.h"
+#include "parallel/model/weights.h"
 #include "parallel/train/trainer_state.h"
 #include "tests/checkpoint/saved_model.h"
 #include "tests/mpi_tests.h"
@@ -60,13 +61,13 @@ void fill(Trainer& t) {
     const std::vector<float> values = values_of(kind, p.row->name, p.part);
     std::memcpy(to.data, values.data(), values.size() * sizeof(float));
   };
-  for (const OwnedPiece& p : owned_pieces(t.model->table, t.mesh->at, true)) {
+  for (const OwnedPiece& p : owned_pieces(t.table(), t.mesh->at, true)) {
     put(master_piece(t.memory, p), StateKind::Master, p);
     put(shard_piece_of(t.memory.m, p), StateKind::Moment1, p);
     put(shard_piece_of(t.memory.v, p), StateKind::Moment2, p);
   }
   for (std::size_t i = 0; i < t.optimizer.row_steps.size(); ++i)
-    t.optimizer.row_steps[i] = steps_of(t.model->table.rows[i].name);
+    t.optimizer.row_steps[i] = steps_of(t.table().rows[i].name);
   t.step = 7;
   t.consumed_samples = 56;
   t.tokens = 448;
@@ -76,7 +77,7 @@ void fill(Trainer& t) {
 
 // Every weight of the rank, owned or not, is the rounding of its master.
 void expect_weights(const Trainer& t) {
-  for (const ParamRow& row : t.model->table.rows) {
+  for (const ParamRow& row : t.table().rows) {
     const Tensor w = view_row(row, t.memory.weights.dense, t.memory.weights.expert);
     const std::vector<float> values = values_of(StateKind::Master, row.name, row.part);
     bool same = true;

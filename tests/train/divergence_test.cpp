@@ -19,7 +19,7 @@ TEST(Divergence, TheStateIsThatBeforeTheStep) {
   Trainer t = random_trainer(rig, c, mesh);
   for (int i = 0; i < 3; ++i) (void)train_step(t, data.source());
   const TrainedState before = state_of(t);
-  const auto& rows = t.model->table.rows;
+  const auto& rows = t.table().rows;
   const auto row = std::ranges::find(rows, std::string("model.norm.weight"), &ParamRow::name);
   ASSERT_NE(row, rows.end());
   const Tensor norm = view_row(*row, t.memory.weights.dense, t.memory.weights.expert);

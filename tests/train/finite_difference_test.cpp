@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "core/rng.h"
+#include "parallel/model/weights.h"
 #include "tests/train/rig.h"
 
 // The whole loss (LM, load balancing, z) against finite differences along a direction in each parameter. Directions are
@@ -83,12 +84,12 @@ TEST_P(FiniteDifferences, EveryParameter) {
   Trainer t = random_trainer(rig, config, mesh);
   const Point start = evaluate(t);
   std::vector<std::vector<float>> gradients;
-  for (const ParamRow& row : t.model->table.rows) gradients.push_back(gradient_of(t, row));
+  for (const ParamRow& row : t.table().rows) gradients.push_back(gradient_of(t, row));
   double largest = 0;
   for (const auto& g : gradients) largest = std::max(largest, norm(g));
 
   for (std::size_t i = 0; i < gradients.size(); ++i) {
-    const ParamRow& row = t.model->table.rows[i];
+    const ParamRow& row = t.table().rows[i];
     const std::vector<float>& g = gradients[i];
     const Tensor weights = view_row(row, t.memory.weights.dense, t.memory.weights.expert);
     const std::vector<float> original = floats_of(t, weights);

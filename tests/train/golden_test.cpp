@@ -4,6 +4,7 @@
 
 #include "data/safetensors.h"
 #include "parallel/checkpoint/load.h"
+#include "parallel/model/transformer.h"
 #include "parallel/models/family.h"
 #include "parallel/models/hf_config.h"
 #include "parallel/models/huggingface.h"
@@ -56,7 +57,7 @@ class Golden : public ::testing::TestWithParam<std::string> {
     Trainer t = make_trainer(c, mesh, *rig.device, *rig.stream, *rig.ops);
     const auto source = open_huggingface(golden_folder(GetParam()));
     Staging staging(*t.device, *t.stream);
-    load_weights(t.model->table, *source, staging, t.memory.weights.dense, t.memory.weights.expert);
+    load_weights(t.table(), *source, staging, t.memory.weights.dense, t.memory.weights.expert);
     return t;
   }
 
@@ -70,12 +71,12 @@ class Golden : public ::testing::TestWithParam<std::string> {
     const StepResult r = compute_gradients(t, sequences.source());
     EXPECT_NEAR(r.loss, read_all(file, "loss")[0], 1e-5);
     double all = 0;
-    for (const ParamRow& row : t.model->table.rows) {
+    for (const ParamRow& row : t.table().rows) {
       const double n = norm(golden_gradient(row));
       all += n * n;
     }
     all = std::sqrt(all);
-    for (const ParamRow& row : t.model->table.rows) {
+    for (const ParamRow& row : t.table().rows) {
       const std::vector<float> want = golden_gradient(row), got = gradient_of(t, row);
       // A gradient that is mathematically zero (an expert without tokens, a router's under k = 1) is held absolutely.
       const double bound = norm(want) > 1e-7 * all ? 1e-4 * norm(want) : 1e-7 * all;

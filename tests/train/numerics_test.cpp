@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "parallel/model/transformer.h"
 #include "tests/train/rig.h"
 
 // The rules of numerics that one rank can show; tests/train_mpi has those of several.
@@ -13,14 +14,14 @@ const Rig rig;
 const Mesh mesh = single_mesh(rig);
 
 void zero_routers(Trainer& t) {
-  for (const ParamRow& row : t.model->table.rows)
+  for (const ParamRow& row : t.table().rows)
     if (row.name.ends_with("block_sparse_moe.gate.weight"))
       rig.ops->fill(*rig.stream, view_row(row, t.memory.weights.dense, t.memory.weights.expert), 0);
 }
 
 std::vector<float> gradients_of(const Trainer& t) {
   std::vector<float> all;
-  for (const ParamRow& row : t.model->table.rows) {
+  for (const ParamRow& row : t.table().rows) {
     const std::vector<float> g = gradient_of(t, row);
     all.insert(all.end(), g.begin(), g.end());
   }
@@ -108,7 +109,7 @@ TEST(Numerics, ZeroTokensForAnExpert) {
     const StepResult r = train_step(t, random_sequences(4, 9, c.model.vocab_size, 1).source());
     EXPECT_TRUE(std::isfinite(r.loss) && std::isfinite(r.grad_norm));
     const TrainedState after = state_of(t);
-    for (const ParamRow& row : t.model->table.rows) {
+    for (const ParamRow& row : t.table().rows) {
       if (row.expert < 0) continue;
       const bool idle = row.expert >= 2;
       EXPECT_EQ(norm(gradient_of(t, row)) == 0, idle) << row.name;

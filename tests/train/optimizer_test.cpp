@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "parallel/model/transformer.h"
 #include "parallel/train/schedule.h"
 #include "tests/data/temporary_folder.h"
 #include "tests/train/rig.h"
@@ -29,8 +30,8 @@ struct Reference {
 
   void update(const Trainer& t, double scale, double lr) {
     const TrainConfig& c = t.config.train;
-    for (std::size_t i = 0; i < t.model->table.rows.size(); ++i) {
-      const ParamRow& row = t.model->table.rows[i];
+    for (std::size_t i = 0; i < t.table().rows.size(); ++i) {
+      const ParamRow& row = t.table().rows[i];
       if (t.optimizer.frozen[i] != 0) continue;
       const std::vector<float> g = gradient_of(t, row);
       const double decay = row.name.ends_with("norm.weight") ? 0 : c.weight_decay;
@@ -60,8 +61,8 @@ struct Reference {
 
 double norm_of_counted(const Trainer& t) {
   double sum = 0;
-  for (std::size_t i = 0; i < t.model->table.rows.size(); ++i)
-    if (t.optimizer.frozen[i] == 0) sum += std::pow(norm(gradient_of(t, t.model->table.rows[i])), 2);
+  for (std::size_t i = 0; i < t.table().rows.size(); ++i)
+    if (t.optimizer.frozen[i] == 0) sum += std::pow(norm(gradient_of(t, t.table().rows[i])), 2);
   return std::sqrt(sum);
 }
 
@@ -127,19 +128,18 @@ TEST(Numerics, AdamwCountsStepsPerRow) {
   for (int i = 0; i < 5; ++i) (void)train_step(t, data.source());
   // One expert's matrix starts afresh, as upcycling would leave it.
   const std::string name = "model.layers.1.block_sparse_moe.experts.2.w1.weight";
-  for (std::size_t i = 0; i < t.model->table.rows.size(); ++i) {
+  for (std::size_t i = 0; i < t.table().rows.size(); ++i) {
     EXPECT_EQ(t.optimizer.row_steps[i], 5);
-    if (t.model->table.rows[i].name == name) t.optimizer.row_steps[i] = 0;
+    if (t.table().rows[i].name == name) t.optimizer.row_steps[i] = 0;
   }
-  for (const OwnedPiece& p : owned_pieces(t.model->table, mesh.at, true)) {
+  for (const OwnedPiece& p : owned_pieces(t.table(), mesh.at, true)) {
     if (p.row->name != name) continue;
     rig.ops->fill(*rig.stream, shard_piece_of(t.memory.m, p), 0);
     rig.ops->fill(*rig.stream, shard_piece_of(t.memory.v, p), 0);
   }
   const std::vector<float> before = state_of(t).parameters.at(name).master;
   const double lr = train_step(t, data.source()).lr;
-  const std::vector<float> after = state_of(t).parameters.at(name).master,
-                           g = gradient_of(t, *t.model->table.find(name));
+  const std::vector<float> after = state_of(t).parameters.at(name).master, g = gradient_of(t, *t.table().find(name));
   const float scale = floats_of(t, t.memory.scale)[0];
   int compared = 0;
   for (std::size_t i = 0; i < g.size(); ++i) {

@@ -3,6 +3,7 @@
 #include "core/config/describe.h"
 #include "parallel/checkpoint/reader.h"
 #include "parallel/checkpoint/writer.h"
+#include "parallel/model/transformer.h"
 #include "parallel/train/trainer_state.h"
 #include "parallel/upcycle/live_upcycle.h"
 #include "parallel/upcycle/rules.h"
@@ -159,7 +160,7 @@ TEST(Snapshot, IsAsLargeAsPlanned) {
     const std::vector<SavedPiece> pieces = take_snapshot(t, s).pieces;
     EXPECT_EQ(device_allocation_count(), allocations);
     EXPECT_EQ(pieces.size(), s.pieces.size() * (c.train.optimizer == "adamw" ? 3 : 1));
-    EXPECT_EQ(s.arena.capacity(), plan_snapshot(t.model->table, mesh.at, c.train.optimizer == "adamw"));
+    EXPECT_EQ(s.arena.capacity(), plan_snapshot(t.table(), mesh.at, c.train.optimizer == "adamw"));
     EXPECT_EQ(s.arena.high_water(), s.arena.capacity());
   }
 }

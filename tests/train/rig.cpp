@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "core/rng.h"
+#include "parallel/model/transformer.h"
 #include "tests/kernels/test_backend.h"
 
 namespace upcycle {
@@ -89,7 +90,7 @@ Config small_moe_config() {
 
 Trainer random_trainer(const Rig& rig, const Config& config, const Mesh& mesh) {
   Trainer t = make_trainer(config, mesh, *rig.device, *rig.stream, *rig.ops);
-  ParamTable table = t.model->table;
+  ParamTable table = t.table();
   for (ParamRow& row : table.rows)
     if (row.name.ends_with("block_sparse_moe.gate.weight")) row.init_std = 0.5;
   Staging staging(*rig.device, *rig.stream);
@@ -115,13 +116,13 @@ void append(std::vector<float>& to, const std::vector<float>& more) { to.insert(
 TrainedState state_of(const Trainer& t) {
   TrainedState s;
   const bool adamw = t.config.train.optimizer == "adamw";
-  for (const OwnedPiece& p : owned_pieces(t.model->table, t.mesh->at, true)) {  // in the order of rows
+  for (const OwnedPiece& p : owned_pieces(t.table(), t.mesh->at, true)) {  // in the order of rows
     TrainedState::Parameter& to = s.parameters[p.row->name];
     append(to.weight, floats_of(t, piece_of(t.memory.weights, p)));
     append(to.master, floats_of(t, master_piece(t.memory, p)));
     if (adamw) append(to.m, floats_of(t, shard_piece_of(t.memory.m, p)));
     if (adamw) append(to.v, floats_of(t, shard_piece_of(t.memory.v, p)));
-    to.steps = t.optimizer.row_steps[static_cast<std::size_t>(p.row - t.model->table.rows.data())];
+    to.steps = t.optimizer.row_steps[static_cast<std::size_t>(p.row - t.table().rows.data())];
   }
   s.step = t.step;
   s.consumed_samples = t.consumed_samples;

@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "kernels/cpu/cpu_ops.h"
+#include "parallel/model/transformer.h"
 #include "parallel/train/trainer_state.h"
 #include "tests/train/rig.h"
 #ifdef __SANITIZE_ADDRESS__
@@ -120,7 +121,7 @@ TEST_P(SteadyState, AStepReadsNothingThatWasLeftBehind) {
   const FixedSequences data = random_sequences(4, 9, config.model.vocab_size, 1);
   const StepResult want = compute_gradients(t, data.source());
   std::vector<std::vector<float>> gradients;
-  for (const ParamRow& row : t.model->table.rows) gradients.push_back(gradient_of(t, row));
+  for (const ParamRow& row : t.table().rows) gradients.push_back(gradient_of(t, row));
 
   const Tensor lasting[] = {t.model->rope_table, t.batch.positions, t.batch.sequences.offsets};
   std::vector<std::string> kept;
@@ -133,7 +134,7 @@ TEST_P(SteadyState, AStepReadsNothingThatWasLeftBehind) {
   EXPECT_EQ(got.aux_loss, want.aux_loss);
   EXPECT_EQ(got.z_loss, want.z_loss);
   for (std::size_t i = 0; i < gradients.size(); ++i)
-    EXPECT_TRUE(gradient_of(t, t.model->table.rows[i]) == gradients[i]) << t.model->table.rows[i].name;
+    EXPECT_TRUE(gradient_of(t, t.table().rows[i]) == gradients[i]) << t.table().rows[i].name;
 }
 
 INSTANTIATE_TEST_SUITE_P(Runs, SteadyState,

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "parallel/model/transformer.h"
 #include "tests/mpi_tests.h"
 #include "tests/train/rig.h"
 
@@ -12,7 +13,7 @@ namespace {
 void expect_found(const Rig& rig, const Config& config, const Mesh& mesh, const std::string& name) {
   Trainer t = random_trainer(rig, config, mesh);
   check_replicas(t.optimizer, t.memory);
-  const ParamRow* row = t.model->table.find(name);
+  const ParamRow* row = t.table().find(name);
   ASSERT_NE(row, nullptr);
   const Tensor weights = view_row(*row, t.memory.weights.dense, t.memory.weights.expert);
   std::vector<float> w = floats_of(t, weights);

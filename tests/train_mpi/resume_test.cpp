@@ -31,7 +31,7 @@ void save(Trainer& t, const std::string& run) {
 // The pieces of `part` hold the values that `whole`, a trainer of one rank, has there.
 void expect_pieces_of(const Trainer& part, const Trainer& whole) {
   const TrainedState all = state_of(whole);
-  for (const OwnedPiece& p : owned_pieces(part.model->table, part.mesh->at, true)) {
+  for (const OwnedPiece& p : owned_pieces(part.table(), part.mesh->at, true)) {
     const TrainedState::Parameter& parameter = all.parameters.at(p.row->name);
     const auto compare = [&](const Tensor& on_device, const std::vector<float>& values, const char* what) {
       const std::vector<float> mine = floats_of(part, on_device);
@@ -45,7 +45,7 @@ void expect_pieces_of(const Trainer& part, const Trainer& whole) {
     compare(master_piece(part.memory, p), parameter.master, "masters");
     compare(shard_piece_of(part.memory.m, p), parameter.m, "first moments");
     compare(shard_piece_of(part.memory.v, p), parameter.v, "second moments");
-    EXPECT_EQ(part.optimizer.row_steps[static_cast<std::size_t>(p.row - part.model->table.rows.data())],
+    EXPECT_EQ(part.optimizer.row_steps[static_cast<std::size_t>(p.row - part.table().rows.data())],
               parameter.steps);
   }
   EXPECT_EQ(part.step, all.step);

@@ -5,6 +5,7 @@
 #include "core/config/describe.h"
 #include "parallel/checkpoint/reader.h"
 #include "parallel/checkpoint/writer.h"
+#include "parallel/model/weights.h"
 #include "parallel/train/step.h"
 #include "parallel/train/trainer_state.h"
 #include "parallel/upcycle/from_checkpoint.h"
@@ -100,7 +101,7 @@ TEST_F(Live, IsTheRunThatAnUpcycledCheckpointStarts) {
       EXPECT_EQ(t.consumed_samples, 12);
       EXPECT_EQ(t.tokens, 3 * 4 * 9);
       EXPECT_GT(t.flops, 0);
-      for (const OwnedPiece& p : owned_pieces(t.model->table, mesh.at, true)) {
+      for (const OwnedPiece& p : owned_pieces(t.table(), mesh.at, true)) {
         EXPECT_TRUE(same_bits(values(piece_of(t.memory.weights, p)), values(piece_of(from_files.memory.weights, p))))
             << p.row->name;
         EXPECT_TRUE(same_bits(values(master_piece(t.memory, p)), values(master_piece(from_files.memory, p))))
@@ -125,7 +126,7 @@ TEST_F(Live, WhatStaysKeepsItsStateAndWhatIsFreshHasNone) {
       Config c = config(dtype);
       Trainer dense = after_dense_steps(c, 3);
       std::map<std::string, std::array<std::vector<float>, 3>> before;
-      for (const OwnedPiece& p : owned_pieces(dense.model->table, mesh.at, true))
+      for (const OwnedPiece& p : owned_pieces(dense.table(), mesh.at, true))
         before[p.row->name] = {values(master_piece(dense.memory, p)), values(shard_piece_of(dense.memory.m, p)),
                                values(shard_piece_of(dense.memory.v, p))};
       c.upcycle = u.upcycle;
@@ -133,7 +134,7 @@ TEST_F(Live, WhatStaysKeepsItsStateAndWhatIsFreshHasNone) {
       Trainer t = upcycle_live(std::move(dense), c, probe).trainer;
 
       std::size_t kept = 0;
-      for (const OwnedPiece& p : owned_pieces(t.model->table, mesh.at, true)) {
+      for (const OwnedPiece& p : owned_pieces(t.table(), mesh.at, true)) {
         const std::string& name = p.row->name;
         const bool shared = name.find("shared_expert") != std::string::npos;
         std::string was = name;
@@ -141,7 +142,7 @@ TEST_F(Live, WhatStaysKeepsItsStateAndWhatIsFreshHasNone) {
         const bool stays = before.count(was) != 0;
         EXPECT_EQ(stays, shared || name.find("block_sparse_moe") == std::string::npos) << name;
         const std::vector<float> m = values(shard_piece_of(t.memory.m, p)), v = values(shard_piece_of(t.memory.v, p));
-        EXPECT_EQ(t.optimizer.row_steps[static_cast<std::size_t>(p.row - t.model->table.rows.data())], stays ? 3 : 0)
+        EXPECT_EQ(t.optimizer.row_steps[static_cast<std::size_t>(p.row - t.table().rows.data())], stays ? 3 : 0)
             << name;
         if (stays) {
           EXPECT_TRUE(same_bits(values(master_piece(t.memory, p)), before[was][0])) << name;
@@ -156,8 +157,8 @@ TEST_F(Live, WhatStaysKeepsItsStateAndWhatIsFreshHasNone) {
       EXPECT_GE(kept, 2u + 2 * 6) << "embedding, norm, and a layer's attention and norms";
 
       (void)train_step(t, data.source());
-      for (std::size_t i = 0; i < t.model->table.rows.size(); ++i) {
-        const std::string& name = t.model->table.rows[i].name;
+      for (std::size_t i = 0; i < t.table().rows.size(); ++i) {
+        const std::string& name = t.table().rows[i].name;
         const bool fresh = name.find("experts.") != std::string::npos || name.ends_with("gate.weight");
         EXPECT_EQ(t.optimizer.row_steps[i], fresh ? 1 : 4) << name;
       }
@@ -171,7 +172,7 @@ TEST_F(Live, AFreshExpertsFirstUpdateIsStepOne) {
   Trainer dense = after_dense_steps(c, 3);
   c.model = upcycled_model(c.model, experts(4, 2), c.upcycle, "test");
   Trainer t = upcycle_live(std::move(dense), c, probe).trainer;
-  const ParamRow& row = *t.model->table.find(expert_name(1, 2, "w2"));
+  const ParamRow& row = *t.table().find(expert_name(1, 2, "w2"));
   const std::vector<float> before = values(view_row(row, t.memory.weights.dense, t.memory.weights.expert));
   (void)train_step(t, data.source());
   const std::vector<float> after = values(view_row(row, t.memory.weights.dense, t.memory.weights.expert));

@@ -2,6 +2,7 @@
 #include "parallel/checkpoint/load.h"
 
 #include "core/rng.h"
+#include "parallel/model/transformer.h"
 
 namespace upcycle::test {
 

@@ -7,6 +7,7 @@
 #include "core/trace.h"
 #include "parallel/checkpoint/reader.h"
 #include "parallel/checkpoint/writer.h"
+#include "parallel/model/weights.h"
 #include "parallel/train/step.h"
 #include "parallel/train/trainer_state.h"
 #include "parallel/upcycle/from_checkpoint.h"
@@ -75,22 +76,22 @@ struct Layouts : ::testing::Test {
   }
 
   void expect_same_model(const Trainer& a, const Trainer& b) {
-    for (const ParamRow& row : a.model->table.rows) {
+    for (const ParamRow& row : a.table().rows) {
       const auto weights = [&](const Trainer& t) {
         return floats_of(t, view_row(row, t.memory.weights.dense, t.memory.weights.expert));
       };
       EXPECT_TRUE(same_bits(weights(a), weights(b))) << "working weights of " << row.name;
     }
-    for (const OwnedPiece& p : owned_pieces(a.model->table, a.mesh->at, true)) {
+    for (const OwnedPiece& p : owned_pieces(a.table(), a.mesh->at, true)) {
       const auto values = [&](const Trainer& t) { return floats_of(t, master_piece(t.memory, p)); };
       EXPECT_TRUE(same_bits(values(a), values(b))) << "masters of " << p.row->name;
     }
   }
 
   void expect_moments(const Trainer& t, Checkpoint& dense) {
-    for (const OwnedPiece& p : owned_pieces(t.model->table, t.mesh->at, true)) {
+    for (const OwnedPiece& p : owned_pieces(t.table(), t.mesh->at, true)) {
       const std::string was = retained_tensor(*p.row);
-      const auto i = static_cast<std::size_t>(p.row - t.model->table.rows.data());
+      const auto i = static_cast<std::size_t>(p.row - t.table().rows.data());
       EXPECT_EQ(t.optimizer.row_steps[i], was.empty() ? 0 : 3) << p.row->name;
       for (const StateKind kind : {StateKind::Moment1, StateKind::Moment2}) {
         std::vector<float> want(static_cast<std::size_t>(p.part.size()), 0);
@@ -204,7 +205,7 @@ TEST_F(Layouts, ManyRoundsBringTheSame) {
   for (Trainer* t : {&live, &again}) convert_live(before, *t);
 
   const ExpertMaker maker(moe.model, moe.upcycle, static_cast<std::uint64_t>(moe.seed), {});
-  for (const OwnedPiece& p : owned_pieces(again.model->table, mesh.at, true)) {
+  for (const OwnedPiece& p : owned_pieces(again.table(), mesh.at, true)) {
     if (maker.origin(*p.row, p.part).tensor.empty()) continue;
     const Tensor piece = master_piece(again.memory, p);
     again.ops->fill(*again.stream, piece, -7);

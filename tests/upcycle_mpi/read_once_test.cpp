@@ -1,3 +1,4 @@
+#include "parallel/model/weights.h"
 #include "parallel/train/trainer_state.h"
 #include "parallel/upcycle/from_checkpoint.h"
 #include "tests/mpi_tests.h"
@@ -51,7 +52,7 @@ TEST_F(ReadOnce, WeightsThatEveryReplicaLoads) {
     load_trainer_weights(t, source);
     EXPECT_EQ(mesh.world->sum_of(source.elements), static_cast<double>(count_parameters(c.model).total)) << tp;
     DrawnModel same(c.model, 5);
-    for (const ParamRow& row : t.model->table.rows) {
+    for (const ParamRow& row : t.table().rows) {
       const Tensor held = view_row(row, t.memory.weights.dense, t.memory.weights.expert);
       EXPECT_TRUE(
           same_bits({held.as<float>(), static_cast<std::size_t>(row.part.size())}, read(same, row.name, row.part)))

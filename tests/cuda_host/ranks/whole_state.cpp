@@ -5,6 +5,8 @@
 #include <bit>
 #include <cmath>
 
+#include "parallel/model/transformer.h"
+
 namespace upcycle::test {
 namespace {
 
@@ -45,7 +47,7 @@ class Whole {
 template <class View>
 std::vector<float> whole_matrix(const Trainer& t, const ParamRow& row, const View& view) {
   Whole whole(row);
-  for (const OwnedPiece& p : owned_pieces(t.model->table, t.mesh->at, false))
+  for (const OwnedPiece& p : owned_pieces(t.table(), t.mesh->at, false))
     if (p.row->name == row.name) whole.put(p.part, floats_of(t, view(p)));
   return whole.values(row.name);
 }
@@ -63,8 +65,8 @@ TrainedState whole_state(const Trainer& t) {
     to.master = collect(row, [&](const OwnedPiece& p) { return master_piece(t.memory, p); });
     if (adamw) to.m = collect(row, [&](const OwnedPiece& p) { return shard_piece_of(t.memory.m, p); });
     if (adamw) to.v = collect(row, [&](const OwnedPiece& p) { return shard_piece_of(t.memory.v, p); });
-    const ParamRow* mine = t.model->table.find(row.name);
-    const auto at = mine == nullptr ? 0 : static_cast<std::size_t>(mine - t.model->table.rows.data());
+    const ParamRow* mine = t.table().find(row.name);
+    const auto at = mine == nullptr ? 0 : static_cast<std::size_t>(mine - t.table().rows.data());
     to.steps = static_cast<std::int64_t>(
         host_world().max_of(mine == nullptr ? 0 : static_cast<double>(t.optimizer.row_steps[at])));
   }
@@ -85,7 +87,7 @@ std::vector<std::vector<float>> whole_gradients(const Trainer& t) {
 
 std::vector<float> owned_gradients(const Trainer& t) {
   std::vector<float> all;
-  for (const OwnedPiece& p : owned_pieces(t.model->table, t.mesh->at, true)) {
+  for (const OwnedPiece& p : owned_pieces(t.table(), t.mesh->at, true)) {
     const std::vector<float> g = floats_of(t, piece_of(t.memory.grads, p));
     all.insert(all.end(), g.begin(), g.end());
   }
