@@ -15,15 +15,16 @@ namespace upcycle {
 using Refuse = std::function<void(const char* field, const std::string& found, const std::string& expected)>;
 
 // A family of models in Hugging Face's form: how it calls itself, its config keys and its tensors, and what it can not
-// express. FAMILY.cpp in families/ defines one as `families::FAMILY`, its model_type; nothing else names it.
+// express. families/FAMILY.cpp defines one as `families::FAMILY`; nothing else names it.
 struct Family {
-  const char* name;          // in messages
-  const char* model_type;    // in config.json
-  const char* architecture;  // in config.json
-  double rope_theta;         // what an absent key means in transformers
-  // Keys of config.json beside those that all families have (hf_config.cpp), and those of them that must be there.
-  std::vector<const char*> required = {};
+  const char* name;                        // in messages
+  const char* model_type;                  // in config.json
+  const char* architecture;                // in config.json
+  double rope_theta;                       // what an absent key means in transformers
+  std::vector<const char*> required = {};  // keys that must be there, beside those of all families (hf_config.cpp)
+  // What the family's own keys say; the others were read.
   void (*read)(const ConfigObject& file, ModelConfig& model);
+  // Refuses what the family can not express; adds its own keys to the others, or puts them in their place.
   void (*write)(const ModelConfig& model, const Refuse& refuse, nlohmann::ordered_json& file);
   const char* (*pattern)(ParamRole role) = canonical_pattern;  // names of tensors, as canonical_pattern has them
 };
