@@ -40,29 +40,29 @@ class UpcycledSource final : public TensorSource {
 constexpr std::size_t kMakeBytes = std::size_t{1} << 20;  // drawn at once
 
 // Parameters that come from one dense rectangle.
-struct Family {
+struct SameOrigin {
   Origin origin;
   std::vector<const ParamRow*> rows;
 };
 
-std::vector<Family> families_of(const std::vector<const ParamRow*>& rows, const ExpertMaker& maker) {
-  std::vector<Family> families;
+std::vector<SameOrigin> by_origin(const std::vector<const ParamRow*>& rows, const ExpertMaker& maker) {
+  std::vector<SameOrigin> groups;
   std::multimap<std::string, std::size_t> places;
   for (const ParamRow* row : rows) {
     if (row->part.size() == 0) continue;
     Origin origin = maker.origin(*row, row->part);
     const auto [begin, end] = places.equal_range(origin.tensor);
     const auto same = std::find_if(begin, end, [&](const auto& p) {
-      return !origin.tensor.empty() && families[p.second].origin.part == origin.part;
+      return !origin.tensor.empty() && groups[p.second].origin.part == origin.part;
     });
     if (same != end) {
-      families[same->second].rows.push_back(row);
+      groups[same->second].rows.push_back(row);
       continue;
     }
-    places.emplace(origin.tensor, families.size());
-    families.push_back({std::move(origin), {row}});
+    places.emplace(origin.tensor, groups.size());
+    groups.push_back({std::move(origin), {row}});
   }
-  return families;
+  return groups;
 }
 
 }  // namespace
@@ -101,20 +101,20 @@ void make_rows(const ParamRow& row, const ExpertMaker& maker, std::size_t buffer
 
 void load_upcycled(const std::vector<const ParamRow*>& rows, TensorSource& dense, const ExpertMaker& maker,
                    std::size_t buffer_bytes, const StoreRows& store, std::vector<Want> also, const HostGroup* host) {
-  const std::vector<Family> families = families_of(rows, maker);
+  const std::vector<SameOrigin> groups = by_origin(rows, maker);
   std::vector<float> made;
-  for (const Family& f : families) {
-    const std::string& tensor = f.origin.tensor;
+  for (const SameOrigin& group : groups) {
+    const std::string& tensor = group.origin.tensor;
     if (tensor.empty()) {
-      for (const ParamRow* row : f.rows) make_rows(*row, maker, kMakeBytes, store);
+      for (const ParamRow* row : group.rows) make_rows(*row, maker, kMakeBytes, store);
       continue;
     }
     if (!dense.has(tensor))
-      input_error("{}: no tensor {}; {} is made of it", dense.name(), tensor, f.rows.front()->name);
+      input_error("{}: no tensor {}; {} is made of it", dense.name(), tensor, group.rows.front()->name);
     also.push_back(
-        {tensor, f.origin.part, [&](const Rectangle& got, const float* values) {
-           for (const ParamRow* row : f.rows)
-             make_part(*row, {row->part.row + got.row - f.origin.part.row, row->part.column, got.rows, got.columns},
+        {tensor, group.origin.part, [&](const Rectangle& got, const float* values) {
+           for (const ParamRow* row : group.rows)
+             make_part(*row, {row->part.row + got.row - group.origin.part.row, row->part.column, got.rows, got.columns},
                        values, maker, made, store);
          }});
   }
