@@ -26,7 +26,7 @@ lists launch/train.cpp 'test_cli --gtest_filter=.*:Train\..*-Full\*$'
 lists kernels/cpu/gather_rows.cpp 'test_kernels --gtest_filter=RowsTest\..*-Full\*$'
 lists kernels/ops.h 'test_kernels --gtest_filter=AttentionTest\..*:SwigluTest\..*-Full\*$'
 # A test is its own; the model's files have more; scripts have scripts.
-lists tests/comm/sums_test.cpp 'test_comm --gtest_filter=Sums\.\*:\*/Sums\.\*-Full\*$'
+lists tests/comm/sum_in_order_test.cpp 'test_comm --gtest_filter=Sums\.\*:\*/Sums\.\*-Full\*$'
 lists parallel/model/moe.cpp 'test_parity_mpi --gtest_filter=Layouts\..*-Full\*$'
 lists parallel/model/moe.cpp 'test_train --gtest_filter=Golden\.\*:\*/Golden\.\*-Full\*$'
 lists launch/test.sh 'tests/scripts/test_script_test.sh$'
