@@ -5,6 +5,8 @@
 #include "core/rng.h"
 #include "core/staging.h"
 #include "launch/normal_operands.h"
+#include "parallel/model/activations.h"
+#include "parallel/train/trainer.h"
 
 namespace upcycle {
 namespace {
@@ -21,25 +23,16 @@ std::int64_t draw(std::int64_t below, std::int64_t i) {
 
 }  // namespace
 
-OpLimits limits_of(const Config& c, const Operands& o) {
-  OpLimits l;
-  l.T = o.T, l.H = o.H, l.F = o.F, l.N = o.N, l.K = o.K, l.D = o.D, l.V = o.V, l.E = o.E, l.k = o.k;
-  l.R = o.R, l.moe_F = o.moe_F;
-  l.dtype = c.storage();
-  return l;
+OpLimits limits_of(const Config& c) {
+  const Layout alone;
+  return op_limits(sizes_of(c.model, alone, Coordinates{}), training_pass(c), alone);
 }
 
 Operands sizes_of(const Config& c) {
+  const OpLimits l = limits_of(c);
   Operands o{};
-  const ModelConfig& m = c.model;
-  o.T = c.train.micro_batch_size * c.train.seq_length;
-  o.H = m.hidden_size, o.F = m.intermediate_size, o.N = m.num_attention_heads, o.K = m.kv_heads();
-  o.D = m.head_size(), o.V = m.vocab_size;
-  if (m.is_moe()) {
-    o.E = m.num_local_experts, o.k = m.num_experts_per_tok, o.moe_F = m.expert_size();
-    o.R = o.T * o.k + o.E * kExpertRowAlign;
-    o.R = (o.R + kExpertRowAlign - 1) / kExpertRowAlign * kExpertRowAlign;
-  }
+  o.T = l.T, o.H = l.H, o.F = l.F, o.N = l.N, o.K = l.K, o.D = l.D, o.V = l.V;
+  o.E = l.E, o.k = l.k, o.moe_F = l.moe_F, o.R = l.R;
   return o;
 }
 
@@ -70,7 +63,7 @@ void take_all(Arena& a, Operands& o, const Config& c, const Ops& ops) {
     o.expert_gate_up = a.take(t, {o.R, 2 * o.moe_F});
     o.expert_weight = a.take(t, {o.E, 2 * o.moe_F, o.H});
   }
-  o.scratch = a.take(DType::F32, {static_cast<std::int64_t>(ops.workspace_bytes(limits_of(c, o)) / 4 + 1)});
+  o.scratch = a.take(DType::F32, {static_cast<std::int64_t>(ops.workspace_bytes(limits_of(c)) / 4 + 1)});
 }
 
 void fill_all(const Backend& b, Operands& o, std::int64_t S) {

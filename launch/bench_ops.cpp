@@ -213,7 +213,7 @@ void bench_ops(const Backend& backend, const Config& config, double seconds, boo
   arena.allocate(*backend.device);
   take_all(arena, o, config, *backend.ops);
   fill_all(backend, o, config.train.seq_length);
-  backend.ops->prepare(limits_of(config, o));
+  backend.ops->prepare(limits_of(config));
   std::vector<OpCase> cases = dense_cases(backend, config, o);
   if (o.E > 0)
     for (OpCase& one : moe_cases(backend, o)) cases.push_back(std::move(one));

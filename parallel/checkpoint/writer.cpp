@@ -104,13 +104,6 @@ struct CheckpointWriter::Job {
     return m;
   }
 
-  // The message of the first rank whose `mine` is not empty, on every rank; "" where all are.
-  std::string first_message(const std::string& mine) {
-    const double distance = world.max_of(mine.empty() ? 0 : world.size() - world.rank());
-    if (distance == 0) return "";
-    return world.broadcast_text(mine, world.size() - static_cast<int>(distance));
-  }
-
   [[noreturn]] void fail(const std::string& message) {
     // All ranks have ended writing: they agreed on the message.
     if (world.rank() == 0) {
@@ -171,23 +164,23 @@ void CheckpointWriter::finish() {
   Job& job = *job_;
   // Disks are not equally fast. Ranks meet again and again while some still write, so that none is taken for lost.
   while (job.world.max_of(written() ? 0 : 1) > 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  std::string mine;
+  std::optional<std::string> mine;
   try {
     job.written.get();
   } catch (const std::exception& e) {
     mine = fmt::format("rank {}: {}", job.world.rank(), e.what());
   }
-  if (const std::string bad = job.first_message(mine); !bad.empty()) job.fail(bad);
+  if (const auto bad = first_failure(job.world, mine)) job.fail(*bad);
   const Manifest manifest = job.gather_manifest();
-  std::string published;
+  std::optional<std::string> unpublished;
   if (job.world.rank() == 0) {
     try {
       publish_step(job.run_dir, manifest);
     } catch (const std::exception& e) {
-      published = e.what();
+      unpublished = e.what();
     }
   }
-  if (const std::string bad = job.first_message(published); !bad.empty()) job.fail(bad);
+  if (const auto bad = first_failure(job.world, unpublished)) job.fail(*bad);
   job.part.reset();
   if (job.world.rank() != 0) return;
   try {

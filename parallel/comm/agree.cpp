@@ -4,20 +4,22 @@
 
 namespace upcycle {
 
+std::optional<std::string> first_failure(Communicator& world, const std::optional<std::string>& mine) {
+  // The first rank that failed has the largest distance from the end; 0 means that none did.
+  const double distance = world.max_of(mine ? world.size() - world.rank() : 0);
+  if (distance == 0) return std::nullopt;
+  return world.broadcast_text(mine.value_or(""), world.size() - static_cast<int>(distance));
+}
+
 void agree_or_throw(Communicator& world, const std::function<void()>& local_check) {
-  std::string message;
-  bool failed = false;
+  std::optional<std::string> failure;
   try {
     with_path_errors(local_check);
   } catch (const InputError& error) {
-    failed = true;
     // What other ranks can not see for themselves: where it is so.
-    message = world.rank() == 0 ? error.what() : fmt::format("{}{}", error_origin(), error.what());
+    failure = world.rank() == 0 ? error.what() : fmt::format("{}{}", error_origin(), error.what());
   }
-  // The first failing rank has the largest distance from the end; 0 means that none failed.
-  const double distance = world.max_of(failed ? world.size() - world.rank() : 0);
-  if (distance == 0) return;
-  throw AgreedError(world.broadcast_text(message, world.size() - static_cast<int>(distance)));
+  if (const auto first = first_failure(world, failure)) throw AgreedError(*first);
 }
 
 }  // namespace upcycle

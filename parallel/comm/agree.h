@@ -1,5 +1,7 @@
 #pragma once
 #include <functional>
+#include <optional>
+#include <string>
 
 #include "core/error.h"
 #include "parallel/comm/communicator.h"
@@ -11,6 +13,9 @@ namespace upcycle {
 struct AgreedError : InputError {
   using InputError::InputError;
 };
+
+// What the first rank that failed says, on every rank; nothing where none did. A collective call.
+std::optional<std::string> first_failure(Communicator& world, const std::optional<std::string>& mine);
 
 // Runs a check that may throw InputError on any rank, then agrees: either it passed everywhere, or every rank throws
 // AgreedError with the message of the first rank that failed. A collective call: `local_check` itself makes none.

@@ -8,7 +8,7 @@
 #include "parallel/comm/comm_dry.h"
 #include "parallel/train/step.h"
 #include "parallel/train/trainer_state.h"
-#include "parallel/upcycle/logit_check.h"
+#include "parallel/upcycle/from_checkpoint.h"
 
 namespace upcycle {
 namespace {
@@ -127,18 +127,9 @@ std::size_t start_bytes(DryRank& r, const ModelConfig& dense) {
   const std::vector<std::int32_t> probe(
       static_cast<std::size_t>(probe_length(t.config.train.seq_length, r.mesh.layout.tp)));
   {
-    const DType dtype = t.config.storage();
-    const std::int64_t size = make_param_table(dense, r.mesh.layout, r.mesh.at).dense.size;
-    FlatPair slices{Tensor(t.memory.gradients.data(), dtype, {size}), Tensor(nullptr, dtype, {0})};
     IdleMemory idle = idle_gradients(t);
     Arena own("dense probe");
-    if (slices.dense.bytes() <= idle.bytes) {
-      idle = idle.from(slices.dense.bytes());
-    } else {
-      (void)own.take(dtype, {size});
-      own.allocate(r.device);
-      slices.dense = own.take(dtype, {size});
-    }
+    const FlatPair slices = dense_slices(t, dense, idle, own);
     (void)probe_logits(t, dense, slices, idle, probe);
   }
   (void)probe_logits(t, t.config.model, t.memory.weights, idle_gradients(t), probe);
@@ -197,10 +188,6 @@ std::vector<MemoryClass> conversion_memory(const std::vector<MemoryClass>& dense
 
 std::size_t Plan::training_bytes() const { return sum(memory); }
 std::size_t Plan::peak_bytes() const { return std::max(training_bytes(), upcycling_bytes); }
-
-std::int64_t probe_length(std::int64_t seq_length, int tp) {
-  return std::max<std::int64_t>(tp, std::min<std::int64_t>(seq_length, 256) / tp * tp);
-}
 
 Plan make_plan(const PlannedRun& run, int world, int rank) {
   const Config& c = run.config;

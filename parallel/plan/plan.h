@@ -62,7 +62,4 @@ Layout check_layout(const PlannedRun& run, int world);
 // Throws InputError as check_layout does.
 Plan make_plan(const PlannedRun& run, int world, int rank = 0);
 
-// Tokens of the sequence that logits are compared on before and after upcycling: at most 256, a multiple of tp.
-std::int64_t probe_length(std::int64_t seq_length, int tp);
-
 }  // namespace upcycle

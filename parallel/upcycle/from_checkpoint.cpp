@@ -12,28 +12,19 @@ namespace {
 
 constexpr std::size_t kBuffer = std::size_t{32} << 20;
 
-// Flat buffers of the dense model: inside the MoE's gradient arena, or, where a rank's few small experts make that
-// smaller than the dense slices, in an arena that lives as long as the check.
-struct DenseBuffers {
-  FlatPair weights;
-  IdleMemory rest;  // of the gradient arena
-};
-DenseBuffers dense_buffers(Trainer& t, Arena& own, const ParamTable& dense, DType dtype) {
-  const std::int64_t size = dense.dense.size;
-  const IdleMemory idle = idle_gradients(t);
-  const FlatPair inside{Tensor(idle.data, dtype, {size}), Tensor(nullptr, dtype, {0})};
-  if (inside.dense.bytes() <= idle.bytes) return {inside, idle.from(inside.dense.bytes())};
-  (void)own.take(dtype, {size});
-  own.allocate(*t.device);
-  return {{own.take(dtype, {size}), Tensor(nullptr, dtype, {0})}, idle};
-}
-
 }  // namespace
+
+FlatPair dense_slices(const Trainer& t, const ModelConfig& dense, IdleMemory& idle, Arena& own) {
+  const DType dtype = t.config.storage();
+  const std::int64_t size = make_param_table(dense, t.mesh->layout, t.mesh->at).dense.size;
+  return {take_idle(idle, own, *t.device, dtype, size), Tensor(nullptr, dtype, {0})};
+}
 
 UpcycleReport upcycle_from_checkpoint(Trainer& t, TensorSource& dense, std::span<const std::int32_t> probe) {
   const ParamTable table = make_param_table(dense.model(), t.mesh->layout, t.mesh->at);
   Arena own("dense probe");
-  const DenseBuffers borrowed = dense_buffers(t, own, table, t.config.storage());
+  IdleMemory idle = idle_gradients(t);
+  const FlatPair weights = dense_slices(t, dense.model(), idle, own);
   const auto start = std::chrono::steady_clock::now();
   Staging staging(*t.device, *t.stream);
   const ModelConfig& moe = t.config.model;
@@ -46,7 +37,7 @@ UpcycleReport upcycle_from_checkpoint(Trainer& t, TensorSource& dense, std::span
   for (const ParamRow& row : table.rows) {
     if (!dense.has(row.name)) input_error("{}: no tensor {}; the dense model has it", dense.name(), row.name);
     slices.push_back({row.name, row.part, [&](const Rectangle& part, const float* values) {
-                        store_rows(row, part, values, staging, borrowed.weights.dense, borrowed.weights.expert);
+                        store_rows(row, part, values, staging, weights.dense, weights.expert);
                       }});
   }
   std::vector<const ParamRow*> rows;
@@ -56,7 +47,7 @@ UpcycleReport upcycle_from_checkpoint(Trainer& t, TensorSource& dense, std::span
 
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 
-  const std::vector<float> before = probe_logits(t, dense.model(), borrowed.weights, borrowed.rest, probe);
+  const std::vector<float> before = probe_logits(t, dense.model(), weights, idle, probe);
   own.free();
   const std::vector<float> after = probe_logits(t, moe, t.memory.weights, idle_gradients(t), probe);
   UpcycleReport report = judge_change(t, relative_change(before, after, *t.mesh->tp));

@@ -4,6 +4,10 @@
 
 namespace upcycle {
 
+// Flat parameters of the dense model, for its logits: in the MoE trainer's `idle` gradients or, where a rank's few
+// small experts make those smaller than its dense slices, in `own`.
+FlatPair dense_slices(const Trainer& t, const ModelConfig& dense, IdleMemory& idle, Arena& own);
+
 // In place, from files: fills a fresh MoE trainer (config.model from upcycled_model()) with the experts that `dense`
 // becomes, each rank taking just its slices. The dense logits of `probe` (T tokens, T divisible by tp) are measured
 // too, by dense parameters that the same reading leaves in the gradient arena, which is still empty. A collective call.

@@ -7,8 +7,8 @@
 #include "parallel/model/rectangles.h"
 #include "parallel/model/weights.h"
 #include "parallel/train/trainer_state.h"
+#include "parallel/upcycle/idle_memory.h"
 #include "parallel/upcycle/live_plan.h"
-#include "parallel/upcycle/logit_check.h"
 #include "parallel/upcycle/upcycled_source.h"
 
 namespace upcycle {
@@ -103,13 +103,8 @@ void make_local_experts(const Trainer& dense, const ExpertMaker& maker, Trainer&
   if (!local) {
     std::int64_t most = 0;
     for (const MlpRange& range : ranges) most = std::max(most, mesh.layout.tp * (range.end - range.begin));
-    const IdleMemory idle = idle_gradients(moe);
-    buffer = Tensor(idle.data, dtype, {most});
-    if (buffer.bytes() > idle.bytes) {
-      (void)own.take(dtype, {most});
-      own.allocate(*moe.device);
-      buffer = own.take(dtype, {most});
-    }
+    IdleMemory idle = idle_gradients(moe);
+    buffer = take_idle(idle, own, *moe.device, dtype, most);
   }
 
   Staging staging(*moe.device, *moe.stream);

@@ -35,12 +35,9 @@ class IdleDevice final : public Device {
 
 }  // namespace
 
-IdleMemory IdleMemory::from(std::size_t offset) const {
-  const std::size_t aligned = std::min(Arena::align(offset), bytes);
-  return {static_cast<char*>(data) + aligned, bytes - aligned};
+std::int64_t probe_length(std::int64_t seq_length, int tp) {
+  return std::max<std::int64_t>(tp, std::min<std::int64_t>(seq_length, 256) / tp * tp);
 }
-
-IdleMemory idle_gradients(const Trainer& t) { return {t.memory.gradients.data(), t.memory.gradients.capacity()}; }
 
 std::vector<float> probe_logits(const Trainer& t, const ModelConfig& model, const FlatPair& weights,
                                 const IdleMemory& idle, std::span<const std::int32_t> tokens) {

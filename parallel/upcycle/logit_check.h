@@ -3,18 +3,13 @@
 #include <string>
 #include <vector>
 
-#include "parallel/train/trainer.h"
+#include "parallel/upcycle/idle_memory.h"
 
 // Upcycling measures what it did to the function: the dense logits of a real batch before, the MoE's after.
 namespace upcycle {
 
-// Memory that nothing else uses now. A trainer's gradients are, between steps: each step fills them first.
-struct IdleMemory {
-  void* data = nullptr;
-  std::size_t bytes = 0;
-  IdleMemory from(std::size_t offset) const;  // what is left after `offset` bytes, aligned
-};
-IdleMemory idle_gradients(const Trainer& t);
+// Tokens of the sequence that logits are compared on: at most 256, a multiple of tp.
+std::int64_t probe_length(std::int64_t seq_length, int tp);
 
 // Logits fp32 of the last rows of one sequence of tokens (T divisible by tp), this tp rank's part of the vocabulary:
 // (rows, V_valid), as many rows as fit in 8 MiB; by a forward pass over the given weights in the run's dtype. Its
@@ -28,7 +23,7 @@ double relative_change(std::span<const float> before, std::span<const float> aft
 
 struct UpcycleReport {
   double change = 0;     // relative L2 of the logits
-  bool exact = false;    // whether DESIGN's table promises the dense function
+  bool exact = false;    // whether the mode promises the dense function (promises_exact)
   double tolerance = 0;  // enforced where it does: 1e-5 in fp32, 2e-2 in bf16
   double seconds = 0;    // this rank's, from a checkpoint: reading and making, without the passes that measure
   std::string text() const;
