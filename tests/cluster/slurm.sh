@@ -1,5 +1,16 @@
 # A SLURM cluster on virtual hosts (hosts.sh), for the scripts in this folder to source: the controller runs on the head,
 # one slurmd on each host. Partition "high" pre-empts "low".
+source "$here/hosts.sh"
+source "$here/small_run.sh"
+
+# enter_cluster UPCYCLE: enters the world (hosts.sh); where the script fails there, it shows what SLURM and the job said.
+enter_cluster() {
+  need mpirun jq tc munged slurmctld slurmd sbatch srun
+  enter_world "$@"
+  trap '(($? == 0)) || show_logs' EXIT
+  UPCYCLE_BINARY=$(readlink -f "$1")
+  export UPCYCLE_BINARY
+}
 
 start_slurm() {  # number of hosts
   local n tries

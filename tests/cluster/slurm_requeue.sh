@@ -3,15 +3,9 @@
 # time limit; each time it saves, is requeued and goes on, and in the end it is the run that nothing interrupted.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-source "$here/hosts.sh"
 source "$here/slurm.sh"
-source "$here/small_run.sh"
-need mpirun jq tc munged slurmctld slurmd sbatch srun
-enter_world "$@"
-trap '(($? == 0)) || show_logs' EXIT
+enter_cluster "$@"
 
-UPCYCLE_BINARY=$(readlink -f "$1")
-export UPCYCLE_BINARY
 steps=50
 start_job "$steps"
 wait_for 60 "first steps" steps_done 3
