@@ -13,7 +13,7 @@ struct FlatPair {
   const Tensor& of(ParamGroup g) const { return g == ParamGroup::Dense ? dense : expert; }
 };
 
-// What training keeps between steps, each class in an arena of its own (DESIGN: these are the lines `plan` prints).
+// What training keeps between steps, each class in an arena of its own, which is a line of what `plan` prints.
 //   parameters  (dense.size, expert.size)             bf16 or fp32, whole on every replica
 //   gradients   (dense.size, expert.size)             fp32
 //   optimizer   (dense.shard_size, expert.shard_size) fp32: master (bf16 runs only; in fp32 the parameters are the

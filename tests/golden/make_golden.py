@@ -87,7 +87,7 @@ def disk_gradients(model):
 
 
 def router_losses(logits, k):
-    """DESIGN's definitions on one MoE layer's router logits (T, E): load balance (E/k) sum_e f_e P_e with
+    """The trainer's definitions on one MoE layer's router logits (T, E): load balance (E/k) sum_e f_e P_e with
     f_e = assignments / T (uniform routing gives 1), z = mean of logsumexp squared; also the choices (T, k) and the gap
     between the k-th and the next expert."""
     tokens, experts = logits.shape

@@ -132,7 +132,7 @@ TEST_F(RealModel, ExactModesKeepTheFunctionInBf16) {
   RecordProperty("worst", fmt::format("{:.3g}", worst));
 }
 
-// The table of DESIGN in other words than promises_exact's.
+// The README's table of modes in other words than promises_exact's.
 bool table_says_exact(const Combination& c) {
   const UpcycleConfig& u = c.upcycle;
   if (c.target.shared_expert) return true;

@@ -16,7 +16,7 @@
 #include "tests/upcycle/models.h"
 
 // Upcycling in place and checkpoints on ranks with a GPU each, against the CPU backend: bits where nothing but copies,
-// draws and one rounding make them, DESIGN's measure where products do.
+// draws and one rounding make them, the measure of expect_parity where products do.
 namespace upcycle::test {
 namespace {
 
