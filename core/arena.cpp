@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/check.h"
+
 namespace upcycle {
 
 Arena::~Arena() { free(); }

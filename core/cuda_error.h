@@ -1,7 +1,7 @@
 #pragma once
 #include <cuda_runtime.h>
 
-#include "core/error.h"
+#include "core/check.h"
 
 // For the parts of kernels, comm and launch that only builds with CUDA have.
 //

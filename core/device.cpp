@@ -4,8 +4,8 @@
 #include <cstring>
 #include <vector>
 
+#include "core/check.h"
 #include "core/device.h"
-#include "core/error.h"
 
 namespace upcycle {
 namespace {

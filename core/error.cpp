@@ -1,5 +1,7 @@
 #include "core/error.h"
 
+#include "core/check.h"
+
 namespace upcycle {
 namespace {
 std::string& origin() {

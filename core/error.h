@@ -9,8 +9,8 @@ namespace upcycle {
 // Two kinds of failure, told apart because they end differently:
 //   InputError  the user can mend it (a file, a field, a layout). Every rank can agree on it: rank 0 prints one
 //               line naming file, field, found, expected and what to do; exit code 2.
-//   Error       we can not go on (a broken invariant, a failed system call). Printed with rank, host, expression
-//               and file:line, then the job is aborted.
+//   Error       we can not go on (a broken invariant, a failed system call: UPCYCLE_CHECK, core/check.h). Printed with
+//               rank, host, expression and file:line, then the job is aborted.
 struct InputError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -22,18 +22,9 @@ struct Error : std::runtime_error {
 void set_error_origin(int rank, const std::string& host);
 const std::string& error_origin();  // "rank 1 on node2: ", or "" before
 
-[[noreturn]] void throw_error(const char* file, int line, const char* expression, const std::string& message);
-
 template <class... Args>
 [[noreturn]] void input_error(fmt::format_string<Args...> format, Args&&... args) {
   throw InputError(fmt::format(format, std::forward<Args>(args)...));
 }
 
 }  // namespace upcycle
-
-// Checks an invariant or an external call; the message says what was expected of it.
-#define UPCYCLE_CHECK(condition, ...)                                                     \
-  do {                                                                                    \
-    if (!(condition)) [[unlikely]]                                                        \
-      ::upcycle::throw_error(__FILE__, __LINE__, #condition, ::fmt::format(__VA_ARGS__)); \
-  } while (false)

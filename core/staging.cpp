@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "core/check.h"
+#include "core/error.h"
+
 namespace upcycle {
 namespace {
 

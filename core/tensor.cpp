@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "core/check.h"
+
 namespace upcycle {
 
 Tensor::Tensor(void* data_, DType dtype_, std::initializer_list<std::int64_t> dims) : data(data_), dtype(dtype_) {
@@ -11,6 +13,11 @@ Tensor::Tensor(void* data_, DType dtype_, std::initializer_list<std::int64_t> di
     shape[static_cast<std::size_t>(rank++)] = d;
   }
   row_stride = columns();
+}
+
+void Tensor::refuse_type(DType asked) const {
+  throw_error(__FILE__, __LINE__, "DTypeOf<T>::value == dtype",
+              fmt::format("tensor holds {}, asked for {}", name_of(dtype), name_of(asked)));
 }
 
 std::int64_t Tensor::columns() const {

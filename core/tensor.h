@@ -5,7 +5,6 @@
 #include <string>
 
 #include "core/dtype.h"
-#include "core/error.h"
 
 namespace upcycle {
 
@@ -32,8 +31,8 @@ struct Tensor {
   // Typed pointer; throws if T is not the stored type.
   template <class T>
   T* as() const {
-    UPCYCLE_CHECK(DTypeOf<T>::value == dtype, "tensor holds {}, asked for {}", name_of(dtype),
-                  name_of(DTypeOf<T>::value));
+    if (DTypeOf<T>::value != dtype) [[unlikely]]
+      refuse_type(DTypeOf<T>::value);
     return static_cast<T*>(data);
   }
 
@@ -41,6 +40,9 @@ struct Tensor {
   Tensor slice_columns(std::int64_t begin, std::int64_t end) const;  // of a two-dimensional tensor
   Tensor reshaped(std::initializer_list<std::int64_t> dims) const;   // of a contiguous tensor
   std::string describe() const;                                      // "bf16 (4, 8)"
+
+ private:
+  [[noreturn]] void refuse_type(DType asked) const;
 };
 
 // Copies bytes between two host-visible contiguous tensors of the same type and size.

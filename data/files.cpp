@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/check.h"
 #include "core/error.h"
 #include "core/progress.h"
 

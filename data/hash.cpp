@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "core/error.h"
+#include "core/check.h"
 #include "data/files.h"
 
 namespace upcycle {

@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/error.h"
+#include "core/check.h"
 #include "data/files.h"
 #include "data/hdf5_attributes.h"
 #include "data/hdf5_dataset.h"

@@ -5,6 +5,7 @@
 #include <limits>
 #include <optional>
 
+#include "core/check.h"
 #include "core/error.h"
 #include "core/suggest.h"
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "core/check.h"
 #include "core/error.h"
 #include "core/suggest.h"
 #include "data/files.h"

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "core/error.h"
+#include "core/check.h"
 #include "data/hdf5.h"
 #include "data/hdf5_attributes.h"
 #include "data/hdf5_dataset.h"

@@ -2,7 +2,7 @@
 
 #include <bit>
 
-#include "core/error.h"
+#include "core/check.h"
 #include "core/rng.h"
 
 namespace upcycle {

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "core/check.h"
 #include "core/config/strict_json.h"
 #include "core/error.h"
 #include "core/suggest.h"

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <limits>
 
+#include "core/check.h"
 #include "core/error.h"
 #include "data/files.h"
 

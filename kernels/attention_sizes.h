@@ -1,6 +1,7 @@
 #pragma once
 #include <cmath>
 
+#include "core/check.h"
 #include "kernels/check.h"
 #include "kernels/ops.h"
 

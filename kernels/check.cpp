@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/check.h"
+
 namespace upcycle {
 
 void check_tensor(const char* scope, const Tensor& t, DType dtype, std::initializer_list<std::int64_t> shape) {

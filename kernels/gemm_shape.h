@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <span>
 
+#include "core/check.h"
 #include "kernels/ops.h"
 
 // What the matrix products of both devices share: the description of one product, and the checks of its operands.

@@ -1,5 +1,7 @@
 #include "launch/agree_on_start.h"
 
+#include <fmt/core.h>
+
 #include "core/config/fields.h"
 #include "data/hash.h"
 #include "launch/commands.h"

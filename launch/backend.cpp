@@ -3,7 +3,9 @@
 #include <sstream>
 #include <vector>
 
+#include "core/check.h"
 #include "core/config/fields.h"
+#include "core/error.h"
 #include "core/host_memory.h"
 #include "core/log.h"
 #include "parallel/comm/agree.h"

@@ -7,6 +7,7 @@
 #include "core/config/check.h"
 #include "core/config/fields.h"
 #include "core/config/parse.h"
+#include "core/error.h"
 #include "core/log.h"
 #include "core/rng.h"
 #include "core/trace.h"

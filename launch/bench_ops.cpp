@@ -1,5 +1,7 @@
 #include "launch/bench_ops.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <chrono>
 #include <functional>

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <filesystem>
 
-#include "core/error.h"
 #include "parallel/checkpoint/open_model.h"
 #include "parallel/model/tensor_source.h"
 #include "parallel/train/dump_files.h"

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "core/error.h"
 #include "launch/backend.h"
 #include "launch/check_fits.h"
 #include "launch/commands.h"

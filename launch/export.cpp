@@ -1,4 +1,5 @@
 #include "parallel/models/export.h"
+#include "core/error.h"
 #include "core/log.h"
 #include "launch/commands.h"
 #include "launch/model_files.h"

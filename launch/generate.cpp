@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <utility>
 
+#include "core/error.h"
 #include "launch/backend.h"
 #include "launch/check_fits.h"
 #include "launch/commands.h"

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "core/abort.h"
+#include "core/check.h"
 #include "core/config/config.h"
 #include "core/config/describe.h"
 #include "core/error.h"

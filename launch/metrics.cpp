@@ -9,6 +9,8 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "core/check.h"
+#include "core/error.h"
 #include "core/log.h"
 #include "data/files.h"
 #include "parallel/train/step.h"

@@ -1,6 +1,6 @@
 #include "launch/normal_operands.h"
 
-#include "core/error.h"
+#include "core/check.h"
 #include "core/rng.h"
 
 namespace upcycle {

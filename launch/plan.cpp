@@ -8,6 +8,7 @@
 
 #include "core/config/describe.h"
 #include "core/config/parse.h"
+#include "core/error.h"
 #include "core/suggest.h"
 #include "launch/check_fits.h"
 #include "launch/commands.h"

@@ -1,4 +1,5 @@
 #include "parallel/checkpoint/reshard.h"
+#include "core/error.h"
 #include "core/log.h"
 #include "launch/commands.h"
 #include "launch/options.h"

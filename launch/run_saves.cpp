@@ -2,6 +2,7 @@
 
 #include <filesystem>
 
+#include "core/error.h"
 #include "core/log.h"
 #include "launch/model_files.h"
 #include "parallel/checkpoint/publish.h"

@@ -6,6 +6,7 @@
 #include "core/config/describe.h"
 #include "core/config/fields.h"
 #include "core/config/parse.h"
+#include "core/error.h"
 #include "core/log.h"
 #include "launch/backend.h"
 #include "parallel/checkpoint/open_model.h"

@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #include "core/abort.h"
+#include "core/error.h"
 #include "core/log.h"
 #include "core/path_error.h"
 #include "parallel/comm/agree.h"

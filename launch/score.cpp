@@ -1,5 +1,6 @@
 #include <nlohmann/json.hpp>
 
+#include "core/error.h"
 #include "data/files.h"
 #include "launch/backend.h"
 #include "launch/check_fits.h"

@@ -1,3 +1,5 @@
+#include <fmt/core.h>
+
 #include <chrono>
 #include <optional>
 
@@ -20,6 +22,7 @@
 #include "parallel/checkpoint/reader.h"
 #include "parallel/comm/agree.h"
 #include "parallel/plan/plan.h"
+#include "parallel/train/diverged.h"
 #include "parallel/train/dump.h"
 #include "parallel/train/evaluate.h"
 #include "parallel/train/schedule.h"

@@ -3,6 +3,8 @@
 
 #include <cstdio>
 
+#include "core/check.h"
+#include "core/error.h"
 #include "launch/run_with_ranks.h"
 #include "parallel/comm/agree.h"
 #include "parallel/comm/mesh.h"

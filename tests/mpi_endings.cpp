@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/abort.h"
+#include "core/error.h"
 #include "core/progress.h"
 #include "parallel/comm/agree.h"
 #include "parallel/comm/mesh.h"

@@ -1,10 +1,11 @@
 #include "core/config/check.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <cmath>
 
 #include "core/config/fields.h"
-#include "core/error.h"
 
 namespace upcycle {
 namespace {

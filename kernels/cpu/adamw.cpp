@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/check.h"
 #include "kernels/adamw_factors.h"
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_ops.h"

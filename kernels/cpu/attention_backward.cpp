@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/check.h"
 #include "kernels/cpu/attention_tiles.h"
 
 // FlashAttention's backward (arXiv 2205.14135, 2307.08691): weights are computed again from the log-sum-exp. A work

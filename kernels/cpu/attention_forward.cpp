@@ -5,6 +5,7 @@
 #include <limits>
 #include <utility>
 
+#include "core/check.h"
 #include "kernels/cpu/attention_tiles.h"
 
 // FlashAttention (arXiv 2205.14135): online softmax over tiles of keys. A work item is a run of packed query rows of

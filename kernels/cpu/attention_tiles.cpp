@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/check.h"
+
 namespace upcycle {
 
 std::size_t attention_workspace(const OpLimits& limits) {

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "core/check.h"
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/simd.h"

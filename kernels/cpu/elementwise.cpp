@@ -2,6 +2,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "core/check.h"
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/simd.h"

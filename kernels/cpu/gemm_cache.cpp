@@ -9,6 +9,7 @@
 #include <oneapi/dnnl/dnnl.hpp>
 #include <vector>
 
+#include "core/check.h"
 #include "kernels/cpu/simd.h"
 
 namespace upcycle {

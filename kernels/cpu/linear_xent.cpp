@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/check.h"
 #include "kernels/check.h"
 #include "kernels/cpu/simd.h"
 

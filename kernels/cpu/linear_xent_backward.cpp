@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/check.h"
 #include "kernels/check.h"
 #include "kernels/cpu/linear_xent.h"
 #include "kernels/cpu/simd.h"

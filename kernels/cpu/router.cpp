@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/check.h"
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_ops.h"
 

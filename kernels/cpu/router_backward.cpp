@@ -1,3 +1,4 @@
+#include "core/check.h"
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_ops.h"
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/check.h"
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_ops.h"
 

@@ -1,3 +1,4 @@
+#include "core/check.h"
 #include "kernels/adamw_factors.h"
 #include "kernels/check.h"
 #include "kernels/cuda/cuda_ops.h"

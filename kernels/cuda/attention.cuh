@@ -1,6 +1,7 @@
 #pragma once
 #include <cmath>
 
+#include "core/check.h"
 #include "kernels/attention_sizes.h"
 #include "kernels/cuda/vector.cuh"
 #include "kernels/cuda_limits.h"

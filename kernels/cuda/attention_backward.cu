@@ -1,6 +1,7 @@
 #include <cmath>
 #include <type_traits>
 
+#include "core/check.h"
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/cuda_ops.h"
 

@@ -7,7 +7,9 @@
 #include <thread>
 #include <vector>
 
+#include "core/check.h"
 #include "core/cuda_error.h"
+#include "core/error.h"
 
 namespace upcycle {
 namespace {

@@ -1,6 +1,7 @@
 #pragma once
 #include <type_traits>
 
+#include "core/check.h"
 #include "kernels/cuda/vector.cuh"
 #include "kernels/cuda_limits.h"
 

@@ -2,6 +2,7 @@
 
 #include <bit>
 
+#include "core/check.h"
 #include "core/cuda_error.h"
 
 namespace upcycle {

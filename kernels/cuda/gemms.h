@@ -4,6 +4,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "core/check.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/gemm_shape.h"
 

@@ -2,6 +2,7 @@
 #include <array>
 #include <bit>
 
+#include "core/check.h"
 #include "core/cuda_error.h"
 #include "kernels/cuda/gemms.h"
 

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <type_traits>
 
+#include "core/check.h"
 #include "kernels/check.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/vector.cuh"

@@ -1,3 +1,4 @@
+#include "core/check.h"
 #include "core/cuda_error.h"
 #include "kernels/cuda/gemms.h"
 

@@ -3,6 +3,7 @@
 #include <bit>
 #include <type_traits>
 
+#include "core/check.h"
 #include "kernels/cuda/vector.cuh"
 
 // Elementwise work over rows that may be strided: a thread has one group of N neighbouring elements of one row.

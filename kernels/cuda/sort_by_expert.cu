@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "core/check.h"
 #include "kernels/check.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/experts.cuh"

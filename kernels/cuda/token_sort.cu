@@ -2,6 +2,7 @@
 
 #include <bit>
 
+#include "core/check.h"
 #include "kernels/cuda/vector.cuh"
 
 // From the lowest digit of the table row to the highest: count each tile's digits, turn the counts into first places,

@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "core/check.h"
 #include "core/cuda_error.h"
 #include "core/dtype.h"
 #include "core/tensor.h"

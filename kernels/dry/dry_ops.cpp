@@ -1,6 +1,6 @@
 #include "kernels/dry/dry_ops.h"
 
-#include "core/error.h"
+#include "core/check.h"
 
 namespace upcycle {
 namespace {

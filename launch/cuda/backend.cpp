@@ -5,6 +5,7 @@
 #include <array>
 
 #include "core/cuda_error.h"
+#include "core/error.h"
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "parallel/comm/comm_nccl.h"

@@ -3,7 +3,7 @@
 #include <csignal>
 #include <utility>
 
-#include "core/error.h"
+#include "core/check.h"
 #include "core/progress.h"
 
 namespace upcycle {

@@ -6,10 +6,12 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "core/check.h"
 #include "core/config/check.h"
 #include "core/config/describe.h"
 #include "core/config/parse.h"
 #include "core/config/strict_json.h"
+#include "core/error.h"
 #include "data/files.h"
 
 namespace upcycle {

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 
+#include "core/error.h"
 #include "parallel/checkpoint/checkpoint.h"
 #include "parallel/checkpoint/reader.h"
 #include "parallel/comm/agree.h"

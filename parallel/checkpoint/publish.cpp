@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "core/error.h"
 #include "core/log.h"
 #include "core/suggest.h"
 #include "data/files.h"

@@ -7,6 +7,7 @@
 #include <memory>
 #include <set>
 
+#include "core/error.h"
 #include "data/files.h"
 #include "data/hash.h"
 #include "data/hdf5.h"

@@ -5,7 +5,7 @@
 #include <map>
 #include <sstream>
 
-#include "core/error.h"
+#include "core/check.h"
 #include "core/progress.h"
 #include "parallel/checkpoint/hdf5_thread.h"
 #include "parallel/model/rectangles.h"

@@ -6,6 +6,8 @@
 #include <list>
 #include <map>
 
+#include "core/check.h"
+#include "core/error.h"
 #include "core/suggest.h"
 #include "data/files.h"
 #include "data/hdf5.h"

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "core/error.h"
 #include "core/suggest.h"
 #include "data/files.h"
 #include "data/hash.h"

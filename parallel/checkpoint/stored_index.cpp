@@ -5,6 +5,8 @@
 #include <map>
 #include <sstream>
 
+#include "core/check.h"
+#include "core/error.h"
 #include "core/suggest.h"
 #include "data/hdf5.h"
 #include "parallel/checkpoint/rank_files.h"

@@ -6,6 +6,8 @@
 #include <sstream>
 #include <thread>
 
+#include "core/check.h"
+#include "core/error.h"
 #include "core/log.h"
 #include "data/files.h"
 #include "parallel/checkpoint/hdf5_thread.h"

@@ -1,5 +1,6 @@
 #include "parallel/comm/agree.h"
 
+#include "core/error.h"
 #include "core/path_error.h"
 
 namespace upcycle {

@@ -1,5 +1,7 @@
 #include "parallel/comm/check_same.h"
 
+#include <fmt/core.h>
+
 #include <sstream>
 #include <vector>
 

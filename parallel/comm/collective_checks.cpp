@@ -1,6 +1,6 @@
 #include "parallel/comm/collective_checks.h"
 
-#include "core/error.h"
+#include "core/check.h"
 
 namespace upcycle {
 namespace {

@@ -5,7 +5,7 @@
 #include <exception>
 
 #include "core/abort.h"
-#include "core/error.h"
+#include "core/check.h"
 #include "core/trace.h"
 #include "parallel/comm/collective_checks.h"
 #include "parallel/comm/single_communicator.h"

@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "core/abort.h"
+#include "core/check.h"
 #include "core/trace.h"
 #include "parallel/comm/collective_checks.h"
 #include "parallel/comm/comm_mpi.h"

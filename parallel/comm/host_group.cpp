@@ -8,7 +8,7 @@
 #include <cstring>
 #include <utility>
 
-#include "core/error.h"
+#include "core/check.h"
 #include "core/log.h"
 #include "parallel/comm/comm_mpi.h"
 

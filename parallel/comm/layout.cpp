@@ -7,6 +7,7 @@
 #include <tuple>
 #include <vector>
 
+#include "core/check.h"
 #include "core/error.h"
 
 namespace upcycle {

@@ -1,6 +1,6 @@
 #include "parallel/comm/mesh.h"
 
-#include "core/error.h"
+#include "core/check.h"
 #include "parallel/comm/comm_mpi.h"
 #include "parallel/comm/host_group.h"
 #include "parallel/comm/single_communicator.h"

@@ -2,7 +2,7 @@
 
 #include <mpi.h>
 
-#include "core/error.h"
+#include "core/check.h"
 
 namespace upcycle {
 

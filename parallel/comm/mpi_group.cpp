@@ -5,7 +5,7 @@
 #include <climits>
 #include <numeric>
 
-#include "core/error.h"
+#include "core/check.h"
 #include "parallel/comm/mpi_error.h"
 
 namespace upcycle {

@@ -11,6 +11,7 @@
 #include <exception>
 
 #include "core/abort.h"
+#include "core/check.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "parallel/comm/agree.h"

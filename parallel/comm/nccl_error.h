@@ -1,7 +1,7 @@
 #pragma once
 #include <nccl.h>
 
-#include "core/error.h"
+#include "core/check.h"
 
 // Every call of NCCL goes through this: Error with the call's text and what NCCL says. Communicators block (NcclGroup):
 // a call that is in progress when it returns means that the environment has it otherwise.

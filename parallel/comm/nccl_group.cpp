@@ -6,6 +6,7 @@
 #include <mutex>
 #include <thread>
 
+#include "core/check.h"
 #include "core/cuda_error.h"
 #include "parallel/comm/nccl_error.h"
 #include "parallel/comm/nccl_watch.h"

@@ -1,5 +1,7 @@
 #include "parallel/comm/nccl_watch.h"
 
+#include <fmt/core.h>
+
 #include <thread>
 
 #include "core/cuda_error.h"

@@ -4,7 +4,7 @@
 #include <climits>
 #include <cstring>
 
-#include "core/error.h"
+#include "core/check.h"
 #include "parallel/comm/sum_in_order.h"
 
 namespace upcycle {

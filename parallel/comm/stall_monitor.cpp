@@ -18,7 +18,7 @@
 #include <utility>
 
 #include "core/abort.h"
-#include "core/error.h"
+#include "core/check.h"
 #include "core/progress.h"
 #include "core/trace.h"
 #include "parallel/comm/heartbeats.h"

@@ -5,7 +5,7 @@
 #include <map>
 #include <set>
 
-#include "core/error.h"
+#include "core/check.h"
 
 namespace upcycle {
 namespace {

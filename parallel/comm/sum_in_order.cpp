@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 
-#include "core/error.h"
+#include "core/check.h"
 
 namespace upcycle {
 namespace {

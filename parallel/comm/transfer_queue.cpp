@@ -2,6 +2,7 @@
 
 #include <chrono>
 
+#include "core/check.h"
 #include "core/error.h"
 #include "core/trace.h"
 

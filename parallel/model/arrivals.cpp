@@ -4,7 +4,7 @@
 #include <limits>
 
 #include "core/abort.h"
-#include "core/error.h"
+#include "core/check.h"
 
 namespace upcycle {
 

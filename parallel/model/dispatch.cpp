@@ -1,5 +1,6 @@
 #include "parallel/model/dispatch.h"
 
+#include "core/check.h"
 #include "core/log.h"
 
 namespace upcycle {

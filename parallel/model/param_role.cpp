@@ -1,6 +1,6 @@
 #include "parallel/model/param_role.h"
 
-#include "core/error.h"
+#include "core/check.h"
 
 namespace upcycle {
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/check.h"
 #include "core/trace.h"
 #include "parallel/model/embedding.h"
 #include "parallel/model/rope.h"

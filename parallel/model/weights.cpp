@@ -1,5 +1,6 @@
 #include "parallel/model/weights.h"
 
+#include "core/check.h"
 #include "core/rng.h"
 
 namespace upcycle {

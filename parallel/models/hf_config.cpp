@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "core/check.h"
 #include "core/config/check.h"
 #include "core/config/strict_json.h"
 #include "core/error.h"

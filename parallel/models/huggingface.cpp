@@ -5,6 +5,7 @@
 #include <map>
 #include <set>
 
+#include "core/error.h"
 #include "core/suggest.h"
 #include "data/safetensors.h"
 #include "parallel/model/check_values.h"

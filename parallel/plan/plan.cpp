@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "core/check.h"
+#include "core/error.h"
 #include "kernels/dry/dry_device.h"
 #include "kernels/dry/dry_ops.h"
 #include "parallel/comm/comm_dry.h"

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/check.h"
 #include "parallel/model/transformer.h"
 #include "parallel/serve/kv_cache.h"
 

@@ -1,5 +1,7 @@
 #include "parallel/serve/kv_cache.h"
 
+#include "core/check.h"
+
 namespace upcycle {
 
 KvCache make_kv_cache(Device& device, const Sizes& s, DType dtype, std::int64_t capacity) {

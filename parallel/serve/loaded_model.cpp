@@ -2,6 +2,9 @@
 #include "parallel/checkpoint/load.h"
 #include "parallel/model/transformer.h"
 
+#include "core/check.h"
+#include "core/error.h"
+
 namespace upcycle {
 
 LoadedModel load_model(TensorSource& source, DType dtype, Device& device, Stream& stream, Ops& ops) {

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include "core/error.h"
 #include "core/staging.h"
 #include "parallel/checkpoint/new_run.h"
 #include "parallel/checkpoint/rank_files.h"

@@ -4,6 +4,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "core/check.h"
 #include "core/config/strict_json.h"
 #include "core/error.h"
 #include "core/progress.h"

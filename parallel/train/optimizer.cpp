@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/check.h"
+#include "core/error.h"
 #include "data/hash.h"
 #include "parallel/model/weights.h"
 

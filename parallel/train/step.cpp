@@ -1,10 +1,13 @@
 #include "parallel/train/step.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <cmath>
 
 #include "core/trace.h"
 #include "parallel/model/transformer.h"
+#include "parallel/train/diverged.h"
 #include "parallel/train/schedule.h"
 
 namespace upcycle {

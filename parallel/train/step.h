@@ -20,14 +20,8 @@ struct StepResult {
   std::vector<RouterMetrics> layers;  // a layer; zero where it is dense
 };
 
-// The loss or the gradient norm of a step is not finite. Every rank throws it, before anything was updated: the trainer
-// is as it was before the step, and may be saved.
-struct Diverged : Error {
-  using Error::Error;
-};
-
 // Microbatches, reduce, clip, update, gather. The gathered parameters may still be on their way
-// (Transformer::arrivals). Throws Diverged.
+// (Transformer::arrivals). Throws Diverged (diverged.h).
 StepResult train_step(Trainer& t, const SequenceSource& source);
 
 // The same up to the reduced raw gradients in memory.grads (parity tests compare them); no update.

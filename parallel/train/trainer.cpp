@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/error.h"
 #include "parallel/model/transformer.h"
 #include "parallel/train/trainer_state.h"
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <map>
 
+#include "core/check.h"
+#include "core/error.h"
 #include "parallel/model/weights.h"
 
 namespace upcycle {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/error.h"
 #include "core/staging.h"
 #include "parallel/comm/agree.h"
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/error.h"
+#include "core/check.h"
 #include "core/rng.h"
 
 namespace upcycle {

@@ -2,6 +2,7 @@
 
 #include <chrono>
 
+#include "core/error.h"
 #include "parallel/checkpoint/load.h"
 #include "parallel/train/trainer_state.h"
 #include "parallel/upcycle/dense_statistics.h"

@@ -4,6 +4,7 @@
 #include <numeric>
 #include <tuple>
 
+#include "core/check.h"
 #include "parallel/model/rectangles.h"
 #include "parallel/upcycle/dense_statistics.h"
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "core/check.h"
 #include "parallel/checkpoint/load.h"
 #include "parallel/model/rectangles.h"
 #include "parallel/model/weights.h"

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/check.h"
 #include "parallel/model/transformer.h"
 #include "parallel/upcycle/rules.h"
 

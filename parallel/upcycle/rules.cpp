@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/check.h"
 #include "core/config/check.h"
 #include "core/config/fields.h"
 #include "core/error.h"

@@ -5,12 +5,14 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
+#include "core/error.h"
 #include "data/hash.h"
 #include "data/hdf5.h"
 #include "parallel/checkpoint/open_model.h"
 #include "parallel/checkpoint/reader.h"
 #include "parallel/models/export.h"
 #include "tests/checkpoint/saved_model.h"
+#include "tests/data/expect_input_error.h"
 
 namespace upcycle::test {
 namespace {

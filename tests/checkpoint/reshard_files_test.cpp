@@ -2,9 +2,11 @@
 
 #include <filesystem>
 
+#include "core/error.h"
 #include "parallel/checkpoint/reader.h"
 #include "parallel/checkpoint/reshard.h"
 #include "tests/checkpoint/saved_model.h"
+#include "tests/data/expect_input_error.h"
 
 namespace upcycle::test {
 namespace {

@@ -1,9 +1,11 @@
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 
 #include <random>
 
 #include "parallel/checkpoint/reader.h"
 #include "tests/checkpoint/saved_model.h"
+#include "tests/data/expect_input_error.h"
 
 namespace upcycle::test {
 namespace {

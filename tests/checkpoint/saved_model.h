@@ -1,4 +1,6 @@
 #pragma once
+#include <gtest/gtest.h>
+
 #include <bit>
 #include <cstring>
 #include <memory>
@@ -10,7 +12,6 @@
 #include "parallel/checkpoint/hdf5_thread.h"
 #include "parallel/checkpoint/publish.h"
 #include "parallel/checkpoint/rank_files.h"
-#include "tests/data/expect_input_error.h"
 
 namespace upcycle::test {
 

@@ -4,9 +4,11 @@
 #include <csignal>
 #include <filesystem>
 
+#include "core/error.h"
 #include "parallel/checkpoint/reader.h"
 #include "parallel/checkpoint/writer.h"
 #include "tests/checkpoint/saved_model.h"
+#include "tests/data/expect_input_error.h"
 
 namespace upcycle::test {
 namespace {

@@ -2,9 +2,11 @@
 
 #include <filesystem>
 
+#include "core/error.h"
 #include "parallel/checkpoint/reader.h"
 #include "parallel/checkpoint/writer.h"
 #include "tests/checkpoint/saved_model.h"
+#include "tests/data/expect_input_error.h"
 #include "tests/mpi_tests.h"
 #include "tests/shared_folder.h"
 

@@ -12,7 +12,7 @@
 #include <fstream>
 #include <sstream>
 
-#include "core/error.h"
+#include "core/check.h"
 
 namespace upcycle {
 namespace {

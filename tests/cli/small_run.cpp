@@ -1,5 +1,7 @@
 #include "tests/cli/small_run.h"
 
+#include <fmt/core.h>
+
 #include <sstream>
 
 namespace upcycle {

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "core/check.h"
+#include "core/error.h"
 #include "tests/mpi_tests.h"
 
 namespace upcycle::test {

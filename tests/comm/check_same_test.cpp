@@ -1,5 +1,6 @@
 #include "parallel/comm/check_same.h"
 
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 
 #include "parallel/comm/agree.h"

@@ -1,6 +1,7 @@
 #include "core/config/config.h"
 #include "core/config/describe.h"
 #include "core/config/parse.h"
+#include "core/error.h"
 #include "core/rng.h"
 #include "tests/core/input_error.h"
 

@@ -1,4 +1,5 @@
 #include "core/error.h"
+#include "core/check.h"
 #include "core/path_error.h"
 
 namespace upcycle {

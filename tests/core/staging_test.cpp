@@ -4,6 +4,8 @@
 
 #include <numeric>
 
+#include "core/error.h"
+
 // On the CPU, in place; tests/cuda_host has the ring of pinned memory.
 namespace upcycle {
 namespace {

@@ -2,6 +2,8 @@
 
 #include <numeric>
 
+#include "core/error.h"
+
 namespace upcycle {
 namespace {
 

@@ -1,3 +1,5 @@
+#include <fmt/core.h>
+
 #include <functional>
 #include <utility>
 

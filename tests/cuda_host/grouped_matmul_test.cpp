@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include "core/error.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "tests/cuda_host/emulation/runtime_internal.h"
 #include "tests/kernels/op_fixture.h"

@@ -1,3 +1,5 @@
+#include <fmt/core.h>
+
 #include <initializer_list>
 
 #include "tests/cuda_host/emulation/runtime_internal.h"

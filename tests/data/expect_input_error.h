@@ -2,6 +2,7 @@
 #include <initializer_list>
 #include <string>
 
+#include "tests/core/input_error.h"
 #include "tests/data/temporary_folder.h"
 
 namespace upcycle {

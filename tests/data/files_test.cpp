@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "core/error.h"
 #include "tests/data/expect_input_error.h"
 
 namespace upcycle {

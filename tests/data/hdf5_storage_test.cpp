@@ -1,3 +1,4 @@
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 #include <hdf5.h>
 
@@ -5,6 +6,7 @@
 #include <functional>
 
 #include "data/hdf5.h"
+#include "tests/core/input_error.h"
 #include "tests/data/expect_input_error.h"
 
 // A dataset is contiguous numbers of its own file. Whatever HDF5 offers besides would let a file that passes its

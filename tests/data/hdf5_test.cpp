@@ -10,6 +10,7 @@
 #include <tuple>
 #include <utility>
 
+#include "core/error.h"
 #include "core/rng.h"
 #include "tests/data/expect_input_error.h"
 

@@ -7,6 +7,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "core/error.h"
 #include "tests/data/expect_input_error.h"
 
 namespace upcycle {

@@ -1,4 +1,7 @@
 #include "data/sampler.h"
+#include "tests/core/input_error.h"
+
+#include <fmt/core.h>
 
 #include <cmath>
 #include <set>

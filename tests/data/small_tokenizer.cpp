@@ -1,5 +1,6 @@
 #include "tests/data/small_tokenizer.h"
 
+#include <fmt/core.h>
 #include <sentencepiece_trainer.h>
 
 #include "core/rng.h"

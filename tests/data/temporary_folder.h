@@ -8,8 +8,6 @@
 #include <string>
 #include <vector>
 
-#include "core/error.h"
-
 namespace upcycle {
 
 // A fresh folder, removed with all in it at the end of the test.
@@ -39,18 +37,6 @@ struct TemporaryFolder {
     return found;
   }
 };
-
-// The message of the InputError that `action` must throw.
-template <class Action>
-std::string input_error_of(Action&& action) {
-  try {
-    action();
-  } catch (const InputError& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "no InputError was thrown";
-  return "";
-}
 
 inline ::testing::AssertionResult contains(const std::string& text, const std::string& part) {
   if (text.find(part) != std::string::npos) return ::testing::AssertionSuccess();

@@ -1,4 +1,6 @@
 #include "data/token_set.h"
+#include "core/error.h"
+#include "tests/core/input_error.h"
 
 #include <cstring>
 #include <numeric>

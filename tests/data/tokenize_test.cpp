@@ -1,4 +1,5 @@
 #include "data/tokenize.h"
+#include "tests/core/input_error.h"
 
 #include "data/text_reader.h"
 #include "data/token_set.h"

@@ -1,4 +1,5 @@
 #include "data/tokenizer.h"
+#include "tests/core/input_error.h"
 
 #include "tests/data/small_tokenizer.h"
 #include "tests/data/temporary_folder.h"

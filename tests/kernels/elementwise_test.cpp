@@ -1,6 +1,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/error.h"
 #include "tests/kernels/op_fixture.h"
 
 namespace upcycle {

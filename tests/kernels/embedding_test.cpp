@@ -1,3 +1,4 @@
+#include "core/error.h"
 #include "tests/kernels/op_fixture.h"
 
 namespace upcycle {

@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "core/error.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "tests/kernels/op_fixture.h"
 

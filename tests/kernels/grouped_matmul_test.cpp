@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include "core/error.h"
 #include "tests/kernels/host_tensor.h"
 
 namespace upcycle {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/error.h"
 #include "tests/kernels/host_tensor.h"
 
 namespace upcycle {

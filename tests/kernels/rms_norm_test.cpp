@@ -2,6 +2,7 @@
 #include <functional>
 #include <utility>
 
+#include "core/error.h"
 #include "tests/kernels/op_fixture.h"
 
 namespace upcycle {

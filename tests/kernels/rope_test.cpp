@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "core/error.h"
 #include "tests/kernels/op_fixture.h"
 
 namespace upcycle {

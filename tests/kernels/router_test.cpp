@@ -3,6 +3,7 @@
 #include <limits>
 #include <numeric>
 
+#include "core/error.h"
 #include "tests/kernels/op_fixture.h"
 
 namespace upcycle {

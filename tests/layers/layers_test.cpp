@@ -5,7 +5,7 @@
 #include <regex>
 #include <set>
 
-#include "core/error.h"
+#include "core/check.h"
 
 // Arrows point downwards only: every #include of the source tree is checked against the table of layers below.
 namespace upcycle {

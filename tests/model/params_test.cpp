@@ -7,6 +7,7 @@
 #include <map>
 #include <tuple>
 
+#include "core/error.h"
 #include "parallel/model/weights.h"
 
 namespace upcycle {

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/config/describe.h"
+#include "core/error.h"
 #include "data/safetensors_writer.h"
 #include "parallel/checkpoint/import.h"
 #include "parallel/checkpoint/open_model.h"
@@ -12,6 +13,7 @@
 #include "parallel/models/export.h"
 #include "parallel/models/huggingface.h"
 #include "tests/checkpoint/saved_model.h"
+#include "tests/data/expect_input_error.h"
 #include "tests/golden_models.h"
 #include "tests/real_models.h"
 

@@ -1,5 +1,7 @@
 #include "tests/parity_mpi/models.h"
 
+#include <fmt/core.h>
+
 #include "parallel/train/trainer_state.h"
 #include "tests/upcycle/models.h"
 

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/check.h"
+#include "core/error.h"
 #include "parallel/model/transformer.h"
 #include "parallel/train/step.h"
 

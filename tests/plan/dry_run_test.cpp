@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/error.h"
 #include "kernels/dry/dry_device.h"
 #include "parallel/checkpoint/rank_files.h"
 #include "parallel/comm/comm_dry.h"

@@ -5,6 +5,7 @@
 #include <fstream>
 #include <numeric>
 
+#include "core/check.h"
 #include "parallel/plan/plan.h"
 #include "parallel/train/trainer_state.h"
 #include "tests/mpi_tests.h"

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/error.h"
 #include "parallel/model/transformer.h"
 #include "tests/train/rig.h"
 

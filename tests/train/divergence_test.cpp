@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "parallel/model/weights.h"
+#include "parallel/train/diverged.h"
 #include "tests/train/rig.h"
 
 namespace upcycle {

@@ -3,8 +3,10 @@
 #include <cmath>
 #include <limits>
 
+#include "core/error.h"
 #include "parallel/model/transformer.h"
 #include "parallel/train/schedule.h"
+#include "tests/core/input_error.h"
 #include "tests/data/temporary_folder.h"
 #include "tests/train/rig.h"
 

@@ -7,6 +7,7 @@
 #include "parallel/train/trainer_state.h"
 #include "parallel/upcycle/live_upcycle.h"
 #include "parallel/upcycle/rules.h"
+#include "tests/core/input_error.h"
 #include "tests/data/temporary_folder.h"
 #include "tests/train/rig.h"
 

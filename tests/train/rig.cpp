@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/check.h"
 #include "core/rng.h"
 #include "parallel/model/transformer.h"
 #include "tests/kernels/test_backend.h"
@@ -24,6 +25,12 @@ Rig cpu_rig() {
 }
 
 Mesh single_mesh(const Rig& rig) { return make_single_mesh(*rig.device, *rig.stream); }
+
+void copy_elements(Device& device, Stream& stream, void* to, std::size_t bytes_each, const Tensor& x) {
+  UPCYCLE_CHECK(x.contiguous() && bytes_each == size_of(x.dtype), "{} as {} bytes each", x.describe(), bytes_each);
+  device.copy_to_host(stream, to, x.data, x.bytes());
+  stream.synchronize();
+}
 
 std::vector<float> floats_of(const Trainer& t, const Tensor& x) {
   if (x.dtype == DType::F32) return values_of<float>(t, x);

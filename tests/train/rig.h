@@ -27,13 +27,14 @@ Rig cpu_rig();
 // A mesh of one rank whose tensors lie on the rig's device.
 Mesh single_mesh(const Rig& rig);
 
+// Waits for the stream. `to` has x.size() elements of `bytes_each`.
+void copy_elements(Device& device, Stream& stream, void* to, std::size_t bytes_each, const Tensor& x);
+
 // What a tensor of the device holds once the stream's work is done, and the way back; contiguous tensors.
 template <class T>
 std::vector<T> values_of(Device& device, Stream& stream, const Tensor& x) {
-  UPCYCLE_CHECK(x.contiguous() && sizeof(T) == size_of(x.dtype), "{} as {} bytes each", x.describe(), sizeof(T));
   std::vector<T> values(static_cast<std::size_t>(x.size()));
-  device.copy_to_host(stream, values.data(), x.data, x.bytes());
-  stream.synchronize();
+  copy_elements(device, stream, values.data(), sizeof(T), x);
   return values;
 }
 template <class T>

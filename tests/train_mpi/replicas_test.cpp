@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "core/error.h"
 #include "parallel/model/transformer.h"
 #include "tests/mpi_tests.h"
 #include "tests/train/rig.h"

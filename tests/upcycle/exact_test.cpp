@@ -2,6 +2,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "core/error.h"
 #include "parallel/checkpoint/open_model.h"
 #include "parallel/train/step.h"
 #include "parallel/train/trainer_state.h"

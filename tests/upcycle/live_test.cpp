@@ -1,4 +1,7 @@
 #include "parallel/upcycle/live_upcycle.h"
+#include "tests/data/temporary_folder.h"
+
+#include <fmt/core.h>
 
 #include <cmath>
 

@@ -1,6 +1,7 @@
 #include "tests/upcycle/models.h"
 #include "parallel/checkpoint/load.h"
 
+#include "core/check.h"
 #include "core/rng.h"
 #include "parallel/model/transformer.h"
 

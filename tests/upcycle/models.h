@@ -1,4 +1,6 @@
 #pragma once
+#include <gtest/gtest.h>
+
 #include <cstring>
 #include <string>
 #include <vector>
@@ -6,7 +8,6 @@
 #include "parallel/model/tensor_source.h"
 #include "parallel/upcycle/rules.h"
 #include "parallel/upcycle/upcycled_source.h"
-#include "tests/data/expect_input_error.h"
 #include "tests/train/rig.h"
 
 namespace upcycle::test {

@@ -1,4 +1,6 @@
 #include "parallel/upcycle/rules.h"
+#include "core/error.h"
+#include "tests/data/expect_input_error.h"
 
 #include <algorithm>
 #include <cmath>

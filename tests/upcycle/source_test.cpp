@@ -1,9 +1,12 @@
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <cmath>
 #include <set>
 
 #include "core/rng.h"
 #include "parallel/checkpoint/load.h"
+#include "tests/data/expect_input_error.h"
 #include "tests/upcycle/models.h"
 
 namespace upcycle::test {

@@ -1,3 +1,5 @@
+#include <fmt/core.h>
+
 #include <cmath>
 
 #include "core/config/describe.h"
@@ -8,6 +10,7 @@
 #include "parallel/upcycle/dense_statistics.h"
 #include "parallel/upcycle/from_checkpoint.h"
 #include "parallel/upcycle/live_upcycle.h"
+#include "tests/data/expect_input_error.h"
 #include "tests/mpi_tests.h"
 #include "tests/shared_folder.h"
 #include "tests/upcycle/models.h"

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "core/error.h"
 #include "core/trace.h"
 #include "tests/cuda_host/comm/device_buffer.h"
 

@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 
+#include "core/check.h"
 #include "parallel/model/transformer.h"
 
 namespace upcycle::test {
