@@ -1,7 +1,7 @@
 #pragma once
 #include <cmath>
 
-#include "kernels/ops.h"
+#include "kernels/op_types.h"
 
 namespace upcycle {
 

@@ -3,7 +3,7 @@
 
 #include "core/check.h"
 #include "kernels/check.h"
-#include "kernels/ops.h"
+#include "kernels/op_types.h"
 
 // The sizes of an attention call, from its tensors, and the checks that need no data. Both devices share them.
 namespace upcycle::attention {

@@ -3,7 +3,7 @@
 #include <span>
 
 #include "core/check.h"
-#include "kernels/ops.h"
+#include "kernels/op_types.h"
 
 // What the matrix products of both devices share: the description of one product, and the checks of its operands.
 namespace upcycle {

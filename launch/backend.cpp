@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/host_memory.h"
 #include "core/log.h"
+#include "kernels/ops.h"
 #include "parallel/comm/agree.h"
 
 namespace upcycle {

@@ -4,17 +4,20 @@
 #include <string>
 
 #include "core/config/config.h"
-#include "kernels/ops.h"
+#include "core/device.h"
+#include "kernels/op_types.h"
 #include "parallel/comm/mesh.h"
 #include "parallel/comm/mpi_session.h"
 
 namespace upcycle {
 
+class Ops;
+
 // What a command computes with, on one rank. It outlives all that was made of it.
 struct Backend {
   std::unique_ptr<Device> device;
   std::unique_ptr<Stream> stream;
-  std::unique_ptr<Ops> ops;
+  std::shared_ptr<Ops> ops;
   int gpu = -1;           // its index among the GPUs that this process sees; -1: the CPU
   int ranks_on_host = 1;  // that share this host's memory
 };

@@ -4,6 +4,7 @@
 
 #include "core/rng.h"
 #include "core/staging.h"
+#include "kernels/ops.h"
 #include "launch/normal_operands.h"
 #include "parallel/model/activations.h"
 #include "parallel/train/trainer.h"

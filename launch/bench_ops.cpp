@@ -7,6 +7,7 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
+#include "kernels/ops.h"
 #include "launch/bench_operands.h"
 #include "launch/check_fits.h"
 #include "launch/normal_operands.h"

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/arena.h"
+#include "kernels/ops.h"
 #include "launch/normal_operands.h"
 
 namespace upcycle {

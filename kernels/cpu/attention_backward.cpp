@@ -4,7 +4,9 @@
 #include <utility>
 
 #include "core/check.h"
+#include "core/device.h"
 #include "kernels/cpu/attention_tiles.h"
+#include "kernels/cpu/cpu_ops.h"
 
 // FlashAttention's backward (arXiv 2205.14135, 2307.08691): weights are computed again from the log-sum-exp. A work
 // item is one sequence and key/value head. Its thread walks the key tiles and, for each, the packed query rows that see

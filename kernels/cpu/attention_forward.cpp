@@ -6,7 +6,9 @@
 #include <utility>
 
 #include "core/check.h"
+#include "core/device.h"
 #include "kernels/cpu/attention_tiles.h"
+#include "kernels/cpu/cpu_ops.h"
 
 // FlashAttention (arXiv 2205.14135): online softmax over tiles of keys. A work item is a run of packed query rows of
 // one sequence and key/value head; within it, blocks of six rows go through scores, softmax and values while their

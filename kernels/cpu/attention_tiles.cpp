@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/check.h"
+#include "kernels/cpu/cpu_ops.h"
 
 namespace upcycle {
 

@@ -3,7 +3,6 @@
 #include <cstdint>
 
 #include "kernels/attention_sizes.h"
-#include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/tile_matmul.h"
 

@@ -1,10 +1,11 @@
 #pragma once
-#include <map>
 #include <memory>
 
 #include "kernels/ops.h"
 
 namespace upcycle {
+
+class GemmCache;
 
 // The CPU implementation: GEMM by oneDNN, the rest hand-written, threads by OpenMP. One op a file in this folder.
 class CpuOps : public Ops {
@@ -74,8 +75,7 @@ class CpuOps : public Ops {
   std::size_t matmul_primitives() const;  // made so far; a training step after prepare adds none
 
  private:
-  struct MatmulCache;  // oneDNN primitives by shape
-  std::unique_ptr<MatmulCache> matmuls_;
+  std::unique_ptr<GemmCache> gemms_;  // oneDNN primitives by shape
 };
 
 // What one call of each family needs as scratch, each defined beside its op.

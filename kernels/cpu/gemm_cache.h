@@ -4,7 +4,6 @@
 #include <memory>
 #include <unordered_map>
 
-#include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/gemm_tiles.h"
 #include "kernels/gemm_shape.h"
 
@@ -63,10 +62,6 @@ class GemmCache {
   bool before_avx512_;
   std::unordered_map<Key, std::unique_ptr<Piece>, Hash> pieces_;  // by the shape of one tile
   std::unordered_map<Key, std::unique_ptr<Plan>, Hash> plans_;    // by the shape of the product
-};
-
-struct CpuOps::MatmulCache {
-  GemmCache gemms;
 };
 
 }  // namespace upcycle

@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/device.h"
+#include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/gemm_cache.h"
 
 namespace upcycle {
@@ -29,8 +31,8 @@ void CpuOps::prepare(const OpLimits& limits) {
   if (limits.E == 0 || limits.moe_F == 0) return;
   for (std::int64_t rows = kExpertRowAlign; rows <= std::min(limits.R, kLongestPiece); rows += kExpertRowAlign)
     for (const MatmulKind kind : {MatmulKind::NT, MatmulKind::NN, MatmulKind::TN}) {
-      matmuls_->gemms.prepare(expert_shape(kind, rows, 2 * limits.moe_F, limits.H, limits.dtype));
-      matmuls_->gemms.prepare(expert_shape(kind, rows, limits.H, limits.moe_F, limits.dtype));
+      gemms_->prepare(expert_shape(kind, rows, 2 * limits.moe_F, limits.H, limits.dtype));
+      gemms_->prepare(expert_shape(kind, rows, limits.H, limits.moe_F, limits.dtype));
     }
 }
 
@@ -52,10 +54,10 @@ void CpuOps::grouped_matmul(Stream& stream, Workspace workspace, MatmulKind kind
       if (weight_gradient) {
         s.k = piece.rows;
         s.store = i > 0 ? Store::Accumulate : store;
-        matmuls_->gemms.run(workspace, s, row_address(c, e), row_address(a, row), row_address(b, row));
+        gemms_->run(workspace, s, row_address(c, e), row_address(a, row), row_address(b, row));
       } else {
         s.m = piece.rows;
-        matmuls_->gemms.run(workspace, s, row_address(c, row), row_address(a, row), row_address(b, e));
+        gemms_->run(workspace, s, row_address(c, row), row_address(a, row), row_address(b, e));
       }
       stream.poll();
     }

@@ -4,7 +4,9 @@
 #include <limits>
 
 #include "core/check.h"
+#include "core/device.h"
 #include "kernels/check.h"
+#include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/simd.h"
 
 namespace upcycle {
@@ -90,7 +92,7 @@ void CpuOps::linear_xent_stats(Stream& stream, Workspace workspace, const Tensor
                               .lda = leading_dimension(block),
                               .ldb = leading_dimension(w),
                               .ldc = columns};
-      matmuls_->gemms.run(scratch.gemm, product, scratch.logits, block.data, w.data);
+      gemms_->run(scratch.gemm, product, scratch.logits, block.data, w.data);
 #pragma omp parallel for schedule(dynamic, 16)
       for (std::int64_t i = 0; i < rows; ++i)
         add_block(running + 3 * (first + i), scratch.logits + i * columns, columns,

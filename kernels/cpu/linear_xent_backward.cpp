@@ -2,7 +2,9 @@
 #include <cstring>
 
 #include "core/check.h"
+#include "core/device.h"
 #include "kernels/check.h"
+#include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/linear_xent.h"
 #include "kernels/cpu/simd.h"
 
@@ -83,15 +85,15 @@ void CpuOps::linear_xent_backward(Stream& stream, Workspace workspace, const Ten
                            .lda = columns,
                            .ldb = ldw,
                            .ldc = leading_dimension(dx_rows)};
-      matmuls_->gemms.run(scratch.gemm, logits, scratch.logits, x_rows.data, w.data);
+      gemms_->run(scratch.gemm, logits, scratch.logits, x_rows.data, w.data);
       if (x.dtype == DType::F32)
         dlogits_block(static_cast<float*>(scratch.dlogits), scratch.logits, rows, columns, target + first,
                       vocab_begin + v, lse.as<float>() + first, scale);
       else
         dlogits_block(static_cast<bf16*>(scratch.dlogits), scratch.logits, rows, columns, target + first,
                       vocab_begin + v, lse.as<float>() + first, scale);
-      matmuls_->gemms.run(scratch.gemm, to_weight, dw.data, scratch.dlogits, x_rows.data);
-      matmuls_->gemms.run(scratch.gemm, to_x, dx_rows.data, scratch.dlogits, w.data);
+      gemms_->run(scratch.gemm, to_weight, dw.data, scratch.dlogits, x_rows.data);
+      gemms_->run(scratch.gemm, to_x, dx_rows.data, scratch.dlogits, w.data);
       stream.poll();
     }
   }

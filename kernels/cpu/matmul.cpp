@@ -1,5 +1,7 @@
 #include <algorithm>
 
+#include "core/device.h"
+#include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/gemm_cache.h"
 
 namespace upcycle {
@@ -9,9 +11,9 @@ constexpr std::int64_t kPieceProducts = std::int64_t{2} << 30;  // some 10 ms of
 constexpr std::int64_t kLeastRows = 256;
 }  // namespace
 
-CpuOps::CpuOps() : matmuls_(std::make_unique<MatmulCache>()) {}
+CpuOps::CpuOps() : gemms_(std::make_unique<GemmCache>()) {}
 CpuOps::~CpuOps() = default;
-std::size_t CpuOps::matmul_primitives() const { return matmuls_->gemms.size(); }
+std::size_t CpuOps::matmul_primitives() const { return gemms_->size(); }
 
 std::size_t matmul_workspace(const OpLimits&) { return GemmCache::workspace_bytes(); }
 
@@ -28,7 +30,7 @@ void CpuOps::matmul(Stream& stream, Workspace workspace, MatmulKind kind, const 
     s.m = rows * (i + 1) / pieces - begin;
     const std::int64_t end = begin + s.m;
     const Tensor part = ta ? a.slice_columns(begin, end) : a.slice_rows(begin, end);
-    matmuls_->gemms.run(workspace, s, c.slice_rows(begin, end).data, part.data, b.data);
+    gemms_->run(workspace, s, c.slice_rows(begin, end).data, part.data, b.data);
     stream.poll();
   }
 }

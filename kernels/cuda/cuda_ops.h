@@ -5,6 +5,11 @@
 
 namespace upcycle {
 
+namespace cuda {
+struct Gemms;
+struct Lanes;
+}  // namespace cuda
+
 // The CUDA implementation: GEMM by cuBLASLt, the rest hand-written. One op a file in this folder: kernel above,
 // launcher below. Calls are asynchronous on the stream; none allocates or synchronizes.
 class CudaOps final : public Ops {
@@ -75,10 +80,8 @@ class CudaOps final : public Ops {
   std::size_t chosen_algorithms() const;
 
  private:
-  struct Gemms;  // cuBLASLt handle, and the algorithm chosen for each shape
-  struct Lanes;  // streams of grouped_matmul
-  std::unique_ptr<Gemms> gemms_;
-  std::unique_ptr<Lanes> lanes_;
+  std::unique_ptr<cuda::Gemms> gemms_;  // cuBLASLt handle, and the algorithm chosen for each shape
+  std::unique_ptr<cuda::Lanes> lanes_;  // streams of grouped_matmul
 };
 
 std::unique_ptr<Ops> make_cuda_ops();

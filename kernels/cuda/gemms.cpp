@@ -5,23 +5,23 @@
 #include "core/check.h"
 #include "core/cuda_error.h"
 
-namespace upcycle {
+namespace upcycle::cuda {
 namespace {
 
 cudaDataType native_type(DType t) { return t == DType::F32 ? CUDA_R_32F : CUDA_R_16BF; }
 
 }  // namespace
 
-std::uint32_t CudaOps::Gemms::alignment_of(std::initializer_list<const void*> operands) {
+std::uint32_t Gemms::alignment_of(std::initializer_list<const void*> operands) {
   std::uintptr_t all = kBestAlignment;
   for (const void* p : operands) all |= reinterpret_cast<std::uintptr_t>(p);
   return 1u << std::countr_zero(all);
 }
 
-CudaOps::Gemms::Gemms() { UPCYCLE_CUBLASLT(cublasLtCreate(&handle_)); }
-CudaOps::Gemms::~Gemms() { cublasLtDestroy(handle_); }
+Gemms::Gemms() { UPCYCLE_CUBLASLT(cublasLtCreate(&handle_)); }
+Gemms::~Gemms() { cublasLtDestroy(handle_); }
 
-std::size_t CudaOps::Gemms::Hash::operator()(const Key& key) const {
+std::size_t Gemms::Hash::operator()(const Key& key) const {
   const GemmShape& s = key.shape;
   std::size_t h = key.alignment + key.workspace_bytes;
   const auto mix = [&h](std::int64_t x) {
@@ -35,7 +35,7 @@ std::size_t CudaOps::Gemms::Hash::operator()(const Key& key) const {
 }
 
 // A row-major matrix is its transpose in columns, so C^T = op(B)^T op(A)^T: B is the first factor, A the second.
-CudaOps::Gemms::Plan& CudaOps::Gemms::plan(const Key& key) {
+Gemms::Plan& Gemms::plan(const Key& key) {
   const auto [at, fresh] = plans_.try_emplace(key);
   Plan& p = at->second;
   if (!fresh) return p;
@@ -84,20 +84,20 @@ CudaOps::Gemms::Plan& CudaOps::Gemms::plan(const Key& key) {
   return p;
 }
 
-void CudaOps::Gemms::run(cudaStream_t stream, void* workspace, const Key& key, void* c, const void* a, const void* b) {
+void Gemms::run(cudaStream_t stream, void* workspace, const Key& key, void* c, const void* a, const void* b) {
   Plan& p = plan(key);
   const float one = 1.0f, keep = key.shape.store == Store::Accumulate ? 1.0f : 0.0f;
   UPCYCLE_CUBLASLT(cublasLtMatmul(handle_, &p.op, &one, b, &p.first, a, &p.second, &keep, c, &p.result, c, &p.result,
                                   &p.algorithm, workspace, p.workspace_bytes, stream));
 }
 
-CudaOps::Lanes::Lanes() : streams_(kExpertLanes - 1), joined_(kExpertLanes - 1) {
+Lanes::Lanes() : streams_(kExpertLanes - 1), joined_(kExpertLanes - 1) {
   for (cudaStream_t& s : streams_) UPCYCLE_CUDA(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
   for (cudaEvent_t& e : joined_) UPCYCLE_CUDA(cudaEventCreateWithFlags(&e, cudaEventDisableTiming));
   UPCYCLE_CUDA(cudaEventCreateWithFlags(&forked_, cudaEventDisableTiming));
 }
 
-CudaOps::Lanes::~Lanes() {
+Lanes::~Lanes() {
   for (cudaStream_t s : streams_) {
     cudaStreamSynchronize(s);
     cudaStreamDestroy(s);
@@ -106,13 +106,13 @@ CudaOps::Lanes::~Lanes() {
   cudaEventDestroy(forked_);
 }
 
-void CudaOps::Lanes::fork(cudaStream_t main, int count) {
+void Lanes::fork(cudaStream_t main, int count) {
   if (count < 2) return;
   UPCYCLE_CUDA(cudaEventRecord(forked_, main));
   for (int lane = 1; lane < count; ++lane) UPCYCLE_CUDA(cudaStreamWaitEvent(stream(main, lane), forked_, 0));
 }
 
-void CudaOps::Lanes::join(cudaStream_t main, int count) {
+void Lanes::join(cudaStream_t main, int count) {
   for (int lane = 1; lane < count; ++lane) {
     const cudaEvent_t joined = joined_[static_cast<std::size_t>(lane - 1)];
     UPCYCLE_CUDA(cudaEventRecord(joined, stream(main, lane)));
@@ -120,4 +120,4 @@ void CudaOps::Lanes::join(cudaStream_t main, int count) {
   }
 }
 
-}  // namespace upcycle
+}  // namespace upcycle::cuda

@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "core/check.h"
-#include "kernels/cuda/cuda_ops.h"
 #include "kernels/gemm_shape.h"
 
 #define UPCYCLE_CUBLASLT(call)                                                        \
@@ -15,7 +14,7 @@
                   cublasLtGetStatusString(upcycle_status));                           \
   } while (false)
 
-namespace upcycle {
+namespace upcycle::cuda {
 
 // What cuBLAS's documentation recommends for Hopper and later.
 inline constexpr std::size_t kGemmWorkspaceBytes = std::size_t{32} << 20;
@@ -25,7 +24,7 @@ inline constexpr std::size_t kLaneWorkspaceBytes = kGemmWorkspaceBytes / kExpert
 
 // cuBLASLt's algorithms by shape, each chosen by its heuristic on first use, then kept: the same shape always gets the
 // same algorithm, so the same inputs the same bits. One thread at a time.
-struct CudaOps::Gemms {
+struct Gemms {
   Gemms();
   ~Gemms();
   Gemms(const Gemms&) = delete;
@@ -65,7 +64,7 @@ struct CudaOps::Gemms {
 };
 
 // Streams beside the op's own, on which experts' products run at the same time: kExpertLanes in all, lane 0 the op's.
-struct CudaOps::Lanes {
+struct Lanes {
   Lanes();
   ~Lanes();
   Lanes(const Lanes&) = delete;
@@ -84,4 +83,4 @@ struct CudaOps::Lanes {
   cudaEvent_t forked_ = nullptr;
 };
 
-}  // namespace upcycle
+}  // namespace upcycle::cuda

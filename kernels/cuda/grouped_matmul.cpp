@@ -4,12 +4,16 @@
 
 #include "core/check.h"
 #include "core/cuda_error.h"
+#include "core/device.h"
+#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/gemms.h"
 
 // One product an expert, on streams that fork from the op's stream and join it by events, so that small experts share
 // the GPU. A CUTLASS grouped kernel (one launch for all experts, shapes on the device) would take the place of the loop
 // in grouped_matmul below, where a GPU shows that it pays.
 namespace upcycle {
+
+using namespace cuda;
 namespace {
 
 // An expert with more rows is several products, of this many and then of the rest: so every product that a step makes

@@ -1,8 +1,12 @@
 #include "core/check.h"
 #include "core/cuda_error.h"
+#include "core/device.h"
+#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/gemms.h"
 
 namespace upcycle {
+
+using namespace cuda;
 
 CudaOps::CudaOps() : gemms_(std::make_unique<Gemms>()), lanes_(std::make_unique<Lanes>()) {}
 CudaOps::~CudaOps() = default;

@@ -2,7 +2,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/ops.h"
+#include "core/device.h"
+#include "kernels/op_types.h"
 
 namespace upcycle::cuda {
 

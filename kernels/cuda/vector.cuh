@@ -5,6 +5,7 @@
 
 #include "core/check.h"
 #include "core/cuda_error.h"
+#include "core/device.h"
 #include "core/dtype.h"
 #include "core/tensor.h"
 #include "kernels/cuda/gpu.cuh"

@@ -1,6 +1,7 @@
 #include "kernels/dry/dry_ops.h"
 
 #include "core/check.h"
+#include "kernels/ops.h"
 
 namespace upcycle {
 namespace {

@@ -2,9 +2,11 @@
 #include <functional>
 #include <memory>
 
-#include "kernels/ops.h"
+#include "kernels/op_types.h"
 
 namespace upcycle {
+
+class Ops;
 
 // What a rank computes, counted where the ops are called. Sums of products count 2 FLOPs; causal attention half of
 // S x S (as training_flops_per_token does); what is computed again in a backward counts again.

@@ -1,6 +1,6 @@
 #pragma once
 #include "core/arena.h"
-#include "kernels/ops.h"
+#include "kernels/op_types.h"
 #include "parallel/model/pass_shape.h"
 
 namespace upcycle {

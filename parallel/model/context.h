@@ -1,11 +1,13 @@
 #pragma once
 #include "core/config/config.h"
-#include "kernels/ops.h"
+#include "kernels/op_types.h"
 #include "parallel/comm/mesh.h"
 #include "parallel/model/pass_shape.h"
 #include "parallel/model/sizes.h"
 
 namespace upcycle {
+
+class Ops;
 
 // What every layer function works with: the model's sizes on this rank, the device's queue and ops, the other ranks. It
 // holds no weights and no activations: what a layer reads and writes stands in its signature.

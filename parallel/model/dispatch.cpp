@@ -2,6 +2,7 @@
 
 #include "core/check.h"
 #include "core/log.h"
+#include "kernels/ops.h"
 
 namespace upcycle {
 namespace {

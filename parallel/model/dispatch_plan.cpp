@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "kernels/ops.h"
+#include "kernels/op_types.h"
 
 namespace upcycle {
 namespace {

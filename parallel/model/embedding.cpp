@@ -1,5 +1,7 @@
 #include "parallel/model/embedding.h"
 
+#include "kernels/ops.h"
+
 namespace upcycle {
 
 void embedding_forward(const ModelContext& m, const Tensor& out, const Tensor& table, const Tensor& tokens,

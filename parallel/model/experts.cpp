@@ -1,5 +1,7 @@
 #include "parallel/model/experts.h"
 
+#include "kernels/ops.h"
+
 namespace upcycle {
 
 void experts_forward(const ModelContext& m, const LayerWeights& w, Dispatch& d, const ExpertsState& saved,

@@ -1,5 +1,7 @@
 #include "parallel/model/head.h"
 
+#include "kernels/ops.h"
+
 namespace upcycle {
 
 void head_forward(const ModelContext& m, const Tensor& weight, const Tensor& loss_sum, const Tensor& x,

@@ -1,5 +1,7 @@
 #include "parallel/model/mlp.h"
 
+#include "kernels/ops.h"
+
 namespace upcycle {
 
 void mlp_forward(const ModelContext& m, const LayerWeights& w, const Tensor& out, const Tensor& x,

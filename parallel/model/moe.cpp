@@ -1,5 +1,7 @@
 #include "parallel/model/moe.h"
 
+#include "kernels/ops.h"
+
 namespace upcycle {
 namespace {
 

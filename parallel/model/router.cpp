@@ -1,5 +1,7 @@
 #include "parallel/model/router.h"
 
+#include "kernels/ops.h"
+
 namespace upcycle {
 namespace {
 

@@ -4,6 +4,7 @@
 
 #include "core/check.h"
 #include "core/trace.h"
+#include "kernels/ops.h"
 #include "parallel/model/embedding.h"
 #include "parallel/model/rope.h"
 

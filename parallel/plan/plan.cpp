@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "kernels/dry/dry_device.h"
 #include "kernels/dry/dry_ops.h"
+#include "kernels/ops.h"
 #include "parallel/comm/comm_dry.h"
 #include "parallel/train/step.h"
 #include "parallel/train/trainer_state.h"

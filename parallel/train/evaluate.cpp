@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/ops.h"
 #include "parallel/model/transformer.h"
 
 namespace upcycle {

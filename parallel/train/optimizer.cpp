@@ -8,6 +8,7 @@
 #include "core/check.h"
 #include "core/error.h"
 #include "data/hash.h"
+#include "kernels/ops.h"
 #include "parallel/model/weights.h"
 
 namespace upcycle {

@@ -1,12 +1,15 @@
 #pragma once
 #include <vector>
 
-#include "kernels/ops.h"
+#include "core/device.h"
+#include "kernels/op_types.h"
 #include "parallel/comm/mesh.h"
 #include "parallel/model/arrivals.h"
 #include "parallel/train/train_memory.h"
 
 namespace upcycle {
+
+class Ops;
 
 struct OwnedRange {
   std::int64_t begin, end;  // elements

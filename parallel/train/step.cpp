@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/trace.h"
+#include "kernels/ops.h"
 #include "parallel/model/transformer.h"
 #include "parallel/train/diverged.h"
 #include "parallel/train/schedule.h"

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "core/check.h"
+#include "kernels/ops.h"
 #include "parallel/checkpoint/load.h"
 #include "parallel/model/rectangles.h"
 #include "parallel/model/weights.h"

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/check.h"
+#include "kernels/ops.h"
 #include "parallel/model/transformer.h"
 #include "parallel/upcycle/rules.h"
 

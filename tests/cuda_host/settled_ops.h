@@ -2,6 +2,7 @@
 #include <memory>
 #include <utility>
 
+#include "core/device.h"
 #include "kernels/ops.h"
 #include "tests/cuda_host/emulation/runtime_internal.h"
 

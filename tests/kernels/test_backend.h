@@ -5,11 +5,14 @@
 #include <vector>
 
 #include "core/device.h"
-#include "kernels/ops.h"
 
 // The backend under test, chosen by what a program links: cpu_backend.cpp, or CUDA's of tests/cuda_host
 // (cuda_backend.cpp on the emulated GPU, gpu_backend.cpp on a real one). Tests are compiled once for all. The memory of
 // each can be read on the host.
+namespace upcycle {
+class Ops;
+}
+
 namespace upcycle::testing {
 
 std::unique_ptr<Device> make_test_device();

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "core/check.h"
+#include "kernels/ops.h"
 #include "parallel/plan/plan.h"
 #include "parallel/train/trainer_state.h"
 #include "tests/mpi_tests.h"

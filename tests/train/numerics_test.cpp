@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/ops.h"
 #include "parallel/model/transformer.h"
 #include "tests/train/rig.h"
 

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "core/error.h"
+#include "kernels/ops.h"
 #include "parallel/model/transformer.h"
 #include "parallel/train/schedule.h"
 #include "tests/core/input_error.h"

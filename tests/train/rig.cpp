@@ -8,13 +8,14 @@
 
 #include "core/check.h"
 #include "core/rng.h"
+#include "kernels/ops.h"
 #include "parallel/model/transformer.h"
 #include "tests/kernels/test_backend.h"
 
 namespace upcycle {
 
 std::unique_ptr<Device> make_rig_device() { return testing::make_test_device(); }
-std::unique_ptr<Ops> make_rig_ops() { return testing::make_test_ops(); }
+std::shared_ptr<Ops> make_rig_ops() { return testing::make_test_ops(); }
 
 Rig cpu_rig() {
   Rig rig{nullptr, nullptr, nullptr};

@@ -14,13 +14,13 @@ namespace upcycle {
 // The backend under test, which the executable is linked with (tests/kernels/test_backend.h): test files are compiled
 // once for all.
 std::unique_ptr<Device> make_rig_device();
-std::unique_ptr<Ops> make_rig_ops();
+std::shared_ptr<Ops> make_rig_ops();
 
 // A device, its stream and its ops: what tests of models and training stand on.
 struct Rig {
   std::unique_ptr<Device> device = make_rig_device();
   std::unique_ptr<Stream> stream = device->make_stream();
-  std::unique_ptr<Ops> ops = make_rig_ops();
+  std::shared_ptr<Ops> ops = make_rig_ops();
 };
 // The CPU's, whatever is under test: what other backends are compared with.
 Rig cpu_rig();

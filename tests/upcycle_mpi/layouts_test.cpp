@@ -7,6 +7,7 @@
 
 #include "core/config/describe.h"
 #include "core/trace.h"
+#include "kernels/ops.h"
 #include "parallel/checkpoint/reader.h"
 #include "parallel/checkpoint/writer.h"
 #include "parallel/model/weights.h"

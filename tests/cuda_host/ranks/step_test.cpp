@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/ops.h"
 #include "parallel/train/step.h"
 #include "tests/cuda_host/ranks/schedule.h"
 #include "tests/cuda_host/ranks/whole_state.h"
