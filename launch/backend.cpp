@@ -8,7 +8,7 @@
 #include "core/error.h"
 #include "core/host_memory.h"
 #include "core/log.h"
-#include "kernels/ops.h"
+#include "kernels/cpu/cpu_ops.h"
 #include "parallel/comm/agree.h"
 
 namespace upcycle {
@@ -121,9 +121,7 @@ Backend make_backend(const MpiSession& session, const Config& config) {
 }
 
 std::function<std::size_t(const OpLimits&)> workspace_of(const Config& config) {
-  if (config.device == "cpu")
-    return
-        [ops = std::shared_ptr<Ops>(make_cpu_ops())](const OpLimits& limits) { return ops->workspace_bytes(limits); };
+  if (config.device == "cpu") return CpuOps::most_workspace;
 #ifdef UPCYCLE_HAS_CUDA
   return cuda::scratch_bytes;
 #else

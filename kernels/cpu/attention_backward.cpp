@@ -152,15 +152,19 @@ void differentiate(const Scratch& w, const Shared& shared, const Gradients& grad
   }
 }
 
-}  // namespace
-
 std::size_t backward_workspace(std::int64_t Tq, std::int64_t N, std::int64_t D) {
   const std::int64_t Dp = padded(D);
   return static_cast<std::size_t>(omp_get_max_threads() * padded(Scratch::floats(Dp)) + Shared::floats(Tq, N, Dp)) *
          sizeof(float);
 }
 
+}  // namespace
+
 }  // namespace attention
+
+std::size_t CpuOps::attention_backward_workspace(const OpLimits& limits) {
+  return limits.D == 0 ? 0 : attention::backward_workspace(limits.T, limits.N, limits.D);
+}
 
 void CpuOps::attention_backward(Stream& stream, Workspace workspace, const Tensor& dq, const Tensor& dk,
                                 const Tensor& dv, const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v,

@@ -132,13 +132,17 @@ void attend(const Scratch& w, const Tensor& out, const Tensor& lse, const Tensor
   }
 }
 
-}  // namespace
-
 std::size_t forward_workspace(std::int64_t D) {
   return static_cast<std::size_t>(omp_get_max_threads() * padded(Scratch::floats(padded(D)))) * sizeof(float);
 }
 
+}  // namespace
+
 }  // namespace attention
+
+std::size_t CpuOps::attention_forward_workspace(const OpLimits& limits) {
+  return limits.D == 0 ? 0 : attention::forward_workspace(limits.D);
+}
 
 void CpuOps::attention_forward(Stream& stream, Workspace workspace, const Tensor& out, const Tensor& lse,
                                const Tensor& q, const Tensor& k, const Tensor& v, std::int64_t D,

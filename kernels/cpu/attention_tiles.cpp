@@ -3,16 +3,8 @@
 #include <algorithm>
 
 #include "core/check.h"
-#include "kernels/cpu/cpu_ops.h"
 
-namespace upcycle {
-
-std::size_t attention_workspace(const OpLimits& limits) {
-  if (limits.D == 0) return 0;
-  return std::max(attention::forward_workspace(limits.D), attention::backward_workspace(limits.T, limits.N, limits.D));
-}
-
-namespace attention {
+namespace upcycle::attention {
 namespace {
 
 void check_offsets(const char* scope, const PackedSequences& sequences, std::int64_t rows) {
@@ -83,5 +75,4 @@ void transpose_keys(float* to, const float* from, std::int64_t Dp) {
   }
 }
 
-}  // namespace attention
-}  // namespace upcycle
+}  // namespace upcycle::attention

@@ -26,9 +26,6 @@ Sizes check_sizes(const Tensor& out, const Tensor& lse, const Tensor& q, const T
 Span span_of(std::int64_t sequence, const PackedSequences& q_sequences, const PackedSequences& k_sequences);
 std::int64_t longest_of(const PackedSequences& sequences);
 
-std::size_t forward_workspace(std::int64_t D);
-std::size_t backward_workspace(std::int64_t Tq, std::int64_t N, std::int64_t D);
-
 // 2^x to about 1 ulp for x below 127; results below 2^-126 are 0, NaN stays NaN. Polynomial: Cephes, exp2f.
 inline Vec exp2_vec(Vec x) {
   const Vec lowest = -127.0f - Vec{};

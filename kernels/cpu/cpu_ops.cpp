@@ -4,10 +4,12 @@
 
 namespace upcycle {
 
-std::size_t CpuOps::workspace_bytes(const OpLimits& limits) const {
-  return std::max({matmul_workspace(limits), linear_xent_workspace(limits), attention_workspace(limits),
-                   rms_norm_workspace(limits), embedding_workspace(limits), sort_workspace(limits),
-                   sum_squares_workspace(limits)});
+std::size_t CpuOps::most_workspace(const OpLimits& limits) {
+  std::size_t most = 0;
+#define UPCYCLE_OP(name, ...)
+#define UPCYCLE_OP_WITH_SCRATCH(name, ...) most = std::max(most, name##_workspace(limits));
+#include "kernels/ops.inc"
+  return most;
 }
 
 std::unique_ptr<Ops> make_cpu_ops() { return std::make_unique<CpuOps>(); }

@@ -45,7 +45,7 @@ void backward(float* dtable, const Tensor& dout, const std::int32_t* tokens, std
 
 }  // namespace
 
-std::size_t embedding_workspace(const OpLimits&) { return 0; }
+std::size_t CpuOps::embedding_backward_workspace(const OpLimits&) { return 0; }
 
 void CpuOps::embedding_forward(Stream&, const Tensor& out, const Tensor& table, const Tensor& tokens,
                                std::int64_t vocab_begin) {

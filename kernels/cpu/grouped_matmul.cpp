@@ -36,6 +36,8 @@ void CpuOps::prepare(const OpLimits& limits) {
     }
 }
 
+std::size_t CpuOps::grouped_matmul_workspace(const OpLimits& limits) { return matmul_workspace(limits); }
+
 void CpuOps::grouped_matmul(Stream& stream, Workspace workspace, MatmulKind kind, const Tensor& c, const Tensor& a,
                             const Tensor& b, std::span<const std::int64_t> offsets, Store store) {
   const bool weight_gradient = kind == MatmulKind::TN;

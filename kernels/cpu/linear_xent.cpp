@@ -47,7 +47,7 @@ XentScratch place_xent_scratch(void* base, std::int64_t T, std::int64_t V, std::
   return s;
 }
 
-std::size_t linear_xent_workspace(const OpLimits& limits) {
+std::size_t CpuOps::linear_xent_stats_workspace(const OpLimits& limits) {
   return limits.V == 0 ? 0 : place_xent_scratch(nullptr, limits.T, limits.V, limits.H, limits.dtype).bytes;
 }
 

@@ -35,6 +35,10 @@ void dlogits_block(T* out, const float* logits, std::int64_t rows, std::int64_t 
 
 }  // namespace
 
+std::size_t CpuOps::linear_xent_backward_workspace(const OpLimits& limits) {
+  return linear_xent_stats_workspace(limits);
+}
+
 void CpuOps::linear_xent_backward(Stream& stream, Workspace workspace, const Tensor& dx, const Tensor& dweight,
                                   const Tensor& x, const Tensor& weight, const Tensor& targets, const Tensor& lse,
                                   std::int64_t vocab_begin, std::int64_t vocab_valid, float scale) {

@@ -15,7 +15,7 @@ CpuOps::CpuOps() : gemms_(std::make_unique<GemmCache>()) {}
 CpuOps::~CpuOps() = default;
 std::size_t CpuOps::matmul_primitives() const { return gemms_->size(); }
 
-std::size_t matmul_workspace(const OpLimits&) { return GemmCache::workspace_bytes(); }
+std::size_t CpuOps::matmul_workspace(const OpLimits&) { return GemmCache::workspace_bytes(); }
 
 void CpuOps::matmul(Stream& stream, Workspace workspace, MatmulKind kind, const Tensor& c, const Tensor& a,
                     const Tensor& b, Store store) {

@@ -22,7 +22,7 @@ double sum_of_block(const float* x, std::int64_t n) {
 
 }  // namespace
 
-std::size_t sum_squares_workspace(const OpLimits&) { return kMostBlocks * sizeof(double); }
+std::size_t CpuOps::sum_squares_workspace(const OpLimits&) { return kMostBlocks * sizeof(double); }
 
 void CpuOps::sum_squares(Stream&, Workspace workspace, const Tensor& out, const Tensor& x) {
   check_tensor("sum_squares: out", out, DType::F64, {1});

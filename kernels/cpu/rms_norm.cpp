@@ -97,7 +97,7 @@ void check_same_type(const char* op, const Tensor& a, const Tensor& b) {
 
 }  // namespace
 
-std::size_t rms_norm_workspace(const OpLimits& limits) { return partials_bytes(limits.H); }
+std::size_t CpuOps::rms_norm_backward_workspace(const OpLimits& limits) { return partials_bytes(limits.H); }
 
 void CpuOps::rms_norm_forward(Stream&, const Tensor& out, const Tensor& rstd, const Tensor& sum, const Tensor& x,
                               const Tensor& delta, const Tensor& weight, float eps) {

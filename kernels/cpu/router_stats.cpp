@@ -29,6 +29,8 @@ void sum_columns(double* sums, const float* probs, std::int64_t T, std::int64_t 
 
 }  // namespace
 
+std::size_t CpuOps::router_stats_workspace(const OpLimits&) { return 0; }
+
 void CpuOps::router_stats(Stream&, Workspace, const Tensor& stats, const Tensor& probs, const Tensor& experts,
                           const Tensor& lse) {
   UPCYCLE_CHECK(probs.rank == 2 && experts.rank == 2,

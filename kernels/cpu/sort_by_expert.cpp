@@ -17,7 +17,7 @@ constexpr std::int64_t kPartFrom = 8192;  // assignments that pay for a thread
 
 }  // namespace
 
-std::size_t sort_workspace(const OpLimits& limits) {
+std::size_t CpuOps::sort_by_expert_workspace(const OpLimits& limits) {
   return static_cast<std::size_t>(kMostParts * limits.E) * sizeof(std::int32_t);
 }
 

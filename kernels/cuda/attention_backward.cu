@@ -195,11 +195,13 @@ std::size_t delta_bytes(std::int64_t T, std::int64_t N) { return static_cast<std
 
 }  // namespace
 
-std::size_t attention_workspace(const OpLimits& limits) { return delta_bytes(limits.T, limits.N); }
-
 }  // namespace upcycle::cuda
 
 namespace upcycle {
+
+std::size_t CudaOps::attention_backward_workspace(const OpLimits& limits) {
+  return cuda::delta_bytes(limits.T, limits.N);
+}
 
 void CudaOps::attention_backward(Stream& stream, Workspace workspace, const Tensor& dq, const Tensor& dk,
                                  const Tensor& dv, const Tensor& dout, const Tensor& q, const Tensor& k,

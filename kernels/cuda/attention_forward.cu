@@ -99,6 +99,8 @@ __global__ void __launch_bounds__(kAttentionThreads, kD == 64 ? 2 : 1)
 
 namespace upcycle {
 
+std::size_t CudaOps::attention_forward_workspace(const OpLimits&) { return 0; }
+
 void CudaOps::attention_forward(Stream& stream, Workspace, const Tensor& out, const Tensor& lse, const Tensor& q,
                                 const Tensor& k, const Tensor& v, std::int64_t D, const PackedSequences& q_sequences,
                                 const PackedSequences& k_sequences) {

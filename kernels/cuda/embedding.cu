@@ -74,7 +74,7 @@ __global__ void backward(float* dtable, const T* dout, std::int64_t stride, Sort
 
 }  // namespace
 
-std::size_t cuda::embedding_workspace(const OpLimits& limits) { return token_sort_bytes(limits.T); }
+std::size_t CudaOps::embedding_backward_workspace(const OpLimits& limits) { return token_sort_bytes(limits.T); }
 
 void CudaOps::embedding_forward(Stream& stream, const Tensor& out, const Tensor& table, const Tensor& tokens,
                                 std::int64_t vocab_begin) {

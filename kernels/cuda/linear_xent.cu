@@ -134,7 +134,7 @@ XentScratch place(void* base, std::int64_t T, std::int64_t V, std::int64_t H, DT
   s.logits = static_cast<float*>(take(block * sizeof(float)));
   s.dlogits = dtype == DType::F32 ? s.logits : take(block * size_of(dtype));
   s.dx = static_cast<float*>(dtype == DType::F32 ? nullptr : take(static_cast<std::size_t>(T * H) * sizeof(float)));
-  s.gemm.bytes = matmul_workspace({});
+  s.gemm.bytes = CudaOps::matmul_workspace({});
   s.gemm.data = take(s.gemm.bytes);
   s.bytes = used;
   return s;
@@ -173,14 +173,17 @@ void for_blocks(std::int64_t T, std::int64_t vocab_valid, const F& f) {
 
 }  // namespace
 
-std::size_t linear_xent_workspace(const OpLimits& limits) {
-  return limits.V == 0 ? 0 : place(nullptr, limits.T, limits.V, limits.H, limits.dtype).bytes;
-}
-
 }  // namespace upcycle::cuda
 
 namespace upcycle {
 using namespace cuda;
+
+std::size_t CudaOps::linear_xent_stats_workspace(const OpLimits& limits) {
+  return limits.V == 0 ? 0 : place(nullptr, limits.T, limits.V, limits.H, limits.dtype).bytes;
+}
+std::size_t CudaOps::linear_xent_backward_workspace(const OpLimits& limits) {
+  return linear_xent_stats_workspace(limits);
+}
 
 void CudaOps::linear_xent_stats(Stream& stream, Workspace workspace, const Tensor& stats, const Tensor& x,
                                 const Tensor& weight, const Tensor& targets, std::int64_t vocab_begin,

@@ -13,7 +13,7 @@ CudaOps::~CudaOps() = default;
 
 std::size_t CudaOps::chosen_algorithms() const { return gemms_->size(); }
 
-std::size_t cuda::matmul_workspace(const OpLimits&) { return kGemmWorkspaceBytes; }
+std::size_t CudaOps::matmul_workspace(const OpLimits&) { return kGemmWorkspaceBytes; }
 
 void CudaOps::matmul(Stream& stream, Workspace workspace, MatmulKind kind, const Tensor& c, const Tensor& a,
                      const Tensor& b, Store store) {

@@ -55,7 +55,7 @@ __global__ void clip_scale_kernel(float* scale, const double* sum_squares, float
 
 }  // namespace
 
-std::size_t cuda::sum_squares_workspace(const OpLimits&) { return kMostBlocks * sizeof(double); }
+std::size_t CudaOps::sum_squares_workspace(const OpLimits&) { return kMostBlocks * sizeof(double); }
 
 void CudaOps::sum_squares(Stream& stream, Workspace workspace, const Tensor& out, const Tensor& x) {
   check_tensor("sum_squares: out", out, DType::F64, {1});

@@ -155,7 +155,7 @@ dim3 blocks_of(const char* op, std::int64_t count) {
 
 }  // namespace
 
-std::size_t cuda::rms_norm_workspace(const OpLimits& limits) { return parts_bytes(limits.H); }
+std::size_t CudaOps::rms_norm_backward_workspace(const OpLimits& limits) { return parts_bytes(limits.H); }
 
 void CudaOps::rms_norm_forward(Stream& stream, const Tensor& out, const Tensor& rstd, const Tensor& sum,
                                const Tensor& x, const Tensor& delta, const Tensor& weight, float eps) {

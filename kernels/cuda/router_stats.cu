@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kThreads) add_blocks(double* stats, const doub
 
 }  // namespace
 
-std::size_t cuda::router_workspace(const OpLimits& limits) {
+std::size_t CudaOps::router_stats_workspace(const OpLimits& limits) {
   return static_cast<std::size_t>(kMostBlocks * (2 * limits.E + 2)) * sizeof(double);
 }
 

@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-std::size_t cuda::sort_workspace(const OpLimits& limits) {
+std::size_t CudaOps::sort_by_expert_workspace(const OpLimits& limits) {
   return static_cast<std::size_t>(kMostParts * limits.E) * sizeof(std::int32_t);
 }
 

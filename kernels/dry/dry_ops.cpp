@@ -8,7 +8,19 @@ namespace {
 
 double number(std::int64_t n) { return static_cast<double>(n); }
 
-class DryOps final : public Ops {
+// Every op, doing nothing.
+class NoOps : public Ops {
+ public:
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#define UPCYCLE_OP(name, ...) \
+  void name(__VA_ARGS__) override {}
+#include "kernels/ops.inc"
+#pragma GCC diagnostic pop
+};
+
+// The ops that count; the others do nothing.
+class DryOps final : public NoOps {
  public:
   DryOps(OpCount& count, WorkspaceBytes workspace_bytes)
       : count_(count), workspace_bytes_(std::move(workspace_bytes)) {}
@@ -18,60 +30,39 @@ class DryOps final : public Ops {
 
   void matmul(Stream&, Workspace, MatmulKind kind, const Tensor& c, const Tensor& a, const Tensor& b, Store) override {
     const std::int64_t k = kind == MatmulKind::TN ? a.shape[0] : a.shape[1];
-    add(2 * number(c.shape[0]) * number(c.shape[1]) * number(k), {&c, &a, &b});
+    count(2 * number(c.shape[0]) * number(c.shape[1]) * number(k), {&c, &a, &b});
   }
   // Every kind multiplies each row of A (R, .) once with a matrix of C's or B's columns.
   void grouped_matmul(Stream&, Workspace, MatmulKind, const Tensor& c, const Tensor& a, const Tensor& b,
                       std::span<const std::int64_t> offsets, Store) override {
     const std::int64_t columns = c.shape[static_cast<std::size_t>(c.rank - 1)];
-    add(2 * number(offsets.back()) * number(a.shape[1]) * number(columns), {&c, &a, &b});
+    count(2 * number(offsets.back()) * number(a.shape[1]) * number(columns), {&c, &a, &b});
   }
-
-  void embedding_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, std::int64_t) override {}
-  void embedding_backward(Stream&, Workspace, const Tensor&, const Tensor&, const Tensor&, std::int64_t) override {}
-  void rms_norm_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                        const Tensor&, float) override {}
-  void rms_norm_backward(Stream&, Workspace, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                         const Tensor&) override {}
-  void rope(Stream&, const Tensor&, std::int64_t, const Tensor&, const Tensor&, bool) override {}
 
   void attention_forward(Stream&, Workspace, const Tensor& out, const Tensor& lse, const Tensor& q, const Tensor& k,
                          const Tensor& v, std::int64_t, const PackedSequences& q_sequences,
                          const PackedSequences& k_sequences) override {
-    add(2 * causal_products(q, q_sequences, k_sequences), {&out, &lse, &q, &k, &v});
+    count(2 * causal_products(q, q_sequences, k_sequences), {&out, &lse, &q, &k, &v});
   }
   // The scores again, then four products: dv, dp, dq, dk.
   void attention_backward(Stream&, Workspace, const Tensor& dq, const Tensor& dk, const Tensor& dv, const Tensor& dout,
                           const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
                           std::int64_t, const PackedSequences& q_sequences,
                           const PackedSequences& k_sequences) override {
-    add(5 * causal_products(q, q_sequences, k_sequences), {&dq, &dk, &dv, &dout, &q, &k, &v, &out, &lse});
+    count(5 * causal_products(q, q_sequences, k_sequences), {&dq, &dk, &dv, &dout, &q, &k, &v, &out, &lse});
   }
-
-  void swiglu_forward(Stream&, const Tensor&, const Tensor&) override {}
-  void swiglu_backward(Stream&, const Tensor&, const Tensor&, const Tensor&) override {}
 
   void linear_xent_stats(Stream&, Workspace, const Tensor& stats, const Tensor& x, const Tensor& weight, const Tensor&,
                          std::int64_t, std::int64_t vocab_valid) override {
-    add_head(logits(x, vocab_valid), {&stats, &x, &weight});
+    count_head(logits(x, vocab_valid), {&stats, &x, &weight});
   }
-  void xent_combine(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&) override {}
   // The logits again, then dx and dweight.
   void linear_xent_backward(Stream&, Workspace, const Tensor& dx, const Tensor& dweight, const Tensor& x,
                             const Tensor& weight, const Tensor&, const Tensor&, std::int64_t, std::int64_t vocab_valid,
                             float) override {
-    add_head(3 * logits(x, vocab_valid), {&dx, &dweight, &x, &weight});
+    count_head(3 * logits(x, vocab_valid), {&dx, &dweight, &x, &weight});
   }
 
-  void router_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                      RouterSoftmax) override {}
-  void router_weights(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                      RouterSoftmax) override {}
-  void router_stats(Stream&, Workspace, const Tensor&, const Tensor&, const Tensor&, const Tensor&) override {}
-  void router_losses(Stream&, const Tensor&, const Tensor&, const Tensor&, std::int64_t, std::int64_t, double,
-                     double) override {}
-  void router_backward(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                       const Tensor&, const Tensor&, float, RouterSoftmax) override {}
   void sort_by_expert(Stream&, Workspace, const Tensor& counts, const Tensor& source, const Tensor&,
                       const Tensor& experts, std::int64_t align) override {
     const std::int64_t n = experts.size(), E = counts.size();
@@ -83,28 +74,15 @@ class DryOps final : public Ops {
     }
     UPCYCLE_CHECK(rows <= source.size(), "sort_by_expert: {} rows needed, source has {}", rows, source.size());
   }
-  void gather_rows(Stream&, const Tensor&, const Tensor&, const Tensor&) override {}
-  void combine_rows(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, Store) override {}
-  void combine_rows_backward(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                             const Tensor&) override {}
-
-  void fill(Stream&, const Tensor&, float) override {}
-  void convert(Stream&, const Tensor&, const Tensor&) override {}
-  void add(Stream&, const Tensor&, const Tensor&, const Tensor&) override {}
-  void sum_squares(Stream&, Workspace, const Tensor&, const Tensor&) override {}
-  void clip_scale(Stream&, const Tensor&, const Tensor&, float) override {}
-  void adamw(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-             const AdamwStep&) override {}
-  void sgd(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, float, float) override {}
 
  private:
-  void add(double flops, std::initializer_list<const Tensor*> operands) {
+  void count(double flops, std::initializer_list<const Tensor*> operands) {
     count_.flops += flops;
     for (const Tensor* t : operands) count_.memory_bytes += static_cast<double>(t->bytes());
   }
-  void add_head(double flops, std::initializer_list<const Tensor*> operands) {
+  void count_head(double flops, std::initializer_list<const Tensor*> operands) {
     count_.head_flops += flops;
-    add(flops, operands);
+    count(flops, operands);
   }
   // FLOPs of one product (rows of q) x (rows of k) x D over all heads, the half that causality leaves; a short q that
   // continues a longer k sees all of it.
@@ -124,10 +102,6 @@ class DryOps final : public Ops {
 }  // namespace
 
 std::unique_ptr<Ops> make_dry_ops(OpCount& count, WorkspaceBytes workspace_bytes) {
-  if (!workspace_bytes)
-    workspace_bytes = [cpu = std::shared_ptr<Ops>(make_cpu_ops())](const OpLimits& limits) {
-      return cpu->workspace_bytes(limits);
-    };
   return std::make_unique<DryOps>(count, std::move(workspace_bytes));
 }
 

@@ -18,8 +18,8 @@ struct OpCount {
 
 // Ops that compute nothing: they count, and touch no memory but the expert counts, which the host reads: tokens * k
 // assignments are spread evenly over the experts, what is left over to the first ones. Scratch is what
-// `workspace_bytes` says; the CPU's where it is empty.
+// `workspace_bytes` says.
 using WorkspaceBytes = std::function<std::size_t(const OpLimits&)>;
-std::unique_ptr<Ops> make_dry_ops(OpCount& count, WorkspaceBytes workspace_bytes = {});
+std::unique_ptr<Ops> make_dry_ops(OpCount& count, WorkspaceBytes workspace_bytes);
 
 }  // namespace upcycle

@@ -14,9 +14,9 @@
 namespace upcycle {
 
 struct PlannedRun {
-  Config config;                        // its model is the one that the steps train: the MoE of a run that upcycles
-  std::optional<ModelConfig> dense;     // what init.upcycle or upcycle.at_step makes it from
-  WorkspaceBytes workspace_bytes = {};  // of the ops of config.device; empty: the CPU's
+  Config config;                     // its model is the one that the steps train: the MoE of a run that upcycles
+  std::optional<ModelConfig> dense;  // what init.upcycle or upcycle.at_step makes it from
+  WorkspaceBytes workspace_bytes;    // of the ops of config.device
 };
 
 struct Plan {

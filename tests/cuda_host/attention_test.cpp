@@ -3,6 +3,7 @@
 #include <functional>
 #include <utility>
 
+#include "kernels/cpu/cpu_ops.h"
 #include "tests/cuda_host/emulation/runtime_internal.h"
 #include "tests/kernels/op_fixture.h"
 

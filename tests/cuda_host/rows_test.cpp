@@ -2,6 +2,7 @@
 
 #include <initializer_list>
 
+#include "kernels/cpu/cpu_ops.h"
 #include "tests/cuda_host/emulation/runtime_internal.h"
 #include "tests/kernels/op_fixture.h"
 

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <functional>
 
+#include "kernels/cpu/cpu_ops.h"
 #include "tests/kernels/op_fixture.h"
 
 // Every op with a kernel on shapes so small that a data race detector can follow each thread, ragged, and still so

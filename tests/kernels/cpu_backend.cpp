@@ -1,4 +1,4 @@
-#include "kernels/ops.h"
+#include "kernels/cpu/cpu_ops.h"
 #include "tests/kernels/test_backend.h"
 
 // The CPU's backend, in a library: programs that bring a backend of their own do not take it.

@@ -6,6 +6,7 @@
 #include "core/config/check.h"
 #include "core/config/config.h"
 #include "core/config/parse.h"
+#include "kernels/cpu/cpu_ops.h"
 #include "parallel/plan/plan.h"
 #include "tests/cli/run_program.h"
 #include "tests/cli/small_run.h"
@@ -140,7 +141,7 @@ TEST(Configs, AllParseAndPlan) {
     EXPECT_NO_THROW(check_model(c.model, entry.path()));
     // As many ranks as its batch has microbatches: each passes one.
     const std::int64_t ranks = c.train.global_batch_size / c.train.micro_batch_size;
-    const Plan plan = make_plan({c, {}}, static_cast<int>(ranks));
+    const Plan plan = make_plan({c, {}, CpuOps::most_workspace}, static_cast<int>(ranks));
     EXPECT_EQ(plan.micro_batches, 1);
     EXPECT_GT(plan.peak_bytes(), 0u);
     EXPECT_EQ(plan.parameters.total > plan.parameters.active, c.model.is_moe());

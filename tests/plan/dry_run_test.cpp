@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "kernels/cpu/cpu_ops.h"
 #include "kernels/dry/dry_device.h"
 #include "parallel/checkpoint/rank_files.h"
 #include "parallel/comm/comm_dry.h"
@@ -48,7 +49,7 @@ std::vector<std::string> lines(std::vector<CollectiveCount> counts) {
 TEST_P(DryRun, HasTheMemoryAndTheCollectivesOfARealStep) {
   Config config = config_of(GetParam());
   config.checkpoint.dir = "somewhere";
-  const Plan plan = make_plan({config, {}}, 1);
+  const Plan plan = make_plan({config, {}, CpuOps::most_workspace}, 1);
 
   const Rig rig;
   const Mesh mesh = make_single_mesh();
@@ -74,7 +75,7 @@ TEST_P(DryRun, HasTheMemoryAndTheCollectivesOfARealStep) {
 
 TEST_P(DryRun, FilesAreItsSizesAndWhatHdf5Adds) {
   const Config config = config_of(GetParam());
-  const Plan plan = make_plan({config, {}}, 1);
+  const Plan plan = make_plan({config, {}, CpuOps::most_workspace}, 1);
   const Rig rig;
   const Mesh mesh = make_single_mesh();
   Trainer t = random_trainer(rig, config, mesh);
@@ -117,7 +118,7 @@ double computed_again(const Config& c) {
 
 TEST(Plan, FlopsAreTheModelsAndWhatIsComputedAgain) {
   const Config c = round_config();
-  const Plan plan = make_plan({c, {}}, 1);
+  const Plan plan = make_plan({c, {}, CpuOps::most_workspace}, 1);
   EXPECT_DOUBLE_EQ(plan.model_flops, static_cast<double>(plan.tokens) * training_flops_per_token(c.model, 32));
   EXPECT_DOUBLE_EQ(plan.flops, plan.model_flops + computed_again(c));
   EXPECT_DOUBLE_EQ(plan.flops_total, plan.flops);
@@ -128,10 +129,10 @@ TEST(Plan, FlopsOfAllRanksDoNotDependOnTheLayout) {
   Config c = round_config();
   c.train.global_batch_size = 8;
   c.model.vocab_size = 38;
-  const double one = make_plan({c, {}}, 1).flops_total;
+  const double one = make_plan({c, {}, CpuOps::most_workspace}, 1).flops_total;
   for (const auto& [tp, ep, etp] : {std::array{2, 1, 1}, {1, 4, 1}, {2, 2, 2}, {2, 4, 1}}) {
     c.parallel.tp = tp, c.parallel.ep = ep, c.parallel.etp = etp;
-    const Plan plan = make_plan({c, {}}, 4);
+    const Plan plan = make_plan({c, {}, CpuOps::most_workspace}, 4);
     EXPECT_NEAR(plan.flops_total, one, one * 1e-12) << tp << ep << etp;
     EXPECT_NEAR(plan.flops * 4, one, one * 1e-12) << tp << ep << etp;
   }
@@ -151,14 +152,15 @@ TEST(Plan, FlopsOfAllRanksAreTheSumOfTheirPlans) {
       c.parallel.tp = 4, c.parallel.ep = ep, c.parallel.etp = etp;
       double sum = 0, least = 0, most = 0;
       for (int rank = 0; rank < 8; ++rank) {
-        const double flops = make_plan({c, {}}, 8, rank).flops;
+        const double flops = make_plan({c, {}, CpuOps::most_workspace}, 8, rank).flops;
         sum += flops;
         least = rank == 0 ? flops : std::min(least, flops);
         most = std::max(most, flops);
       }
       EXPECT_LT(least, most);
       for (const int rank : {0, 3, 7})
-        EXPECT_EQ(make_plan({c, {}}, 8, rank).flops_total, sum) << "V " << V << " ep " << ep << " etp " << etp;
+        EXPECT_EQ(make_plan({c, {}, CpuOps::most_workspace}, 8, rank).flops_total, sum)
+            << "V " << V << " ep " << ep << " etp " << etp;
     }
 }
 
@@ -169,7 +171,8 @@ TEST(Plan, UnevenRestsOfTheDispatchAreInTheTotal) {
   const std::size_t rows = 2 * 4 * static_cast<std::size_t>(36);  // ways, forward and backward, each rank's
   const std::size_t row = 24 * sizeof(float);
   const auto layers = static_cast<std::size_t>(c.model.num_hidden_layers);
-  const Plan first = make_plan({c, {}}, 2, 0), last = make_plan({c, {}}, 2, 1);
+  const Plan first = make_plan({c, {}, CpuOps::most_workspace}, 2, 0),
+             last = make_plan({c, {}, CpuOps::most_workspace}, 2, 1);
   EXPECT_EQ(first.dispatch_total, rows * row * layers);
   EXPECT_EQ(last.dispatch_total, first.dispatch_total);
   EXPECT_EQ(first.dispatch.bytes + last.dispatch.bytes, first.dispatch_total);
@@ -179,9 +182,9 @@ TEST(Plan, UnevenRestsOfTheDispatchAreInTheTotal) {
 TEST(Plan, AStepOfManyMicrobatchesIsNotWalked) {
   Config c = small_moe_config();
   c.train.global_batch_size = c.train.micro_batch_size * 1'000'000;
-  const Plan many = make_plan({c, {}}, 1);
+  const Plan many = make_plan({c, {}, CpuOps::most_workspace}, 1);
   c.train.global_batch_size = c.train.micro_batch_size * 5;
-  const Plan five = make_plan({c, {}}, 1);
+  const Plan five = make_plan({c, {}, CpuOps::most_workspace}, 1);
   EXPECT_EQ(many.micro_batches, 1'000'000);
   EXPECT_NEAR(many.flops, five.flops * 200'000, many.flops * 1e-9);
 }
@@ -192,7 +195,7 @@ TEST(Plan, LayoutsThatItNamesWork) {
   c.train.global_batch_size = 16;
   c.parallel.tp = 4;  // K = 2
   try {
-    (void)make_plan({c, {}}, 8);
+    (void)make_plan({c, {}, CpuOps::most_workspace}, 8);
     FAIL() << "no error";
   } catch (const InputError& e) {
     const std::string what = e.what(), marker = "for this model and batch: ";
@@ -202,7 +205,7 @@ TEST(Plan, LayoutsThatItNamesWork) {
     int named = 0;
     for (int tp, ep, etp, n; std::sscanf(rest.c_str(), "tp=%d ep=%d etp=%d%n", &tp, &ep, &etp, &n) == 3; ++named) {
       c.parallel.tp = tp, c.parallel.ep = ep, c.parallel.etp = etp;
-      EXPECT_NO_THROW((void)make_plan({c, {}}, 8)) << tp << " " << ep << " " << etp;
+      EXPECT_NO_THROW((void)make_plan({c, {}, CpuOps::most_workspace}, 8)) << tp << " " << ep << " " << etp;
       rest.erase(0, std::min(rest.size(), static_cast<std::size_t>(n) + 2));
     }
     EXPECT_GE(named, 1) << what;
@@ -212,7 +215,7 @@ TEST(Plan, LayoutsThatItNamesWork) {
 TEST(Plan, SaysWhereNoLayoutWorks) {
   Config c = small_moe_config();  // 4 sequences over 3 ranks
   try {
-    (void)make_plan({c, {}}, 3);
+    (void)make_plan({c, {}, CpuOps::most_workspace}, 3);
     FAIL() << "no error";
   } catch (const InputError& e) {
     EXPECT_NE(std::string(e.what()).find("no layout of world=3 works"), std::string::npos) << e.what();
@@ -223,16 +226,17 @@ TEST(Plan, UpcyclingNeedsMoreForAWhile) {
   Config c = small_moe_config();
   ModelConfig dense = c.model;
   dense.num_local_experts = 0;
-  const Plan start = make_plan({c, dense}, 2);
+  const Plan start = make_plan({c, dense, CpuOps::most_workspace}, 2);
   EXPECT_GT(start.upcycling_bytes, 0u);
   c.upcycle.at_step = 1;
-  const Plan live = make_plan({c, dense}, 2);
+  const Plan live = make_plan({c, dense, CpuOps::most_workspace}, 2);
   Config before = c;
   before.model = dense;
   // Both trainers beside each other, over the same communicators.
   const std::size_t collectives = collective_scratch_bytes(live.layout);
-  EXPECT_EQ(live.upcycling_bytes, live.training_bytes() + make_plan({before, {}}, 2).training_bytes() - collectives +
-                                      2 * kLiveBufferElements * sizeof(float));
+  EXPECT_EQ(live.upcycling_bytes, live.training_bytes() +
+                                      make_plan({before, {}, CpuOps::most_workspace}, 2).training_bytes() -
+                                      collectives + 2 * kLiveBufferElements * sizeof(float));
   EXPECT_EQ(live.peak_bytes(), live.upcycling_bytes);
 }
 
@@ -268,7 +272,7 @@ TEST(Plan, AConversionHoldsBothTrainersAndOneOfWhatTheyShare) {
 
   moe.upcycle.at_step = 1;
   moe.parallel.ep = 2;
-  const Plan plan = make_plan({moe, dense.model}, 2);
+  const Plan plan = make_plan({moe, dense.model, CpuOps::most_workspace}, 2);
   EXPECT_EQ(plan.upcycling_bytes, sum);
 }
 

@@ -6,7 +6,7 @@
 #include <numeric>
 
 #include "core/check.h"
-#include "kernels/ops.h"
+#include "kernels/cpu/cpu_ops.h"
 #include "parallel/plan/plan.h"
 #include "parallel/train/trainer_state.h"
 #include "tests/mpi_tests.h"
@@ -127,7 +127,7 @@ TEST_P(Planned, MemoryAndCollectivesAreThoseOfARealStep) {
   if (!has_ranks(c)) GTEST_SKIP() << "needs more ranks than " << mpi_session().size();
   const int world = mpi_session().size(), rank = mpi_session().rank();
   const Config config = config_of(c, world / c.tp);
-  const Plan plan = make_plan({config, {}}, world, rank);
+  const Plan plan = make_plan({config, {}, CpuOps::most_workspace}, world, rank);
   std::map<std::string, std::size_t> memory;
   for (const MemoryClass& m : plan.memory) memory[m.name] = m.bytes;
 

@@ -8,6 +8,7 @@
 
 #include "core/check.h"
 #include "core/rng.h"
+#include "kernels/cpu/cpu_ops.h"
 #include "kernels/ops.h"
 #include "parallel/model/transformer.h"
 #include "tests/kernels/test_backend.h"
