@@ -28,6 +28,14 @@ void check_flat(const char* scope, const Tensor& t, DType dtype, std::int64_t si
   UPCYCLE_CHECK(t.data != nullptr || size == 0, "{}: {} has no memory", scope, t.describe());
 }
 
+void check_same_type(const char* op, const Tensor& a, const Tensor& b) {
+  UPCYCLE_CHECK(a.dtype == b.dtype, "{}: {} and {} differ in type", op, a.describe(), b.describe());
+}
+
+void check_workspace(const char* op, const Workspace& workspace, std::size_t needed) {
+  UPCYCLE_CHECK(workspace.bytes >= needed, "{}: workspace of {} bytes, {} needed", op, workspace.bytes, needed);
+}
+
 void check_indices(const char* scope, const std::int32_t* indices, std::int64_t count, std::int64_t lowest,
                    std::int64_t end) {
   std::int32_t least = INT32_MAX, most = INT32_MIN;

@@ -1,9 +1,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/check.h"
 #include "kernels/adamw_factors.h"
-#include "kernels/check.h"
+#include "kernels/checks/optimizer.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/simd.h"
 
@@ -45,17 +44,7 @@ void adamw_as(const Tensor& param, const Tensor& master, const Tensor& m, const 
 
 void CpuOps::adamw(Stream&, const Tensor& param, const Tensor& master, const Tensor& m, const Tensor& v,
                    const Tensor& grad, const Tensor& scale, const AdamwStep& step) {
-  check_flat("adamw: master", master, DType::F32, master.size());
-  check_flat("adamw: m", m, DType::F32, master.size());
-  check_flat("adamw: v", v, DType::F32, master.size());
-  check_flat("adamw: grad", grad, DType::F32, master.size());
-  check_flat("adamw: param", param, param.dtype, master.size());
-  check_tensor("adamw: scale", scale, DType::F32, {1});
-  UPCYCLE_CHECK(step.step >= 1, "adamw: step {}, they count from 1", step.step);
-  UPCYCLE_CHECK(step.beta1 >= 0 && step.beta1 < 1 && step.beta2 >= 0 && step.beta2 < 1,
-                "adamw: beta1 {} and beta2 {}, expected [0, 1)", step.beta1, step.beta2);
-  UPCYCLE_CHECK(param.dtype == DType::F32 || param.dtype == DType::BF16, "adamw: param is {}, expected fp32 or bf16",
-                param.describe());
+  check_adamw(param, master, m, v, grad, scale, step);
   const AdamwFactors factors = factors_of(step);
   if (param.dtype == DType::BF16)
     adamw_as<bf16>(param, master, m, v, grad, *scale.as<float>(), factors);

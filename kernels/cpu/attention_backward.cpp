@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "core/check.h"
 #include "core/device.h"
+#include "kernels/check.h"
 #include "kernels/cpu/attention_tiles.h"
 #include "kernels/cpu/cpu_ops.h"
 
@@ -174,8 +174,7 @@ void CpuOps::attention_backward(Stream& stream, Workspace workspace, const Tenso
   const Sizes z = check_sizes(out, lse, q, k, v, D, q_sequences, k_sequences);
   check_gradients(z, dq, dk, dv, dout, q);
   const std::size_t needed = backward_workspace(z.Tq, z.N, D);
-  UPCYCLE_CHECK(workspace.bytes >= needed, "attention_backward: workspace of {} bytes, {} needed", workspace.bytes,
-                needed);
+  check_workspace("attention_backward", workspace, needed);
   float* const base = static_cast<float*>(workspace.data);
   float* const shared_base = base + omp_get_max_threads() * padded(Scratch::floats(z.Dp));
   const std::int64_t packed_rows = z.Tq * z.N;

@@ -5,8 +5,8 @@
 #include <limits>
 #include <utility>
 
-#include "core/check.h"
 #include "core/device.h"
+#include "kernels/check.h"
 #include "kernels/cpu/attention_tiles.h"
 #include "kernels/cpu/cpu_ops.h"
 
@@ -150,8 +150,7 @@ void CpuOps::attention_forward(Stream& stream, Workspace workspace, const Tensor
   using namespace attention;
   const Sizes z = check_sizes(out, lse, q, k, v, D, q_sequences, k_sequences);
   const std::size_t needed = forward_workspace(D);
-  UPCYCLE_CHECK(workspace.bytes >= needed, "attention_forward: workspace of {} bytes, {} needed", workspace.bytes,
-                needed);
+  check_workspace("attention_forward", workspace, needed);
   const std::int64_t heads = q_sequences.count * z.K;
   const std::int64_t longest = longest_of(q_sequences) * z.G;
   if (heads == 0 || longest == 0) return;

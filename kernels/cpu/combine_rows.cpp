@@ -1,7 +1,7 @@
 #include <algorithm>
 
-#include "core/check.h"
 #include "kernels/check.h"
+#include "kernels/checks/expert_rows.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/simd.h"
 
@@ -69,57 +69,41 @@ void combine_backward(const Tensor& drows, float* dweights, const Tensor& dout, 
                                                 in + slot[j] * rows.row_stride, weights[j], H);
 }
 
-// Shapes of rows (R, H), out (T, H) and slot (T, k); returns k.
-std::int64_t check_combine(const Tensor& out, const Tensor& rows, const Tensor& slot) {
-  UPCYCLE_CHECK(out.rank == 2 && rows.rank == 2 && slot.rank == 2,
-                "combine_rows: out {}, rows {}, slot {}, expected (T, H), (R, H), (T, k)", out.describe(),
-                rows.describe(), slot.describe());
-  check_rows("combine_rows: out", out, out.shape[0], out.shape[1]);
-  check_rows("combine_rows: rows", rows, rows.shape[0], out.shape[1]);
-  check_tensor("combine_rows: slot", slot, DType::I32, {out.shape[0], slot.shape[1]});
-  check_indices("combine_rows: slot", slot.as<std::int32_t>(), slot.size(), -1, rows.shape[0]);
-  return slot.shape[1];
-}
-
 }  // namespace
 
 void CpuOps::combine_rows(Stream&, const Tensor& out, const Tensor& rows, const Tensor& slot, const Tensor& weights,
                           Store store_kind) {
-  const std::int64_t k = check_combine(out, rows, slot);
-  if (weights) check_tensor("combine_rows: weights", weights, DType::F32, {out.shape[0], k});
+  const CombineSizes z = check_combine_rows(out, rows, slot, weights);
   const float* w = weights ? weights.as<float>() : nullptr;
   const std::int32_t* s = slot.as<std::int32_t>();
+  check_indices("combine_rows: slot", s, slot.size(), -1, z.R);
   const bool bf16_out = out.dtype == DType::BF16, bf16_rows = rows.dtype == DType::BF16;
   if (bf16_out && bf16_rows)
-    combine<bf16, bf16>(out, rows, s, w, k, store_kind);
+    combine<bf16, bf16>(out, rows, s, w, z.k, store_kind);
   else if (bf16_out)
-    combine<bf16, float>(out, rows, s, w, k, store_kind);
+    combine<bf16, float>(out, rows, s, w, z.k, store_kind);
   else if (bf16_rows)
-    combine<float, bf16>(out, rows, s, w, k, store_kind);
+    combine<float, bf16>(out, rows, s, w, z.k, store_kind);
   else
-    combine<float, float>(out, rows, s, w, k, store_kind);
+    combine<float, float>(out, rows, s, w, z.k, store_kind);
 }
 
 void CpuOps::combine_rows_backward(Stream&, const Tensor& drows, const Tensor& dweights, const Tensor& dout,
                                    const Tensor& rows, const Tensor& slot, const Tensor& weights) {
-  const std::int64_t k = check_combine(dout, rows, slot);
-  check_rows("combine_rows_backward: drows", drows, rows.shape[0], rows.shape[1]);
-  check_tensor("combine_rows_backward: dweights", dweights, DType::F32, {dout.shape[0], k});
-  check_tensor("combine_rows_backward: weights", weights, DType::F32, {dout.shape[0], k});
-  UPCYCLE_CHECK(drows.dtype == rows.dtype, "combine_rows_backward: drows is {}, rows is {}", drows.describe(),
-                rows.describe());
+  const CombineSizes z = check_combine_rows_backward(drows, dweights, dout, rows, slot, weights);
   const float* w = weights.as<float>();
   float* dw = dweights.as<float>();
   const std::int32_t* s = slot.as<std::int32_t>();
+  check_indices("combine_rows: slot", s, slot.size(), -1, z.R);
   const bool bf16_out = dout.dtype == DType::BF16, bf16_rows = rows.dtype == DType::BF16;
   if (bf16_out && bf16_rows)
-    combine_backward<bf16, bf16>(drows, dw, dout, rows, s, w, k);
+    combine_backward<bf16, bf16>(drows, dw, dout, rows, s, w, z.k);
   else if (bf16_out)
-    combine_backward<bf16, float>(drows, dw, dout, rows, s, w, k);
+    combine_backward<bf16, float>(drows, dw, dout, rows, s, w, z.k);
   else if (bf16_rows)
-    combine_backward<float, bf16>(drows, dw, dout, rows, s, w, k);
+    combine_backward<float, bf16>(drows, dw, dout, rows, s, w, z.k);
   else
-    combine_backward<float, float>(drows, dw, dout, rows, s, w, k);
+    combine_backward<float, float>(drows, dw, dout, rows, s, w, z.k);
 }
 
 }  // namespace upcycle

@@ -2,8 +2,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "core/check.h"
-#include "kernels/check.h"
+#include "kernels/checks/elementwise.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/simd.h"
 
@@ -39,10 +38,6 @@ inline void put(bf16* p, double x) {
   store(p, std::bit_cast<float>(u));
 }
 
-struct Extent {
-  std::int64_t rows, columns;
-};
-
 // f(row, first column, width) over all blocks.
 template <class F>
 void for_blocks(Extent extent, const F& f) {
@@ -54,28 +49,11 @@ void for_blocks(Extent extent, const F& f) {
   }
 }
 
-// The common extent of tensors of one shape; any of them may have strided rows.
-Extent extent_of(const char* op, std::initializer_list<const Tensor*> tensors) {
-  const Tensor& first = **tensors.begin();
-  bool dense = true;
-  for (const Tensor* t : tensors) {
-    UPCYCLE_CHECK(t->rank == first.rank && t->shape == first.shape, "{}: {} and {} differ in shape", op,
-                  first.describe(), t->describe());
-    UPCYCLE_CHECK(t->data != nullptr || t->size() == 0, "{}: {} has no memory", op, t->describe());
-    dense = dense && t->contiguous();
-  }
-  return dense ? Extent{1, first.size()} : Extent{first.shape[0], first.columns()};
-}
-
-[[noreturn]] void bad_type(const char* op, const Tensor& t) {
-  throw_error(__FILE__, __LINE__, op, fmt::format("{} does not take {}", op, t.describe()));
-}
-
 template <class To>
 void fill_with(const Tensor& out, To value) {
   To* const to = out.as<To>();
   const bool zero = std::bit_cast<std::array<char, sizeof(To)>>(value) == std::array<char, sizeof(To)>{};
-  for_blocks(extent_of("fill", {&out}), [&](std::int64_t row, std::int64_t begin, std::int64_t width) {
+  for_blocks(check_elementwise("fill", {&out}), [&](std::int64_t row, std::int64_t begin, std::int64_t width) {
     To* const y = to + row * out.row_stride + begin;
     if (zero)
       std::memset(static_cast<void*>(y), 0, static_cast<std::size_t>(width) * sizeof(To));
@@ -85,10 +63,10 @@ void fill_with(const Tensor& out, To value) {
 }
 
 template <class To, class From>
-void convert_as(const Tensor& out, const Tensor& x) {
+void convert_as(Extent extent, const Tensor& out, const Tensor& x) {
   To* const to = out.as<To>();
   const From* const from = x.as<From>();
-  for_blocks(extent_of("convert", {&out, &x}), [&](std::int64_t row, std::int64_t begin, std::int64_t width) {
+  for_blocks(extent, [&](std::int64_t row, std::int64_t begin, std::int64_t width) {
     To* const y = to + row * out.row_stride + begin;
     const From* const in = from + row * x.row_stride + begin;
     if constexpr (std::is_same_v<To, From>) {
@@ -101,25 +79,23 @@ void convert_as(const Tensor& out, const Tensor& x) {
 }
 
 template <class To>
-void convert_to(const Tensor& out, const Tensor& x) {
+void convert_to(Extent extent, const Tensor& out, const Tensor& x) {
   switch (x.dtype) {
     case DType::F32:
-      return convert_as<To, float>(out, x);
+      return convert_as<To, float>(extent, out, x);
     case DType::BF16:
-      return convert_as<To, bf16>(out, x);
-    case DType::F64:
-      return convert_as<To, double>(out, x);
+      return convert_as<To, bf16>(extent, out, x);
     default:
-      bad_type("convert", x);
+      return convert_as<To, double>(extent, out, x);
   }
 }
 
 template <class To, class A, class B>
-void add_as(const Tensor& out, const Tensor& a, const Tensor& b) {
+void add_as(Extent extent, const Tensor& out, const Tensor& a, const Tensor& b) {
   To* const to = out.as<To>();
   const A* const as = a.as<A>();
   const B* const bs = b.as<B>();
-  for_blocks(extent_of("add", {&out, &a, &b}), [&](std::int64_t row, std::int64_t begin, std::int64_t width) {
+  for_blocks(extent, [&](std::int64_t row, std::int64_t begin, std::int64_t width) {
     To* const y = to + row * out.row_stride + begin;
     const A* const x = as + row * a.row_stride + begin;
     const B* const z = bs + row * b.row_stride + begin;
@@ -129,27 +105,15 @@ void add_as(const Tensor& out, const Tensor& a, const Tensor& b) {
 }
 
 template <class To, class A>
-void add_to(const Tensor& out, const Tensor& a, const Tensor& b) {
-  switch (b.dtype) {
-    case DType::F32:
-      return add_as<To, A, float>(out, a, b);
-    case DType::BF16:
-      return add_as<To, A, bf16>(out, a, b);
-    default:
-      bad_type("add", b);
-  }
+void add_to(Extent extent, const Tensor& out, const Tensor& a, const Tensor& b) {
+  if (b.dtype == DType::BF16) return add_as<To, A, bf16>(extent, out, a, b);
+  add_as<To, A, float>(extent, out, a, b);
 }
 
 template <class To>
-void add_to(const Tensor& out, const Tensor& a, const Tensor& b) {
-  switch (a.dtype) {
-    case DType::F32:
-      return add_to<To, float>(out, a, b);
-    case DType::BF16:
-      return add_to<To, bf16>(out, a, b);
-    default:
-      bad_type("add", a);
-  }
+void add_to(Extent extent, const Tensor& out, const Tensor& a, const Tensor& b) {
+  if (a.dtype == DType::BF16) return add_to<To, bf16>(extent, out, a, b);
+  add_to<To, float>(extent, out, a, b);
 }
 
 }  // namespace
@@ -170,29 +134,22 @@ void CpuOps::fill(Stream&, const Tensor& out, float value) {
 }
 
 void CpuOps::convert(Stream&, const Tensor& out, const Tensor& x) {
+  const Extent extent = check_convert(out, x);
   switch (out.dtype) {
     case DType::F32:
-      return convert_to<float>(out, x);
+      return convert_to<float>(extent, out, x);
     case DType::BF16:
-      return convert_to<bf16>(out, x);
-    case DType::F64:
-      return convert_to<double>(out, x);
+      return convert_to<bf16>(extent, out, x);
     default:
-      bad_type("convert", out);
+      return convert_to<double>(extent, out, x);
   }
 }
 
 void CpuOps::add(Stream&, const Tensor& out, const Tensor& a, const Tensor& b) {
-  if (out.dtype == DType::F64 && a.dtype == DType::F64 && b.dtype == DType::F64)
-    return add_as<double, double, double>(out, a, b);
-  switch (out.dtype) {
-    case DType::F32:
-      return add_to<float>(out, a, b);
-    case DType::BF16:
-      return add_to<bf16>(out, a, b);
-    default:
-      bad_type("add", out);
-  }
+  const Extent extent = check_add(out, a, b);
+  if (out.dtype == DType::F64) return add_as<double, double, double>(extent, out, a, b);
+  if (out.dtype == DType::BF16) return add_to<bf16>(extent, out, a, b);
+  add_to<float>(extent, out, a, b);
 }
 
 }  // namespace upcycle

@@ -3,8 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/check.h"
-#include "kernels/check.h"
+#include "kernels/checks/embedding.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/simd.h"
 
@@ -12,13 +11,6 @@ namespace upcycle {
 namespace {
 
 constexpr std::int64_t kParallelFrom = 1 << 15;  // elements; below, waking threads costs more than the work
-
-void check_arguments(const char* op, const Tensor& table, const Tensor& activations, const Tensor& tokens) {
-  UPCYCLE_CHECK(table.rank == 2 && table.contiguous(), "{}: the table is {}, expected dense (V, H)", op,
-                table.describe());
-  check_rows(op, activations, activations.rows(), table.columns());
-  check_tensor(op, tokens, DType::I32, {activations.rows()});
-}
 
 // A thread owns a range of columns and walks all tokens: every element of the table is added to in token order,
 // whatever the number of threads.
@@ -49,18 +41,15 @@ std::size_t CpuOps::embedding_backward_workspace(const OpLimits&) { return 0; }
 
 void CpuOps::embedding_forward(Stream&, const Tensor& out, const Tensor& table, const Tensor& tokens,
                                std::int64_t vocab_begin) {
-  check_arguments("embedding_forward", table, out, tokens);
-  UPCYCLE_CHECK(table.dtype == out.dtype, "embedding_forward: table {} and out {} differ in type", table.describe(),
-                out.describe());
-  const std::int64_t rows = out.rows(), V = table.rows();
+  const EmbeddingSizes z = check_embedding_forward(out, table, tokens);
   const std::size_t width = size_of(out.dtype);
-  const std::size_t row_bytes = static_cast<std::size_t>(out.columns()) * width;
+  const std::size_t row_bytes = static_cast<std::size_t>(z.H) * width;
   const std::int32_t* ids = tokens.as<std::int32_t>();
 #pragma omp parallel for if (out.size() >= kParallelFrom)
-  for (std::int64_t t = 0; t < rows; ++t) {
+  for (std::int64_t t = 0; t < z.T; ++t) {
     char* to = static_cast<char*>(out.data) + static_cast<std::size_t>(t * out.row_stride) * width;
     const std::int64_t row = ids[t] - vocab_begin;
-    if (row < 0 || row >= V) {
+    if (row < 0 || row >= z.V) {
       std::memset(to, 0, row_bytes);
     } else {
       std::memcpy(to, static_cast<const char*>(table.data) + static_cast<std::size_t>(row) * row_bytes, row_bytes);
@@ -70,12 +59,12 @@ void CpuOps::embedding_forward(Stream&, const Tensor& out, const Tensor& table, 
 
 void CpuOps::embedding_backward(Stream&, Workspace, const Tensor& dtable, const Tensor& dout, const Tensor& tokens,
                                 std::int64_t vocab_begin) {
-  check_arguments("embedding_backward", dtable, dout, tokens);
+  const EmbeddingSizes z = check_embedding_backward(dtable, dout, tokens);
   const std::int32_t* ids = tokens.as<std::int32_t>();
   if (dout.dtype == DType::BF16) {
-    backward<bf16>(dtable.as<float>(), dout, ids, dtable.rows(), vocab_begin);
+    backward<bf16>(dtable.as<float>(), dout, ids, z.V, vocab_begin);
   } else {
-    backward<float>(dtable.as<float>(), dout, ids, dtable.rows(), vocab_begin);
+    backward<float>(dtable.as<float>(), dout, ids, z.V, vocab_begin);
   }
 }
 

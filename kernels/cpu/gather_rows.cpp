@@ -1,7 +1,7 @@
 #include <cstring>
 
-#include "core/check.h"
 #include "kernels/check.h"
+#include "kernels/checks/expert_rows.h"
 #include "kernels/cpu/cpu_ops.h"
 
 namespace upcycle {
@@ -10,13 +10,7 @@ constexpr std::int64_t kParallelFrom = 1 << 15;  // bytes
 }
 
 void CpuOps::gather_rows(Stream&, const Tensor& out, const Tensor& x, const Tensor& source) {
-  UPCYCLE_CHECK(out.rank == 2 && x.rank == 2, "gather_rows: out {} and x {}, expected (R, H) and (., H)",
-                out.describe(), x.describe());
-  const std::int64_t R = out.shape[0], H = out.shape[1];
-  check_rows("gather_rows: out", out, R, H);
-  check_rows("gather_rows: x", x, x.shape[0], H);
-  check_tensor("gather_rows: source", source, DType::I32, {R});
-  UPCYCLE_CHECK(out.dtype == x.dtype, "gather_rows: out is {}, x is {}", out.describe(), x.describe());
+  const auto [R, H] = check_gather_rows(out, x, source);
   const std::int32_t* from = source.as<std::int32_t>();
   check_indices("gather_rows: source", from, R, INT32_MIN, x.shape[0]);
   if (out.size() == 0) return;

@@ -3,9 +3,9 @@
 #include <cmath>
 #include <limits>
 
-#include "core/check.h"
 #include "core/device.h"
 #include "kernels/check.h"
+#include "kernels/checks/linear_xent.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/simd.h"
 
@@ -51,26 +51,12 @@ std::size_t CpuOps::linear_xent_stats_workspace(const OpLimits& limits) {
   return limits.V == 0 ? 0 : place_xent_scratch(nullptr, limits.T, limits.V, limits.H, limits.dtype).bytes;
 }
 
-XentScratch check_xent(const char* op, Workspace workspace, const Tensor& x, const Tensor& weight,
-                       const Tensor& targets, std::int64_t vocab_valid) {
-  UPCYCLE_CHECK(x.rank == 2 && weight.rank == 2 && x.dtype == weight.dtype && x.shape[1] == weight.shape[1],
-                "{}: x {} and weight {}, expected (T, H) and (V, H) of one type", op, x.describe(), weight.describe());
-  check_rows(op, x, x.shape[0], x.shape[1]);
-  check_rows(op, weight, weight.shape[0], weight.shape[1]);
-  check_tensor(op, targets, DType::I32, {x.shape[0]});
-  UPCYCLE_CHECK(vocab_valid >= 0 && vocab_valid <= weight.shape[0], "{}: vocab_valid {} of {} rows", op, vocab_valid,
-                weight.shape[0]);
-  const XentScratch s = place_xent_scratch(workspace.data, x.shape[0], weight.shape[0], x.shape[1], x.dtype);
-  UPCYCLE_CHECK(workspace.bytes >= s.bytes, "{}: {} bytes of workspace, needs {}", op, workspace.bytes, s.bytes);
-  return s;
-}
-
 void CpuOps::linear_xent_stats(Stream& stream, Workspace workspace, const Tensor& stats, const Tensor& x,
                                const Tensor& weight, const Tensor& targets, std::int64_t vocab_begin,
                                std::int64_t vocab_valid) {
-  const XentScratch scratch = check_xent("linear_xent_stats", workspace, x, weight, targets, vocab_valid);
-  const std::int64_t T = x.shape[0], H = x.shape[1];
-  check_tensor("linear_xent_stats: stats", stats, DType::F32, {T, 3});
+  const auto [T, V, H] = check_linear_xent_stats(stats, x, weight, targets, vocab_valid);
+  const XentScratch scratch = place_xent_scratch(workspace.data, T, V, H, x.dtype);
+  check_workspace("linear_xent_stats", workspace, scratch.bytes);
   float* const running = stats.as<float>();
   for (std::int64_t t = 0; t < T; ++t) {
     running[3 * t] = kNone;
@@ -104,14 +90,7 @@ void CpuOps::linear_xent_stats(Stream& stream, Workspace workspace, const Tensor
 
 void CpuOps::xent_combine(Stream&, const Tensor& nll, const Tensor& lse, const Tensor& loss_sum, const Tensor& stats,
                           const Tensor& targets) {
-  UPCYCLE_CHECK(stats.rank == 3 && stats.shape[2] == 3, "xent_combine: stats is {}, expected (ranks, T, 3)",
-                stats.describe());
-  const std::int64_t ranks = stats.shape[0], T = stats.shape[1];
-  check_tensor("xent_combine: stats", stats, DType::F32, {ranks, T, 3});
-  check_tensor("xent_combine: nll", nll, DType::F32, {T});
-  check_tensor("xent_combine: lse", lse, DType::F32, {T});
-  check_tensor("xent_combine: targets", targets, DType::I32, {T});
-  check_flat("xent_combine: loss_sum", loss_sum, DType::F64, 1);
+  const auto [ranks, T] = check_xent_combine(nll, lse, loss_sum, stats, targets);
   const float* const parts = stats.as<float>();
   const std::int32_t* const target = targets.as<std::int32_t>();
   double total = 0;  // in token order

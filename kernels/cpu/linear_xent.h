@@ -29,8 +29,5 @@ struct XentScratch {
 };
 
 XentScratch place_xent_scratch(void* base, std::int64_t T, std::int64_t V, std::int64_t H, DType dtype);
-// Checks what forward and backward share, then that the workspace suffices.
-XentScratch check_xent(const char* op, Workspace workspace, const Tensor& x, const Tensor& weight,
-                       const Tensor& targets, std::int64_t vocab_valid);
 
 }  // namespace upcycle

@@ -1,9 +1,9 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/check.h"
 #include "core/device.h"
 #include "kernels/check.h"
+#include "kernels/checks/linear_xent.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/linear_xent.h"
 #include "kernels/cpu/simd.h"
@@ -42,13 +42,9 @@ std::size_t CpuOps::linear_xent_backward_workspace(const OpLimits& limits) {
 void CpuOps::linear_xent_backward(Stream& stream, Workspace workspace, const Tensor& dx, const Tensor& dweight,
                                   const Tensor& x, const Tensor& weight, const Tensor& targets, const Tensor& lse,
                                   std::int64_t vocab_begin, std::int64_t vocab_valid, float scale) {
-  const XentScratch scratch = check_xent("linear_xent_backward", workspace, x, weight, targets, vocab_valid);
-  const std::int64_t T = x.shape[0], V = weight.shape[0], H = x.shape[1];
-  check_tensor("linear_xent_backward: lse", lse, DType::F32, {T});
-  check_rows("linear_xent_backward: dx", dx, T, H);
-  check_rows("linear_xent_backward: dweight", dweight, V, H);
-  UPCYCLE_CHECK(dweight.dtype == DType::F32 && (dx.dtype == DType::F32 || dx.dtype == x.dtype),
-                "linear_xent_backward: dx {} and dweight {} of x {}", dx.describe(), dweight.describe(), x.describe());
+  const auto [T, V, H] = check_linear_xent_backward(dx, dweight, x, weight, targets, lse, vocab_valid);
+  const XentScratch scratch = place_xent_scratch(workspace.data, T, V, H, x.dtype);
+  check_workspace("linear_xent_backward", workspace, scratch.bytes);
   // Sums over vocabulary blocks stay in fp32 and are rounded once.
   Tensor sum = dx;
   if (dx.dtype != DType::F32) sum = Tensor(scratch.dx, DType::F32, {T, H});

@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/check.h"
 #include "kernels/check.h"
+#include "kernels/checks/optimizer.h"
 #include "kernels/cpu/cpu_ops.h"
 
 namespace upcycle {
@@ -25,14 +25,11 @@ double sum_of_block(const float* x, std::int64_t n) {
 std::size_t CpuOps::sum_squares_workspace(const OpLimits&) { return kMostBlocks * sizeof(double); }
 
 void CpuOps::sum_squares(Stream&, Workspace workspace, const Tensor& out, const Tensor& x) {
-  check_tensor("sum_squares: out", out, DType::F64, {1});
-  UPCYCLE_CHECK(x.dtype == DType::F32 && x.contiguous() && (x.data != nullptr || x.size() == 0),
-                "sum_squares: x is {}, expected dense fp32 with memory", x.describe());
-  const std::int64_t n = x.size();
+  const std::int64_t n = check_sum_squares(out, x);
   const std::int64_t per_block = std::max(kLeastBlock, ((n + kMostBlocks - 1) / kMostBlocks + 15) / 16 * 16);
   const std::int64_t blocks = (n + per_block - 1) / per_block;
   const std::size_t needed = static_cast<std::size_t>(blocks) * sizeof(double);
-  UPCYCLE_CHECK(workspace.bytes >= needed, "sum_squares: workspace of {} bytes, {} needed", workspace.bytes, needed);
+  check_workspace("sum_squares", workspace, needed);
   double* const part = static_cast<double*>(workspace.data);
   const float* const in = x.as<float>();
 #pragma omp parallel for schedule(static) if (blocks > 8)
@@ -45,8 +42,7 @@ void CpuOps::sum_squares(Stream&, Workspace workspace, const Tensor& out, const 
 
 // A NaN norm gives a NaN scale: it is for the step to see and stop, not for the clip to hide.
 void CpuOps::clip_scale(Stream&, const Tensor& scale, const Tensor& sum_squares, float max_norm) {
-  check_tensor("clip_scale: scale", scale, DType::F32, {1});
-  check_tensor("clip_scale: sum_squares", sum_squares, DType::F64, {1});
+  check_clip_scale(scale, sum_squares);
   const double ratio = static_cast<double>(max_norm) / (std::sqrt(*sum_squares.as<double>()) + 1e-6);
   *scale.as<float>() = max_norm <= 0 || ratio >= 1 ? 1.0f : static_cast<float>(ratio);
 }

@@ -3,8 +3,8 @@
 #include <cmath>
 #include <cstring>
 
-#include "core/check.h"
 #include "kernels/check.h"
+#include "kernels/checks/rms_norm.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/simd.h"
 
@@ -91,28 +91,13 @@ std::size_t partials_bytes(std::int64_t H) {
   return static_cast<std::size_t>(omp_get_max_threads() * H) * sizeof(float);
 }
 
-void check_same_type(const char* op, const Tensor& a, const Tensor& b) {
-  UPCYCLE_CHECK(a.dtype == b.dtype, "{}: {} and {} differ in type", op, a.describe(), b.describe());
-}
-
 }  // namespace
 
 std::size_t CpuOps::rms_norm_backward_workspace(const OpLimits& limits) { return partials_bytes(limits.H); }
 
 void CpuOps::rms_norm_forward(Stream&, const Tensor& out, const Tensor& rstd, const Tensor& sum, const Tensor& x,
                               const Tensor& delta, const Tensor& weight, float eps) {
-  const std::int64_t rows = x.rows(), H = x.columns();
-  check_rows("rms_norm_forward: x", x, rows, H);
-  check_rows("rms_norm_forward: out", out, rows, H);
-  check_same_type("rms_norm_forward", out, x);
-  check_tensor("rms_norm_forward: weight", weight, x.dtype, {H});
-  check_tensor("rms_norm_forward: rstd", rstd, DType::F32, {rows});
-  if (delta) {
-    check_rows("rms_norm_forward: delta", delta, rows, H);
-    check_rows("rms_norm_forward: sum", sum, rows, H);
-    check_same_type("rms_norm_forward", delta, x);
-    check_same_type("rms_norm_forward", sum, x);
-  }
+  check_rms_norm_forward(out, rstd, sum, x, delta, weight);
   if (x.dtype == DType::BF16) {
     forward<bf16>(out, rstd, sum, x, delta, weight, eps);
   } else {
@@ -122,17 +107,8 @@ void CpuOps::rms_norm_forward(Stream&, const Tensor& out, const Tensor& rstd, co
 
 void CpuOps::rms_norm_backward(Stream&, Workspace workspace, const Tensor& dx, const Tensor& dweight,
                                const Tensor& dout, const Tensor& x, const Tensor& weight, const Tensor& rstd) {
-  const std::int64_t rows = x.rows(), H = x.columns();
-  check_rows("rms_norm_backward: x", x, rows, H);
-  check_rows("rms_norm_backward: dx", dx, rows, H);
-  check_rows("rms_norm_backward: dout", dout, rows, H);
-  check_same_type("rms_norm_backward", dx, x);
-  check_same_type("rms_norm_backward", dout, x);
-  check_tensor("rms_norm_backward: weight", weight, x.dtype, {H});
-  check_tensor("rms_norm_backward: dweight", dweight, DType::F32, {H});
-  check_tensor("rms_norm_backward: rstd", rstd, DType::F32, {rows});
-  UPCYCLE_CHECK(workspace.bytes >= partials_bytes(H), "rms_norm_backward: workspace of {} bytes, {} needed",
-                workspace.bytes, partials_bytes(H));
+  const std::int64_t H = check_rms_norm_backward(dx, dweight, dout, x, weight, rstd).H;
+  check_workspace("rms_norm_backward", workspace, partials_bytes(H));
   float* partials = static_cast<float*>(workspace.data);
   if (x.dtype == DType::BF16) {
     backward<bf16>(partials, dx, dweight, dout, x, weight, rstd);

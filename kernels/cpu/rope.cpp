@@ -1,4 +1,4 @@
-#include "core/check.h"
+#include "kernels/checks/rope.h"
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/simd.h"
@@ -34,13 +34,9 @@ void rotate(const Tensor& x, std::int64_t D, const float* table, const std::int3
 
 void CpuOps::rope(Stream&, const Tensor& x, std::int64_t D, const Tensor& table, const Tensor& positions,
                   bool inverse) {
-  UPCYCLE_CHECK(D > 0 && D % 2 == 0 && x.columns() % D == 0, "rope: {} does not hold heads of an even size {}",
-                x.describe(), D);
-  check_rows("rope: x", x, x.rows(), x.columns());
-  check_tensor("rope: table", table, DType::F32, {table.rows(), D});
-  check_tensor("rope: positions", positions, DType::I32, {x.rows()});
+  const RopeSizes z = check_rope(x, D, table, positions);
   const std::int32_t* p = positions.as<std::int32_t>();
-  check_indices("rope: positions", p, x.rows(), 0, table.rows());
+  check_indices("rope: positions", p, z.T, 0, z.positions);
   const float direction = inverse ? -1.0f : 1.0f;
   if (x.dtype == DType::BF16) {
     rotate<bf16>(x, D, table.as<float>(), p, direction);

@@ -2,8 +2,8 @@
 #include <cmath>
 #include <limits>
 
-#include "core/check.h"
 #include "kernels/check.h"
+#include "kernels/checks/router.h"
 #include "kernels/cpu/cpu_ops.h"
 
 // One token's E logits are few: a thread takes whole tokens, and every sum runs in index order within one token, so the
@@ -67,15 +67,7 @@ void weigh(float* weights, const float* logits, const float* probs, float lse, c
 
 void route(const char* op, const Tensor& probs, const Tensor& experts, const Tensor& weights, const Tensor& lse,
            const Tensor& logits, RouterSoftmax order, bool replay) {
-  UPCYCLE_CHECK(logits.rank == 2 && experts.rank == 2, "{}: logits {} and experts {}, expected (T, E) and (T, k)", op,
-                logits.describe(), experts.describe());
-  const std::int64_t T = logits.shape[0], E = logits.shape[1], k = experts.shape[1];
-  UPCYCLE_CHECK(k >= 1 && k <= E, "{}: {} experts a token of {}, expected 1 to {}", op, k, E, E);
-  check_tensor("router: logits", logits, DType::F32, {T, E});
-  check_tensor("router: probs", probs, DType::F32, {T, E});
-  check_tensor("router: experts", experts, DType::I32, {T, k});
-  check_tensor("router: weights", weights, DType::F32, {T, k});
-  check_tensor("router: lse", lse, DType::F32, {T});
+  const auto [T, E, k] = check_router(op, probs, experts, weights, lse, logits);
   const float* in = logits.as<float>();
   float *p = probs.as<float>(), *w = weights.as<float>(), *l = lse.as<float>();
   std::int32_t* chosen = experts.as<std::int32_t>();

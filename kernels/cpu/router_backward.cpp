@@ -1,5 +1,5 @@
-#include "core/check.h"
 #include "kernels/check.h"
+#include "kernels/checks/router.h"
 #include "kernels/cpu/cpu_ops.h"
 
 namespace upcycle {
@@ -26,18 +26,7 @@ float through_softmax(float p, float g, double mean) {
 void CpuOps::router_backward(Stream&, const Tensor& dlogits, const Tensor& dweights, const Tensor& probs,
                              const Tensor& experts, const Tensor& weights, const Tensor& lse,
                              const Tensor& expert_scale, float z_scale, RouterSoftmax order) {
-  UPCYCLE_CHECK(probs.rank == 2 && experts.rank == 2,
-                "router_backward: probs {} and experts {}, expected (T, E) and (T, k)", probs.describe(),
-                experts.describe());
-  const std::int64_t T = probs.shape[0], E = probs.shape[1], k = experts.shape[1];
-  UPCYCLE_CHECK(k >= 1 && k <= E, "router_backward: {} experts a token of {}, expected 1 to {}", k, E, E);
-  check_tensor("router_backward: dlogits", dlogits, DType::F32, {T, E});
-  check_tensor("router_backward: dweights", dweights, DType::F32, {T, k});
-  check_tensor("router_backward: probs", probs, DType::F32, {T, E});
-  check_tensor("router_backward: experts", experts, DType::I32, {T, k});
-  check_tensor("router_backward: weights", weights, DType::F32, {T, k});
-  check_tensor("router_backward: lse", lse, DType::F32, {T});
-  check_tensor("router_backward: expert_scale", expert_scale, DType::F32, {E});
+  const auto [T, E, k] = check_router_backward(dlogits, dweights, probs, experts, weights, lse, expert_scale);
   const std::int32_t* all_chosen = experts.as<std::int32_t>();
   check_indices("router_backward: experts", all_chosen, T * k, 0, E);
   const float* scale = expert_scale.as<float>();

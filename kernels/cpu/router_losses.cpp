@@ -1,18 +1,13 @@
 #include <algorithm>
 
-#include "core/check.h"
-#include "kernels/check.h"
+#include "kernels/checks/router.h"
 #include "kernels/cpu/cpu_ops.h"
 
 namespace upcycle {
 
 void CpuOps::router_losses(Stream&, const Tensor& expert_scale, const Tensor& metrics, const Tensor& stats,
                            std::int64_t T, std::int64_t k, double share, double aux_scale) {
-  const std::int64_t E = expert_scale.rows();
-  check_tensor("router_losses: expert_scale", expert_scale, DType::F32, {E});
-  check_tensor("router_losses: stats", stats, DType::F64, {2 * E + 2});
-  check_flat("router_losses: metrics", metrics, DType::F64, 4);
-  UPCYCLE_CHECK(E >= 1 && T >= 1 && k >= 1, "router_losses: E {}, T {}, k {}, expected at least 1", E, T, k);
+  const std::int64_t E = check_router_losses(expert_scale, metrics, stats, T, k);
   const double *assigned = stats.as<double>(), *probability = assigned + E;
   const double tokens = static_cast<double>(T), per_token = static_cast<double>(E) / static_cast<double>(k);
   float* scale = expert_scale.as<float>();

@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/check.h"
 #include "kernels/check.h"
+#include "kernels/checks/router.h"
 #include "kernels/cpu/cpu_ops.h"
 
 namespace upcycle {
@@ -33,14 +33,7 @@ std::size_t CpuOps::router_stats_workspace(const OpLimits&) { return 0; }
 
 void CpuOps::router_stats(Stream&, Workspace, const Tensor& stats, const Tensor& probs, const Tensor& experts,
                           const Tensor& lse) {
-  UPCYCLE_CHECK(probs.rank == 2 && experts.rank == 2,
-                "router_stats: probs {} and experts {}, expected (T, E) and (T, k)", probs.describe(),
-                experts.describe());
-  const std::int64_t T = probs.shape[0], E = probs.shape[1], k = experts.shape[1];
-  check_tensor("router_stats: stats", stats, DType::F64, {2 * E + 2});
-  check_tensor("router_stats: probs", probs, DType::F32, {T, E});
-  check_tensor("router_stats: experts", experts, DType::I32, {T, k});
-  check_tensor("router_stats: lse", lse, DType::F32, {T});
+  const auto [T, E, k] = check_router_stats(stats, probs, experts, lse);
   double* out = stats.as<double>();
   const float *p = probs.as<float>(), *l = lse.as<float>();
   const std::int32_t* chosen = experts.as<std::int32_t>();

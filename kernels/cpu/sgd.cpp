@@ -1,7 +1,6 @@
 #include <algorithm>
 
-#include "core/check.h"
-#include "kernels/check.h"
+#include "kernels/checks/optimizer.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/simd.h"
 
@@ -34,12 +33,7 @@ void sgd_as(const Tensor& param, const Tensor& master, const Tensor& grad, float
 // Decoupled decay and PyTorch's (added to the gradient) are the same thing without momentum.
 void CpuOps::sgd(Stream&, const Tensor& param, const Tensor& master, const Tensor& grad, const Tensor& scale, float lr,
                  float weight_decay) {
-  check_flat("sgd: master", master, DType::F32, master.size());
-  check_flat("sgd: grad", grad, DType::F32, master.size());
-  check_flat("sgd: param", param, param.dtype, master.size());
-  check_tensor("sgd: scale", scale, DType::F32, {1});
-  UPCYCLE_CHECK(param.dtype == DType::F32 || param.dtype == DType::BF16, "sgd: param is {}, expected fp32 or bf16",
-                param.describe());
+  check_sgd(param, master, grad, scale);
   const float decay = static_cast<float>(1 - static_cast<double>(lr) * static_cast<double>(weight_decay));
   const float rate = lr * *scale.as<float>();
   if (param.dtype == DType::BF16)

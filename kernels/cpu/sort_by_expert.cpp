@@ -4,6 +4,7 @@
 
 #include "core/check.h"
 #include "kernels/check.h"
+#include "kernels/checks/expert_rows.h"
 #include "kernels/cpu/cpu_ops.h"
 
 // A counting sort in three passes: each part of the assignments counts its own, the counts become first places (expert
@@ -23,22 +24,15 @@ std::size_t CpuOps::sort_by_expert_workspace(const OpLimits& limits) {
 
 void CpuOps::sort_by_expert(Stream&, Workspace workspace, const Tensor& counts, const Tensor& source,
                             const Tensor& slot, const Tensor& experts, std::int64_t align) {
-  UPCYCLE_CHECK(experts.rank == 2, "sort_by_expert: experts {}, expected (T, k)", experts.describe());
-  const std::int64_t T = experts.shape[0], k = experts.shape[1], n = T * k;
-  const std::int64_t E = counts.rows(), R = source.rows();
-  UPCYCLE_CHECK(align >= 1, "sort_by_expert: align {}, expected at least 1", align);
-  UPCYCLE_CHECK(n + E * (align - 1) <= INT32_MAX, "sort_by_expert: {} assignments do not fit int32", n);
-  check_tensor("sort_by_expert: counts", counts, DType::I32, {E});
-  check_tensor("sort_by_expert: source", source, DType::I32, {R});
-  check_tensor("sort_by_expert: slot", slot, DType::I32, {T, k});
-  check_tensor("sort_by_expert: experts", experts, DType::I32, {T, k});
+  const SortSizes z = check_sort_by_expert(counts, source, slot, experts, align);
+  const std::int64_t E = z.E, k = z.k, R = z.R, n = z.T * k;
   const std::int32_t* expert = experts.as<std::int32_t>();
   check_indices("sort_by_expert: experts", expert, n, 0, E);
 
   const std::int64_t parts =
       std::clamp<std::int64_t>(n / kPartFrom, 1, std::min<std::int64_t>(kMostParts, omp_get_max_threads()));
   const std::size_t needed = static_cast<std::size_t>(parts * E) * sizeof(std::int32_t);
-  UPCYCLE_CHECK(workspace.bytes >= needed, "sort_by_expert: workspace of {} bytes, {} needed", workspace.bytes, needed);
+  check_workspace("sort_by_expert", workspace, needed);
   std::int32_t* const place = static_cast<std::int32_t*>(workspace.data);  // (parts, E)
   std::fill(place, place + parts * E, 0);
 

@@ -1,7 +1,6 @@
 #include <bit>
 
-#include "core/check.h"
-#include "kernels/check.h"
+#include "kernels/checks/swiglu.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/simd.h"
 
@@ -72,10 +71,7 @@ void backward(const Tensor& dgate_up, const Tensor& dout, const Tensor& gate_up)
 }  // namespace
 
 void CpuOps::swiglu_forward(Stream&, const Tensor& out, const Tensor& gate_up) {
-  check_rows("swiglu_forward: out", out, out.rows(), out.columns());
-  check_rows("swiglu_forward: gate_up", gate_up, out.rows(), 2 * out.columns());
-  UPCYCLE_CHECK(gate_up.dtype == out.dtype, "swiglu_forward: out {} and gate_up {} differ in type", out.describe(),
-                gate_up.describe());
+  check_swiglu_forward(out, gate_up);
   if (out.dtype == DType::BF16) {
     forward<bf16>(out, gate_up);
   } else {
@@ -84,12 +80,7 @@ void CpuOps::swiglu_forward(Stream&, const Tensor& out, const Tensor& gate_up) {
 }
 
 void CpuOps::swiglu_backward(Stream&, const Tensor& dgate_up, const Tensor& dout, const Tensor& gate_up) {
-  check_rows("swiglu_backward: dout", dout, dout.rows(), dout.columns());
-  check_rows("swiglu_backward: gate_up", gate_up, dout.rows(), 2 * dout.columns());
-  check_rows("swiglu_backward: dgate_up", dgate_up, dout.rows(), 2 * dout.columns());
-  UPCYCLE_CHECK(gate_up.dtype == dout.dtype && dgate_up.dtype == dout.dtype,
-                "swiglu_backward: dgate_up {}, dout {}, gate_up {} differ in type", dgate_up.describe(),
-                dout.describe(), gate_up.describe());
+  check_swiglu_backward(dgate_up, dout, gate_up);
   if (dout.dtype == DType::BF16) {
     backward<bf16>(dgate_up, dout, gate_up);
   } else {

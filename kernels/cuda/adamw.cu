@@ -1,6 +1,5 @@
-#include "core/check.h"
 #include "kernels/adamw_factors.h"
-#include "kernels/check.h"
+#include "kernels/checks/optimizer.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/rows.cuh"
 
@@ -55,16 +54,7 @@ __global__ void adamw_kernel(RowGrid grid, Param* param, float* master, float* m
 
 void CudaOps::adamw(Stream& stream, const Tensor& param, const Tensor& master, const Tensor& m, const Tensor& v,
                     const Tensor& grad, const Tensor& scale, const AdamwStep& step) {
-  const std::int64_t n = master.size();
-  check_flat("adamw: master", master, DType::F32, n);
-  check_flat("adamw: m", m, DType::F32, n);
-  check_flat("adamw: v", v, DType::F32, n);
-  check_flat("adamw: grad", grad, DType::F32, n);
-  check_flat("adamw: param", param, param.dtype, n);
-  check_tensor("adamw: scale", scale, DType::F32, {1});
-  UPCYCLE_CHECK(step.step >= 1, "adamw: step {}, they count from 1", step.step);
-  UPCYCLE_CHECK(step.beta1 >= 0 && step.beta1 < 1 && step.beta2 >= 0 && step.beta2 < 1,
-                "adamw: beta1 {} and beta2 {}, expected [0, 1)", step.beta1, step.beta2);
+  const std::int64_t n = check_adamw(param, master, m, v, grad, scale, step);
   bool aligned = true;
   for (const Tensor* t : {&param, &master, &m, &v, &grad})
     aligned = aligned && reinterpret_cast<std::uintptr_t>(t->data) % 16 == 0;

@@ -1,7 +1,7 @@
 #include <cmath>
 #include <type_traits>
 
-#include "core/check.h"
+#include "kernels/check.h"
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/cuda_ops.h"
 
@@ -211,8 +211,7 @@ void CudaOps::attention_backward(Stream& stream, Workspace workspace, const Tens
   const attention::Sizes z = attention::sizes_of(out, lse, q, k, v, D, q_sequences, k_sequences);
   attention::check_gradients(z, dq, dk, dv, dout, q);
   const std::size_t needed = delta_bytes(z.Tq, z.N);
-  UPCYCLE_CHECK(workspace.bytes >= needed, "attention_backward: workspace of {} bytes, {} needed", workspace.bytes,
-                needed);
+  check_workspace("attention_backward", workspace, needed);
   if (q_sequences.count == 0) return;
   float* const delta = static_cast<float*>(workspace.data);
   const float* const lse_data = lse.as<float>();

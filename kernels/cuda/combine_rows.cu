@@ -1,5 +1,4 @@
-#include "core/check.h"
-#include "kernels/check.h"
+#include "kernels/checks/expert_rows.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/rows.cuh"
 
@@ -66,44 +65,28 @@ __global__ void __launch_bounds__(kRowThreads)
   if (lane == 0) dweights[j] = dot;
 }
 
-// Shapes of rows (R, H), out (T, H) and slot (T, k); returns k.
-std::int64_t check_combine(const Tensor& out, const Tensor& rows, const Tensor& slot) {
-  UPCYCLE_CHECK(out.rank == 2 && rows.rank == 2 && slot.rank == 2,
-                "combine_rows: out {}, rows {}, slot {}, expected (T, H), (R, H), (T, k)", out.describe(),
-                rows.describe(), slot.describe());
-  check_rows("combine_rows: out", out, out.shape[0], out.shape[1]);
-  check_rows("combine_rows: rows", rows, rows.shape[0], out.shape[1]);
-  check_tensor("combine_rows: slot", slot, DType::I32, {out.shape[0], slot.shape[1]});
-  return slot.shape[1];
-}
-
 bool wide(const Tensor& t) { return t.columns() % kWide == 0 && whole_vectors(t); }
 
 }  // namespace
 
 void CudaOps::combine_rows(Stream& stream, const Tensor& out, const Tensor& rows, const Tensor& slot,
                            const Tensor& weights, Store store) {
-  const std::int64_t k = check_combine(out, rows, slot), H = out.columns();
-  if (weights) check_tensor("combine_rows: weights", weights, DType::F32, {out.shape[0], k});
+  const CombineSizes z = check_combine_rows(out, rows, slot, weights);
   const bool whole = wide(out) && wide(rows);
   with_type(out, [&]<class Out>(Out*) {
     with_type(rows, [&]<class Row>(Row*) {
-      launch_rows("combine_rows", stream, out.rows(), whole ? H / kWide : H,
+      launch_rows("combine_rows", stream, z.T, whole ? z.H / kWide : z.H,
                   whole ? combine<Out, Row, kWide> : combine<Out, Row, 1>, static_cast<Out*>(out.data), out.row_stride,
                   static_cast<const Row*>(rows.data), rows.row_stride, slot.as<std::int32_t>(),
-                  static_cast<const float*>(weights.data), k, store == Store::Accumulate);
+                  static_cast<const float*>(weights.data), z.k, store == Store::Accumulate);
     });
   });
 }
 
 void CudaOps::combine_rows_backward(Stream& stream, const Tensor& drows, const Tensor& dweights, const Tensor& dout,
                                     const Tensor& rows, const Tensor& slot, const Tensor& weights) {
-  const std::int64_t k = check_combine(dout, rows, slot), n = slot.size(), H = dout.columns();
-  check_rows("combine_rows_backward: drows", drows, rows.shape[0], rows.shape[1]);
-  check_tensor("combine_rows_backward: dweights", dweights, DType::F32, {dout.shape[0], k});
-  check_tensor("combine_rows_backward: weights", weights, DType::F32, {dout.shape[0], k});
-  UPCYCLE_CHECK(drows.dtype == rows.dtype, "combine_rows_backward: drows is {}, rows is {}", drows.describe(),
-                rows.describe());
+  const CombineSizes z = check_combine_rows_backward(drows, dweights, dout, rows, slot, weights);
+  const std::int64_t n = z.T * z.k;
   if (n == 0) return;
   const std::int64_t blocks = (n * 32 + kRowThreads - 1) / kRowThreads;
   const bool whole = wide(dout) && wide(rows) && wide(drows);
@@ -113,7 +96,7 @@ void CudaOps::combine_rows_backward(Stream& stream, const Tensor& drows, const T
                                whole ? combine_backward<Out, Row, kWide> : combine_backward<Out, Row, 1>,
                                static_cast<Row*>(drows.data), drows.row_stride, dweights.as<float>(),
                                static_cast<const Out*>(dout.data), dout.row_stride, static_cast<const Row*>(rows.data),
-                               rows.row_stride, slot.as<std::int32_t>(), weights.as<float>(), n, k, H));
+                               rows.row_stride, slot.as<std::int32_t>(), weights.as<float>(), n, z.k, z.H));
     });
   });
 }

@@ -1,4 +1,4 @@
-#include "core/check.h"
+#include "kernels/checks/elementwise.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/rows.cuh"
 
@@ -63,7 +63,7 @@ template <class Bits, class Value>
 void fill_with(Stream& stream, const Tensor& out, Value value) {
   static_assert(sizeof(Bits) == sizeof(Value));
   constexpr int N = 16 / sizeof(Bits);
-  const Extent extent = extent_of("fill", {&out});
+  const Extent extent = check_elementwise("fill", {&out});
   const auto bits = std::bit_cast<Bits>(value);
   std::array<Bits, N> all;
   all.fill(bits);
@@ -105,10 +105,9 @@ __global__ void convert_kernel(RowGrid grid, To* out, std::int64_t out_stride, c
 }
 
 template <class To, class From>
-void launch_convert(Stream& stream, const Tensor& out, const Tensor& x,
+void launch_convert(Stream& stream, Extent extent, const Tensor& out, const Tensor& x,
                     void (*whole)(RowGrid, To*, std::int64_t, const From*, std::int64_t, std::int64_t), int n,
                     void (*one)(RowGrid, To*, std::int64_t, const From*, std::int64_t, std::int64_t)) {
-  const Extent extent = extent_of("convert", {&out, &x});
   const bool aligned = rows_aligned(out, extent) && rows_aligned(x, extent);
   const std::int64_t per = aligned ? n : 1;
   launch_rows("convert", stream, extent.rows, (extent.columns + per - 1) / per, aligned ? whole : one,
@@ -117,15 +116,15 @@ void launch_convert(Stream& stream, const Tensor& out, const Tensor& x,
 }
 
 template <class Bits>
-void copy_as(Stream& stream, const Tensor& out, const Tensor& x) {
+void copy_as(Stream& stream, Extent extent, const Tensor& out, const Tensor& x) {
   constexpr int N = 16 / sizeof(Bits);
-  launch_convert<Bits, Bits>(stream, out, x, copy_kernel<Bits, N>, N, copy_kernel<Bits, 1>);
+  launch_convert<Bits, Bits>(stream, extent, out, x, copy_kernel<Bits, N>, N, copy_kernel<Bits, 1>);
 }
 
 template <class To, class From>
-void convert_as(Stream& stream, const Tensor& out, const Tensor& x) {
+void convert_as(Stream& stream, Extent extent, const Tensor& out, const Tensor& x) {
   constexpr int N = std::is_same_v<To, double> || std::is_same_v<From, double> ? 1 : kGroup;
-  launch_convert<To, From>(stream, out, x, convert_kernel<To, From, N>, N, convert_kernel<To, From, 1>);
+  launch_convert<To, From>(stream, extent, out, x, convert_kernel<To, From, N>, N, convert_kernel<To, From, 1>);
 }
 
 // ---- add
@@ -150,9 +149,8 @@ __global__ void add_kernel(RowGrid grid, To* out, std::int64_t out_stride, const
 }
 
 template <class To, class A, class B>
-void add_as(Stream& stream, const Tensor& out, const Tensor& a, const Tensor& b) {
+void add_as(Stream& stream, Extent extent, const Tensor& out, const Tensor& a, const Tensor& b) {
   constexpr int N = std::is_same_v<To, double> ? 1 : kGroup;
-  const Extent extent = extent_of("add", {&out, &a, &b});
   const bool aligned = rows_aligned(out, extent) && rows_aligned(a, extent) && rows_aligned(b, extent);
   const std::int64_t per = aligned ? N : 1;
   launch_rows("add", stream, extent.rows, (extent.columns + per - 1) / per,
@@ -178,25 +176,25 @@ void CudaOps::fill(Stream& stream, const Tensor& out, float value) {
 }
 
 void CudaOps::convert(Stream& stream, const Tensor& out, const Tensor& x) {
-  const auto known = [](DType t) { return t == DType::F32 || t == DType::BF16 || t == DType::F64; };
-  UPCYCLE_CHECK(known(out.dtype) && known(x.dtype), "convert does not take {} from {}", out.describe(), x.describe());
+  const Extent extent = check_convert(out, x);
   if (out.dtype == x.dtype) {
-    if (x.dtype == DType::F64) return copy_as<std::uint64_t>(stream, out, x);
-    if (x.dtype == DType::F32) return copy_as<std::uint32_t>(stream, out, x);
-    return copy_as<std::uint16_t>(stream, out, x);
+    if (x.dtype == DType::F64) return copy_as<std::uint64_t>(stream, extent, out, x);
+    if (x.dtype == DType::F32) return copy_as<std::uint32_t>(stream, extent, out, x);
+    return copy_as<std::uint16_t>(stream, extent, out, x);
   }
-  if (x.dtype == DType::F64) return with_type(out, [&]<class To>(To*) { convert_as<To, double>(stream, out, x); });
+  if (x.dtype == DType::F64)
+    return with_type(out, [&]<class To>(To*) { convert_as<To, double>(stream, extent, out, x); });
   if (out.dtype == DType::F64)
-    return with_type(x, [&]<class From>(From*) { convert_as<double, From>(stream, out, x); });
-  if (x.dtype == DType::F32) return convert_as<__nv_bfloat16, float>(stream, out, x);
-  return convert_as<float, __nv_bfloat16>(stream, out, x);
+    return with_type(x, [&]<class From>(From*) { convert_as<double, From>(stream, extent, out, x); });
+  if (x.dtype == DType::F32) return convert_as<__nv_bfloat16, float>(stream, extent, out, x);
+  return convert_as<float, __nv_bfloat16>(stream, extent, out, x);
 }
 
 void CudaOps::add(Stream& stream, const Tensor& out, const Tensor& a, const Tensor& b) {
-  if (out.dtype == DType::F64 && a.dtype == DType::F64 && b.dtype == DType::F64)
-    return add_as<double, double, double>(stream, out, a, b);
+  const Extent extent = check_add(out, a, b);
+  if (out.dtype == DType::F64) return add_as<double, double, double>(stream, extent, out, a, b);
   with_type(out, [&]<class To>(To*) {
-    with_type(a, [&]<class A>(A*) { with_type(b, [&]<class B>(B*) { add_as<To, A, B>(stream, out, a, b); }); });
+    with_type(a, [&]<class A>(A*) { with_type(b, [&]<class B>(B*) { add_as<To, A, B>(stream, extent, out, a, b); }); });
   });
 }
 

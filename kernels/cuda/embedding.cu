@@ -1,5 +1,5 @@
 #include "core/check.h"
-#include "kernels/check.h"
+#include "kernels/checks/embedding.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/cuda/token_sort.cuh"
@@ -10,13 +10,6 @@ namespace {
 using namespace cuda;
 
 constexpr unsigned kSumThreads = 128;
-
-void check_arguments(const char* op, const Tensor& table, const Tensor& activations, const Tensor& tokens) {
-  UPCYCLE_CHECK(table.rank == 2 && table.contiguous(), "{}: the table is {}, expected dense (V, H)", op,
-                table.describe());
-  check_rows(op, activations, activations.rows(), table.columns());
-  check_tensor(op, tokens, DType::I32, {activations.rows()});
-}
 
 // Copies bits: Piece is 16 bytes of a row, or one element. H and strides count pieces.
 template <class Piece>
@@ -78,13 +71,11 @@ std::size_t CudaOps::embedding_backward_workspace(const OpLimits& limits) { retu
 
 void CudaOps::embedding_forward(Stream& stream, const Tensor& out, const Tensor& table, const Tensor& tokens,
                                 std::int64_t vocab_begin) {
-  check_arguments("embedding_forward", table, out, tokens);
-  UPCYCLE_CHECK(table.dtype == out.dtype, "embedding_forward: table {} and out {} differ in type", table.describe(),
-                out.describe());
+  const EmbeddingSizes z = check_embedding_forward(out, table, tokens);
   const auto launch = [&]<class Piece>(Piece, std::int64_t elements) {
-    launch_rows("embedding_forward", stream, out.rows(), out.columns() / elements, forward<Piece>,
-                static_cast<Piece*>(out.data), out.row_stride / elements, static_cast<const Piece*>(table.data),
-                tokens.as<std::int32_t>(), table.rows(), table.columns() / elements, vocab_begin);
+    launch_rows("embedding_forward", stream, z.T, z.H / elements, forward<Piece>, static_cast<Piece*>(out.data),
+                out.row_stride / elements, static_cast<const Piece*>(table.data), tokens.as<std::int32_t>(), z.V,
+                z.H / elements, vocab_begin);
   };
   if (whole_vectors(out) && whole_vectors(table))
     launch(uint4{}, static_cast<std::int64_t>(16 / size_of(out.dtype)));
@@ -96,8 +87,8 @@ void CudaOps::embedding_forward(Stream& stream, const Tensor& out, const Tensor&
 
 void CudaOps::embedding_backward(Stream& stream, Workspace workspace, const Tensor& dtable, const Tensor& dout,
                                  const Tensor& tokens, std::int64_t vocab_begin) {
-  check_arguments("embedding_backward", dtable, dout, tokens);
-  const std::int64_t rows = dout.rows(), V = dtable.rows(), H = dout.columns();
+  const EmbeddingSizes z = check_embedding_backward(dtable, dout, tokens);
+  const std::int64_t rows = z.T, V = z.V, H = z.H;
   float* const to = dtable.as<float>();
   if (rows == 0 || V == 0 || H == 0) return;
   const std::int32_t* const ids = tokens.as<std::int32_t>();

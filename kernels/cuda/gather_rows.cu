@@ -1,5 +1,4 @@
-#include "core/check.h"
-#include "kernels/check.h"
+#include "kernels/checks/expert_rows.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/rows.cuh"
 
@@ -32,13 +31,7 @@ void launch_gather(Stream& stream, const Tensor& out, const Tensor& x, const Ten
 }  // namespace
 
 void CudaOps::gather_rows(Stream& stream, const Tensor& out, const Tensor& x, const Tensor& source) {
-  UPCYCLE_CHECK(out.rank == 2 && x.rank == 2, "gather_rows: out {} and x {}, expected (R, H) and (., H)",
-                out.describe(), x.describe());
-  const std::int64_t R = out.shape[0], H = out.shape[1];
-  check_rows("gather_rows: out", out, R, H);
-  check_rows("gather_rows: x", x, x.shape[0], H);
-  check_tensor("gather_rows: source", source, DType::I32, {R});
-  UPCYCLE_CHECK(out.dtype == x.dtype, "gather_rows: out is {}, x is {}", out.describe(), x.describe());
+  check_gather_rows(out, x, source);
   if (whole_vectors(out) && whole_vectors(x)) {
     launch_gather<uint4>(stream, out, x, source);
   } else if (x.dtype == DType::F32) {

@@ -2,9 +2,9 @@
 #include <array>
 #include <bit>
 
-#include "core/check.h"
 #include "core/cuda_error.h"
 #include "core/device.h"
+#include "kernels/check.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/gemms.h"
 
@@ -58,8 +58,7 @@ std::size_t CudaOps::grouped_matmul_workspace(const OpLimits& limits) { return m
 void CudaOps::grouped_matmul(Stream& stream, Workspace workspace, MatmulKind kind, const Tensor& c, const Tensor& a,
                              const Tensor& b, std::span<const std::int64_t> offsets, Store store) {
   const GemmShape shape = checked_grouped_matmul(kind, c, a, b, offsets, store);
-  UPCYCLE_CHECK(workspace.bytes >= kGemmWorkspaceBytes, "grouped_matmul: {} bytes of workspace, needs {}",
-                workspace.bytes, kGemmWorkspaceBytes);
+  check_workspace("grouped_matmul", workspace, kGemmWorkspaceBytes);
   const bool weight_gradient = kind == MatmulKind::TN;
   const auto main = static_cast<cudaStream_t>(stream.native());
   const Tensor& matrices = weight_gradient ? c : b;  // (E, ., .)

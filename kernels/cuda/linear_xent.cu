@@ -2,8 +2,8 @@
 #include <cmath>
 #include <type_traits>
 
-#include "core/check.h"
 #include "kernels/check.h"
+#include "kernels/checks/linear_xent.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/vector.cuh"
 
@@ -140,21 +140,6 @@ XentScratch place(void* base, std::int64_t T, std::int64_t V, std::int64_t H, DT
   return s;
 }
 
-// Checks what forward and backward share, then that the workspace suffices.
-XentScratch check(const char* op, Workspace workspace, const Tensor& x, const Tensor& weight, const Tensor& targets,
-                  std::int64_t vocab_valid) {
-  UPCYCLE_CHECK(x.rank == 2 && weight.rank == 2 && x.dtype == weight.dtype && x.shape[1] == weight.shape[1],
-                "{}: x {} and weight {}, expected (T, H) and (V, H) of one type", op, x.describe(), weight.describe());
-  check_rows(op, x, x.shape[0], x.shape[1]);
-  check_rows(op, weight, weight.shape[0], weight.shape[1]);
-  check_tensor(op, targets, DType::I32, {x.shape[0]});
-  UPCYCLE_CHECK(vocab_valid >= 0 && vocab_valid <= weight.shape[0], "{}: vocab_valid {} of {} rows", op, vocab_valid,
-                weight.shape[0]);
-  const XentScratch s = place(workspace.data, x.shape[0], weight.shape[0], x.shape[1], x.dtype);
-  UPCYCLE_CHECK(workspace.bytes >= s.bytes, "{}: {} bytes of workspace, needs {}", op, workspace.bytes, s.bytes);
-  return s;
-}
-
 // A ragged block of logits: its rows still begin at whole vectors.
 Tensor block_of(void* data, DType dtype, std::int64_t rows, std::int64_t columns, std::int64_t stride) {
   Tensor t(data, dtype, {rows, columns});
@@ -188,9 +173,9 @@ std::size_t CudaOps::linear_xent_backward_workspace(const OpLimits& limits) {
 void CudaOps::linear_xent_stats(Stream& stream, Workspace workspace, const Tensor& stats, const Tensor& x,
                                 const Tensor& weight, const Tensor& targets, std::int64_t vocab_begin,
                                 std::int64_t vocab_valid) {
-  const XentScratch scratch = check("linear_xent_stats", workspace, x, weight, targets, vocab_valid);
-  const std::int64_t T = x.shape[0];
-  check_tensor("linear_xent_stats: stats", stats, DType::F32, {T, 3});
+  const auto [T, V, H] = check_linear_xent_stats(stats, x, weight, targets, vocab_valid);
+  const XentScratch scratch = place(workspace.data, T, V, H, x.dtype);
+  check_workspace("linear_xent_stats", workspace, scratch.bytes);
   if (T == 0) return;
   if (vocab_valid == 0) {
     UPCYCLE_CUDA(gpu::launch({static_cast<unsigned>((T + 255) / 256), 256, 0, native(stream)}, empty_stats_kernel,
@@ -210,13 +195,9 @@ void CudaOps::linear_xent_stats(Stream& stream, Workspace workspace, const Tenso
 void CudaOps::linear_xent_backward(Stream& stream, Workspace workspace, const Tensor& dx, const Tensor& dweight,
                                    const Tensor& x, const Tensor& weight, const Tensor& targets, const Tensor& lse,
                                    std::int64_t vocab_begin, std::int64_t vocab_valid, float scale) {
-  const XentScratch scratch = check("linear_xent_backward", workspace, x, weight, targets, vocab_valid);
-  const std::int64_t T = x.shape[0], V = weight.shape[0], H = x.shape[1];
-  check_tensor("linear_xent_backward: lse", lse, DType::F32, {T});
-  check_rows("linear_xent_backward: dx", dx, T, H);
-  check_rows("linear_xent_backward: dweight", dweight, V, H);
-  UPCYCLE_CHECK(dweight.dtype == DType::F32 && (dx.dtype == DType::F32 || dx.dtype == x.dtype),
-                "linear_xent_backward: dx {} and dweight {} of x {}", dx.describe(), dweight.describe(), x.describe());
+  const auto [T, V, H] = check_linear_xent_backward(dx, dweight, x, weight, targets, lse, vocab_valid);
+  const XentScratch scratch = place(workspace.data, T, V, H, x.dtype);
+  check_workspace("linear_xent_backward", workspace, scratch.bytes);
   if (T == 0) return;
   if (vocab_valid == 0) return fill(stream, dx, 0);
   // Sums over vocabulary blocks stay in fp32 and are rounded once.

@@ -1,6 +1,6 @@
-#include "core/check.h"
 #include "core/cuda_error.h"
 #include "core/device.h"
+#include "kernels/check.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/gemms.h"
 
@@ -19,8 +19,7 @@ void CudaOps::matmul(Stream& stream, Workspace workspace, MatmulKind kind, const
                      const Tensor& b, Store store) {
   const GemmShape s = checked_matmul(kind, c, a, b, store);
   if (s.m == 0 || s.n == 0) return;
-  UPCYCLE_CHECK(workspace.bytes >= kGemmWorkspaceBytes, "matmul: {} bytes of workspace, needs {}", workspace.bytes,
-                kGemmWorkspaceBytes);
+  check_workspace("matmul", workspace, kGemmWorkspaceBytes);
   if (s.k > 0)
     return gemms_->run(static_cast<cudaStream_t>(stream.native()), workspace.data,
                        {s, Gemms::alignment_of({c.data, a.data, b.data})}, c.data, a.data, b.data);

@@ -1,5 +1,5 @@
-#include "core/check.h"
 #include "kernels/check.h"
+#include "kernels/checks/optimizer.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/rows.cuh"
 
@@ -58,13 +58,11 @@ __global__ void clip_scale_kernel(float* scale, const double* sum_squares, float
 std::size_t CudaOps::sum_squares_workspace(const OpLimits&) { return kMostBlocks * sizeof(double); }
 
 void CudaOps::sum_squares(Stream& stream, Workspace workspace, const Tensor& out, const Tensor& x) {
-  check_tensor("sum_squares: out", out, DType::F64, {1});
-  check_flat("sum_squares: x", x, DType::F32, x.size());
-  const std::int64_t n = x.size();
+  const std::int64_t n = check_sum_squares(out, x);
   const std::int64_t per_block = std::max(kLeastBlock, ((n + kMostBlocks - 1) / kMostBlocks + 15) / 16 * 16);
   const std::int64_t blocks = (n + per_block - 1) / per_block;
   const std::size_t needed = static_cast<std::size_t>(blocks) * sizeof(double);
-  UPCYCLE_CHECK(workspace.bytes >= needed, "sum_squares: workspace of {} bytes, {} needed", workspace.bytes, needed);
+  check_workspace("sum_squares", workspace, needed);
   if (n == 0) return;
   double* const part = static_cast<double*>(workspace.data);
   const bool aligned = reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0;
@@ -74,8 +72,7 @@ void CudaOps::sum_squares(Stream& stream, Workspace workspace, const Tensor& out
 }
 
 void CudaOps::clip_scale(Stream& stream, const Tensor& scale, const Tensor& sum_squares, float max_norm) {
-  check_tensor("clip_scale: scale", scale, DType::F32, {1});
-  check_tensor("clip_scale: sum_squares", sum_squares, DType::F64, {1});
+  check_clip_scale(scale, sum_squares);
   UPCYCLE_CUDA(gpu::launch({dim3(1), dim3(1), 0, native(stream)}, clip_scale_kernel, scale.as<float>(),
                            sum_squares.as<double>(), max_norm));
 }

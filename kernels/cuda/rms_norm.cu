@@ -1,5 +1,6 @@
 #include "core/check.h"
 #include "kernels/check.h"
+#include "kernels/checks/rms_norm.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/cuda_limits.h"
@@ -125,10 +126,6 @@ __global__ void add_parts(float* dweight, const float* parts, std::int64_t count
   dweight[h] += sum;
 }
 
-void check_same_type(const char* op, const Tensor& a, const Tensor& b) {
-  UPCYCLE_CHECK(a.dtype == b.dtype, "{}: {} and {} differ in type", op, a.describe(), b.describe());
-}
-
 // Calls f with the element type, the elements of a group and the threads of a block, as constants.
 template <class F>
 void with_shape(const Tensor& x, bool whole, const F& f) {
@@ -159,18 +156,7 @@ std::size_t CudaOps::rms_norm_backward_workspace(const OpLimits& limits) { retur
 
 void CudaOps::rms_norm_forward(Stream& stream, const Tensor& out, const Tensor& rstd, const Tensor& sum,
                                const Tensor& x, const Tensor& delta, const Tensor& weight, float eps) {
-  const std::int64_t rows = x.rows(), H = x.columns();
-  check_rows("rms_norm_forward: x", x, rows, H);
-  check_rows("rms_norm_forward: out", out, rows, H);
-  check_same_type("rms_norm_forward", out, x);
-  check_tensor("rms_norm_forward: weight", weight, x.dtype, {H});
-  check_tensor("rms_norm_forward: rstd", rstd, DType::F32, {rows});
-  if (delta) {
-    check_rows("rms_norm_forward: delta", delta, rows, H);
-    check_rows("rms_norm_forward: sum", sum, rows, H);
-    check_same_type("rms_norm_forward", delta, x);
-    check_same_type("rms_norm_forward", sum, x);
-  }
+  const auto [rows, H] = check_rms_norm_forward(out, rstd, sum, x, delta, weight);
   if (rows == 0) return;
   const bool whole = whole_vectors(x) && whole_vectors(out) && whole_vectors(weight) &&
                      (!delta || (whole_vectors(delta) && whole_vectors(sum)));
@@ -186,17 +172,8 @@ void CudaOps::rms_norm_forward(Stream& stream, const Tensor& out, const Tensor& 
 
 void CudaOps::rms_norm_backward(Stream& stream, Workspace workspace, const Tensor& dx, const Tensor& dweight,
                                 const Tensor& dout, const Tensor& x, const Tensor& weight, const Tensor& rstd) {
-  const std::int64_t rows = x.rows(), H = x.columns();
-  check_rows("rms_norm_backward: x", x, rows, H);
-  check_rows("rms_norm_backward: dx", dx, rows, H);
-  check_rows("rms_norm_backward: dout", dout, rows, H);
-  check_same_type("rms_norm_backward", dx, x);
-  check_same_type("rms_norm_backward", dout, x);
-  check_tensor("rms_norm_backward: weight", weight, x.dtype, {H});
-  check_tensor("rms_norm_backward: dweight", dweight, DType::F32, {H});
-  check_tensor("rms_norm_backward: rstd", rstd, DType::F32, {rows});
-  UPCYCLE_CHECK(workspace.bytes >= parts_bytes(H), "rms_norm_backward: workspace of {} bytes, {} needed",
-                workspace.bytes, parts_bytes(H));
+  const auto [rows, H] = check_rms_norm_backward(dx, dweight, dout, x, weight, rstd);
+  check_workspace("rms_norm_backward", workspace, parts_bytes(H));
   const std::size_t shared = static_cast<std::size_t>(H) * sizeof(float);
   UPCYCLE_CHECK(H <= kLargestHidden, "rms_norm_backward: H is {}, at most {} fit in shared memory", H, kLargestHidden);
   if (rows == 0 || H == 0) return;

@@ -1,5 +1,5 @@
 #include "core/check.h"
-#include "kernels/check.h"
+#include "kernels/checks/rope.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/rows.cuh"
 
@@ -45,18 +45,14 @@ __global__ void rotate(RowGrid grid, T* x, std::int64_t stride, std::int64_t D, 
 
 void CudaOps::rope(Stream& stream, const Tensor& x, std::int64_t D, const Tensor& table, const Tensor& positions,
                    bool inverse) {
-  UPCYCLE_CHECK(D > 0 && D % 2 == 0 && x.columns() % D == 0, "rope: {} does not hold heads of an even size {}",
-                x.describe(), D);
-  check_rows("rope: x", x, x.rows(), x.columns());
-  check_tensor("rope: table", table, DType::F32, {table.rows(), D});
-  check_tensor("rope: positions", positions, DType::I32, {x.rows()});
+  const RopeSizes z = check_rope(x, D, table, positions);
   UPCYCLE_CHECK(x.columns() < std::int64_t{1} << 31, "rope: rows of {} are too long", x.describe());
-  const std::int64_t pairs = x.columns() / 2;
+  const std::int64_t pairs = z.heads * (D / 2);
   with_type(x, [&]<class T>(T*) {
     constexpr int N = Vector<T>::N;
     const bool whole = D / 2 % N == 0 && whole_vectors(x) && whole_vectors(table);
-    launch_rows("rope", stream, x.rows(), whole ? pairs / N : pairs, whole ? rotate<T, N> : rotate<T, 1>,
-                static_cast<T*>(x.data), x.row_stride, D, table.as<float>(), table.rows(), positions.as<std::int32_t>(),
+    launch_rows("rope", stream, z.T, whole ? pairs / N : pairs, whole ? rotate<T, N> : rotate<T, 1>,
+                static_cast<T*>(x.data), x.row_stride, D, table.as<float>(), z.positions, positions.as<std::int32_t>(),
                 inverse ? -1.0f : 1.0f);
   });
 }

@@ -1,7 +1,6 @@
 #include <cmath>
 
-#include "core/check.h"
-#include "kernels/check.h"
+#include "kernels/checks/router.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/experts.cuh"
 
@@ -100,16 +99,8 @@ __global__ void __launch_bounds__(kTokenThreads)
 template <bool Replay>
 void route(const char* op, Stream& stream, const Tensor& probs, const Tensor& experts, const Tensor& weights,
            const Tensor& lse, const Tensor& logits, RouterSoftmax order) {
-  UPCYCLE_CHECK(logits.rank == 2 && experts.rank == 2, "{}: logits {} and experts {}, expected (T, E) and (T, k)", op,
-                logits.describe(), experts.describe());
-  const std::int64_t T = logits.shape[0], E = logits.shape[1], k = experts.shape[1];
+  const auto [T, E, k] = check_router(op, probs, experts, weights, lse, logits);
   check_experts(op, E);
-  UPCYCLE_CHECK(k >= 1 && k <= E, "{}: {} experts a token of {}, expected 1 to {}", op, k, E, E);
-  check_tensor("router: logits", logits, DType::F32, {T, E});
-  check_tensor("router: probs", probs, DType::F32, {T, E});
-  check_tensor("router: experts", experts, DType::I32, {T, k});
-  check_tensor("router: weights", weights, DType::F32, {T, k});
-  check_tensor("router: lse", lse, DType::F32, {T});
   if (T == 0) return;
   with_columns(E, [&](auto columns) {
     UPCYCLE_CUDA(gpu::launch(warp_a_token(stream, T), route_tokens<decltype(columns)::value, Replay>, probs.as<float>(),

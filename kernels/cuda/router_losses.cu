@@ -1,5 +1,4 @@
-#include "core/check.h"
-#include "kernels/check.h"
+#include "kernels/checks/router.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/experts.cuh"
 
@@ -33,12 +32,8 @@ __global__ void losses(float* expert_scale, double* metrics, const double* stats
 
 void CudaOps::router_losses(Stream& stream, const Tensor& expert_scale, const Tensor& metrics, const Tensor& stats,
                             std::int64_t T, std::int64_t k, double share, double aux_scale) {
-  const std::int64_t E = expert_scale.rows();
+  const std::int64_t E = check_router_losses(expert_scale, metrics, stats, T, k);
   check_experts("router_losses", E);
-  check_tensor("router_losses: expert_scale", expert_scale, DType::F32, {E});
-  check_tensor("router_losses: stats", stats, DType::F64, {2 * E + 2});
-  check_flat("router_losses: metrics", metrics, DType::F64, 4);
-  UPCYCLE_CHECK(T >= 1 && k >= 1, "router_losses: T {}, k {}, expected at least 1", T, k);
   UPCYCLE_CUDA(gpu::launch({dim3(1), dim3(32), 0, native(stream)}, losses, expert_scale.as<float>(),
                            metrics.as<double>(), stats.as<double>(), static_cast<int>(E), static_cast<double>(T),
                            static_cast<double>(E) / static_cast<double>(k), share, aux_scale));

@@ -1,7 +1,7 @@
 #include <algorithm>
 
-#include "core/check.h"
 #include "kernels/check.h"
+#include "kernels/checks/router.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/experts.cuh"
 
@@ -77,20 +77,13 @@ std::size_t CudaOps::router_stats_workspace(const OpLimits& limits) {
 
 void CudaOps::router_stats(Stream& stream, Workspace workspace, const Tensor& stats, const Tensor& probs,
                            const Tensor& experts, const Tensor& lse) {
-  UPCYCLE_CHECK(probs.rank == 2 && experts.rank == 2,
-                "router_stats: probs {} and experts {}, expected (T, E) and (T, k)", probs.describe(),
-                experts.describe());
-  const std::int64_t T = probs.shape[0], E = probs.shape[1], k = experts.shape[1];
+  const auto [T, E, k] = check_router_stats(stats, probs, experts, lse);
   check_experts("router_stats", E);
-  check_tensor("router_stats: stats", stats, DType::F64, {2 * E + 2});
-  check_tensor("router_stats: probs", probs, DType::F32, {T, E});
-  check_tensor("router_stats: experts", experts, DType::I32, {T, k});
-  check_tensor("router_stats: lse", lse, DType::F32, {T});
   const std::int64_t numbers = 2 * E + 2;
   const std::int64_t tokens = std::max(kTokens, (T + kMostBlocks - 1) / kMostBlocks);
   const std::int64_t blocks = std::max<std::int64_t>(1, (T + tokens - 1) / tokens);
   const std::size_t needed = static_cast<std::size_t>(blocks * numbers) * sizeof(double);
-  UPCYCLE_CHECK(workspace.bytes >= needed, "router_stats: workspace of {} bytes, {} needed", workspace.bytes, needed);
+  check_workspace("router_stats", workspace, needed);
   double* const part = static_cast<double*>(workspace.data);
   const std::size_t shared = static_cast<std::size_t>(E) * (kWarps * sizeof(double) + sizeof(int));
   UPCYCLE_CUDA(gpu::launch({dim3(static_cast<unsigned>(blocks)), dim3(kThreads), shared, native(stream)},

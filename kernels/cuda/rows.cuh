@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "core/check.h"
+#include "kernels/checks/elementwise.h"
 #include "kernels/cuda/vector.cuh"
 
 // Elementwise work over rows that may be strided: a thread has one group of N neighbouring elements of one row.
@@ -79,23 +80,6 @@ void launch_rows(const char* op, Stream& stream, std::int64_t rows, std::int64_t
   const RowGrid grid{rows, groups, static_cast<unsigned>(across)};
   UPCYCLE_CUDA(
       gpu::launch({dim3(static_cast<unsigned>(blocks)), dim3(x, y), 0, native(stream)}, kernel, grid, args...));
-}
-
-// The shape of tensors that elementwise ops see as the same, dense ones as one long row.
-struct Extent {
-  std::int64_t rows = 0, columns = 0;
-};
-inline Extent extent_of(const char* op, std::initializer_list<const Tensor*> tensors) {
-  const Tensor& first = **tensors.begin();
-  bool dense = true;
-  for (const Tensor* t : tensors) {
-    UPCYCLE_CHECK(t->rank == first.rank && t->shape == first.shape, "{}: {} and {} differ in shape", op,
-                  first.describe(), t->describe());
-    UPCYCLE_CHECK(t->data != nullptr || t->size() == 0, "{}: {} has no memory", op, t->describe());
-    dense = dense && t->contiguous();
-  }
-  if (first.size() == 0) return {};
-  return dense ? Extent{1, first.size()} : Extent{first.shape[0], first.columns()};
 }
 
 // Whether every row of t begins at a multiple of 16 bytes.

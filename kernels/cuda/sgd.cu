@@ -1,4 +1,4 @@
-#include "kernels/check.h"
+#include "kernels/checks/optimizer.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/rows.cuh"
 
@@ -41,11 +41,7 @@ __global__ void sgd_kernel(RowGrid grid, Param* param, float* master, const floa
 // Decoupled decay and PyTorch's (added to the gradient) are the same thing without momentum.
 void CudaOps::sgd(Stream& stream, const Tensor& param, const Tensor& master, const Tensor& grad, const Tensor& scale,
                   float lr, float weight_decay) {
-  const std::int64_t n = master.size();
-  check_flat("sgd: master", master, DType::F32, n);
-  check_flat("sgd: grad", grad, DType::F32, n);
-  check_flat("sgd: param", param, param.dtype, n);
-  check_tensor("sgd: scale", scale, DType::F32, {1});
+  const std::int64_t n = check_sgd(param, master, grad, scale);
   const float decay = static_cast<float>(1 - static_cast<double>(lr) * static_cast<double>(weight_decay));
   bool aligned = true;
   for (const Tensor* t : {&param, &master, &grad})

@@ -1,7 +1,7 @@
 #include <algorithm>
 
-#include "core/check.h"
 #include "kernels/check.h"
+#include "kernels/checks/expert_rows.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/experts.cuh"
 
@@ -134,21 +134,12 @@ std::size_t CudaOps::sort_by_expert_workspace(const OpLimits& limits) {
 
 void CudaOps::sort_by_expert(Stream& stream, Workspace workspace, const Tensor& counts, const Tensor& source,
                              const Tensor& slot, const Tensor& experts, std::int64_t align) {
-  UPCYCLE_CHECK(experts.rank == 2, "sort_by_expert: experts {}, expected (T, k)", experts.describe());
-  const std::int64_t T = experts.shape[0], k = experts.shape[1], n = T * k;
-  const std::int64_t E = counts.rows(), R = source.rows();
+  const SortSizes z = check_sort_by_expert(counts, source, slot, experts, align);
+  const std::int64_t E = z.E, k = z.k, R = z.R, n = z.T * k;
   check_experts("sort_by_expert", E);
-  UPCYCLE_CHECK(align >= 1, "sort_by_expert: align {}, expected at least 1", align);
-  UPCYCLE_CHECK(n + E * (align - 1) <= INT32_MAX && R <= INT32_MAX,
-                "sort_by_expert: {} assignments in {} rows do not fit int32", n, R);
-  UPCYCLE_CHECK(n <= R, "sort_by_expert: {} rows needed at least, source has {}", n, R);
-  check_tensor("sort_by_expert: counts", counts, DType::I32, {E});
-  check_tensor("sort_by_expert: source", source, DType::I32, {R});
-  check_tensor("sort_by_expert: slot", slot, DType::I32, {T, k});
-  check_tensor("sort_by_expert: experts", experts, DType::I32, {T, k});
   const std::int64_t parts = std::clamp<std::int64_t>(n / kPartFrom, 1, kMostParts);
   const std::size_t needed = static_cast<std::size_t>(parts * E) * sizeof(std::int32_t);
-  UPCYCLE_CHECK(workspace.bytes >= needed, "sort_by_expert: workspace of {} bytes, {} needed", workspace.bytes, needed);
+  check_workspace("sort_by_expert", workspace, needed);
 
   int *const place = static_cast<int*>(workspace.data), *const count = counts.as<std::int32_t>();
   int *const token = source.as<std::int32_t>(), *const row = slot.as<std::int32_t>();

@@ -1,5 +1,4 @@
-#include "core/check.h"
-#include "kernels/check.h"
+#include "kernels/checks/swiglu.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/rows.cuh"
 
@@ -51,11 +50,7 @@ __global__ void backward(RowGrid grid, T* dgate_up, std::int64_t dgate_up_stride
 }  // namespace
 
 void CudaOps::swiglu_forward(Stream& stream, const Tensor& out, const Tensor& gate_up) {
-  const std::int64_t rows = out.rows(), F = out.columns();
-  check_rows("swiglu_forward: out", out, rows, F);
-  check_rows("swiglu_forward: gate_up", gate_up, rows, 2 * F);
-  UPCYCLE_CHECK(gate_up.dtype == out.dtype, "swiglu_forward: out {} and gate_up {} differ in type", out.describe(),
-                gate_up.describe());
+  const auto [rows, F] = check_swiglu_forward(out, gate_up);
   with_type(out, [&]<class T>(T*) {
     constexpr int N = Vector<T>::N;
     const bool whole = F % N == 0 && whole_vectors(out) && whole_vectors(gate_up);
@@ -65,13 +60,7 @@ void CudaOps::swiglu_forward(Stream& stream, const Tensor& out, const Tensor& ga
 }
 
 void CudaOps::swiglu_backward(Stream& stream, const Tensor& dgate_up, const Tensor& dout, const Tensor& gate_up) {
-  const std::int64_t rows = dout.rows(), F = dout.columns();
-  check_rows("swiglu_backward: dout", dout, rows, F);
-  check_rows("swiglu_backward: gate_up", gate_up, rows, 2 * F);
-  check_rows("swiglu_backward: dgate_up", dgate_up, rows, 2 * F);
-  UPCYCLE_CHECK(gate_up.dtype == dout.dtype && dgate_up.dtype == dout.dtype,
-                "swiglu_backward: dgate_up {}, dout {}, gate_up {} differ in type", dgate_up.describe(),
-                dout.describe(), gate_up.describe());
+  const auto [rows, F] = check_swiglu_backward(dgate_up, dout, gate_up);
   with_type(dout, [&]<class T>(T*) {
     constexpr int N = Vector<T>::N;
     const bool whole = F % N == 0 && whole_vectors(dout) && whole_vectors(gate_up) && whole_vectors(dgate_up);

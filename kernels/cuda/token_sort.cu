@@ -3,6 +3,7 @@
 #include <bit>
 
 #include "core/check.h"
+#include "kernels/check.h"
 #include "kernels/cuda/vector.cuh"
 
 // From the lowest digit of the table row to the highest: count each tile's digits, turn the counts into first places,
@@ -114,8 +115,7 @@ std::size_t token_sort_bytes(std::int64_t T) {
 
 const std::int32_t* sort_tokens(Stream& stream, Workspace workspace, const std::int32_t* tokens, std::int64_t T,
                                 std::int64_t V, std::int64_t vocab_begin) {
-  UPCYCLE_CHECK(workspace.bytes >= token_sort_bytes(T), "embedding_backward: workspace of {} bytes, {} needed",
-                workspace.bytes, token_sort_bytes(T));
+  check_workspace("embedding_backward", workspace, token_sort_bytes(T));
   UPCYCLE_CHECK(T < std::int64_t{1} << 31, "embedding_backward: {} tokens", T);
   auto* const even = static_cast<std::int32_t*>(workspace.data);
   std::int32_t *const odd = even + T, *const places = odd + T;

@@ -1,5 +1,4 @@
-#include "core/check.h"
-#include "kernels/check.h"
+#include "kernels/checks/linear_xent.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/vector.cuh"
 
@@ -41,14 +40,7 @@ __global__ void __launch_bounds__(kSumThreads) add_sum(double* loss_sum, const f
 
 void CudaOps::xent_combine(Stream& stream, const Tensor& nll, const Tensor& lse, const Tensor& loss_sum,
                            const Tensor& stats, const Tensor& targets) {
-  UPCYCLE_CHECK(stats.rank == 3 && stats.shape[2] == 3, "xent_combine: stats is {}, expected (ranks, T, 3)",
-                stats.describe());
-  const std::int64_t ranks = stats.shape[0], T = stats.shape[1];
-  check_tensor("xent_combine: stats", stats, DType::F32, {ranks, T, 3});
-  check_tensor("xent_combine: nll", nll, DType::F32, {T});
-  check_tensor("xent_combine: lse", lse, DType::F32, {T});
-  check_tensor("xent_combine: targets", targets, DType::I32, {T});
-  check_flat("xent_combine: loss_sum", loss_sum, DType::F64, 1);
+  const auto [ranks, T] = check_xent_combine(nll, lse, loss_sum, stats, targets);
   if (T == 0) return;
   const auto blocks = static_cast<unsigned>((T + kTokenThreads - 1) / kTokenThreads);
   UPCYCLE_CUDA(gpu::launch({dim3(blocks), dim3(kTokenThreads), 0, native(stream)}, combine, nll.as<float>(),

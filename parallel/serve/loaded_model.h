@@ -1,12 +1,13 @@
 #pragma once
 #include <memory>
 
-#include "parallel/model/tensor_source.h"
 #include "parallel/model/batch.h"
 #include "parallel/model/params.h"
+#include "parallel/model/tensor_source.h"
 
 namespace upcycle {
 
+class Ops;
 struct Transformer;
 
 // A model read for inference on one rank: its weights, and a pass laid out over them.

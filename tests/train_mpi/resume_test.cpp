@@ -45,8 +45,7 @@ void expect_pieces_of(const Trainer& part, const Trainer& whole) {
     compare(master_piece(part.memory, p), parameter.master, "masters");
     compare(shard_piece_of(part.memory.m, p), parameter.m, "first moments");
     compare(shard_piece_of(part.memory.v, p), parameter.v, "second moments");
-    EXPECT_EQ(part.optimizer.row_steps[static_cast<std::size_t>(p.row - part.table().rows.data())],
-              parameter.steps);
+    EXPECT_EQ(part.optimizer.row_steps[static_cast<std::size_t>(p.row - part.table().rows.data())], parameter.steps);
   }
   EXPECT_EQ(part.step, all.step);
   EXPECT_EQ(part.consumed_samples, all.consumed_samples);

@@ -1,0 +1,20 @@
+#pragma once
+#include <cstdint>
+#include <initializer_list>
+
+#include "core/tensor.h"
+
+namespace upcycle {
+
+// The rows of tensors of one shape, any of which may be strided: dense ones are one long row.
+struct Extent {
+  std::int64_t rows = 0, columns = 0;
+};
+
+// All of one shape, of any type. `op` names it in messages.
+Extent check_elementwise(const char* op, std::initializer_list<const Tensor*> tensors);
+
+Extent check_convert(const Tensor& out, const Tensor& x);
+Extent check_add(const Tensor& out, const Tensor& a, const Tensor& b);
+
+}  // namespace upcycle

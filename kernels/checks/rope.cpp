@@ -1,0 +1,17 @@
+#include "kernels/checks/rope.h"
+
+#include "core/check.h"
+#include "kernels/check.h"
+
+namespace upcycle {
+
+RopeSizes check_rope(const Tensor& x, std::int64_t D, const Tensor& table, const Tensor& positions) {
+  UPCYCLE_CHECK(D > 0 && D % 2 == 0 && x.columns() % D == 0, "rope: {} does not hold heads of an even size {}",
+                x.describe(), D);
+  check_rows("rope: x", x, x.rows(), x.columns());
+  check_tensor("rope: table", table, DType::F32, {table.rows(), D});
+  check_tensor("rope: positions", positions, DType::I32, {x.rows()});
+  return {x.rows(), x.columns() / D, table.rows()};
+}
+
+}  // namespace upcycle
