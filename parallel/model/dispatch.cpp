@@ -1,5 +1,7 @@
 #include "parallel/model/dispatch.h"
 
+#include <numeric>
+
 #include "core/check.h"
 #include "core/log.h"
 #include "kernels/ops.h"
@@ -7,20 +9,72 @@
 namespace upcycle {
 namespace {
 
-// Every rank's counts of every expert, (ep, chunks, E), start on their way to the host, beside the ops that follow.
-Event start_counts(const ModelContext& m, const Dispatch& d, const Tensor& counts) {
-  Tensor all = counts;
-  if (d.travels) {
-    all = Tensor(d.buffers.all_counts.data, DType::I32, {m.mesh->ep->size(), counts.size()});
-    d.host->copies->wait(m.mesh->ep->all_gather(all, counts));
-  } else {
-    d.host->copies->wait(m.stream->record());
+std::int64_t aligned(std::int64_t rows) { return (rows + kExpertRowAlign - 1) / kExpertRowAlign * kExpertRowAlign; }
+
+// How many assignments each rank of the ep group has for each expert, by chunk.
+struct AssignmentCounts {
+  std::span<const std::int32_t> all;  // (ep, chunks, E)
+  std::int64_t ep, chunks, E;
+  std::int64_t E_local() const { return E / ep; }
+  std::int64_t of(std::int64_t from, std::int64_t chunk, std::int64_t e) const {
+    return all[static_cast<std::size_t>((from * chunks + chunk) * E + e)];
   }
-  m.device->copy_to_host(*d.host->copies, d.host->counts.data(), all.data, all.bytes());
-  return d.host->copies->record();
+};
+
+// The most rows that any rank of the group receives.
+std::int64_t most_received(const AssignmentCounts& counts) {
+  std::int64_t most = 0;
+  const std::int64_t E_local = counts.E_local();
+  for (std::int64_t to = 0; to < counts.ep; ++to) {
+    std::int64_t received = 0;
+    for (std::int64_t from = 0; from < counts.ep; ++from)
+      for (std::int64_t c = 0; c < counts.chunks; ++c)
+        for (std::int64_t e = to * E_local; e < (to + 1) * E_local; ++e) received += counts.of(from, c, e);
+    most = std::max(most, received);
+  }
+  return most;
 }
 
-void count_in_chunks(const ModelContext& m, Dispatch& d, const Tensor& experts, std::size_t count) {
+// What chunk `index` of rank `me` sends and receives, and its experts' segments.
+void lay_out(DispatchChunk& chunk, const AssignmentCounts& counts, std::int64_t index, std::int64_t me) {
+  const std::int64_t E_local = counts.E_local();
+  std::fill(chunk.send_counts.begin(), chunk.send_counts.end(), 0);
+  std::fill(chunk.recv_counts.begin(), chunk.recv_counts.end(), 0);
+  for (std::int64_t e = 0; e < E_local; ++e) {
+    std::int64_t rows = 0;
+    for (std::int64_t from = 0; from < counts.ep; ++from) {
+      const std::int64_t n = counts.of(from, index, me * E_local + e);
+      chunk.recv_counts[static_cast<std::size_t>(from)] += n;
+      rows += n;
+    }
+    chunk.offsets[static_cast<std::size_t>(e + 1)] = chunk.offsets[static_cast<std::size_t>(e)] + aligned(rows);
+  }
+  for (std::int64_t e = 0; e < counts.E; ++e)
+    chunk.send_counts[static_cast<std::size_t>(e / E_local)] += counts.of(me, index, e);
+  chunk.received_rows = std::accumulate(chunk.recv_counts.begin(), chunk.recv_counts.end(), std::int64_t{0});
+}
+
+// Received rows come by source rank, then by local expert; expert rows by local expert, then by source rank. Fills the
+// chunk's part of the two maps between them; `next` (E_local) is scratch.
+void map_received(std::int32_t* pad, std::int32_t* unpad, std::span<std::int64_t> next, const DispatchChunk& chunk,
+                  const AssignmentCounts& counts, std::int64_t index, std::int64_t me) {
+  const std::int64_t E_local = counts.E_local();
+  std::copy(chunk.offsets.begin(), chunk.offsets.end() - 1, next.begin());  // the next free row of each segment
+  pad += chunk.row_begin;
+  unpad += chunk.received_begin;
+  std::int32_t received = 0;
+  for (std::int64_t from = 0; from < counts.ep; ++from)
+    for (std::int64_t e = 0; e < E_local; ++e)
+      for (std::int64_t i = counts.of(from, index, me * E_local + e); i > 0; --i) {
+        const std::int64_t row = next[static_cast<std::size_t>(e)]++;
+        pad[row] = received;
+        unpad[received++] = static_cast<std::int32_t>(row);
+      }
+}
+
+// Sorts the assignments, in `count` chunks: fills maps.counts, source and slot. Every rank's counts of every expert,
+// (ep, chunks, E), start on their way to the host.
+void start_counts(const ModelContext& m, Dispatch& d, const Tensor& experts, std::size_t count) {
   const std::int64_t E = m.sizes.E, tokens = experts.rows();
   const auto chunks = static_cast<std::int64_t>(count);
   d.count = count;
@@ -35,7 +89,13 @@ void count_in_chunks(const ModelContext& m, Dispatch& d, const Tensor& experts, 
                           c.slots_of(d.maps.source), c.tokens_of(d.maps.slot), c.tokens_of(experts),
                           d.travels ? 1 : kExpertRowAlign);
   }
-  d.counted = start_counts(m, d, d.maps.counts.slice_rows(0, chunks).reshaped({chunks * E}));
+  Tensor all = d.maps.counts.slice_rows(0, chunks).reshaped({chunks * E});
+  if (d.travels) {
+    const Tensor mine = all;
+    all = Tensor(d.buffers.all_counts.data, DType::I32, {m.mesh->ep->size(), mine.size()});
+    m.stream->wait(m.mesh->ep->all_gather(all, mine));
+  }
+  m.device->copy_to_host(*m.stream, d.host->counts.data(), all.data, all.bytes());
 }
 
 void warn_of_rounds(const ModelContext& m, const Dispatch& d) {
@@ -48,43 +108,10 @@ void warn_of_rounds(const ModelContext& m, const Dispatch& d) {
       d.layer, d.rounds, m.pass.imbalance_factor);
 }
 
-}  // namespace
-
-DispatchHost make_dispatch_host(Device& device, Stream& stream, const Sizes& sizes, int ep, const MoeBuffers& limits) {
-  DispatchHost h;
-  h.counts = HostArray<std::int32_t>(device, static_cast<std::size_t>(ep * limits.chunks * sizes.E));
-  h.pad = HostArray<std::int32_t>(device, static_cast<std::size_t>(limits.rows));
-  h.unpad = HostArray<std::int32_t>(device, static_cast<std::size_t>(limits.received));
-  h.next.resize(static_cast<std::size_t>(sizes.E_local));
-  h.copies = stream.make_companion();
-  return h;
-}
-
-Dispatch make_dispatch(std::int64_t layer, const Sizes& sizes, int ep, const MoeBuffers& limits,
-                       const DispatchMaps& maps, const DispatchBuffers& buffers, DispatchHost* host) {
-  Dispatch d;
-  d.layer = layer;
-  d.travels = ep > 1;
-  d.limits = limits;
-  d.maps = maps;
-  d.buffers = buffers;
-  d.host = host;
-  d.chunks.resize(static_cast<std::size_t>(limits.chunks));
-  for (DispatchChunk& c : d.chunks) {
-    c.send_counts.resize(static_cast<std::size_t>(ep));
-    c.recv_counts.resize(static_cast<std::size_t>(ep));
-    c.offsets.resize(static_cast<std::size_t>(sizes.E_local) + 1);
-  }
-  return d;
-}
-
-void count_assignments(const ModelContext& m, Dispatch& d, const Tensor& experts) {
-  count_in_chunks(m, d, experts, d.chunks.size());
-}
-
+// Waits for the counts, lays out who sends what and fills maps.pad and unpad; or comes to more than one round.
 void plan_transfers(const ModelContext& m, Dispatch& d) {
   const std::int64_t ep = m.mesh->ep->size(), me = m.mesh->ep->rank();
-  finish(d.counted);
+  finish(m.stream->record());
   const AssignmentCounts counts{std::span(d.host->counts), ep, static_cast<std::int64_t>(d.count), m.sizes.E};
   if (d.travels && most_received(counts) > d.limits.received) {
     // A token sends a rank at most min(k, E_local) rows, so this many tokens of every rank always fit.
@@ -112,12 +139,56 @@ void plan_transfers(const ModelContext& m, Dispatch& d) {
   m.device->copy_from_host(*m.stream, d.maps.unpad.data, d.host->unpad.data(), d.maps.unpad.bytes());
 }
 
-void plan_round(const ModelContext& m, Dispatch& d, const Tensor& experts) {
+}  // namespace
+
+DispatchHost make_dispatch_host(Device& device, const Sizes& sizes, int ep, const MoeBuffers& limits) {
+  DispatchHost h;
+  h.counts = HostArray<std::int32_t>(device, static_cast<std::size_t>(ep * limits.chunks * sizes.E));
+  h.pad = HostArray<std::int32_t>(device, static_cast<std::size_t>(limits.rows));
+  h.unpad = HostArray<std::int32_t>(device, static_cast<std::size_t>(limits.received));
+  h.next.resize(static_cast<std::size_t>(sizes.E_local));
+  return h;
+}
+
+Dispatch make_dispatch(std::int64_t layer, const Sizes& sizes, int ep, const MoeBuffers& limits,
+                       const DispatchMaps& maps, const DispatchBuffers& buffers, DispatchHost* host) {
+  Dispatch d;
+  d.layer = layer;
+  d.travels = ep > 1;
+  d.limits = limits;
+  d.maps = maps;
+  d.buffers = buffers;
+  d.host = host;
+  d.chunks.resize(static_cast<std::size_t>(limits.chunks));
+  for (DispatchChunk& c : d.chunks) {
+    c.send_counts.resize(static_cast<std::size_t>(ep));
+    c.recv_counts.resize(static_cast<std::size_t>(ep));
+    c.offsets.resize(static_cast<std::size_t>(sizes.E_local) + 1);
+  }
+  return d;
+}
+
+void dispatch(const ModelContext& m, Dispatch& d, const Tensor& x, const Tensor& experts, const Tensor& rows) {
+  start_counts(m, d, experts, d.chunks.size());
+  plan_transfers(m, d);
+  if (d.rounds == 1) dispatch_again(m, d, x, rows);
+}
+
+void dispatch_round(const ModelContext& m, Dispatch& d, const Tensor& x, const Tensor& experts, const Tensor& rows) {
   const std::int64_t rounds = d.rounds;
-  count_in_chunks(m, d, experts, 1);
+  start_counts(m, d, experts, 1);
   plan_transfers(m, d);
   UPCYCLE_CHECK(d.rounds == 1, "a round of {} tokens does not fit the expert buffers", experts.rows());
   d.rounds = rounds;
+  dispatch_again(m, d, x, rows);
+}
+
+void dispatch_again(const ModelContext& m, Dispatch& d, const Tensor& x, const Tensor& rows) {
+  const Tensor& slots = d.slots_beside(rows);
+  for (DispatchChunk& chunk : d.in_use()) {
+    m.ops->gather_rows(*m.stream, chunk.slots_of(slots), chunk.tokens_of(x), chunk.slots_of(d.maps.source));
+    to_experts(m, d, chunk, slots);
+  }
 }
 
 void to_experts(const ModelContext& m, const Dispatch& d, DispatchChunk& chunk, const Tensor& slots) {

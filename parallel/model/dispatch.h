@@ -1,12 +1,10 @@
 #pragma once
 #include <algorithm>
-#include <memory>
 #include <span>
 #include <vector>
 
 #include "core/host_array.h"
 #include "parallel/model/context.h"
-#include "parallel/model/dispatch_plan.h"
 #include "parallel/model/moe_buffers.h"
 
 // Moving assignments to the ranks that hold their experts and back, dropless (arXiv 2211.15841; expert parallelism as
@@ -39,10 +37,26 @@ struct DispatchHost {
   HostArray<std::int32_t> counts;      // (ep, chunks, E)
   HostArray<std::int32_t> pad, unpad;  // (R), (received)
   std::vector<std::int64_t> next;      // (E_local)
-  std::unique_ptr<Stream> copies;      // of the counts, beside the ops
   bool warned_of_rounds = false;
 };
-DispatchHost make_dispatch_host(Device& device, Stream& stream, const Sizes& sizes, int ep, const MoeBuffers& limits);
+DispatchHost make_dispatch_host(Device& device, const Sizes& sizes, int ep, const MoeBuffers& limits);
+
+// One chunk's part of a layer's buffers, and how its rows travel.
+struct DispatchChunk {
+  std::int64_t token_begin = 0, token_end = 0;         // of the tokens that were planned
+  std::int64_t slot_begin = 0, slot_rows = 0;          // slot layout
+  std::int64_t received_begin = 0, received_rows = 0;  // from the ep group
+  std::int64_t row_begin = 0;                          // expert rows; as many as offsets.back()
+  std::vector<std::int64_t> send_counts, recv_counts;  // (ep) rows to and from each rank
+  std::vector<std::int64_t> offsets;                   // (E_local + 1) segments, from row_begin on
+  Event transfer;                                      // the more recent of its two transfers, out and back
+
+  std::int64_t rows() const { return offsets.back(); }
+  Tensor tokens_of(const Tensor& t) const { return t.slice_rows(token_begin, token_end); }
+  Tensor slots_of(const Tensor& t) const { return t.slice_rows(slot_begin, slot_begin + slot_rows); }
+  Tensor received_of(const Tensor& t) const { return t.slice_rows(received_begin, received_begin + received_rows); }
+  Tensor rows_of(const Tensor& t) const { return t.slice_rows(row_begin, row_begin + rows()); }
+};
 
 struct TokenRange {
   std::int64_t begin, end;
@@ -60,8 +74,7 @@ struct Dispatch {
 
   std::vector<DispatchChunk> chunks;  // made once; the first `count` are in use
   std::size_t count = 0;
-  Event counted;            // the counts have come to the host
-  std::int64_t rounds = 1;  // more where a rank would receive more rows than its buffer holds: see plan_transfers
+  std::int64_t rounds = 1;  // more where a rank would receive more rows than its buffer holds: see dispatch()
 
   std::span<DispatchChunk> in_use() { return {chunks.data(), count}; }
   // The slots that become the expert rows `rows`, or come from them.
@@ -74,15 +87,16 @@ struct Dispatch {
 Dispatch make_dispatch(std::int64_t layer, const Sizes& sizes, int ep, const MoeBuffers& limits,
                        const DispatchMaps& maps, const DispatchBuffers& buffers, DispatchHost* host);
 
-// Sorts the assignments `experts` i32 (tokens, k), chunk by chunk: fills maps.counts, source and slot. The counts start
-// to the ep group and to the host: the one small exchange, and copy to the host, of a layer.
-void count_assignments(const ModelContext& m, Dispatch& d, const Tensor& experts);
-// Waits for them, lays out who sends what and fills maps.pad and unpad.
-// Where some rank would receive more than limits.received rows, every rank comes to the same rounds > 1 and nothing is
-// laid out: the caller cuts its tokens in so many equal parts, each of which is sure to fit, and plans each.
-void plan_transfers(const ModelContext& m, Dispatch& d);
-// Both for one of the layer's rounds, in one chunk; the number of rounds stays as it is.
-void plan_round(const ModelContext& m, Dispatch& d, const Tensor& experts);
+// Plans where the assignments `experts` i32 (tokens, k) of the tokens x (tokens, H) go, and starts their rows on their
+// way, all chunks at once, to become the expert rows `rows`. The counts of the assignments travel first, to the ep
+// group and to the host, which waits for them: the one small exchange, and copy to the host, of a layer. Where some
+// rank would receive more than limits.received rows, every rank comes to the same d.rounds > 1 and nothing is sent: the
+// caller cuts its tokens in so many equal parts, each of which is sure to fit, and dispatches each.
+void dispatch(const ModelContext& m, Dispatch& d, const Tensor& x, const Tensor& experts, const Tensor& rows);
+// One of the layer's rounds, in one chunk; the number of rounds stays as it is.
+void dispatch_round(const ModelContext& m, Dispatch& d, const Tensor& x, const Tensor& experts, const Tensor& rows);
+// The rows of x again, as they were planned.
+void dispatch_again(const ModelContext& m, Dispatch& d, const Tensor& x, const Tensor& rows);
 
 // A chunk's slots (slot_rows, H) of `slots` start on their way; until they have arrived they are not to be written.
 void to_experts(const ModelContext& m, const Dispatch& d, DispatchChunk& chunk, const Tensor& slots);

@@ -20,12 +20,39 @@ Routed routed_tokens(const ModelContext& m, const Tensor& x, const RouterState& 
   return {gather_from_sequence_parallel_region(m, buffers.gathered, x), scratch.all_experts, scratch.all_weights};
 }
 
-// The rows of x (tokens, H) start on their way, all chunks at once, to become the expert rows `input`.
-void send_tokens(const ModelContext& m, Dispatch& d, const Tensor& x, const Tensor& input) {
-  const Tensor& slots = d.slots_beside(input);
+// saved.output = the experts of the rows that were dispatched: a chunk that has arrived is computed and starts back,
+// under the next one's products. A slot is there once its chunk's transfer is reached.
+void experts_forward(const ModelContext& m, const LayerWeights& w, Dispatch& d, const ExpertsState& saved,
+                     const ExpertsScratch& scratch) {
+  const Tensor& output = d.travels ? scratch.rows : saved.output;
   for (DispatchChunk& chunk : d.in_use()) {
-    m.ops->gather_rows(*m.stream, chunk.slots_of(slots), chunk.tokens_of(x), chunk.slots_of(d.maps.source));
-    to_experts(m, d, chunk, slots);
+    const Tensor input = rows_at_experts(m, d, chunk, saved.input);
+    const Tensor gate_up = chunk.rows_of(saved.gate_up), act = chunk.rows_of(saved.act);
+    m.ops->grouped_matmul(*m.stream, m.workspace, MatmulKind::NT, gate_up, input, w.expert_gate_up, chunk.offsets);
+    m.ops->swiglu_forward(*m.stream, act, gate_up);
+    m.ops->grouped_matmul(*m.stream, m.workspace, MatmulKind::NT, chunk.rows_of(output), act, w.expert_down,
+                          chunk.offsets);
+    from_experts(m, d, chunk, saved.output, output);
+  }
+}
+
+// The same way back: the outputs' gradients were sent to the experts, the inputs' come to
+// d.slots_beside(scratch.rows); weights' gradients are added to g.
+void experts_backward(const ModelContext& m, const LayerWeights& w, const LayerWeights& g, Dispatch& d,
+                      const ExpertsState& saved, const ExpertsScratch& scratch) {
+  for (DispatchChunk& chunk : d.in_use()) {
+    const auto rows = [&](const Tensor& t) { return chunk.rows_of(t); };
+    const Tensor dact = rows(scratch.dact), dgate_up = rows(scratch.dgate_up);
+    const Tensor drows = rows_at_experts(m, d, chunk, scratch.rows);
+    m.ops->grouped_matmul(*m.stream, m.workspace, MatmulKind::TN, g.expert_down, drows, rows(saved.act), chunk.offsets,
+                          Store::Accumulate);
+    m.ops->grouped_matmul(*m.stream, m.workspace, MatmulKind::NN, dact, drows, w.expert_down, chunk.offsets);
+    m.ops->swiglu_backward(*m.stream, dgate_up, dact, rows(saved.gate_up));
+    // The output's gradient has served: its rows take the input's, which starts back before the weights' gradient.
+    m.ops->grouped_matmul(*m.stream, m.workspace, MatmulKind::NN, drows, dgate_up, w.expert_gate_up, chunk.offsets);
+    from_experts(m, d, chunk, d.slots_beside(scratch.rows), scratch.rows);
+    m.ops->grouped_matmul(*m.stream, m.workspace, MatmulKind::TN, g.expert_gate_up, dgate_up, rows(saved.input),
+                          chunk.offsets, Store::Accumulate);
   }
 }
 
@@ -61,15 +88,12 @@ void moe_forward(const ModelContext& m, const LayerWeights& w, const Tensor& out
   Dispatch& d = saved.dispatch;
   const bool cut = cut_over_tp(m), shared = m.config.shared_expert;
   const Tensor sum = cut ? buffers.partial : out;
-  route(m, saved.router, x, w.router, scratch.router);
+  route(m, w.router, metrics, x, share, saved.router, scratch.router);
   const Routed tokens = routed_tokens(m, x, saved.router, scratch, buffers);
-  count_assignments(m, d, tokens.experts);
-  router_losses(m, metrics, saved.router, share);  // while the counts come to the host
-  plan_transfers(m, d);
+  dispatch(m, d, tokens.x, tokens.experts, saved.experts.input);
   for (std::int64_t r = 0; r < d.rounds; ++r) {
     const TokenRange round = d.round(r, tokens.x.rows());
-    if (d.rounds > 1) plan_round(m, d, round.of(tokens.experts));
-    send_tokens(m, d, round.of(tokens.x), saved.experts.input);
+    if (d.rounds > 1) dispatch_round(m, d, round.of(tokens.x), round.of(tokens.experts), saved.experts.input);
     if (shared && r == 0) {  // while the tokens travel
       if (cut)
         mlp_partial_forward(m, w, sum, tokens.x, saved.shared);
@@ -86,10 +110,10 @@ void moe_forward(const ModelContext& m, const LayerWeights& w, const Tensor& out
 void moe_recompute(const ModelContext& m, const LayerWeights& w, const Tensor& x, MoeState& saved,
                    const MoeScratch& scratch, const SequenceBuffers& buffers) {
   Dispatch& d = saved.dispatch;
-  route_again(m, saved.router, x, w.router, scratch.router);
+  route_again(m, w.router, x, saved.router, scratch.router);
   const Routed tokens = routed_tokens(m, x, saved.router, scratch, buffers);
   const bool experts = d.rounds == 1;  // a backward that works in rounds makes each round's again
-  if (experts) send_tokens(m, d, tokens.x, saved.experts.input);
+  if (experts) dispatch_again(m, d, tokens.x, saved.experts.input);
   if (m.config.shared_expert) {
     if (cut_over_tp(m))
       mlp_partial_forward(m, w, Tensor{}, tokens.x, saved.shared);
@@ -112,8 +136,7 @@ void moe_backward(const ModelContext& m, const LayerWeights& w, const LayerWeigh
   for (std::int64_t r = 0; r < d.rounds; ++r) {
     const TokenRange round = d.round(r, tokens.x.rows());
     if (d.rounds > 1) {  // only one round's activations exist at a time: this one's are made again
-      plan_round(m, d, round.of(tokens.experts));
-      send_tokens(m, d, round.of(tokens.x), saved.experts.input);
+      dispatch_round(m, d, round.of(tokens.x), round.of(tokens.experts), saved.experts.input);
       experts_forward(m, w, d, saved.experts, scratch.experts);
       for (const DispatchChunk& chunk : d.in_use()) m.stream->wait(chunk.transfer);
     }

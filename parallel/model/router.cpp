@@ -17,26 +17,23 @@ void logits(const ModelContext& m, const Tensor& x, const Tensor& weight, const 
 
 }  // namespace
 
-void route(const ModelContext& m, const RouterState& saved, const Tensor& x, const Tensor& weight,
-           const RouterScratch& scratch) {
+void route(const ModelContext& m, const Tensor& weight, const Tensor& metrics, const Tensor& x, double share,
+           const RouterState& saved, const RouterScratch& scratch) {
   logits(m, x, weight, scratch);
   m.ops->router_forward(*m.stream, saved.probs, saved.experts, saved.weights, saved.lse, scratch.logits,
                         softmax_order(m.config));
-}
-
-void route_again(const ModelContext& m, const RouterState& saved, const Tensor& x, const Tensor& weight,
-                 const RouterScratch& scratch) {
-  logits(m, x, weight, scratch);
-  m.ops->router_weights(*m.stream, saved.probs, saved.weights, saved.lse, scratch.logits, saved.experts,
-                        softmax_order(m.config));
-}
-
-void router_losses(const ModelContext& m, const Tensor& metrics, const RouterState& saved, double share) {
   m.ops->router_stats(*m.stream, m.workspace, saved.stats, saved.probs, saved.experts, saved.lse);
   // T counts the tokens of all tp ranks, so the sums come before what is made of them.
   m.stream->wait(m.mesh->tp->all_reduce(saved.stats));
   m.ops->router_losses(*m.stream, saved.expert_scale, metrics, saved.stats, m.T(), m.sizes.k, share,
                        m.config.router_aux_loss_coef * share);
+}
+
+void route_again(const ModelContext& m, const Tensor& weight, const Tensor& x, const RouterState& saved,
+                 const RouterScratch& scratch) {
+  logits(m, x, weight, scratch);
+  m.ops->router_weights(*m.stream, saved.probs, saved.weights, saved.lse, scratch.logits, saved.experts,
+                        softmax_order(m.config));
 }
 
 void route_backward(const ModelContext& m, const Tensor& weight, const Tensor& dweight, const Tensor& dx,

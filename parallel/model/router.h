@@ -26,16 +26,15 @@ struct RouterMetrics {
   double aux = 0, z = 0, entropy = 0, load_max_over_mean = 0;
 };
 
-// x (T_local, H), weight (E, H) -> saved.experts, and saved.probs, weights, lse.
-void route(const ModelContext& m, const RouterState& saved, const Tensor& x, const Tensor& weight,
-           const RouterScratch& scratch);
-// The same for the experts that were chosen before: what a recomputed layer does.
-void route_again(const ModelContext& m, const RouterState& saved, const Tensor& x, const Tensor& weight,
-                 const RouterScratch& scratch);
+// x (T_local, H), weight (E, H) -> saved.experts, probs, weights, lse; and of what was chosen the losses: saved.stats
+// and expert_scale, and metrics f64 (4) += RouterMetrics of this microbatch, weighted by `share`, its part of the
+// step's valid tokens.
+void route(const ModelContext& m, const Tensor& weight, const Tensor& metrics, const Tensor& x, double share,
+           const RouterState& saved, const RouterScratch& scratch);
 
-// The losses of what route has chosen: saved.stats and expert_scale, and metrics f64 (4) += RouterMetrics of this
-// microbatch, weighted by `share`, its part of the step's valid tokens.
-void router_losses(const ModelContext& m, const Tensor& metrics, const RouterState& saved, double share);
+// saved.probs, weights and lse again, for the experts that were chosen before: what a recomputed layer does.
+void route_again(const ModelContext& m, const Tensor& weight, const Tensor& x, const RouterState& saved,
+                 const RouterScratch& scratch);
 
 // dx (T_local, H) += and dweight fp32 (E, H) += the gradients of the losses and, from dweights fp32 (T_local, k), of
 // the chosen experts' weights.

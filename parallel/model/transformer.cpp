@@ -30,7 +30,7 @@ Transformer make_transformer(Arena& arena, const ModelConfig& model, const PassS
   if (model.is_moe()) {
     const MoeBuffers rows = moe_buffers(m.sizes, mesh.layout, pass);
     m.dispatch_host = std::make_unique<DispatchHost>();
-    if (arena.allocated()) *m.dispatch_host = make_dispatch_host(device, stream, m.sizes, mesh.layout.ep, rows);
+    if (arena.allocated()) *m.dispatch_host = make_dispatch_host(device, m.sizes, mesh.layout.ep, rows);
     for (std::int64_t l = 0; l < m.sizes.L; ++l) {
       Dispatch& d = m.activations.layers[static_cast<std::size_t>(l)].moe.dispatch;
       d = make_dispatch(l, m.sizes, mesh.layout.ep, rows, d.maps, c.dispatch, m.dispatch_host.get());
@@ -79,42 +79,24 @@ void norm_backward(const ModelContext& m, const Tensor& dx, const Tensor& dweigh
   m.ops->rms_norm_backward(*m.stream, m.workspace, dx, dweight, dout, x, weight, saved.rstd);
 }
 
-// A layer's first half: its residual a.x = x + delta (where there is a delta, else a.x as it is), then
-// a.x_mid = a.x + attention, and a.mlp_norm, what the second half works on.
-void attention_half(Transformer& m, std::int64_t layer, const Tensor& x, const Tensor& delta, const Batch& batch,
-                    const PastKeysValues* past) {
-  const LayerWeights& w = m.weights.layers[static_cast<std::size_t>(layer)];
-  const LayerState& a = state_of(m, layer);
-  const Tensor& branch = m.activations.scratch.branch;
-  add_and_norm(m, a.attention_norm, a.x, x, delta, w.attention_norm);
-  attention_forward(m, w, branch, a.attention_norm.out, a.attention, batch, past, sequence_buffers(m, branch));
-  add_and_norm(m, a.mlp_norm, a.x_mid, a.x, branch, w.mlp_norm);
-}
-
-// One layer from x + delta: a.x_mid and, left to the next norm to be added, `out`.
+// One layer from its residual a.x = x + delta (without delta, a.x as it is): a.x_mid = a.x + attention, and what the
+// MLP or the experts add to that, in `out`. Without `out`, what the backward reads, made again from a.x.
 void layer_forward(Transformer& m, std::int64_t layer, const Tensor& out, const Tensor& x, const Tensor& delta,
                    const Batch& batch, double share, const PastKeysValues* past) {
   const TraceRange range("layer_forward");
   const LayerWeights& w = m.weights.layers[static_cast<std::size_t>(layer)];
   LayerState& a = state_of(m, layer);
-  attention_half(m, layer, x, delta, batch, past);
-  if (m.config.is_moe_layer(layer))
-    moe_forward(m, w, out, a.mlp_norm.out, m.activations.metrics_of(layer), share, a.moe, m.activations.scratch.moe,
-                sequence_buffers(m, out));
+  const Scratch& c = m.activations.scratch;
+  add_and_norm(m, a.attention_norm, a.x, x, delta, w.attention_norm);
+  attention_forward(m, w, c.branch, a.attention_norm.out, a.attention, batch, past, sequence_buffers(m, c.branch));
+  add_and_norm(m, a.mlp_norm, a.x_mid, a.x, c.branch, w.mlp_norm);
+  const SequenceBuffers buffers = sequence_buffers(m, out);
+  if (!m.config.is_moe_layer(layer))
+    mlp_forward(m, w, out, a.mlp_norm.out, a.mlp, buffers);
+  else if (out)
+    moe_forward(m, w, out, a.mlp_norm.out, m.activations.metrics_of(layer), share, a.moe, c.moe, buffers);
   else
-    mlp_forward(m, w, out, a.mlp_norm.out, a.mlp, sequence_buffers(m, out));
-}
-
-// What a layer's backward reads, again from its residual a.x.
-void layer_recompute(Transformer& m, std::int64_t layer, const Batch& batch) {
-  const TraceRange range("layer_forward");
-  const LayerWeights& w = m.weights.layers[static_cast<std::size_t>(layer)];
-  LayerState& a = state_of(m, layer);
-  attention_half(m, layer, Tensor{}, Tensor{}, batch, nullptr);
-  if (m.config.is_moe_layer(layer))
-    moe_recompute(m, w, a.mlp_norm.out, a.moe, m.activations.scratch.moe, sequence_buffers(m, Tensor{}));
-  else
-    mlp_forward(m, w, Tensor{}, a.mlp_norm.out, a.mlp, sequence_buffers(m, Tensor{}));
+    moe_recompute(m, w, a.mlp_norm.out, a.moe, c.moe, buffers);
 }
 
 // What a layer has made, `out` its last addition, once, in the forward: recomputed tensors are the same ones.
@@ -202,7 +184,7 @@ void backward(Transformer& m, const Batch& batch, const LossScale& scale, const 
   show_gradient(m, -1, "dx", dx);
   complete(m.sizes.L);
   for (std::int64_t l = m.sizes.L - 1; l >= 0; --l) {
-    if (m.pass.recompute == Recompute::Full) layer_recompute(m, l, batch);
+    if (m.pass.recompute == Recompute::Full) layer_forward(m, l, Tensor{}, Tensor{}, Tensor{}, batch, 0, nullptr);
     layer_backward(m, l, dx, batch, scale.share());
     show_gradient(m, l, "dx", dx);
     complete(l);
