@@ -135,7 +135,7 @@ struct PlantedTree : testing::Test {
 
 TEST_F(PlantedTree, DownwardIncludesPass) {
   const Scan scan = scan_tree(root);
-  EXPECT_EQ(scan.files.size(), 15u);
+  EXPECT_EQ(scan.files.size(), 16u);
   EXPECT_EQ(scan.violations, std::vector<std::string>{});
 }
 
