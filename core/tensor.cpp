@@ -59,10 +59,4 @@ std::string Tensor::describe() const {
   return s + ")";
 }
 
-void copy_host(const Tensor& to, const Tensor& from) {
-  UPCYCLE_CHECK(to.dtype == from.dtype && to.size() == from.size() && to.contiguous() && from.contiguous(),
-                "copy of {} to {}", from.describe(), to.describe());
-  if (to.size() > 0) std::memcpy(to.data, from.data, to.bytes());
-}
-
 }  // namespace upcycle

@@ -45,7 +45,4 @@ struct Tensor {
   [[noreturn]] void refuse_type(DType asked) const;
 };
 
-// Copies bytes between two host-visible contiguous tensors of the same type and size.
-void copy_host(const Tensor& to, const Tensor& from);
-
 }  // namespace upcycle

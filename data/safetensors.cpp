@@ -88,7 +88,6 @@ SafetensorsFile SafetensorsFile::open(const std::string& path) {
     tensor.end += data_begin;
   }
   result.tensors_ = std::move(header.tensors);
-  result.metadata_ = std::move(header.metadata);
   return result;
 }
 
@@ -152,13 +151,6 @@ void SafetensorsFile::read_rows(const std::string& name, std::int64_t row, std::
   read_rectangle(name, row, rows, 0, info(name).columns, out);
 }
 
-void SafetensorsFile::read_raw(const std::string& name, std::uint64_t offset, std::size_t bytes, void* out) const {
-  const StoredTensor& t = info(name);
-  UPCYCLE_CHECK(bytes <= t.bytes() && offset <= t.bytes() - bytes, "{}: {}: bytes {} + {} of {}", path(), name, offset,
-                bytes, t.bytes());
-  file_.read_at(t.begin + offset, out, bytes);
-}
-
 SafetensorsSet SafetensorsSet::open(const std::string& folder) {
   SafetensorsSet set;
   set.folder_ = folder;
@@ -211,8 +203,4 @@ void SafetensorsSet::read_rectangle(const std::string& name, std::int64_t row, s
 void SafetensorsSet::read_rows(const std::string& name, std::int64_t row, std::int64_t rows, float* out) const {
   shard(name).read_rows(name, row, rows, out);
 }
-void SafetensorsSet::read_raw(const std::string& name, std::uint64_t offset, std::size_t bytes, void* out) const {
-  shard(name).read_raw(name, offset, bytes, out);
-}
-
 }  // namespace upcycle

@@ -51,20 +51,16 @@ class SafetensorsFile {
   std::vector<std::string> names() const;  // sorted
   bool contains(const std::string& name) const { return tensors_.count(name) != 0; }
   const StoredTensor& info(const std::string& name) const;  // InputError for a name that is not there
-  const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
   // Rows [row, row + rows) and columns [column, column + columns) of the two-dimensional view, as fp32, into out
   // (rows, columns). Types other than F64, F32, F16 and BF16 are an InputError. F32 keeps its bits, NaNs included.
   void read_rectangle(const std::string& name, std::int64_t row, std::int64_t rows, std::int64_t column,
                       std::int64_t columns, float* out) const;
   void read_rows(const std::string& name, std::int64_t row, std::int64_t rows, float* out) const;
-  // Stored bytes [offset, offset + bytes) of the tensor as they are.
-  void read_raw(const std::string& name, std::uint64_t offset, std::size_t bytes, void* out) const;
 
  private:
   FileDescriptor file_;
   std::map<std::string, StoredTensor> tensors_;
-  std::map<std::string, std::string> metadata_;
 };
 
 // A model's folder: model.safetensors, or else model.safetensors.index.json and the files its weight_map names.
@@ -81,7 +77,6 @@ class SafetensorsSet {
   void read_rectangle(const std::string& name, std::int64_t row, std::int64_t rows, std::int64_t column,
                       std::int64_t columns, float* out) const;
   void read_rows(const std::string& name, std::int64_t row, std::int64_t rows, float* out) const;
-  void read_raw(const std::string& name, std::uint64_t offset, std::size_t bytes, void* out) const;
 
  private:
   const SafetensorsFile& shard(const std::string& name) const;

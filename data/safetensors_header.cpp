@@ -93,10 +93,7 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
 
   bool string(std::string& value) override {
     if (depth_ != 2 || in_list_) wrong(quote_text(value));
-    if (name_ == "__metadata__") {
-      header_.metadata[field_] = value;
-      return true;
-    }
+    if (name_ == "__metadata__") return true;  // of use to others
     if (field_ != "dtype") wrong(quote_text(value));
     for (const TypeRow& row : types)
       if (value == row.name) {

@@ -12,7 +12,6 @@ inline constexpr std::uint64_t max_safetensors_header = 100'000'000;  // bytes, 
 
 struct SafetensorsHeader {
   std::map<std::string, StoredTensor> tensors;  // byte ranges count from the start of the data
-  std::map<std::string, std::string> metadata;
 };
 
 // Checks a header's text against the data_bytes that follow it: one JSON object, no key twice, known types,

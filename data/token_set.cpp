@@ -167,13 +167,6 @@ std::int64_t TokenSet::sequence_start(std::int64_t sequence) const {
   return starts_.empty() ? pointer_of_sequence(sequence) / width_ : starts_[static_cast<std::size_t>(sequence)];
 }
 
-TokenSet::Range TokenSet::document(std::int64_t i) const {
-  UPCYCLE_CHECK(i >= 0 && i < documents_, "document {} of {}", i, documents_);
-  const char* const indices = index_.data() + header_size + 12 * sequences_;
-  const std::int64_t first = sequence_start(load<std::int64_t>(indices + 8 * i));
-  return {first, sequence_start(load<std::int64_t>(indices + 8 * (i + 1))) - first};
-}
-
 void TokenSet::convert(const char* from, std::int64_t first, std::int64_t count, std::int32_t* out) const {
   with_stored_type(code_, [&](auto example) {
     using T = decltype(example);
@@ -219,16 +212,6 @@ void TokenSet::check_ids(std::int64_t most) const {
     read(first, std::min(piece, tokens_ - first), ids.data());
     made_progress();
   }
-}
-
-std::int64_t TokenSet::max_token() const {
-  return with_stored_type(code_, [&](auto example) {
-    using T = decltype(example);
-    std::int64_t greatest = -1;
-    for (std::size_t at = 0; at + sizeof(T) <= bin_.size(); at += sizeof(T))
-      greatest = std::max(greatest, static_cast<std::int64_t>(load<T>(bin_.data() + at)));
-    return greatest;
-  });
 }
 
 }  // namespace upcycle

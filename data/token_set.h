@@ -14,10 +14,6 @@ namespace upcycle {
 
 class TokenSet {
  public:
-  struct Range {
-    std::int64_t first = 0, count = 0;  // tokens of the concatenation of all documents
-  };
-
   // Maps both files and checks every size, pointer and document index against them. InputError: a missing, truncated
   // or foreign file, a dtype that is no integer, pointers past the end. `vocab_size` is what `read` checks ids against;
   // by default any id that fits int32 passes.
@@ -27,7 +23,6 @@ class TokenSet {
   std::int64_t vocab_size() const { return vocab_size_; }
   std::int64_t tokens() const { return tokens_; }
   std::int64_t documents() const { return documents_; }
-  Range document(std::int64_t i) const;
 
   // Copies tokens [first, first + count) to `out`. InputError when an id is negative or not below vocab_size: it names
   // file, position, id and vocabulary. Allocates nothing; may be called from several threads.
@@ -36,9 +31,6 @@ class TokenSet {
   // Checks ids before they are needed: all of them where the set has at most `most` tokens, else that many in pieces
   // spread evenly over it, which finds a foreign tokenizer's set at once. InputError as `read`.
   void check_ids(std::int64_t most = std::int64_t{1} << 24) const;
-
-  // The greatest id of the whole set (-1 when empty), whatever vocab_size says; reads all of it.
-  std::int64_t max_token() const;
 
  private:
   std::int64_t sequence_start(std::int64_t sequence) const;  // in tokens; the set's size for the one past the last

@@ -19,10 +19,6 @@ class TokenSetWriter {
 
   void append(std::span<const std::int32_t> ids);  // to the document that is open
   void end_document();
-  void add_document(std::span<const std::int32_t> ids) {
-    append(ids);
-    end_document();
-  }
   void finish();  // once; no document may be open
 
   std::int64_t tokens() const { return tokens_; }

@@ -18,10 +18,4 @@ std::string Config::where(std::string_view key) const {
 
 bool Config::was_given(std::string_view key) const { return contains(given, key); }
 
-bool Config::section_given(std::string_view section) const {
-  for (const std::string& key : given)
-    if (key.size() > section.size() && key[section.size()] == '.' && key.starts_with(section)) return true;
-  return false;
-}
-
 }  // namespace upcycle

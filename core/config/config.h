@@ -125,7 +125,6 @@ struct Config {
   // For messages: the file that `key` comes from, "command line", or "default".
   std::string where(std::string_view key) const;
   bool was_given(std::string_view key) const;
-  bool section_given(std::string_view section) const;  // any key below "section."
   DType storage() const { return dtype == "bf16" ? DType::BF16 : DType::F32; }
 };
 

@@ -6,7 +6,7 @@
 #include "parallel/checkpoint/load.h"
 #include "parallel/train/trainer_state.h"
 #include "parallel/upcycle/dense_statistics.h"
-#include "parallel/upcycle/upcycled_source.h"
+#include "parallel/upcycle/load_upcycled.h"
 
 namespace upcycle {
 namespace {

@@ -11,7 +11,7 @@
 #include "parallel/train/trainer_state.h"
 #include "parallel/upcycle/idle_memory.h"
 #include "parallel/upcycle/live_plan.h"
-#include "parallel/upcycle/upcycled_source.h"
+#include "parallel/upcycle/load_upcycled.h"
 
 namespace upcycle {
 namespace {

@@ -58,10 +58,6 @@ TEST(ConfigParse, GivenNamesSourceOfEachKey) {
   const Config c = parse(R"({"seed": 7, "model": {"hidden_size": 64}, "train": {}})", {"--train.steps=3", "seed=8"});
   EXPECT_TRUE(c.was_given("model.hidden_size"));
   EXPECT_FALSE(c.was_given("model.vocab_size"));
-  EXPECT_TRUE(c.section_given("model"));
-  EXPECT_TRUE(c.section_given("train"));
-  EXPECT_FALSE(c.section_given("parallel"));
-  EXPECT_FALSE(parse(R"({"model": {}})").section_given("model"));
   EXPECT_EQ(c.where("model.hidden_size"), "run.json");
   EXPECT_EQ(c.where("seed"), "command line");
   EXPECT_EQ(c.where("train.steps"), "command line");

@@ -85,17 +85,5 @@ TEST(Tensor, ReshapesDenseTensorsOnly) {
   EXPECT_THROW(t.slice_columns(0, 5).reshaped({20}), Error);
 }
 
-TEST(Tensor, CopyHost) {
-  std::vector<float> a(6), b(6);
-  std::iota(a.begin(), a.end(), 1.0f);
-  copy_host(Tensor(b.data(), DType::F32, {2, 3}), Tensor(a.data(), DType::F32, {6}));
-  EXPECT_EQ(a, b);
-  copy_host(Tensor(nullptr, DType::F32, {0}), Tensor(nullptr, DType::F32, {0}));
-  EXPECT_THROW(copy_host(Tensor(b.data(), DType::F32, {5}), Tensor(a.data(), DType::F32, {6})), Error);
-  EXPECT_THROW(copy_host(Tensor(b.data(), DType::I32, {6}), Tensor(a.data(), DType::F32, {6})), Error);
-  EXPECT_THROW(copy_host(Tensor(b.data(), DType::F32, {2, 3}).slice_columns(0, 2), Tensor(a.data(), DType::F32, {4})),
-               Error);
-}
-
 }  // namespace
 }  // namespace upcycle

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/rng.h"
 #include "tests/data/expect_input_error.h"
+#include "tests/data/stored_values.h"
 
 namespace upcycle {
 namespace {
@@ -49,7 +50,6 @@ TEST(Safetensors, ReadsEveryFloatTypeAsFp32) {
       bytes_of<float>({1.5f, -0.0f}) + bytes_of<double>({0.1}) + bytes_of<std::uint16_t>({0x3c01, 0x8001, 0xfc00}) +
           bytes_of<std::uint16_t>({0x3f81})));
   EXPECT_EQ(file.names(), (std::vector<std::string>{"a", "b", "c", "d"}));
-  EXPECT_EQ(file.metadata().at("format"), "pt");
   float a[2], b, c[3], d;
   file.read_rows("a", 0, 1, a);
   EXPECT_EQ(a[0], 1.5f);
@@ -74,10 +74,7 @@ TEST(Safetensors, ViewsAsRowsAndColumns) {
   EXPECT_EQ(file.info("s").columns, 1);
   EXPECT_EQ(file.info("t").rows, 2);
   EXPECT_EQ(file.info("t").columns, 12);
-  char raw[3];
-  file.read_raw("t", 21, 3, raw);
-  EXPECT_EQ(std::string(raw, 3), "xxx");
-  EXPECT_THROW(file.read_raw("t", 22, 3, raw), Error);
+  EXPECT_EQ(stored_values<char>(file.path(), file.info("t")), std::vector<char>(24, 'x'));
 }
 
 TEST(Safetensors, ReadsAnyRectangle) {
@@ -307,8 +304,7 @@ TEST(Safetensors, DamagedFilesNeverCrash) {
       const auto file = SafetensorsFile::open(path);
       for (const std::string& name : file.names()) {
         const StoredTensor& t = file.info(name);
-        std::vector<char> raw(t.bytes());
-        file.read_raw(name, 0, raw.size(), raw.data());
+        (void)stored_values<char>(path, t);
         if (is_float(t.type)) {
           std::vector<float> out(static_cast<std::size_t>(t.rows * t.columns));
           file.read_rows(name, 0, t.rows, out.data());

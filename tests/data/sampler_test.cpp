@@ -8,6 +8,7 @@
 
 #include "data/token_set_writer.h"
 #include "tests/data/temporary_folder.h"
+#include "tests/data/token_set_documents.h"
 
 namespace upcycle {
 namespace {
@@ -19,7 +20,7 @@ std::string write_set(const TemporaryFolder& folder, const std::string& name, st
   for (std::int32_t t = 0; t < tokens; t += 7) {  // documents of seven tokens: sequences cross them
     std::vector<std::int32_t> ids;
     for (std::int32_t i = t; i < std::min(tokens, t + 7); ++i) ids.push_back(offset + i);
-    writer.add_document(ids);
+    add_document(writer, ids);
   }
   writer.finish();
   return folder.file(name);

@@ -6,14 +6,17 @@
 #include "data/tokenizer.h"
 #include "tests/data/small_tokenizer.h"
 #include "tests/data/temporary_folder.h"
+#include "tests/data/token_set_documents.h"
 
 namespace upcycle {
 namespace {
 
 std::vector<std::int32_t> ids_of(const TokenSet& set, std::int64_t document) {
-  const auto range = set.document(document);
-  std::vector<std::int32_t> ids(static_cast<std::size_t>(range.count));
-  set.read(range.first, range.count, ids.data());
+  const std::vector<std::int64_t> starts = document_starts(set.prefix());
+  const std::int64_t first = starts.at(static_cast<std::size_t>(document)),
+                     count = starts.at(static_cast<std::size_t>(document) + 1) - first;
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(count));
+  set.read(first, count, ids.data());
   return ids;
 }
 

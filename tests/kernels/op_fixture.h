@@ -1,6 +1,7 @@
 #pragma once
 #include <omp.h>
 
+#include "core/error.h"
 #include "tests/kernels/host_tensor.h"
 
 namespace upcycle {
@@ -40,6 +41,13 @@ inline HostTensor random_tensor(DType dtype, std::initializer_list<std::int64_t>
   for (std::int64_t i = 0; i < h.size(); ++i)
     set(h, i, scale * rng::normal(7, rng::key_of(name), static_cast<std::uint64_t>(i)));
   return h;
+}
+
+// Dense tensors of one type and size.
+inline void copy_host(const Tensor& to, const Tensor& from) {
+  UPCYCLE_CHECK(to.dtype == from.dtype && to.size() == from.size() && to.contiguous() && from.contiguous(),
+                "copy of {} to {}", from.describe(), to.describe());
+  if (to.size() > 0) std::memcpy(to.data, from.data, to.bytes());
 }
 
 // Another dense tensor with the same one- or two-dimensional contents.

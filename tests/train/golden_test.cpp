@@ -8,6 +8,7 @@
 #include "parallel/models/family.h"
 #include "parallel/models/hf_config.h"
 #include "parallel/models/huggingface.h"
+#include "tests/data/stored_values.h"
 #include "tests/golden_models.h"
 #include "tests/train/rig.h"
 
@@ -24,10 +25,7 @@ std::vector<float> read_all(const SafetensorsFile& f, const std::string& name) {
 }
 
 std::vector<std::int32_t> read_ids(const SafetensorsFile& f, const std::string& name) {
-  const StoredTensor& info = f.info(name);
-  std::vector<std::int32_t> values(static_cast<std::size_t>(info.rows * info.columns));
-  f.read_raw(name, 0, values.size() * sizeof(std::int32_t), values.data());
-  return values;
+  return stored_values<std::int32_t>(f.path(), f.info(name));
 }
 
 class Golden : public ::testing::TestWithParam<std::string> {

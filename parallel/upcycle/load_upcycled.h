@@ -1,6 +1,4 @@
 #pragma once
-#include <functional>
-#include <memory>
 #include <vector>
 
 #include "parallel/checkpoint/load.h"
@@ -8,12 +6,6 @@
 #include "parallel/upcycle/expert_maker.h"
 
 namespace upcycle {
-
-// A dense source seen as the MoE it becomes: reading an expert's rectangle reads just the dense rectangle it is made
-// of. `moe` comes from upcycled_model(). With drop_ratio the dense matrices are read whole, once, when it is made
-// (file_statistics). `dense` must outlive it.
-std::unique_ptr<TensorSource> make_upcycled_source(TensorSource& dense, const ModelConfig& moe,
-                                                   const UpcycleConfig& upcycle, std::uint64_t seed);
 
 // Fills parameters of the MoE from dense tensors through buffers of `buffer_bytes` in all: each dense rectangle is read
 // once, in blocks of whole rows, and made into all of `rows` that come from it. So upcycling from a checkpoint is
