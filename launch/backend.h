@@ -43,7 +43,7 @@ std::size_t memory_of(const Backend& backend);  // bytes that are free for arena
 // The window that nsys and ncu record where they were told to wait for it (cudaProfilerStart); on the CPU nothing.
 void set_profiling(const Backend& backend, bool on);
 
-// In launch/cuda/, which only builds with CUDA have.
+// In launch/cuda/backend.cpp, which only builds with CUDA have.
 namespace cuda {
 int count_gpus();                  // that this process sees; InputError with CUDA's reason where there are none
 std::string gpu_address(int gpu);  // on the PCI bus: the same in every process of a host

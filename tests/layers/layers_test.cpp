@@ -102,6 +102,53 @@ TEST(Layers, NoUpwardInclude) {
   for (const std::string& violation : scan.violations) ADD_FAILURE() << violation;
 }
 
+// Sources without a header of their name: the file that names them, which is their class's or says why.
+const std::map<std::string, std::string> kNamedBy = {
+    {"data/hdf5_read.cpp", "data/hdf5.h"},
+    {"data/hdf5_write.cpp", "data/hdf5.h"},
+    {"launch/cuda/backend.cpp", "launch/backend.h"},
+    {"launch/main.cpp", "launch/README.md"},
+};
+// Folders whose files are one family: what their common header has of each.
+struct Together {
+  std::string header, declaration;
+};
+const std::map<std::string, Together> kTogether = {
+    {"launch", {"launch/commands.h", "run_{}("}},
+    {"parallel/models/families", {"parallel/models/family.h", "families/"}},
+};
+
+TEST(Layers, EverySourceHasItsHeader) {
+  const fs::path root = UPCYCLE_SOURCE_DIR;
+  const auto text_of = [&](const std::string& file) {
+    std::ifstream in(root / file);
+    return std::string(std::istreambuf_iterator<char>(in), {});
+  };
+  for (const std::string& file : scan_tree(root).files) {
+    const fs::path path = file;
+    // kernels/ has one header of all ops, ops.h.
+    if (path.extension() != ".cpp" || file.starts_with("kernels/")) continue;
+    if (fs::exists(root / fs::path(path).replace_extension(".h"))) {
+      EXPECT_FALSE(kNamedBy.contains(file)) << file << " has a header: it needs none in the list";
+      continue;
+    }
+    const auto named = kNamedBy.find(file);
+    if (named != kNamedBy.end()) {
+      EXPECT_NE(text_of(named->second).find(path.filename().string()), std::string::npos)
+          << named->second << " does not name " << file;
+      continue;
+    }
+    const auto together = kTogether.find(path.parent_path().generic_string());
+    if (together != kTogether.end()) {
+      const auto& [header, declaration] = together->second;
+      const std::string declared = fmt::format(fmt::runtime(declaration), path.stem().string());
+      if (text_of(header).find(declared) != std::string::npos) continue;
+    }
+    ADD_FAILURE() << file
+                  << " has no header of its name: give it one, or name it in its class's header and in kNamedBy";
+  }
+}
+
 // ---- the scan itself, on a planted tree ----------------------------------------------------------------------------
 
 struct PlantedTree : testing::Test {
