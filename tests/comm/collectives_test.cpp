@@ -16,8 +16,6 @@
 namespace upcycle::test {
 namespace {
 
-constexpr DType kSummed[] = {DType::F32, DType::BF16, DType::F64};
-constexpr DType kAll[] = {DType::F32, DType::BF16, DType::F64, DType::I32, DType::I64};
 constexpr std::int64_t kSizes[] = {0, 1, 2, 3, 17, 64, 257, 1000, 6001};
 
 // Cuts that make every size above a few elements take many rounds, and the defaults.

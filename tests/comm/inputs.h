@@ -10,6 +10,10 @@
 // nccl-tests' verifiable.h).
 namespace upcycle::test {
 
+// The types that are summed, and all that move.
+constexpr DType kSummed[] = {DType::F32, DType::BF16, DType::F64};
+constexpr DType kAll[] = {DType::F32, DType::BF16, DType::F64, DType::I32, DType::I64};
+
 inline void store(DType dtype, void* data, std::int64_t i, double x) {
   switch (dtype) {
     case DType::F32:

@@ -12,8 +12,6 @@
 namespace upcycle::test {
 namespace {
 
-constexpr DType kSummed[] = {DType::F32, DType::BF16, DType::F64};
-constexpr DType kAll[] = {DType::F32, DType::BF16, DType::F64, DType::I32, DType::I64};
 constexpr std::int64_t kSizes[] = {0, 1, 3, 257, 1000};
 
 class NcclCollectives : public testing::TestWithParam<Mode> {
