@@ -1,6 +1,7 @@
 #pragma once
 #include <omp.h>
 
+#include "core/check.h"
 #include "core/error.h"
 #include "tests/kernels/host_tensor.h"
 

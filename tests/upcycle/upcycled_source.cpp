@@ -1,5 +1,6 @@
 #include "tests/upcycle/upcycled_source.h"
 
+#include "core/check.h"
 #include "core/error.h"
 #include "parallel/upcycle/dense_statistics.h"
 
