@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <bit>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
@@ -23,16 +24,18 @@ struct Difference {
   bool agrees() const { return same_bits || distance <= allowed; }  // where it has a NaN it does not
 };
 
+bool same(float x, float y) { return std::bit_cast<std::uint32_t>(x) == std::bit_cast<std::uint32_t>(y); }
+
 Difference compare(const ComparedTensor& tensor, const std::vector<float>& a, const std::vector<float>& b) {
   Difference d{&tensor};
   d.norm = norm(a);
-  d.same_bits = std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+  d.same_bits = std::ranges::equal(a, b, same);
   if (d.same_bits) return d;
   d.distance = distance(a, b);
   double most = -1;
   for (std::size_t i = 0; i < a.size() && !std::isnan(most); ++i) {
     const double apart = std::abs(double(a[i]) - b[i]);
-    if (apart <= most || std::memcmp(&a[i], &b[i], sizeof(float)) == 0) continue;
+    if (apart <= most || same(a[i], b[i])) continue;
     most = apart, d.largest = i, d.a = a[i], d.b = b[i];
   }
   return d;

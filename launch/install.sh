@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing of the named groups: build, test, quickstart, cluster (Debian 12 packages), nvtx (the headers
+# Installs what is missing of the named groups: build, test, tidy, quickstart, cluster (Debian 12 packages), nvtx (the headers
 # of NVIDIA's profiling interface), cuda (where there is no CUDA toolkit: its compiler, headers, runtime, cuBLAS and NCCL, 0.8
 # GB) and cuda_tools (the disassembler of GPU code), these from Python's package index, into build/deps. Default: build.
 set -euo pipefail
@@ -11,11 +11,12 @@ packages() {
       echo build-essential cmake ninja-build ccache pkg-config openmpi-bin libopenmpi-dev libhdf5-dev libdnnl-dev \
         libsentencepiece-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev libxxhash-dev libgtest-dev ;;
     test) echo libbenchmark-dev hdf5-tools sentencepiece clang-format python3-venv ;;
+    tidy) echo clang-tidy libomp-dev ;;
     quickstart) echo sentencepiece bible-kjv perl-doc jq ;;
     cluster) echo slurmctld slurmd slurm-client munge iproute2 jq ;;
     nvtx | cuda_tools) echo python3-venv ;;
     cuda) have_cuda || echo python3-venv ;;
-    *) echo "install.sh: unknown group '$1' (known: build, test, quickstart, cluster, nvtx, cuda, cuda_tools)" >&2; return 2 ;;
+    *) echo "install.sh: unknown group '$1' (known: build, test, tidy, quickstart, cluster, nvtx, cuda, cuda_tools)" >&2; return 2 ;;
   esac
 }
 

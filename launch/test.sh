@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-all_parts=(sanitized gpus long asan transformers)
+all_parts=(sanitized gpus long asan tidy transformers)
 parts=()
 list=0
 for arg in "$@"; do
@@ -38,6 +38,7 @@ full tier: launch/test.sh --full, or parts of it: --full=PART,...
   gpus          the preset cuda: the code for every architecture that it names, with nvcc; a GPU bundle in a bare root   $(entries cuda -L '^real_cuda$')
   long          tests labelled full: every layout, more seeds and schedules, each barrier dropped in turn   $(entries release -L '^full$' -LE '^sanitized$')
   asan          the ordinary tests, with everything under the address and undefined-behaviour sanitizers   $(entries asan -LE '^full$')
+  tidy          clang-tidy with the checks of .clang-tidy over all sources but the tests   1
   transformers  exported models against transformers (Python)   1
 EOF
   exit 0
@@ -126,13 +127,20 @@ if ((status == 0)) && with asan; then
   # Open MPI and its plugins keep memory to the end on purpose.
   ASAN_OPTIONS=detect_leaks=0 stage "asan" asan -LE '^full$'
 fi
-if ((status == 0)) && with transformers; then
-  echo "== transformers"
-  if ./tests/scripts/run_python_checks.sh; then
+# script NAME SCRIPT: a part that is a script, which counts as one test.
+script() {
+  echo "== $1"
+  if "$2"; then
     passed=$((passed + 1))
-    note "transformers: passed"
+    note "$1: passed"
   else
     status=1 failed=$((failed + 1))
-    note "transformers: FAILED"
+    note "$1: FAILED"
   fi
+}
+if ((status == 0)) && with tidy; then
+  script "tidy" ./tests/scripts/tidy.sh
+fi
+if ((status == 0)) && with transformers; then
+  script "transformers" ./tests/scripts/run_python_checks.sh
 fi

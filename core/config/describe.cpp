@@ -14,6 +14,8 @@ template <class... F>
 struct Overloaded : F... {
   using F::operator()...;
 };
+template <class... F>
+Overloaded(F...) -> Overloaded<F...>;  // clang 14 does not find it by itself
 
 Slot slot_of(const Config& config, const Field& field) {
   return field.slot(const_cast<Config&>(config));  // only read through here

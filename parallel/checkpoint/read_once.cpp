@@ -69,6 +69,7 @@ void add_blocks(Schedule& s, std::vector<Rectangle> parts, std::size_t block_byt
       right = std::max(right, parts[i].column + parts[i].columns);
     }
     const std::int64_t columns = right - left;
+    UPCYCLE_CHECK(columns > 0, "wanted rectangles of no columns");
     const auto fit = static_cast<std::int64_t>(block_bytes / sizeof(float)) / columns;
     const std::int64_t step = std::clamp<std::int64_t>(fit, 1, end - row);
     s.block_floats = std::max(s.block_floats, static_cast<std::size_t>(step * columns));
