@@ -26,7 +26,8 @@ float through_softmax(float p, float g, double mean) {
 void CpuOps::router_backward(Stream&, const Tensor& dlogits, const Tensor& dweights, const Tensor& probs,
                              const Tensor& experts, const Tensor& weights, const Tensor& lse,
                              const Tensor& expert_scale, float z_scale, RouterSoftmax order) {
-  const auto [T, E, k] = check_router_backward(dlogits, dweights, probs, experts, weights, lse, expert_scale);
+  const RouterSizes sizes = check_router_backward(dlogits, dweights, probs, experts, weights, lse, expert_scale);
+  const std::int64_t T = sizes.T, E = sizes.E, k = sizes.k;  // clang takes no bindings into parallel regions
   const std::int32_t* all_chosen = experts.as<std::int32_t>();
   check_indices("router_backward: experts", all_chosen, T * k, 0, E);
   const float* scale = expert_scale.as<float>();

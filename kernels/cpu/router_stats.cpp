@@ -33,7 +33,8 @@ std::size_t CpuOps::router_stats_workspace(const OpLimits&) { return 0; }
 
 void CpuOps::router_stats(Stream&, Workspace, const Tensor& stats, const Tensor& probs, const Tensor& experts,
                           const Tensor& lse) {
-  const auto [T, E, k] = check_router_stats(stats, probs, experts, lse);
+  const RouterSizes sizes = check_router_stats(stats, probs, experts, lse);
+  const std::int64_t T = sizes.T, E = sizes.E, k = sizes.k;  // clang takes no bindings into parallel regions
   double* out = stats.as<double>();
   const float *p = probs.as<float>(), *l = lse.as<float>();
   const std::int32_t* chosen = experts.as<std::int32_t>();
