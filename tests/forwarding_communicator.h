@@ -17,7 +17,6 @@ class ForwardingCommunicator : public Communicator {
                      std::span<const std::int64_t> send_counts) override {
     return inner_->all_to_all_v(out, recv_counts, in, send_counts);
   }
-  Event broadcast(const Tensor& data, int root) override { return inner_->broadcast(data, root); }
   void barrier() override { inner_->barrier(); }
   double max_of(double value) override { return inner_->max_of(value); }
   double sum_of(double value) override { return inner_->sum_of(value); }

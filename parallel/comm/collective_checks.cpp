@@ -78,11 +78,6 @@ void check_all_to_all_v(const Communicator& group, const Tensor& out, std::span<
                 "{} all_to_all_v: the rows sent overlap the rows received", group.name());
 }
 
-void check_broadcast(const Communicator& group, const Tensor& data, int root) {
-  check_tensor(group, "broadcast", data);
-  check_root(group, root);
-}
-
 void check_root(const Communicator& group, int root) {
   UPCYCLE_CHECK(0 <= root && root < group.size(), "{}: root {} of {} ranks", group.name(), root, group.size());
 }

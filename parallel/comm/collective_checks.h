@@ -13,7 +13,6 @@ void check_reduce_scatter(const Communicator& group, const Tensor& out, const Te
 void check_all_gather(const Communicator& group, const Tensor& out, const Tensor& in);
 void check_all_to_all_v(const Communicator& group, const Tensor& out, std::span<const std::int64_t> recv_counts,
                         const Tensor& in, std::span<const std::int64_t> send_counts);
-void check_broadcast(const Communicator& group, const Tensor& data, int root);
 void check_root(const Communicator& group, int root);
 
 }  // namespace upcycle

@@ -38,10 +38,6 @@ class DryCommunicator final : public Communicator {
     for (const std::int64_t n : send_counts) rows += n;
     return record("all_to_all_v", static_cast<std::size_t>(rows * in.columns()) * size_of(in.dtype));
   }
-  Event broadcast(const Tensor& data, int root) override {
-    check_broadcast(*this, data, root);
-    return record("broadcast", rank_ == root ? data.bytes() : 0);
-  }
   void barrier() override { record("barrier", 0); }
 
   double max_of(double value) override {

@@ -32,7 +32,6 @@ class MpiCommunicator final : public Communicator {
   Event all_gather(const Tensor& out, const Tensor& in) override;
   Event all_to_all_v(const Tensor& out, std::span<const std::int64_t> recv_counts, const Tensor& in,
                      std::span<const std::int64_t> send_counts) override;
-  Event broadcast(const Tensor& data, int root) override;
   void barrier() override;
   double max_of(double value) override;
   double sum_of(double value) override;
@@ -129,16 +128,6 @@ Event MpiCommunicator::all_to_all_v(const Tensor& out, std::span<const std::int6
     op.send_counts[r] = static_cast<int>(send_counts[r]);
     op.recv_counts[r] = static_cast<int>(recv_counts[r]);
   }
-  return issue();
-}
-
-Event MpiCommunicator::broadcast(const Tensor& data, int root) {
-  check_broadcast(*this, data, root);
-  const TraceRange range = begin(Collective::Broadcast, rank() == root ? data.bytes() : 0);
-  Operation& op = operation(Movement::Broadcast);
-  op.out = bytes_of(data.data);
-  op.bytes = data.bytes();
-  op.root = root;
   return issue();
 }
 

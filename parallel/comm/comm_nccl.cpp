@@ -72,7 +72,6 @@ class NcclCommunicator final : public Communicator {
   Event all_gather(const Tensor& out, const Tensor& in) override;
   Event all_to_all_v(const Tensor& out, std::span<const std::int64_t> recv_counts, const Tensor& in,
                      std::span<const std::int64_t> send_counts) override;
-  Event broadcast(const Tensor& data, int root) override;
   void barrier() override { host_->barrier(); }
   double max_of(double value) override { return host_->max_of(value); }
   double sum_of(double value) override { return host_->sum_of(value); }
@@ -176,14 +175,6 @@ Event NcclCommunicator::all_gather(const Tensor& out, const Tensor& in) {
   check_all_gather(*this, out, in);
   return issue(Collective::AllGather, in.bytes(), in.bytes(), true, [&](ncclComm_t comm, cudaStream_t stream) {
     UPCYCLE_NCCL(ncclAllGather(in.data, out.data, in.bytes(), ncclInt8, comm, stream));
-  });
-}
-
-Event NcclCommunicator::broadcast(const Tensor& data, int root) {
-  check_broadcast(*this, data, root);
-  const std::size_t given = rank() == root ? data.bytes() : 0;
-  return issue(Collective::Broadcast, given, data.bytes(), true, [&](ncclComm_t comm, cudaStream_t stream) {
-    UPCYCLE_NCCL(ncclBroadcast(data.data, data.data, data.bytes(), ncclInt8, root, comm, stream));
   });
 }
 

@@ -43,7 +43,6 @@ class Communicator {
   // In a group of one `out` may be `in`.
   virtual Event all_to_all_v(const Tensor& out, std::span<const std::int64_t> recv_counts, const Tensor& in,
                              std::span<const std::int64_t> send_counts) = 0;
-  virtual Event broadcast(const Tensor& data, int root) = 0;
   virtual void barrier() = 0;
 
   // Host-side agreement, for errors, status and checkpoints (never inside a step's data path; these may allocate).

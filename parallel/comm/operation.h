@@ -15,16 +15,15 @@ enum class Collective : std::uint8_t {
   ReduceScatter,
   AllGather,
   AllToAllV,
-  Broadcast,
   Barrier,
   MaxOf,
   SumOf,
   BroadcastText,
   GatherText,
 };
-inline constexpr std::array kCollectiveNames = {"all_reduce",     "reduce_scatter", "all_gather", "all_to_all_v",
-                                                "broadcast",      "barrier",        "max_of",     "sum_of",
-                                                "broadcast_text", "gather_text"};
+inline constexpr std::array kCollectiveNames = {"all_reduce",   "reduce_scatter", "all_gather",
+                                                "all_to_all_v", "barrier",        "max_of",
+                                                "sum_of",       "broadcast_text", "gather_text"};
 inline const char* name_of(Collective c) { return kCollectiveNames[static_cast<std::size_t>(c)]; }
 
 // How bytes move. A call is one of these, or two in a row.

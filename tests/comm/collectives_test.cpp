@@ -167,20 +167,6 @@ TEST_P(Collectives, AllToAllV) {
   }
 }
 
-TEST_P(Collectives, Broadcast) {
-  for (const DType dtype : kAll) {
-    for (const std::int64_t n : kSizes) {
-      for (int root = 0; root < size_; ++root) {
-        Buffer data(dtype, n), expected(dtype, n);
-        data.fill(rank_, whole);
-        expected.fill(root, whole);
-        wait(group_->broadcast(data.tensor(), root));
-        EXPECT_TRUE(data == expected) << name_of(dtype) << " n " << n << " root " << root;
-      }
-    }
-  }
-}
-
 TEST_P(Collectives, HostAgreement) {
   EXPECT_EQ(group_->max_of(rank_ == size_ - 1 ? 5.5 : -rank_), 5.5);
   EXPECT_EQ(group_->max_of(-1.0 - rank_), -1.0);
@@ -233,8 +219,7 @@ TEST_P(Collectives, WrongCallsThrowBeforeTheySend) {
     const std::vector<std::int64_t> ones(static_cast<std::size_t>(size_), 1);
     EXPECT_THROW(group_->all_to_all_v(a.tensor(), ones, a.tensor(), ones), Error);
   }
-  EXPECT_THROW(group_->broadcast(a.tensor(), size_), Error);
-  EXPECT_THROW(group_->broadcast(a.tensor(), -1), Error);
+  EXPECT_THROW(group_->broadcast_text("x", -1), Error);
   EXPECT_THROW(group_->broadcast_text("x", size_), Error);
   std::vector<std::int64_t> counts(static_cast<std::size_t>(size_), 1), more = counts, negative = counts, few = counts;
   more.back() = 12 * size_;
@@ -260,7 +245,6 @@ TEST_P(Collectives, RecordsEachCallAndAllocatesNothing) {
   wait(group_->reduce_scatter(part, a.tensor()));
   wait(group_->all_gather(a.tensor(), part));
   wait(group_->all_to_all_v(b.tensor(), counts, a.tensor(), counts));
-  wait(group_->broadcast(a.tensor(), 0));
   group_->barrier();
   group_->max_of(1);
   EXPECT_EQ(device_allocation_count(), allocations);
@@ -270,12 +254,11 @@ TEST_P(Collectives, RecordsEachCallAndAllocatesNothing) {
   EXPECT_EQ(traced.of("test", "reduce_scatter").bytes, 4000 * size);
   EXPECT_EQ(traced.of("test", "all_gather").bytes, 4000u);
   EXPECT_EQ(traced.of("test", "all_to_all_v").bytes, 8 * size);
-  for (const char* op :
-       {"all_reduce", "reduce_scatter", "all_gather", "all_to_all_v", "broadcast", "barrier", "max_of"}) {
+  for (const char* op : {"all_reduce", "reduce_scatter", "all_gather", "all_to_all_v", "barrier", "max_of"}) {
     EXPECT_EQ(traced.of("test", op).calls, 1u) << op;
   }
   EXPECT_EQ(traced.last.op, "max_of");
-  EXPECT_EQ(traced.last.sequence, 7u);
+  EXPECT_EQ(traced.last.sequence, 6u);
 }
 
 INSTANTIATE_TEST_SUITE_P(Cuts, Collectives, testing::Values(0, 1, 2));

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "core/check.h"
 #include "core/error.h"
@@ -13,20 +14,17 @@
 namespace upcycle::test {
 namespace {
 
-Tensor host(std::vector<float>& v) { return Tensor(v.data(), DType::F32, {static_cast<std::int64_t>(v.size())}); }
 Tensor host(std::vector<double>& v) { return Tensor(v.data(), DType::F64, {static_cast<std::int64_t>(v.size())}); }
-Tensor host(std::vector<std::int32_t>& v) {
-  return Tensor(v.data(), DType::I32, {static_cast<std::int64_t>(v.size())});
-}
 
 bool is_first() { return mpi_session().rank() == 0; }
 
 // The first rank's values, on all.
 template <class T>
 void share(std::vector<T>& values) {
-  auto n = static_cast<std::size_t>(host_world().max_of(is_first() ? static_cast<double>(values.size()) : 0));
-  values.resize(n);
-  if (n > 0) wait(host_world().broadcast(host(values), 0));
+  const std::string bytes =
+      host_world().broadcast_text({reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)}, 0);
+  values.resize(bytes.size() / sizeof(T));
+  std::memcpy(values.data(), bytes.data(), bytes.size());
 }
 
 std::vector<double> flat(const StepResult& r) {

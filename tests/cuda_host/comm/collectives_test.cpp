@@ -173,21 +173,6 @@ TEST_P(NcclCollectives, AllToAllV) {
   }
 }
 
-TEST_P(NcclCollectives, Broadcast) {
-  for (const DType dtype : kAll) {
-    for (const std::int64_t n : kSizes) {
-      for (int root = 0; root < size_; ++root) {
-        Buffer data(dtype, n), expected(dtype, n);
-        data.fill(rank_, whole);
-        expected.fill(root, whole);
-        const DeviceBuffer on_device(*gpu_, data);
-        wait(group_->broadcast(on_device.tensor(), root));
-        EXPECT_TRUE(on_device.download() == expected) << name_of(dtype) << " n " << n << " root " << root;
-      }
-    }
-  }
-}
-
 TEST_P(NcclCollectives, HostAgreement) {
   EXPECT_EQ(group_->max_of(rank_ == size_ - 1 ? 5.5 : -rank_), 5.5);
   EXPECT_EQ(group_->sum_of(rank_), size_ * (size_ - 1) / 2);
@@ -205,7 +190,6 @@ TEST_P(NcclCollectives, WrongCallsThrowBeforeTheySend) {
   EXPECT_THROW(group_->all_reduce(a.tensor(4 * size_, 3).slice_columns(0, 2)), Error);
   EXPECT_THROW(group_->reduce_scatter(b.tensor().slice_rows(0, 11), a.tensor()), Error);
   EXPECT_THROW(group_->all_gather(a.tensor(), b.tensor().slice_rows(0, 11)), Error);
-  EXPECT_THROW(group_->broadcast(a.tensor(), size_), Error);
   EXPECT_THROW(group_->broadcast_text("x", size_), Error);
   const std::vector<std::int64_t> ones(static_cast<std::size_t>(size_), 1), few(static_cast<std::size_t>(size_) + 1);
   EXPECT_THROW(group_->all_to_all_v(b.tensor(), few, a.tensor(), few), Error);
@@ -241,7 +225,6 @@ TEST_P(NcclCollectives, RecordsEachCallAndAllocatesNothing) {
   wait(group_->reduce_scatter(part, a.tensor()));
   wait(group_->all_gather(a.tensor(), part));
   wait(group_->all_to_all_v(b.tensor(), counts, a.tensor(), counts));
-  wait(group_->broadcast(a.tensor(), 0));
   gpu_->stream->synchronize();
   EXPECT_EQ(device_allocation_count(), allocations);
   const TraceCounters traced = trace_counters();
@@ -250,10 +233,10 @@ TEST_P(NcclCollectives, RecordsEachCallAndAllocatesNothing) {
   EXPECT_EQ(traced.of("world", "reduce_scatter").bytes, 4000 * size);
   EXPECT_EQ(traced.of("world", "all_gather").bytes, 4000u);
   EXPECT_EQ(traced.of("world", "all_to_all_v").bytes, 8 * size);
-  for (const char* op : {"all_reduce", "reduce_scatter", "all_gather", "all_to_all_v", "broadcast"})
+  for (const char* op : {"all_reduce", "reduce_scatter", "all_gather", "all_to_all_v"})
     EXPECT_EQ(traced.of("world", op).calls, 1u) << op;
-  EXPECT_EQ(traced.last.op, "broadcast");
-  EXPECT_EQ(traced.last.sequence, 5u);
+  EXPECT_EQ(traced.last.op, "all_to_all_v");
+  EXPECT_EQ(traced.last.sequence, 4u);
 }
 
 INSTANTIATE_TEST_SUITE_P(Modes, NcclCollectives, testing::ValuesIn(kModes));

@@ -91,7 +91,7 @@ ncclResult_t issue(NcclKind kind, ncclComm* comm, const void* from, void* to, st
   call.op = op;
   call.peer = peer;
   const std::size_t n = call.bytes(), ranks = static_cast<std::size_t>(comm->size);
-  const bool reads = kind != NcclKind::Recv && (kind != NcclKind::Broadcast || comm->rank == peer);
+  const bool reads = kind != NcclKind::Recv;
   if (reads && !on_device(from, kind == NcclKind::ReduceScatter ? n * ranks : n))
     return refuse(ncclInvalidArgument, comm->name + ": what is sent is not inside one live device allocation");
   if (kind != NcclKind::Send && !on_device(to, kind == NcclKind::AllGather ? n * ranks : n))
@@ -259,10 +259,6 @@ ncclResult_t ncclReduceScatter(const void* from, void* to, std::size_t count, nc
 ncclResult_t ncclAllGather(const void* from, void* to, std::size_t count, ncclDataType_t type, ncclComm_t comm,
                            cudaStream_t stream) {
   return issue(NcclKind::AllGather, comm, from, to, count, type, ncclSum, 0, stream);
-}
-ncclResult_t ncclBroadcast(const void* from, void* to, std::size_t count, ncclDataType_t type, int root,
-                           ncclComm_t comm, cudaStream_t stream) {
-  return issue(NcclKind::Broadcast, comm, from, to, count, type, ncclSum, root, stream);
 }
 ncclResult_t ncclSend(const void* from, std::size_t count, ncclDataType_t type, int peer, ncclComm_t comm,
                       cudaStream_t stream) {

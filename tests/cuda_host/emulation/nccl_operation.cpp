@@ -109,11 +109,6 @@ void NcclOperation::move(NcclCall& c) const {
       MPI_Ialltoall(c.sent.data(), as_int(n), MPI_BYTE, c.received.data(), as_int(n), MPI_BYTE, comm.collective,
                     &c.request);
       break;
-    case NcclKind::Broadcast:
-      c.received.resize(n);
-      if (comm.rank == c.peer) c.received.assign(c.from, c.from + n);
-      MPI_Ibcast(c.received.data(), as_int(n), MPI_BYTE, c.peer, comm.collective, &c.request);
-      break;
     case NcclKind::Send:
       c.sent.assign(c.from, c.from + n);
       MPI_Isend(c.sent.data(), as_int(n), MPI_BYTE, c.peer, 0, comm.point_to_point, &c.request);
@@ -158,7 +153,6 @@ void NcclOperation::store(NcclCall& c) const {
       std::copy(sum.begin(), sum.end(), c.to);
       break;
     case NcclKind::AllGather:
-    case NcclKind::Broadcast:
       std::copy(c.received.begin(), c.received.end(), c.to);
       break;
     case NcclKind::Recv:

@@ -38,7 +38,7 @@ struct ncclComm {
   int operations = 0;  // in streams
 };
 
-enum class NcclKind { AllReduce, ReduceScatter, AllGather, Broadcast, Send, Recv };
+enum class NcclKind { AllReduce, ReduceScatter, AllGather, Send, Recv };
 
 struct NcclCall {
   NcclKind kind{};
@@ -47,10 +47,10 @@ struct NcclCall {
   std::size_t count = 0;
   ncclDataType_t type{};
   ncclRedOp_t op{};
-  int peer = 0;  // or root
+  int peer = 0;
 
   std::size_t bytes() const;
-  bool collective() const { return kind <= NcclKind::Broadcast; }
+  bool collective() const { return kind <= NcclKind::AllGather; }
 
   // Under way.
   std::vector<char> sent, received, headers;
