@@ -11,7 +11,7 @@
 
 namespace upcycle {
 
-// A class of memory and its bytes: the lines of `upcycle plan`.
+// A class of memory and its bytes: one line of `upcycle plan`.
 struct MemoryClass {
   std::string name;
   std::size_t bytes = 0;
@@ -28,7 +28,7 @@ struct MemoryClass {
 //   auto views = layout(arena);    // the same takes, now with addresses
 class Arena {
  public:
-  // Bytes that every take begins at a multiple of. cuBLASLt's workspaces want as many; no vector is longer.
+  // Alignment of every take, in bytes: what cuBLASLt wants of its workspaces, and more than any vector load needs.
   static constexpr std::size_t kAlignment = 256;
   static constexpr std::size_t align(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -42,23 +42,23 @@ class Arena {
   // Uninitialised after reuse (zero on first use), aligned to kAlignment. Throws Error past the allocated size.
   Tensor take(DType dtype, std::initializer_list<std::int64_t> shape);
 
-  // Takes after `mark` are given back by `release_to`: buffers whose lifetimes do not overlap share memory.
+  // `release_to` gives back everything taken after `mark`: buffers whose lifetimes do not overlap share memory.
   std::size_t mark() const { return used_; }
   void release_to(std::size_t mark);
-  // Moves the cursor on to `mark` where it stands before it: later takes lie past everything that shares memory.
+  // Moves the cursor forward to `mark` if it is before it, so that later takes do not overlap anything before `mark`.
   void advance_to(std::size_t mark);
 
-  // high_water() bytes of the device's memory, or of host memory that its copies reach; the cursor returns to the
-  // start.
+  // Allocates high_water() bytes of device memory, or of host memory that the device's copies reach, and resets the
+  // cursor.
   enum class Memory : std::uint8_t { Device, Host };
   void allocate(Device& device, Memory where = Memory::Device);
   void free();
 
-  // What is taken from now on counts for the class `label` (at first: the arena's name); gives the label before. Only
-  // the growth of the high-water mark counts, so memory that takes share is counted once, for the first of them, and
-  // the classes add up to high_water().
+  // Later takes count for the class `label` (initially the arena's name); returns the previous label. Only growth of
+  // the high-water mark counts, so memory that several takes share is counted once, for the first of them, and the
+  // classes add up to high_water().
   std::string label(std::string label);
-  const std::vector<MemoryClass>& classes() const { return classes_; }  // in the order of their first growth
+  const std::vector<MemoryClass>& classes() const { return classes_; }  // in order of first growth
 
   const std::string& name() const { return name_; }
   bool allocated() const { return device_ != nullptr; }
@@ -77,7 +77,7 @@ class Arena {
   std::size_t capacity_ = 0, used_ = 0, high_water_ = 0;
 };
 
-// Takes in this scope count for `label`, those after it for what they did before.
+// Takes in this scope count for `label`; the destructor restores the previous label.
 class ArenaLabel {
  public:
   ArenaLabel(Arena& arena, std::string label) : arena_(arena), before_(arena.label(std::move(label))) {}

@@ -5,7 +5,7 @@
 
 namespace upcycle {
 
-// Throws Error (core/error.h) with where this rank runs, the message, the expression and file:line.
+// Throws Error (core/error.h) with rank and host, the message, the expression and file:line.
 [[noreturn]] void throw_error(const char* file, int line, const char* expression, const std::string& message);
 
 }  // namespace upcycle

@@ -3,9 +3,9 @@
 
 #include "core/check.h"
 
-// For the parts of kernels, comm and launch that only builds with CUDA have.
+// For the parts of kernels, comm and launch that are compiled only with CUDA.
 //
-// Every call of the CUDA runtime goes through this: Error with the call's text and what CUDA says.
+// Wraps every call of the CUDA runtime: a failure throws Error with the call's text and CUDA's message.
 #define UPCYCLE_CUDA(call)                                                                                           \
   do {                                                                                                               \
     const cudaError_t upcycle_cuda_error = (call);                                                                   \
@@ -14,10 +14,10 @@
 
 namespace upcycle {
 
-// Whether an event is reached; never waits. Also where CUDA has failed: the next call says so.
+// Whether an event is reached; never waits. True also if CUDA has failed: the next checked call reports that.
 inline bool is_reached(cudaEvent_t event) {
   if (cudaEventQuery(event) != cudaErrorNotReady) return true;
-  cudaGetLastError();  // it would stand there as an error of the next call that is asked for one
+  cudaGetLastError();  // clears cudaErrorNotReady, or a later cudaGetLastError would report it
   return false;
 }
 

@@ -11,15 +11,15 @@ enum class DeviceKind : std::uint8_t { Cpu, Cuda };
 class Progress {
  public:
   virtual ~Progress() = default;
-  virtual void poll() = 0;                        // moves what can move; never blocks
+  virtual void poll() = 0;                        // advances the work as far as possible; never blocks
   virtual void finish(std::uint64_t ticket) = 0;  // blocks the host until the work with this ticket is done
-  // Around a wait of the host for a stream's work in which it polls.
+  // Called before and after the host waits for a stream's work while polling this.
   virtual void wait_begins() {}
   virtual void wait_ends() {}
 };
 
-// A point in a stream's work, or in a communicator's. CPU ops are done when they are issued, so only a transfer's event
-// may still be ahead. Waiting more than once is allowed. Copies are cheap and allocate nothing.
+// A point in the work of a stream or a communicator. CPU ops are done when the call returns, so on the CPU only a
+// transfer's event can be pending. Waiting more than once is allowed. Copies are cheap and allocate nothing.
 struct Event {
   std::shared_ptr<Progress> work;  // null: reached
   std::uint64_t ticket = 0;
@@ -37,25 +37,25 @@ class Stream {
   virtual DeviceKind kind() const = 0;
   virtual Event record() = 0;
   virtual void wait(const Event& event) = 0;  // later work of this stream starts after `event`
-  // Blocks the host until all ops are done. Inside a step only where the host must know a number: a layer's expert
-  // counts, and what the step reports.
+  // Blocks the host until all ops are done. Inside a step it is called only where the host needs a number: each layer's
+  // expert counts, and what the step reports.
   virtual void synchronize() = 0;
   virtual void* native() = 0;  // cudaStream_t, or null
-  // Another stream of the device, for work beside this one's: waits of the host for it poll what is attached here.
+  // Another stream of the device, for concurrent work: host waits for it poll what is attached to this stream.
   virtual std::unique_ptr<Stream> make_companion() = 0;
 
-  // Transfers on the CPU move only while somebody calls into their library. So whoever makes them attaches them, and
-  // CPU ops call poll() between pieces of long work (MPI's own thread would take a core). On CUDA transfers move by
-  // themselves, but may fail or wait for ever: there waits of the host poll what is attached.
+  // CPU transfers advance only while something calls into their library. So a communicator attaches itself, and CPU ops
+  // call poll() between pieces of long work (MPI's own progress thread would take a core). On CUDA transfers advance by
+  // themselves, but may fail or hang: there, host waits poll what is attached.
   virtual void attach(Progress& progress) = 0;
   virtual void detach(Progress& progress) = 0;
   virtual void poll() = 0;
 };
 
-// What a copy moves: `rows` runs of `bytes` each, whose beginnings lie `to_pitch` and `from_pitch` bytes apart.
+// What a copy moves: `rows` runs of `bytes` each, which start `to_pitch` and `from_pitch` bytes apart.
 struct Runs {
   std::size_t bytes = 0, rows = 1, to_pitch = 0, from_pitch = 0;
-  Runs(std::size_t one_run) : bytes(one_run) {}  // NOLINT: a number of bytes is a run
+  Runs(std::size_t one_run) : bytes(one_run) {}  // NOLINT: implicit, so that a copy can be given a byte count
   Runs(std::size_t bytes_, std::size_t rows_, std::size_t to_pitch_, std::size_t from_pitch_)
       : bytes(bytes_), rows(rows_), to_pitch(to_pitch_), from_pitch(from_pitch_) {}
 };
@@ -69,13 +69,13 @@ class Device {
   // Zeroed, aligned to 256 bytes at least (Arena::kAlignment); throws Error when out of memory.
   virtual void* allocate(std::size_t bytes) = 0;
   virtual void release(void* data, std::size_t bytes) = 0;
-  // The same of host memory that copies reach directly (on CUDA pinned: copies from and to other host memory are not
+  // The same for host memory that copies reach directly (pinned on CUDA: copies to and from other host memory are not
   // asynchronous).
   virtual void* allocate_host(std::size_t bytes);
   virtual void release_host(void* data, std::size_t bytes);
 
-  // In the stream's order. Host memory may be read, or written again, once the stream is synchronized. Memory that is
-  // written and memory that is read do not overlap, but may be one.
+  // In stream order. Host memory may be read, or reused, once the stream is synchronized. Source and destination must
+  // not overlap, but may be identical.
   virtual void copy(Stream& stream, CopyKind kind, void* to, const void* from, const Runs& runs) = 0;
   void copy_to_host(Stream& stream, void* host, const void* device, const Runs& runs) {
     copy(stream, CopyKind::ToHost, host, device, runs);
@@ -88,7 +88,7 @@ class Device {
 std::unique_ptr<Device> make_cpu_device();
 void copy_host_runs(void* to, const void* from, const Runs& runs);
 
-// Allocations made through any Device of this process so far: the test that a step makes none reads it.
+// Allocations made through any Device of this process so far, for the test that a training step makes none.
 std::uint64_t device_allocation_count();
 void count_device_allocation();
 

@@ -13,7 +13,7 @@ std::uint32_t magnitude(float x) { return std::bit_cast<std::uint32_t>(x) & kMag
 }  // namespace
 
 std::int64_t first_not_finite(const float* values, std::int64_t n) {
-  constexpr std::int64_t kBlock = 4096;  // the largest magnitude of a block is found without a branch
+  constexpr std::int64_t kBlock = 4096;  // per block, a branch-free maximum of the magnitudes
   for (std::int64_t begin = 0; begin < n; begin += kBlock) {
     const std::int64_t end = std::min(begin + kBlock, n);
     std::uint32_t most = 0;

@@ -7,7 +7,7 @@
 
 namespace upcycle {
 
-// An array in host memory that a device's copies reach directly (pinned on CUDA). Zeroed. Its device outlives it.
+// An array in host memory that a device's copies reach directly (pinned on CUDA). Zeroed. The device must outlive it.
 template <class T>
 class HostArray {
   static_assert(std::is_trivially_copyable_v<T>);

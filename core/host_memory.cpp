@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::size_t no_limit = std::numeric_limits<std::size_t>::max();
 
-// The number behind `name` in a file of lines "name 123" or "name: 123 kB"; `otherwise` where there is none.
+// The number after `name` in a file of lines "name 123" or "name: 123 kB"; `otherwise` if there is none.
 std::size_t number_of(const std::string& path, const std::string& name, std::size_t otherwise) {
   std::ifstream in(path);
   for (std::string line; std::getline(in, line);) {
@@ -25,13 +25,13 @@ std::size_t number_of(const std::string& path, const std::string& name, std::siz
   return otherwise;
 }
 
-// A file that holds one number; "max" and a missing file are no limit.
+// Reads a file that holds one number; "max" and a missing file mean no limit.
 std::size_t number_in(const std::string& path) {
   std::size_t number = 0;
   return std::ifstream(path) >> number ? number : no_limit;
 }
 
-// What one control group still gives. Files that it has read and nobody uses are dropped before anything is refused.
+// What one control group can still allocate. Inactive cached files count as free: the kernel drops them first.
 std::size_t free_in_group(const std::string& folder, bool version_2) {
   const std::size_t limit = number_in(folder + (version_2 ? "/memory.max" : "/memory.limit_in_bytes"));
   const std::size_t used = number_in(folder + (version_2 ? "/memory.current" : "/memory.usage_in_bytes"));
@@ -41,8 +41,8 @@ std::size_t free_in_group(const std::string& folder, bool version_2) {
   return limit - std::min(limit, taken);
 }
 
-// The group that this process is in and all around it. A container sees its own as the root, under whatever path the
-// machine outside knows it by.
+// The smallest free amount of this process's group and its ancestors. Inside a container the path may be the host's,
+// and the container's own group is mounted as the root.
 std::size_t free_in_groups(const std::string& root) {
   std::size_t free = no_limit;
   std::ifstream in(root + "/proc/self/cgroup");

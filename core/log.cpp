@@ -15,7 +15,7 @@ spdlog::logger& logger() {
   static spdlog::logger instance = [] {
     spdlog::logger made("upcycle", std::make_shared<spdlog::sinks::stderr_sink_mt>());
     made.set_pattern("%v");
-    made.flush_on(spdlog::level::info);  // mpirun forwards what was written, also of a rank that is killed next
+    made.flush_on(spdlog::level::info);  // so that a rank that is killed next has its lines forwarded by mpirun
     return made;
   }();
   return instance;

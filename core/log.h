@@ -8,11 +8,11 @@ namespace upcycle {
 
 enum class LogLevel { Info, Warning };
 
-// Rank 0 (the default) prints information; every rank prints its warnings, named by rank when it is not 0.
+// Only rank 0 (the default) prints information; every rank prints warnings, with its rank if that is not 0.
 void set_log_rank(int rank);
 int log_rank();
 
-// One line on standard error: standard output belongs to results (`--json`).
+// One line on standard error: standard output is for results (`--json`).
 void log_line(LogLevel level, const std::string& text);
 
 template <class... Args>

@@ -1,11 +1,10 @@
 #pragma once
 #include <span>
 
-// By what two computations of one tensor are compared, in fp32, where only the order of sums differs (another layout,
-// another device):
+// How two fp32 computations of one tensor are compared when only the order of sums differs (another layout or device):
 //   ||a - b|| <= 1e-5 ||a|| + 1e-7 ||all a||
-// `all a` is everything of the tensor's kind in the step (all gradients ...): what nearly cancels is measured by what
-// it stands among.
+// `all a` is all tensors of that kind in the step (e.g. all gradients), so that a tensor whose terms nearly cancel is
+// judged relative to the others.
 namespace upcycle {
 
 inline constexpr double kMeasureRelative = 1e-5;

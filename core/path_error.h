@@ -6,8 +6,7 @@
 
 namespace upcycle {
 
-// Calls f. What the standard library says of a path that can not be looked at (no permission, a name too long) is the
-// user's to mend, as what our own calls say: it becomes an InputError.
+// Calls f and turns filesystem errors (no permission, a name too long) into InputError: the user can mend them.
 template <class F>
 decltype(auto) with_path_errors(F&& f) {
   try {

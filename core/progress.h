@@ -3,12 +3,12 @@
 
 namespace upcycle {
 
-// Signs of life of work that others may wait for: reading, hashing and deleting files call made_progress() for every
-// block or file, on whatever thread. The thread that set a listener (the main one: it alone may talk to other ranks)
-// calls it from its own made_progress(), and from forward_progress() for what other threads made since; so a wait for
-// another thread's work calls forward_progress() now and then. Both are cheap.
+// Signs of life from work that other ranks may be waiting for: code that reads, hashes or deletes files calls
+// made_progress() per block or file, on any thread. The listener runs on the thread that set it (the main one: only it
+// may talk to other ranks), from its own made_progress() and from forward_progress(), which reports progress of other
+// threads; so a loop that waits for another thread calls forward_progress() now and then. Both are cheap.
 void made_progress();
 void forward_progress();
-void set_progress_listener(std::function<void()> listener);  // of this thread; null: none any more
+void set_progress_listener(std::function<void()> listener);  // of this thread; null removes it
 
 }  // namespace upcycle

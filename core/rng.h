@@ -6,9 +6,8 @@
 
 namespace upcycle::rng {
 
-// Counter-based randomness: every draw is a pure function of (seed, key, element), so each layout of ranks and
-// threads starts from the same bits. Philox4x32-10, Salmon et al., "Parallel random numbers: as easy as 1, 2, 3"
-// (2011).
+// Counter-based randomness: every draw is a pure function of (seed, key, element), so results do not depend on the
+// layout of ranks and threads. Philox4x32-10, Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011).
 inline std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
     const std::uint64_t a = 0xD2511F53ull * counter[0], b = 0xCD9E8D57ull * counter[2];
@@ -41,7 +40,7 @@ inline double uniform(std::uint64_t seed, std::uint64_t key, std::uint64_t eleme
   return (static_cast<double>(u) + 0.5) * 0x1p-53;
 }
 
-// Standard normal by Box-Muller; one draw an element, so that slices need no neighbour.
+// Standard normal by Box-Muller; one draw per element, so that a slice can be drawn by itself.
 inline double normal(std::uint64_t seed, std::uint64_t key, std::uint64_t element) {
   const auto b = bits(seed, key, element);
   const std::uint64_t u = (static_cast<std::uint64_t>(b[0]) << 32 | b[1]) >> 11;

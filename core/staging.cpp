@@ -19,7 +19,7 @@ void* row_of(const Tensor& t, std::int64_t row) {
   return static_cast<char*>(t.data) + static_cast<std::size_t>(row * t.row_stride) * size_of(t.dtype);
 }
 
-// Memory that the host sees, in one part or, where rows are strided, row by row.
+// Visits host memory in one part or, if rows are strided, row by row.
 template <class Visit>
 void visit_host(const Tensor& t, const Visit& visit) {
   if (t.contiguous()) return visit(t.data, 0, t.rows());
@@ -33,7 +33,7 @@ void check_floats(const Tensor& t) {
 class Turn {
  public:
   explicit Turn(bool& busy) : busy_(busy) {
-    UPCYCLE_CHECK(!busy, "a Staging is used inside its own use: take a second one");
+    UPCYCLE_CHECK(!busy, "a Staging is used inside its own callback: use a second one");
     busy_ = true;
   }
   ~Turn() { busy_ = false; }
@@ -54,7 +54,7 @@ Staging::~Staging() {
     if (p.data == nullptr) continue;
     try {
       finish(p.travelled);
-    } catch (const Error&) {  // the device has failed, and says so to whoever calls it next
+    } catch (const Error&) {  // the device has failed: the next call reports it
     }
     device_->release_host(p.data, piece_bytes_);
   }
@@ -101,7 +101,7 @@ void Staging::read(const Tensor& from, const Use& use) {
   };
   Piece* here = start(0);
   for (std::int64_t row = 0; row < from.rows(); row += step) {
-    Piece* const ahead = start(row + step);  // travels while this one is used
+    Piece* const ahead = start(row + step);  // is copied while this one is used
     finish(here->travelled);
     use(here->data, row, std::min(step, from.rows() - row));
     here = ahead;

@@ -8,9 +8,9 @@
 
 namespace upcycle {
 
-// The way of host code to a device's tensors: in pieces of bounded size, through a ring of pinned memory, so that one
-// piece travels while the host fills or reads another. Host memory, and a CPU device's, is handed out itself.
-// Copies are in the stream's order; none is left under way once the destructor has returned.
+// How host code reads and writes a device's tensors: in pieces of bounded size, through a ring of pinned buffers, so
+// that one piece is copied while the host fills or reads another. A CPU device's memory is passed directly. Copies are
+// in stream order; all are finished when the destructor returns.
 class Staging {
  public:
   static constexpr std::size_t kPieceBytes = std::size_t{8} << 20;
@@ -21,9 +21,9 @@ class Staging {
   Staging(const Staging&) = delete;
   Staging& operator=(const Staging&) = delete;
 
-  // Called for consecutive parts of a tensor: `rows` rows (of a vector: elements) from `row` on lie packed at `host`.
-  // Throws Error where one row is longer than a piece, and where a part's function uses the same Staging: its piece
-  // would be filled again under it.
+  // Called for consecutive parts of a tensor: `host` holds, or receives, `rows` packed rows (of a vector: elements)
+  // from `row` on. Throws Error if one row is longer than a piece, or if the callback uses the same Staging, which
+  // would overwrite its piece.
   using Fill = std::function<void(void* host, std::int64_t row, std::int64_t rows)>;
   using Use = std::function<void(const void* host, std::int64_t row, std::int64_t rows)>;
   void write(const Tensor& to, const Fill& fill);
@@ -32,11 +32,11 @@ class Staging {
  private:
   struct Piece {
     char* data = nullptr;
-    Event travelled;  // the last copy from or to it
+    Event travelled;  // its last copy
   };
   bool on_host() const { return device_ == nullptr || device_->kind() == DeviceKind::Cpu; }
   std::int64_t rows_of_a_piece(const Tensor& t) const;
-  Piece& next();  // the piece that was used longest ago, once its copy has ended
+  Piece& next();  // the least recently used piece, once its copy has ended
 
   Device* device_ = nullptr;
   Stream* stream_ = nullptr;
@@ -46,7 +46,7 @@ class Staging {
   bool busy_ = false;
 };
 
-// Values of a tensor (fp32 or bf16; its rows may be strided) as floats, packed; writing rounds to the nearest.
+// Copies a tensor (fp32 or bf16; rows may be strided) from or to packed floats; writing rounds to nearest.
 void write_floats(Staging& staging, const Tensor& to, const float* values);
 void read_floats(Staging& staging, const Tensor& from, float* values);
 

@@ -6,7 +6,7 @@
 
 namespace upcycle {
 namespace {
-constexpr std::size_t longest_compared = 64;  // the distance costs |a| * |b|; a longer word is no typing error
+constexpr std::size_t longest_compared = 64;  // the cost is |a| * |b|; a longer word is no typing error
 constexpr std::size_t longest_shown = 80;
 
 std::string_view last_part(std::string_view word) {

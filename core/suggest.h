@@ -12,7 +12,7 @@ int edit_distance(std::string_view a, std::string_view b);
 // their last part, so that a key of the wrong section is found.
 std::string nearest(std::string_view word, const std::vector<std::string>& known);
 
-// A user's text as it may stand in a one-line message: quoted, control characters escaped, long text cut.
+// A user's text for a one-line message: quoted, control characters escaped, long text cut.
 std::string quote_text(std::string_view text);
 
 }  // namespace upcycle

@@ -8,7 +8,7 @@
 
 namespace upcycle {
 
-// Where named ranges go (a profiler, a timeline). Without a sink a range costs one atomic load.
+// Receives named ranges (for a profiler or timeline). Without a sink a range costs one atomic load.
 class TraceSink {
  public:
   virtual ~TraceSink() = default;
@@ -16,10 +16,10 @@ class TraceSink {
   virtual void end() = 0;  // of the innermost open range of this thread
 };
 
-// Not owned; must outlive every range opened under it. Null: none.
+// Not owned; must outlive every range opened while it is set. Null: none.
 void set_trace_sink(TraceSink* sink);
 
-// A named stretch of work, from construction to the end of the scope. It ends in the sink it began in.
+// A named range, from construction to the end of the scope. It ends in the sink in which it began.
 class TraceRange {
  public:
   explicit TraceRange(std::string_view name);
@@ -33,25 +33,25 @@ class TraceRange {
 
 struct CollectiveRecord {
   std::string group, op;       // "tp", "all_reduce"; empty: none yet
-  std::uint64_t sequence = 0;  // of this group, as its communicator counts
-  std::size_t bytes = 0;       // what this rank gave
+  std::uint64_t sequence = 0;  // number of the collective within its group
+  std::size_t bytes = 0;       // contributed by this rank
   std::chrono::steady_clock::time_point when;
 };
 struct CollectiveCount {
   std::string group, op;
   std::uint64_t calls = 0, bytes = 0;
-  double wait_seconds = 0;  // in which the host stood still for it, and for what its group had queued before it
+  double wait_seconds = 0;  // the host waited for it and for what its group had queued before it
 };
 struct TraceCounters {
   CollectiveRecord last;
-  std::vector<CollectiveCount> counts;  // one a (group, op), in the order of their first call
+  std::vector<CollectiveCount> counts;  // one per (group, op), in the order of their first call
 
   CollectiveCount of(std::string_view group, std::string_view op) const;  // zeros when it was never called
-  double wait_seconds() const;                                            // of all
+  double wait_seconds() const;                                            // sum over all
 };
 
-// Called by every communicator at the start of every collective; any thread may read meanwhile (the watchdog does).
-// Allocates only for a (group, op) that it has not met.
+// Called by every communicator at the start of every collective; any thread may read concurrently (the watchdog does).
+// Allocates only on the first call for a (group, op).
 void record_collective(std::string_view group, std::uint64_t sequence, std::string_view op, std::size_t bytes);
 // Called after every wait that blocked the host.
 void record_wait(std::string_view group, std::string_view op, double seconds);

@@ -10,17 +10,17 @@
 namespace upcycle {
 namespace {
 
-// Values of fields one by one; `where_of` says where a key comes from.
+// Checks each field by itself; `where_of` says where a key comes from.
 template <class WhereOf>
 void check_fields(const Config& config, std::string_view prefix, const WhereOf& where_of) {
   for (const Field& f : fields())
     if (f.key.starts_with(prefix)) check_allowed(config, f, where_of(f.key));
 }
 
-// More than any machine holds; below it, sums of parameter counts and bytes can not overflow 64 bits.
+// More than any machine holds; below this, sums of parameter counts and bytes can not overflow 64 bits.
 constexpr double parameters_max = 0x1p50;
 
-// Every layer and expert is a few rows of the parameter table: far more than these is a mistyped number.
+// The parameter table has a few rows per layer and expert; numbers above these are typing errors.
 constexpr std::int64_t layers_max = 1 << 16, experts_max = 1 << 22;
 
 double parameters_about(const ModelConfig& m) {

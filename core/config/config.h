@@ -63,8 +63,8 @@ struct WeightedPath {
   bool operator==(const WeightedPath&) const = default;
 };
 struct DataConfig {
-  std::vector<WeightedPath> train;           // a PREFIX alone is one path of weight 1
-  std::map<std::string, std::string> valid;  // name -> PREFIX; a PREFIX alone is named "valid"
+  std::vector<WeightedPath> train;           // a single PREFIX is one path of weight 1
+  std::map<std::string, std::string> valid;  // name -> PREFIX; a single PREFIX is named "valid"
   std::string tokenizer;
   std::int64_t seed = 1;
   bool operator==(const DataConfig&) const = default;
@@ -74,16 +74,16 @@ struct TrainConfig {
   std::int64_t steps = 0, tokens = 0;                                          // exactly one is given
   std::int64_t seq_length = 256, micro_batch_size = 1, global_batch_size = 8;  // sequences
   std::string optimizer = "adamw";                                             // adamw | sgd
-  double lr = 3e-4, min_lr = 3e-5;  // min_lr: where it is not given, parse_config makes it lr / 10
+  double lr = 3e-4, min_lr = 3e-5;  // min_lr: if not given, parse_config sets lr / 10
   std::string schedule = "cosine";  // constant | cosine | wsd
   std::int64_t warmup_steps = 0;
-  double decay_fraction = 0.2;  // wsd: the last part of the steps falls to min_lr
+  double decay_fraction = 0.2;  // wsd: the share of the steps, at the end, over which lr falls to min_lr
   double weight_decay = 0.1, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, clip_grad = 1.0;
   std::string recompute = "none";   // none | full
   std::vector<std::string> freeze;  // patterns of canonical parameter names, * and ? as in a shell
   std::int64_t eval_every = 0, eval_steps = 0, log_every = 1;
   std::int64_t check_replicas_every = 100;
-  std::int64_t profile_step_start = 0, profile_step_end = 0;  // counted from 1, both in the window; 0: none
+  std::int64_t profile_step_start = 0, profile_step_end = 0;  // counted from 1, inclusive; 0: none
   bool operator==(const TrainConfig&) const = default;
 };
 
@@ -119,8 +119,8 @@ struct Config {
   CheckpointConfig checkpoint;
   DebugConfig debug;
   std::vector<std::string> given;  // dotted keys that the user set (file or override), e.g. "model.num_local_experts"
-  std::vector<std::string> overridden;  // those of them whose last word was the command line's
-  std::string file;                     // where the others come from; "" = no file
+  std::vector<std::string> overridden;  // those of them that the command line set last
+  std::string file;                     // source of the others; "" = no file
 
   // For messages: the file that `key` comes from, "command line", or "default".
   std::string where(std::string_view key) const;

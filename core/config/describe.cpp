@@ -104,7 +104,7 @@ void check_allowed(const Config& config, const Field& field, const std::string& 
     return;
   }
   if (field.range.contains(value)) return;
-  // Only a value past the largest one needs to read of that limit: help leaves it out.
+  // A large maximum is shown only for a value that exceeds it: help leaves it out.
   const bool too_large = value > field.range.max && field.range.max >= 1000;
   field_error(where, field.key, value_text(config, field),
               too_large ? fmt::format("at most {:.0f}", field.range.max) : allowed_values(field));
@@ -129,7 +129,7 @@ std::string config_help() {
     if (top != section) help += '\n';
     section = top;
     const std::string allowed = allowed_values(f);
-    // A field with a list of names is a text, which its names show.
+    // The names of a text field already show its type.
     const std::string type = f.names.empty() ? type_name(f) + (allowed.empty() ? "" : " " + allowed) : allowed;
     help += fmt::format("{:<{}}  {}; default {}; {}\n", f.key, width, type, value_text(defaults, f), f.meaning);
   }

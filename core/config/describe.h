@@ -6,7 +6,7 @@
 namespace upcycle {
 
 std::string to_json(const Config& config);      // the resolved config, every key, indented
-std::string to_json(const ModelConfig& model);  // the model section alone (manifest, inspect)
-std::string config_help();                      // one line a key: name, type, default, allowed values, meaning
+std::string to_json(const ModelConfig& model);  // only the model section (manifest, inspect)
+std::string config_help();                      // one line per key: name, type, default, allowed values, meaning
 
 }  // namespace upcycle

@@ -4,7 +4,7 @@ namespace upcycle {
 namespace {
 
 constexpr double sizes_end = 1 << 30;  // products of two sizes stay well inside 64 bits
-constexpr double counts_end = 0x1p53;  // every integer up to it is a double, as JSON numbers are
+constexpr double counts_end = 0x1p53;  // every integer up to it is exact as a double
 constexpr Range size{0, sizes_end};
 constexpr Range positive_size{1, sizes_end};
 constexpr Range count{0, counts_end};
@@ -26,7 +26,7 @@ std::vector<Field> make_fields() {
       FIELD(seed, "seed of every random draw: initial weights, upcycling noise", {}, count),
       FIELD(dtype, "type of working weights and activations; master weights and moments are always fp32",
             {"bf16", "fp32"}),
-      FIELD(device, "what computes", {"cpu", "cuda"}),
+      FIELD(device, "compute device", {"cpu", "cuda"}),
 
       FIELD(model.hidden_size, "H, width of the residual stream", {}, size),
       FIELD(model.intermediate_size, "F, width of the dense MLP", {}, size),
@@ -45,24 +45,25 @@ std::vector<Field> make_fields() {
       FIELD(model.rope_scaling.high_freq_factor, "wavelengths below original / this are kept", {}, positive),
       FIELD(model.rope_scaling.original_max_position_embeddings, "positions before stretching", {}, positive_size),
       FIELD(model.tie_word_embeddings, "the output layer is the input embedding"),
-      FIELD(model.bos_token_id, "begin of text; -1: none", {}, Range{-1, sizes_end}),
-      FIELD(model.eos_token_id, "end of document; -1: none", {}, Range{-1, sizes_end}),
-      FIELD(model.num_local_experts, "E, experts of an MoE layer; 0: the model is dense", {}, size, of_experts),
+      FIELD(model.bos_token_id, "token id, begin of text; -1: none", {}, Range{-1, sizes_end}),
+      FIELD(model.eos_token_id, "token id, end of document; -1: none", {}, Range{-1, sizes_end}),
+      FIELD(model.num_local_experts, "E, experts per MoE layer; 0: the model is dense", {}, size, of_experts),
       FIELD(model.num_experts_per_tok, "k, experts that a token visits", {}, size, of_experts),
       FIELD(model.moe_intermediate_size, "width of one expert; 0: intermediate_size", {}, size, of_experts),
       FIELD(model.router_aux_loss_coef, "weight of the load-balancing loss", {}, not_negative, of_experts),
       FIELD(model.router_z_loss_coef, "weight of the router z-loss", {}, not_negative, of_experts),
-      FIELD(model.router_softmax, "order of the two; softmax_then_topk does not renormalise the chosen weights",
+      FIELD(model.router_softmax,
+            "order of softmax and top-k; softmax_then_topk does not renormalise the chosen weights",
             {"topk_then_softmax", "softmax_then_topk"}, {}, of_experts),
       FIELD(model.moe_every_n_layers, "layer i is MoE when (i + 1) mod this is 0", {}, positive_size, of_experts),
       FIELD(model.shared_expert, "a dense MLP that every token visits, beside the routed experts", {}, {}, of_experts),
 
       FIELD(init.load, "model to continue from: a checkpoint or a Hugging Face directory"),
-      FIELD(init.upcycle, "dense model to turn into experts; with neither, weights are random"),
+      FIELD(init.upcycle, "dense model to turn into experts; with neither init.* key weights are random"),
 
       FIELD(upcycle.mode, "experts start as copies of the MLP, or as slices of it (virtual groups)",
             {"copy", "virtual_group"}),
-      FIELD(upcycle.scale, "factor on the experts' matrices that makes up for their weights",
+      FIELD(upcycle.scale, "factor on the experts' matrices that compensates for the routing weights",
             {"none", "down", "cube_root"}),
       FIELD(upcycle.drop_ratio, "share of hidden units redrawn per expert (Drop-Upcycling)", {}, share),
       FIELD(upcycle.noise_std, "standard deviation of noise on the copies", {}, not_negative),
@@ -72,31 +73,30 @@ std::vector<Field> make_fields() {
 
       FIELD(data.train, "token set PREFIX, or a blend [{\"path\": PREFIX, \"weight\": w}, ...]"),
       FIELD(data.valid, "held-out token set PREFIX, or several {\"name\": PREFIX, ...}"),
-      FIELD(data.tokenizer, "sentencepiece model; travels with the checkpoint"),
+      FIELD(data.tokenizer, "sentencepiece model; copied into each checkpoint"),
       FIELD(data.seed, "seed of the order of training sequences", {}, count),
 
       FIELD(train.steps, "optimizer steps in all; give this or tokens", {}, count),
       FIELD(train.tokens, "training tokens in all; give this or steps", {}, count),
-      FIELD(train.seq_length, "S, tokens of a sequence", {}, positive_size),
-      FIELD(train.micro_batch_size, "B, sequences that go through the model at once on a rank", {}, positive_size),
-      FIELD(train.global_batch_size, "sequences of an optimizer step, over all ranks", {}, positive_size),
+      FIELD(train.seq_length, "S, tokens per sequence", {}, positive_size),
+      FIELD(train.micro_batch_size, "B, sequences per forward pass on each rank", {}, positive_size),
+      FIELD(train.global_batch_size, "sequences per optimizer step, over all ranks", {}, positive_size),
       FIELD(train.optimizer, "rule that updates the weights", {"adamw", "sgd"}),
       FIELD(train.lr, "highest learning rate", {}, not_negative),
-      FIELD(train.min_lr, "learning rate at the end of cosine and wsd; a tenth of lr where it is not given", {},
-            not_negative),
-      FIELD(train.schedule, "course of the learning rate; wsd is warm-up, stable, decay",
-            {"constant", "cosine", "wsd"}),
+      FIELD(train.min_lr, "learning rate at the end of cosine and wsd; if not given, a tenth of lr", {}, not_negative),
+      FIELD(train.schedule, "learning rate over time; wsd is warm-up, stable, decay", {"constant", "cosine", "wsd"}),
       FIELD(train.warmup_steps, "steps in which the learning rate rises linearly to lr", {}, count),
-      FIELD(train.decay_fraction, "wsd: the last part of the steps, that falls to min_lr", {}, share),
+      FIELD(train.decay_fraction, "wsd: share of the steps, at the end, over which the rate falls to min_lr", {},
+            share),
       FIELD(train.weight_decay, "decoupled weight decay", {}, not_negative),
       FIELD(train.beta1, "decay of AdamW's first moment", {}, share_below_one),
       FIELD(train.beta2, "decay of AdamW's second moment", {}, share_below_one),
       FIELD(train.eps, "added to AdamW's denominator", {}, positive),
       FIELD(train.clip_grad, "largest global gradient norm; 0: no clipping", {}, not_negative),
       FIELD(train.recompute, "activations: keep them, or recompute each layer in backward", {"none", "full"}),
-      FIELD(train.freeze, "parameters that do not train: patterns of names, * and ? as in a shell"),
+      FIELD(train.freeze, "parameters not to train: patterns of names, * and ? as in a shell"),
       FIELD(train.eval_every, "steps between evaluations on data.valid; 0: never", {}, count),
-      FIELD(train.eval_steps, "global batches of sequences of an evaluation of one set; 0: the whole set", {}, count),
+      FIELD(train.eval_steps, "global batches per evaluation of each set; 0: the whole set", {}, count),
       FIELD(train.log_every, "steps between console lines", {}, positive_count),
       FIELD(train.check_replicas_every, "steps between checks that replicated parameters are equal; 0: never", {},
             count),
@@ -108,18 +108,18 @@ std::vector<Field> make_fields() {
       FIELD(parallel.etp, "ranks that share one expert: 1, or tp", {}, positive_size),
       FIELD(parallel.dispatch_chunks, "parts of the expert exchange, so that transfers overlap GEMMs", {},
             positive_size),
-      FIELD(parallel.imbalance_factor, "expert buffers, as a multiple of the even share", {}, Range{1}),
-      FIELD(parallel.timeout_s, "seconds without a sign of the ranks that one waits for before the run ends", {},
+      FIELD(parallel.imbalance_factor, "size of expert buffers, as a multiple of the even share", {}, Range{1}),
+      FIELD(parallel.timeout_s, "seconds that a rank waits for others that show no progress before the run ends", {},
             Range{1}),
 
       FIELD(checkpoint.dir, "the run folder; empty: nothing is saved"),
       FIELD(checkpoint.every, "steps between checkpoints; 0: only the last step", {}, count),
       FIELD(checkpoint.keep, "newest checkpoints to keep; 0: all", {}, count),
       FIELD(checkpoint.background, "write while training goes on"),
-      FIELD(checkpoint.resume, "go on from the run folder's newest checkpoint"),
+      FIELD(checkpoint.resume, "resume from the run folder's newest checkpoint"),
 
-      FIELD(debug.dump, "folder for one step's activations and gradients, which `upcycle diff` compares; empty: none"),
-      FIELD(debug.dump_step, "the step, counted from 1, that is dumped; 0: the first of this start", {}, count),
+      FIELD(debug.dump, "folder for one step's activations and gradients, for `upcycle diff`; empty: none"),
+      FIELD(debug.dump_step, "the step to dump, counted from 1; 0: the first that this process trains", {}, count),
   };
 }
 #undef FIELD

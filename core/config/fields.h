@@ -17,7 +17,7 @@ using Slot = std::variant<std::int64_t*, double*, bool*, std::string*, std::vect
 
 struct Range {
   double min = -std::numeric_limits<double>::infinity(), max = std::numeric_limits<double>::infinity();
-  bool open_min = false, open_max = false;  // the end itself is not allowed
+  bool open_min = false, open_max = false;  // the limit itself is excluded
   bool contains(double x) const;
 };
 
@@ -26,20 +26,20 @@ struct Field {
   std::string key;  // dotted, e.g. "train.lr"
   Slot (*slot)(Config&);
   std::string meaning;
-  std::vector<std::string> names = {};  // of a string field: all that it may be; empty: anything
+  std::vector<std::string> names = {};  // of a string field: the allowed values; empty: any
   Range range = {};                     // of a number
-  bool of_experts = false;              // a key of `model` that upcycling sets; a model that is loaded keeps its own
+  bool of_experts = false;              // a key of `model` that describes experts: upcycling sets it
 };
 
 const std::vector<Field>& fields();                                // in the order of the structs
 const Field* find_field(std::string_view key);                     // null: unknown
 bool is_section(std::string_view key);                             // "train", "model.rope_scaling"
-std::vector<std::string> keys_and_sections();                      // what an unknown key is compared with
+std::vector<std::string> keys_and_sections();                      // candidates for the suggestion for an unknown key
 std::string type_name(const Field& field);                         // "an integer", "a list of texts", ...
 std::string allowed_values(const Field& field);                    // "adamw | sgd", ">= 0", "in [0, 1)"; "" = anything
 std::string value_text(const Config& config, const Field& field);  // as JSON, on one line
 
-// `model` with the fields of experts of `experts`, and all others its own.
+// `model`, but with the expert fields of `experts`.
 ModelConfig with_experts_of(const ModelConfig& experts, const ModelConfig& model);
 
 // Throws InputError when the value in `config` is not among the field's names or outside its range.

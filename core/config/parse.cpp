@@ -48,7 +48,7 @@ struct Assign {
 
   void operator()(std::int64_t* to) const {
     if (!value.is_number()) wrong_type();
-    if (value.is_number_float()) {  // 1e6 is an integer, 1.5 is not; past 2^53 a double no longer says which it is
+    if (value.is_number_float()) {  // 1e6 is an integer, 1.5 is not; past 2^53 a double is not exact
       const double d = value.get<double>();
       if (!std::isfinite(d) || d != std::floor(d) || std::abs(d) > 0x1p53) wrong_type();
       *to = static_cast<std::int64_t>(d);
@@ -124,7 +124,7 @@ void assign(Config& config, const Field& field, const json& value, const std::st
   if (where == command_line) config.overridden.push_back(field.key);
 }
 
-// `prefix` is "" at the top and "section." below. Recursion ends where the table's keys do, however deep the text.
+// `prefix` is "" at the top and "section." below. Recursion is only as deep as the table's keys, however deep the text.
 void assign_object(Config& config, const json& object, const std::string& prefix, const std::string& where) {
   for (const auto& [key, value] : object.items()) {
     const std::string dotted = prefix + key;

@@ -18,7 +18,7 @@ Config parse_config_text(const std::string& text, const std::string& source_name
 // check_model.
 ModelConfig model_from_json(const std::string& text, const std::string& source_name);
 
-// True for "a.b=value" and "--a.b=value" (of any key, known or not): what a command passes on to parse_config.
+// True for "a.b=value" and "--a.b=value" with any key, known or not: a command passes these on to parse_config.
 bool is_override(std::string_view argument);
 
 }  // namespace upcycle

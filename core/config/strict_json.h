@@ -10,8 +10,8 @@ inline constexpr std::size_t config_bytes_max = 1 << 20;
 // JSON libraries commonly accept by forgetting the first.
 nlohmann::json parse_strict_json(const std::string& text, const std::string& where);
 
-// A small text file as a whole; throws InputError when it is missing, no file, or past config_bytes_max bytes, which
-// is known before it is read.
+// Reads a small text file; throws InputError if it is missing, not a file, or longer than config_bytes_max bytes (the
+// rest is not read).
 std::string read_config_file(const std::string& path);
 
 }  // namespace upcycle
