@@ -51,7 +51,7 @@ int open_checked(const std::string& path, int flags, const char* what) {
   return descriptor;
 }
 
-// Linux transfers at most 2^31 - 4096 bytes a call.
+// Linux transfers at most 2^31 - 4096 bytes per call.
 constexpr std::size_t max_transfer = std::size_t{1} << 30;
 
 void sync_path(const std::string& path, int flags) {
@@ -111,7 +111,7 @@ void FileDescriptor::read_rows_at(std::uint64_t offset, char* out, std::size_t r
     if (read < 0) fail(path_, "read", errno);
     made_progress();
     std::size_t whole = static_cast<std::size_t>(read) / width;
-    if (whole < n) {  // it may stop anywhere: the row it stopped in is read by itself
+    if (whole < n) {  // a short read: read the rest of the row in which it ended
       read_at(offset + whole * width, out + (row + whole) * pitch, width);
       ++whole;
     }
@@ -202,18 +202,18 @@ std::string parent_folder(const std::string& path) {
 }
 
 namespace {
-// `asked`: what the user named, of which `path` is a part.
+// `asked`: the path that the user gave; `path` is a parent of it, or the same.
 void make_part(const std::string& path, const std::string& asked) {
   if (!path.empty() && !std::filesystem::exists(path) && parent_folder(path) != path)
     make_part(parent_folder(path), asked);
   std::error_code code;
-  // No error where it exists, also when several ranks make it at once.
+  // No error if it exists, even if several ranks make it at once.
   const bool made = std::filesystem::create_directory(path, code);
   if (!std::filesystem::is_directory(path))
     input_error("{}: cannot make the folder{}: {}; choose another name", asked,
                 path == asked ? "" : fmt::format(" {}", path),
                 std::filesystem::exists(path) ? "a file bears that name" : code.message());
-  if (made) fsync_directory(parent_folder(path));  // or a crash may take the folder with all that is published in it
+  if (made) fsync_directory(parent_folder(path));  // else a crash could lose the folder and everything in it
 }
 }  // namespace
 
@@ -238,7 +238,7 @@ void remove_tree(const std::string& path) {
   std::error_code code;
   if (std::filesystem::is_directory(std::filesystem::symlink_status(path, code)))
     for (const auto& entry : std::filesystem::directory_iterator(path, code)) {
-      std::filesystem::remove_all(entry.path(), code);  // what stays is reported below
+      std::filesystem::remove_all(entry.path(), code);  // what could not be removed is reported below
       made_progress();
     }
   std::filesystem::remove_all(path, code);

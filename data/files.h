@@ -5,8 +5,8 @@
 
 namespace upcycle {
 
-// Files and folders with every system call checked. What the user can mend (missing, not allowed, a folder where a
-// file should be) is an InputError; the rest (disk full, I/O error) is an Error.
+// Files and folders, with every system call checked. What the user can mend (a missing file, no permission, a folder
+// instead of a file) is an InputError; the rest (disk full, I/O error) is an Error.
 
 // An open file descriptor, closed on destruction. Close errors matter only after writing: see close_checked.
 class FileDescriptor {
@@ -24,9 +24,9 @@ class FileDescriptor {
   explicit operator bool() const { return descriptor_ >= 0; }
 
   std::uint64_t size() const;  // bytes
-  // Exactly `bytes` at `offset`; InputError when the file ends before. Safe from several threads at once.
+  // Exactly `bytes` at `offset`; InputError if the file ends before. Thread-safe.
   void read_at(std::uint64_t offset, void* out, std::size_t bytes) const;
-  // `rows` runs of `width` bytes that follow each other in the file, into `out`, `pitch` bytes from one to the next.
+  // Reads `rows` runs of `width` bytes, contiguous in the file, to addresses `pitch` bytes apart in `out`.
   void read_rows_at(std::uint64_t offset, char* out, std::size_t rows, std::size_t width, std::size_t pitch) const;
   void write_at(std::uint64_t offset, const void* data, std::size_t bytes) const;
   void sync() const;
@@ -38,31 +38,31 @@ class FileDescriptor {
 };
 
 FileDescriptor open_regular_file(const std::string& path);  // for reading; anything but a regular file is an InputError
-FileDescriptor create_file(const std::string& path);        // for writing, emptied if it is there
+FileDescriptor create_file(const std::string& path);        // for writing; an existing file is emptied
 
 // The whole file, at most max_bytes of it (checked before more is read). Pipes are read too.
 std::string read_text(const std::string& path, std::size_t max_bytes);
 
-// Readers see the old text or the new one, also after a crash: path.tmp, fsync, rename, fsync of the parent.
-// One writer a path at a time.
+// Readers see the old text or the new one, even after a crash: path.tmp, fsync, rename, fsync of the parent. One writer
+// per path at a time.
 void write_text_atomic(const std::string& path, const std::string& text);
 
 void fsync_file(const std::string& path);
 void fsync_directory(const std::string& path);
-// rename(2), replacing a file at `to`, then fsync of the folder of `to` (and of `from`'s, where it is another).
+// rename(2), replacing a file at `to`, then fsync of `to`'s folder (and of `from`'s, if different).
 void rename_durable(const std::string& from, const std::string& to);
 std::string parent_folder(const std::string& path);  // "." for a bare name
 
-void make_folder(const std::string& path);  // it may be there already; parents too
-// Copies a file into a folder under its own name, synced; one of that name is overwritten.
+void make_folder(const std::string& path);  // with parents; may already exist
+// Copies a file into a folder under its own name and syncs it; overwrites an existing file.
 void copy_file(const std::string& path, const std::string& folder);
 
-// Removes a file or a folder with all below it; links are removed, not followed. Absent is fine.
+// Removes a file or a folder with everything in it; links are removed, not followed. No error if absent.
 void remove_tree(const std::string& path);
 
-// Holds DIR/.lock for as long as it lives, by flock: the lock goes with the process however that ends. Throws
-// InputError naming the holder's pid and host. The file itself stays: removing it would let two processes hold
-// locks on different files of the same name.
+// Holds an flock on DIR/.lock during its lifetime; the kernel releases it however the process ends. Throws InputError
+// naming the holder's pid and host. The file itself stays: removing it would let two processes lock different files of
+// the same name.
 class FolderLock {
  public:
   explicit FolderLock(const std::string& folder);

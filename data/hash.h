@@ -5,8 +5,8 @@
 
 namespace upcycle {
 
-// XXH3, 128 bits (github.com/Cyan4973/xxHash): finds damage, not malice; faster than any disk. As text: 32 hex digits,
-// the canonical form that `xxhsum -H2` prints.
+// XXH3, 128 bits (github.com/Cyan4973/xxHash): detects damage, not malice; faster than any disk. As text: 32 hex
+// digits, in the canonical form that `xxhsum -H2` prints.
 class Hasher {
  public:
   Hasher();
@@ -14,7 +14,7 @@ class Hasher {
   Hasher(const Hasher&) = delete;
   Hasher& operator=(const Hasher&) = delete;
   void update(const void* data, std::size_t bytes);
-  std::string hex() const;  // of all bytes so far; updates may follow
+  std::string hex() const;  // of all bytes so far; more updates may follow
 
  private:
   struct State;

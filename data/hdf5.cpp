@@ -15,15 +15,15 @@ namespace upcycle {
 namespace {
 
 void prepare_library() {
-  // We close every file ourselves; HDF5's own cleanup at exit crashes after a close that failed, as on a full disk.
-  // It refuses a second call, and one that comes too late, which a program that uses HDF5 besides us may make.
+  // We close every file ourselves; HDF5's cleanup at exit crashes after a failed close (full disk). The call fails,
+  // harmlessly, if the program's own use of HDF5 made it before or has initialized the library.
   [[maybe_unused]] static const herr_t once = H5dont_atexit();
-  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);  // else the error stack is printed on standard error
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);  // else HDF5 prints its error stack on standard error
 }
 
 Handle make_file_access(const Where& where) {
   Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, where, "set up file access");
-  // 1.8's format checksums its metadata and is read by every HDF5 of the last fifteen years.
+  // Format 1.8 has checksummed metadata and is read by every HDF5 of the last fifteen years.
   check(H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_V18), where, "set up file access");
   // An object left open would keep the file open past H5Fclose: make that an error.
   check(H5Pset_fclose_degree(access, H5F_CLOSE_SEMI), where, "set up file access");
@@ -52,7 +52,8 @@ Hdf5File& Hdf5File::operator=(Hdf5File&& other) noexcept {
 
 Hdf5File Hdf5File::create(const std::string& path) {
   prepare_library();
-  create_file(path).close_checked();  // says plainly what HDF5 would wrap: no such folder, not allowed
+  create_file(path)
+      .close_checked();  // gives a plain error (no such folder, no permission) where HDF5's would be obscure
   Hdf5File result;
   result.path_ = path;
   result.writing_ = true;

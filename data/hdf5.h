@@ -6,10 +6,10 @@
 
 #include "core/dtype.h"
 
-// HDF5 files of two-dimensional rectangles of fp32 or bf16 numbers. bf16 is a 16-bit float type of the file (sign at
-// bit 15, 8 bits of exponent, bias 127), which h5py reads as float32.
+// HDF5 files of two-dimensional rectangles of fp32 or bf16 numbers. bf16 is stored as a custom 16-bit float type (sign
+// at bit 15, 8 exponent bits, bias 127), which h5py reads as float32.
 //
-// The library under it is not thread-safe: all calls, the destructor's included, belong to one thread (IoThread).
+// The HDF5 library is not thread-safe: make all calls, including the destructor, on one thread (IoThread).
 namespace upcycle {
 
 struct Hdf5Attributes {
@@ -25,15 +25,15 @@ struct Hdf5Dataset {
   Hdf5Attributes attributes;
 };
 
-// A tensor is a group, its rectangles are the datasets 0, 1, 2 in it: "model.norm.weight/0".
+// A tensor is a group; its rectangles are the datasets 0, 1, 2 ... in it: "model.norm.weight/0".
 std::string rectangle_name(const std::string& tensor, int index);
 
-// Its functions are in hdf5.cpp (the file itself), hdf5_write.cpp and hdf5_read.cpp.
+// Implemented in hdf5.cpp (open, close, list), hdf5_write.cpp and hdf5_read.cpp.
 class Hdf5File {
  public:
-  static Hdf5File create(const std::string& path);     // replaces a file of that name
+  static Hdf5File create(const std::string& path);     // replaces an existing file
   static Hdf5File open_read(const std::string& path);  // InputError: missing, truncated, not HDF5
-  ~Hdf5File();  // closes; after create without close() the file is not to be used
+  ~Hdf5File();                                         // closes; a created file without close() is incomplete
   Hdf5File(Hdf5File&& other) noexcept;
   Hdf5File& operator=(Hdf5File&& other) noexcept;
 
@@ -44,22 +44,22 @@ class Hdf5File {
              const Hdf5Attributes& attributes);
   void write(const std::string& name, const bf16* values, std::int64_t rows, std::int64_t columns,
              const Hdf5Attributes& attributes);
-  // The same in pieces: declare, then write its rows from the first to the last. F32 or BF16; floats are rounded to
-  // nearest even for BF16.
+  // The same in pieces: declare, then write the rows in order. F32 or BF16; for BF16 floats are rounded to nearest
+  // even.
   void declare(const std::string& name, DType type, std::int64_t rows, std::int64_t columns,
                const Hdf5Attributes& attributes);
   void write_rows(const std::string& name, std::int64_t rows, const float* values);
   void write_attributes(const Hdf5Attributes& attributes);  // of the file itself
-  // Flush, close, fsync. Every declared row must have been written. Errors here are an Error: the file is not whole.
+  // Flush, close, fsync. Every declared row must have been written. Failures are an Error: the file is incomplete.
   void close();
 
   std::vector<Hdf5Dataset> list() const;  // sorted by name
   Hdf5Attributes attributes() const;      // of the file itself
-  // Where a listed dataset's values lie in the file, all in one piece: for reading them without HDF5. InputError where
-  // they do not.
+  // Offset in the file of a listed dataset's values, for reading them without HDF5. InputError unless they are
+  // contiguous in the file.
   std::uint64_t offset_of(const Hdf5Dataset& dataset) const;
-  // Rows [row, row + rows) and columns [column, column + columns) into out (rows, columns), beside it at most 1 MiB.
-  // fp32 keeps its bits; reading fp32 as bf16 rounds to nearest even. Damage in the file is an InputError.
+  // Reads rows [row, row + rows) and columns [column, column + columns) into out (rows, columns); uses at most 1 MiB of
+  // other memory. fp32 keeps its bits; reading fp32 as bf16 rounds to nearest even. A damaged file is an InputError.
   void read(const std::string& name, std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns,
             float* out) const;
   void read(const std::string& name, std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns,

@@ -44,7 +44,7 @@ void write_attribute_list(hid_t object, const Hdf5Attributes& attributes, const 
     const Handle space(H5Screate(H5S_SCALAR), H5Sclose, where, "make attribute " + name);
     const Handle attribute(H5Acreate2(object, name.c_str(), type, space, H5P_DEFAULT, H5P_DEFAULT), H5Aclose, where,
                            "make attribute " + name);
-    // c_str: an empty text still has the one byte that is written.
+    // c_str, because one byte is written even of an empty text.
     check(H5Awrite(attribute, type, text.c_str()), where, "write attribute " + name);
   }
 }

@@ -46,7 +46,7 @@ const char* name_of_layout(H5D_layout_t layout) {
 
 std::string reading(const std::string& name) { return "read dataset " + quote_text(name); }
 
-// Opening a name follows links, those of the groups before it too.
+// Opening a name follows links, including those of its parent groups.
 void check_way(hid_t file, const std::string& name, const Where& where) {
   for (std::size_t end = name.find('/');; end = name.find('/', end + 1)) {
     const std::string part = name.substr(0, end);
@@ -67,7 +67,7 @@ std::string external_files(hid_t properties, int count, const Where& where, cons
                      count > 1 ? fmt::format(" and {} more files", count - 1) : "");
 }
 
-// Nothing of this opens another file: asking for the shape of a virtual dataset may, so this comes before it.
+// Opens no other file. Reading the shape of a virtual dataset may, so this check comes first.
 void check_layout_of(hid_t dataset, const Where& where, const std::string& what) {
   constexpr const char* expected = "contiguous numbers in this file";
   const Handle properties(H5Dget_create_plist(dataset), H5Pclose, where, what);
@@ -81,7 +81,7 @@ void check_layout_of(hid_t dataset, const Where& where, const std::string& what)
   if (!found.empty()) refuse(where, what, found, expected);
 }
 
-// The shape's bytes lie in the file. Those of a file that is being written come with its first row.
+// Checks that the shape's bytes lie in the file. While writing, storage is allocated with the first row.
 void check_place(hid_t file, const Opened& opened, const Where& where, const std::string& what) {
   const Hdf5Dataset& d = opened.facts;
   if (where.writing || d.rows == 0 || d.columns == 0) return;
@@ -105,7 +105,7 @@ struct Visit {
   std::optional<std::pair<std::string, std::string>> refused;  // the name, what was found
 };
 
-// One link. Exceptions must not cross C: what is refused is told by the caller.
+// Visits one link. Exceptions must not cross C, so the caller reports what is refused.
 herr_t visit(hid_t group, const char* name, const H5L_info_t* link, void* out) {
   auto& result = *static_cast<Visit*>(out);
   constexpr herr_t stop = 1;

@@ -16,7 +16,7 @@ std::string innermost_message() {
   };
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_first, &text);
   H5Eclear2(H5E_DEFAULT);
-  // Some messages hold a date with its newline; ours are one line.
+  // Some messages contain a date with a newline; ours are one line.
   std::replace_if(
       text.begin(), text.end(), [](unsigned char c) { return c < ' '; }, ' ');
   return text;

@@ -5,18 +5,18 @@
 #include <string>
 #include <utility>
 
-// For the files hdf5*.cpp alone: calls of the library, checked.
+// Checked calls of the HDF5 library; only for hdf5*.cpp.
 namespace upcycle {
 
 static_assert(sizeof(hid_t) == sizeof(std::int64_t));
 
-// What is read comes from the user, what is written from us.
+// Decides who is to blame for a failure: files read come from the user, files written from us.
 struct Where {
   const std::string& path;
   bool writing;
 };
 
-// Throws InputError where a file is read, Error where it is written, with the library's own innermost message.
+// Throws InputError if the file is being read, Error if it is being written, with the library's innermost message.
 [[noreturn]] void fail_hdf5(const Where& where, const std::string& what);
 
 template <class Status>
@@ -43,8 +43,8 @@ class Handle {
   herr_t (*close_)(hid_t);
 };
 
-// Creation properties of a kind of object (H5P_...), without times: in the file they would give equal checkpoints
-// different checksums.
+// Creation properties of a kind of object (H5P_...), without timestamps, which would give equal checkpoints different
+// checksums.
 Handle make_properties(hid_t kind, const Where& where);
 
 }  // namespace upcycle

@@ -32,7 +32,7 @@ void convert(const bf16* from, std::int64_t n, float* to) {
   std::transform(from, from + n, to, [](bf16 x) { return to_float(x); });
 }
 
-// Blocks of whole rows of the rectangle where they fit, else parts of one row.
+// Blocks of whole rows of the rectangle if they fit, else parts of one row.
 template <class Stored, class Out>
 void read_converted(const Opened& opened, std::int64_t row, std::int64_t rows, std::int64_t column,
                     std::int64_t columns, Out* out, const Where& where) {
@@ -76,7 +76,7 @@ void Hdf5File::read(const std::string& name, std::int64_t row, std::int64_t rows
 
 std::uint64_t Hdf5File::offset_of(const Hdf5Dataset& dataset) const {
   UPCYCLE_CHECK(file_ >= 0, "{}: is closed", path_);
-  haddr_t begin = HADDR_UNDEF;  // what HDF5 says of external storage and of every layout but the contiguous one
+  haddr_t begin = HADDR_UNDEF;  // HDF5's answer for external storage and for non-contiguous layouts
   hsize_t stored = 0;
   if (const hid_t id = H5Dopen2(file_, dataset.name.c_str(), H5P_DEFAULT); id >= 0) {
     begin = H5Dget_offset(id);

@@ -12,7 +12,7 @@
 namespace upcycle {
 namespace {
 
-// Groups are made one by one: those that HDF5 makes by itself carry times.
+// Makes the parent groups one by one: those that HDF5 makes implicitly have timestamps.
 void make_groups(hid_t file, const std::string& name, const Where& where) {
   const Handle properties = make_properties(H5P_GROUP_CREATE, where);
   for (std::size_t slash = name.find('/'); slash != name.npos; slash = name.find('/', slash + 1)) {

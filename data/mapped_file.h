@@ -8,7 +8,7 @@ namespace upcycle {
 class MappedFile {
  public:
   MappedFile() = default;
-  // Throws InputError naming the path when it can not be opened or is no regular file; `hint` says what to do.
+  // Throws InputError naming the path if it can not be opened or is not a regular file; `hint` says what to do.
   MappedFile(std::string path, const std::string& hint);
   ~MappedFile();
   MappedFile(MappedFile&& other) noexcept;

@@ -15,7 +15,7 @@ Permutation::Permutation(std::uint64_t size, std::uint64_t seed, std::uint64_t k
 std::uint64_t Permutation::operator()(std::uint64_t index) const {
   UPCYCLE_CHECK(index < size_, "element {} of a permutation of {}", index, size_);
   const std::uint64_t mask = (std::uint64_t{1} << half_bits_) - 1;
-  do {  // fewer than four rounds of the walk on average: the network's domain is below four times size
+  do {  // fewer than four iterations on average: the network's domain is below four times `size`
     std::uint64_t left = index >> half_bits_, right = index & mask;
     for (std::uint64_t round = 0; round < 8; ++round) {
       const auto draw = rng::bits(seed_, key_, round << 32 | right);

@@ -122,7 +122,7 @@ void SafetensorsFile::read_rectangle(const std::string& name, std::int64_t row, 
     file_.read_at(begin, out, static_cast<std::uint64_t>(rows) * row_bytes);
     return;
   }
-  // Rows as they lie when most of them is wanted or they are short, else each row's part by itself.
+  // Whole rows if they are short or most of each is wanted, else each row's part by itself.
   std::vector<char> buffer(std::min<std::uint64_t>(buffer_bytes, (last + 1) * row_bytes));
   if (row_bytes <= buffer.size() && (row_bytes <= 4096 || row_bytes <= 4 * wanted_bytes)) {
     const auto block_rows = static_cast<std::int64_t>(buffer.size() / row_bytes);
@@ -170,7 +170,7 @@ SafetensorsSet SafetensorsSet::open(const std::string& folder) {
   for (const auto& [name, value] : json["weight_map"].items()) {
     if (!value.is_string()) input_error("{}: weight_map: {}: expected a file name", index, quote_text(name));
     const auto file = value.get<std::string>();
-    // A model taken from elsewhere must not make us read outside its folder.
+    // A downloaded model must not make us read outside its folder.
     if (file.empty() || file == "." || file == ".." || file.find('/') != file.npos || file.find('\0') != file.npos)
       input_error("{}: weight_map: {}: found {}, expected the name of a file in the same folder", index,
                   quote_text(name), quote_text(file));

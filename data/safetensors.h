@@ -7,8 +7,8 @@
 #include "core/dtype.h"
 #include "data/files.h"
 
-// Reading Hugging Face's safetensors (https://github.com/huggingface/safetensors, "Format"): 8 bytes of header size,
-// a JSON header, then one block of bytes that the tensors cover without overlap or hole. safetensors_writer.h writes.
+// Reading Hugging Face's safetensors (https://github.com/huggingface/safetensors, "Format"): 8 bytes of header size, a
+// JSON header, then one block of bytes that the tensors cover without overlaps or gaps. To write: safetensors_writer.h.
 namespace upcycle {
 
 enum class StoredType : std::uint8_t {
@@ -41,8 +41,8 @@ struct StoredTensor {
   std::uint64_t bytes() const { return end - begin; }
 };
 
-// One file. Opening reads and checks the header alone, allocating no more than the file has bytes; InputError names
-// file, tensor, found and expected. Reads go through pread and a bounded buffer, and may run on several threads.
+// One file. Opening reads and checks only the header, and allocates no more than the file's size; InputError names
+// file, tensor, found and expected. Reads use pread and a bounded buffer, and may run on several threads.
 class SafetensorsFile {
  public:
   static SafetensorsFile open(const std::string& path);
@@ -50,7 +50,7 @@ class SafetensorsFile {
   const std::string& path() const { return file_.path(); }
   std::vector<std::string> names() const;  // sorted
   bool contains(const std::string& name) const { return tensors_.count(name) != 0; }
-  const StoredTensor& info(const std::string& name) const;  // InputError for a name that is not there
+  const StoredTensor& info(const std::string& name) const;  // InputError for an unknown name
 
   // Rows [row, row + rows) and columns [column, column + columns) of the two-dimensional view, as fp32, into out
   // (rows, columns). Types other than F64, F32, F16 and BF16 are an InputError. F32 keeps its bits, NaNs included.
@@ -63,8 +63,8 @@ class SafetensorsFile {
   std::map<std::string, StoredTensor> tensors_;
 };
 
-// A model's folder: model.safetensors, or else model.safetensors.index.json and the files its weight_map names.
-// The map decides: tensors that it does not list are not there.
+// A model's folder: model.safetensors, or else model.safetensors.index.json and the files that its weight_map names.
+// Tensors that the map does not list are ignored.
 class SafetensorsSet {
  public:
   static SafetensorsSet open(const std::string& folder);

@@ -35,7 +35,7 @@ constexpr std::array<TypeRow, 15> types{{{StoredType::F64, "F64", 8},
 
 constexpr std::uint64_t max_dimension = std::numeric_limits<std::int64_t>::max();
 
-// Walks the header without building it as a tree: an allowed header of 100 MB would take gigabytes as one.
+// Parses the header without building a JSON tree, which for an allowed 100 MB header would take gigabytes.
 class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
  public:
   HeaderReader(SafetensorsHeader& header, const std::string& path) : header_(header), path_(path) {}
@@ -93,7 +93,7 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
 
   bool string(std::string& value) override {
     if (depth_ != 2 || in_list_) wrong(quote_text(value));
-    if (name_ == "__metadata__") return true;  // of use to others
+    if (name_ == "__metadata__") return true;  // not used here
     if (field_ != "dtype") wrong(quote_text(value));
     for (const TypeRow& row : types)
       if (value == row.name) {
@@ -119,7 +119,7 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
   [[noreturn]] void wrong(const std::string& found) const {
     if (depth_ == 0) input_error("{}: header: found {}, expected an object", path_, found);
     if (depth_ == 1) input_error("{}: header: {}: found {}, expected an object", path_, quote_text(name_), found);
-    const char* expected = "dtype, shape and data_offsets alone";
+    const char* expected = "only dtype, shape and data_offsets";
     if (name_ == "__metadata__")
       expected = "text";
     else if (field_ == "dtype")
@@ -154,7 +154,7 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
   std::vector<std::uint64_t> offsets_;
 };
 
-// Bytes by shape and type; fills the two-dimensional view in.
+// The bytes that shape and type need; sets the two-dimensional view.
 std::uint64_t bytes_of(StoredTensor& tensor, const std::string& name, const std::string& path) {
   std::uint64_t elements = 1, columns = 1, bytes = 0;
   bool overflow = false;
@@ -210,7 +210,7 @@ const char* name_of(StoredType type) { return types[static_cast<std::size_t>(typ
 SafetensorsHeader parse_safetensors_header(std::string_view text, std::uint64_t data_bytes, const std::string& path) {
   if (text.empty() || text.front() != '{')
     input_error("{}: header: expected it to begin with '{{'; is it a safetensors file?", path);
-  // The library takes a zero byte for the end of the text.
+  // The JSON library would take a zero byte for the end of the text.
   if (text.find('\0') != text.npos) input_error("{}: header: not valid JSON: it holds a zero byte", path);
   SafetensorsHeader header;
   HeaderReader reader(header, path);

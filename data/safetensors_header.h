@@ -14,8 +14,8 @@ struct SafetensorsHeader {
   std::map<std::string, StoredTensor> tensors;  // byte ranges count from the start of the data
 };
 
-// Checks a header's text against the data_bytes that follow it: one JSON object, no key twice, known types,
-// shape x type = byte range, ranges from 0 to data_bytes without overlap or hole. InputError names `path`.
+// Checks a header's text against the data_bytes that follow it: one JSON object, no duplicate keys, known types, shape
+// x type = byte range, ranges from 0 to data_bytes without overlaps or gaps. InputError names `path`.
 SafetensorsHeader parse_safetensors_header(std::string_view text, std::uint64_t data_bytes, const std::string& path);
 
 }  // namespace upcycle

@@ -31,7 +31,7 @@ SafetensorsWriter::~SafetensorsWriter() {
   if (finished_) return;
   for (const Shard& shard : shards_) {
     ::unlink(shard.aside.c_str());
-    ::unlink((folder_ + "/" + shard.name).c_str());  // finish() may have thrown half-way through its renames
+    ::unlink((folder_ + "/" + shard.name).c_str());  // finish() may have failed half-way through its renames
   }
 }
 
@@ -72,7 +72,7 @@ void SafetensorsWriter::start() {
 }
 
 void SafetensorsWriter::start_shard(const std::string& name, const std::vector<Declared*>& tensors) {
-  // Wide types first keeps every tensor aligned to its element, which torch needs for the views it makes of them.
+  // Wide types first, so that every tensor is aligned to its element size: torch makes views of them.
   std::vector<Declared*> order = tensors;
   std::stable_sort(order.begin(), order.end(),
                    [](const Declared* a, const Declared* b) { return size_of(a->type) > size_of(b->type); });

@@ -15,11 +15,11 @@ namespace upcycle {
 //
 //   SafetensorsWriter writer(folder);
 //   writer.declare("a", StoredType::BF16, {4, 8});   // all tensors first
-//   writer.write("a", values, 32);                   // then their elements in order, in as many pieces as one likes
+//   writer.write("a", values, 32);                   // then their elements in order, in any number of pieces
 //   writer.finish();
 //
-// Nothing bears its final name before finish(): without it the destructor removes what was written. A folder that
-// already holds a model is an InputError: stale shards beside new ones would be read as one model.
+// Files get their final names in finish(); without it the destructor removes what was written. A folder that already
+// holds a model is an InputError: old and new shards would be read as one model.
 class SafetensorsWriter {
  public:
   explicit SafetensorsWriter(std::string folder, std::uint64_t max_shard_bytes = 5'000'000'000);
@@ -28,9 +28,9 @@ class SafetensorsWriter {
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
 
   void declare(const std::string& name, StoredType type, std::vector<std::int64_t> shape);
-  // The next `count` elements of the tensor. F32: as they are, bit for bit; BF16: rounded to nearest even.
+  // The next `count` elements of the tensor. F32: bit for bit; BF16: rounded to nearest even.
   void write(const std::string& name, const float* values, std::size_t count);
-  // The next bytes of the tensor as they are.
+  // The next bytes of the tensor, unconverted.
   void write_raw(const std::string& name, const void* data, std::size_t bytes);
   // Every declared byte must have been written. Syncs, renames, and writes the index last.
   void finish();

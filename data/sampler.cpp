@@ -35,7 +35,7 @@ Sampler::Sampler(const std::vector<WeightedPath>& sets, std::int64_t vocab_size,
           "{}.bin: has {} tokens, a sequence needs train.seq_length + 1 = {}; add text or shorten the sequences",
           part.path, set.tokens(), seq_length + 1);
     sequences_.push_back((set.tokens() - 1) / seq_length);
-    // At least 1: a tiny share is late, not never.
+    // At least 1, so that a tiny share is drawn eventually.
     weights_.push_back(std::max<std::int64_t>(1, std::llround(part.weight / sum * 0x1p32)));
     total_weight_ += weights_.back();
     epochs_.push_back({0, Permutation(static_cast<std::uint64_t>(sequences_.back()), static_cast<std::uint64_t>(seed),
@@ -59,7 +59,7 @@ std::size_t Sampler::draw() {
 }
 
 void Sampler::seek(std::int64_t global_index) {
-  if (weights_.size() == 1) {  // no choice to replay
+  if (weights_.size() == 1) {  // nothing to replay
     now_.index = now_.drawn[0] = global_index;
     return;
   }

@@ -9,18 +9,18 @@
 
 namespace upcycle {
 
-// Which sequences are trained on, in which order: a pure function of (token sets, weights, S, seed) and the global
-// index of a sample, so it knows nothing of ranks and a run resumes from its count of consumed samples alone. Global
-// batch b of G sequences is samples b*G to b*G + G - 1.
+// Which sequences are trained on, in which order: a pure function of (token sets, weights, S, seed) and a sample's
+// global index, independent of ranks; to resume, a run needs only its count of consumed samples. Global batch b of G
+// sequences is samples b*G to b*G + G - 1.
 //
 // A set of n tokens is packed across documents into (n - 1) / S sequences: sequence i is tokens [i*S, i*S + S) with
-// targets one further, [i*S + 1, i*S + S + 1). So neighbours share one token, which is the last target of the one and
-// the first input of the other, and up to S - 1 tokens at the end of the set are not trained on. Each epoch of a set is
-// a new permutation of its sequences, keyed by (seed, set's place in the list, epoch).
+// targets one further, [i*S + 1, i*S + S + 1). So neighbours share one token (the last target of one, the first input
+// of the next), and up to S - 1 tokens at the end of the set are not trained on. Each epoch of a set is a new
+// permutation of its sequences, keyed by (seed, index of the set, epoch).
 //
-// Several sets are blended as Megatron does: sample g comes from the set that is furthest behind its share,
-// the greatest weight * (g + 1) - drawn so far; ties go to the first. Shares are kept in integers (weights in parts of
-// 2^32), so that no rounding lets two machines disagree. Not for use from two threads at once.
+// Several sets are blended as in Megatron: sample g comes from the set that is furthest behind its share (largest
+// weight * (g + 1) - drawn so far; ties go to the first). Shares are integers (weights in units of 2^-32), so that
+// rounding can not make two machines disagree. Not thread-safe.
 class Sampler {
  public:
   struct Sample {
@@ -35,7 +35,7 @@ class Sampler {
   // tokens (S), targets (S). InputError for an id outside the vocabulary.
   void fill(std::int64_t global_index, std::int32_t* tokens, std::int32_t* targets);
 
-  // Of each set, how many epochs have begun in the samples before `global_index`.
+  // For each set, how many epochs have begun in the samples before `global_index`.
   std::vector<std::int64_t> epochs_begun(std::int64_t global_index);
 
   std::int64_t seq_length() const { return seq_length_; }
@@ -46,7 +46,7 @@ class Sampler {
   // How often each set was drawn before sample `index`: all that the choice of later sets depends on.
   struct Blend {
     std::int64_t index = 0;
-    std::vector<std::int64_t> drawn, behind;  // behind: weight * index - drawn * total, in parts of 2^32
+    std::vector<std::int64_t> drawn, behind;  // behind: weight * index - drawn * total, weights in units of 2^-32
   };
   std::size_t draw();  // the set of sample now_.index, which it moves past
   void seek(std::int64_t global_index);
@@ -56,14 +56,14 @@ class Sampler {
   std::vector<std::int64_t> weights_, sequences_;
   std::int64_t total_weight_ = 0, seq_length_ = 0, seed_ = 0;
   Blend now_;
-  std::int64_t last_index_ = -1;  // `sample` and then `fill` of one index is common
+  std::int64_t last_index_ = -1;  // cached, because `sample` is often followed by `fill` of the same index
   Sample last_;
   std::vector<Blend> marks_;  // one every 2^20 samples, so that going back is quick
   struct Epoch {
     std::int64_t number;
     Permutation order;
   };
-  std::vector<Epoch> epochs_;         // the last one used of each set
+  std::vector<Epoch> epochs_;         // for each set, the one used last
   std::vector<std::int32_t> window_;  // (S + 1)
 };
 
@@ -73,7 +73,7 @@ class EvalWindows {
   // `set` must outlive this. InputError for fewer than 2 tokens.
   EvalWindows(const TokenSet& set, std::int64_t seq_length);
 
-  std::int64_t count() const;        // windows; all full but perhaps the last
+  std::int64_t count() const;        // windows; only the last may be partial
   std::int64_t predictions() const;  // of all windows: tokens - 1
   // tokens (S), targets (S): window w has inputs [w*S, w*S + S) and targets one further. Past the end of the set tokens
   // are 0 and targets -1. Returns the number of targets that are not -1.

@@ -34,10 +34,10 @@ bool Utf8Check::feed(std::string_view bytes) {
 
 TextReader::TextReader(const std::string& path) : path_(path), file_(std::fopen(path.c_str(), "rb")) {
   if (!file_) input_error("{}: cannot be read ({}); give text or .jsonl files", path, std::strerror(errno));
-  fill();  // so that a folder is refused here
+  fill();  // fails here for a folder
 }
 
-// Moves what is left to the front and reads until the buffer is full or the file ends.
+// Moves the unread rest to the front and reads until the buffer is full or the file ends.
 void TextReader::fill() {
   const std::size_t kept = buffer_.size() - at_;
   buffer_.erase(0, at_);
@@ -46,7 +46,7 @@ void TextReader::fill() {
   const std::size_t n = std::fread(buffer_.data() + kept, 1, buffer_.size() - kept, file_.get());
   if (std::ferror(file_.get()))
     input_error("{}: cannot be read ({}); give text or .jsonl files", path_, std::strerror(errno));
-  const int next = std::fgetc(file_.get());  // known now, not one read later: the last piece says that it ends a line
+  const int next = std::fgetc(file_.get());  // look ahead, so that the last piece knows that it ends a line
   end_of_file_ = next == EOF;
   if (!end_of_file_) std::ungetc(next, file_.get());
   buffer_.resize(kept + n);

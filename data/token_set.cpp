@@ -16,9 +16,9 @@ static_assert(std::endian::native == std::endian::little, "token sets are little
 
 constexpr char magic[] = "MMIDIDX\0";  // nine bytes with the terminator
 constexpr std::size_t magic_size = 9, header_size = magic_size + 8 + 1 + 8 + 8;
-constexpr std::int64_t progress_sequences = 1 << 16;  // checked between two signs of life
+constexpr std::int64_t progress_sequences = 1 << 16;  // checked between two calls of made_progress()
 
-// The arrays of .idx start at byte 34: nothing in it is aligned.
+// The arrays of .idx start at byte 34, so nothing in it is aligned.
 template <class T>
 T load(const char* at) {
   T value;
@@ -97,13 +97,13 @@ TokenSet TokenSet::open(const std::string& prefix, std::int64_t vocab_size) {
 
   const auto sequences = load<std::uint64_t>(index + 18), indices = load<std::uint64_t>(index + 26);
   const std::uint64_t body = size - header_size;
-  // Counts first against the file size: their product below can not overflow then.
+  // First compare the counts with the file size, so that the products below can not overflow.
   const bool fits = sequences <= body / 12 && indices <= body / 8 && 12 * sequences + 8 * indices <= body;
   if (!fits)
     input_error("{}: truncated: {} bytes cannot hold {} sequences and {} document indices; make the token set again",
                 name, size, sequences, indices);
   const std::uint64_t rest = body - 12 * sequences - 8 * indices;
-  if (rest != 0 && rest != sequences)  // a multimodal set has one byte a sequence here
+  if (rest != 0 && rest != sequences)  // a multimodal set has one byte per sequence here
     input_error("{}: {} bytes too many for {} sequences and {} document indices; make the token set again", name, rest,
                 sequences, indices);
   set.sequences_ = static_cast<std::int64_t>(sequences);
@@ -171,7 +171,7 @@ void TokenSet::convert(const char* from, std::int64_t first, std::int64_t count,
   with_stored_type(code_, [&](auto example) {
     using T = decltype(example);
     const auto vocab = static_cast<std::uint64_t>(vocab_size_);
-    bool bad = false;  // gathered without a branch; a negative id is a huge unsigned one
+    bool bad = false;  // branch-free; as unsigned, a negative id is huge
     for (std::int64_t i = 0; i < count; ++i) {
       const T id = load<T>(from + i * static_cast<std::int64_t>(sizeof(T)));
       bad |= static_cast<std::uint64_t>(static_cast<std::int64_t>(id)) >= vocab;

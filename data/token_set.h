@@ -9,14 +9,14 @@
 // sequences, PREFIX.idx, little-endian and unpadded:
 //   9 bytes "MMIDIDX\0\0", u64 version 1, u8 dtype code, u64 sequences, u64 document indices (documents + 1),
 //   i32 size of each sequence (tokens), i64 pointer of each (bytes into .bin), i64 document indices (sequences)
-// and, in multimodal sets, i8 mode of each sequence, which are not used here.
+// and, in multimodal sets, i8 mode of each sequence (not used here).
 namespace upcycle {
 
 class TokenSet {
  public:
-  // Maps both files and checks every size, pointer and document index against them. InputError: a missing, truncated
-  // or foreign file, a dtype that is no integer, pointers past the end. `vocab_size` is what `read` checks ids against;
-  // by default any id that fits int32 passes.
+  // Maps both files and checks every size, pointer and document index. InputError: a missing, truncated or foreign
+  // file, a dtype that is not an integer, pointers past the end. `read` checks ids against `vocab_size`; by default any
+  // id that fits int32 passes.
   static TokenSet open(const std::string& prefix, std::int64_t vocab_size = std::int64_t{1} << 31);
 
   const std::string& prefix() const { return prefix_; }
@@ -24,25 +24,25 @@ class TokenSet {
   std::int64_t tokens() const { return tokens_; }
   std::int64_t documents() const { return documents_; }
 
-  // Copies tokens [first, first + count) to `out`. InputError when an id is negative or not below vocab_size: it names
+  // Copies tokens [first, first + count) to `out`. InputError if an id is negative or not below vocab_size, naming
   // file, position, id and vocabulary. Allocates nothing; may be called from several threads.
   void read(std::int64_t first, std::int64_t count, std::int32_t* out) const;
 
-  // Checks ids before they are needed: all of them where the set has at most `most` tokens, else that many in pieces
-  // spread evenly over it, which finds a foreign tokenizer's set at once. InputError as `read`.
+  // Checks ids in advance: all of them if the set has at most `most` tokens, else that many in pieces spread evenly,
+  // which is enough to notice that another tokenizer made the set. InputError as for `read`.
   void check_ids(std::int64_t most = std::int64_t{1} << 24) const;
 
  private:
-  std::int64_t sequence_start(std::int64_t sequence) const;  // in tokens; the set's size for the one past the last
+  std::int64_t sequence_start(std::int64_t sequence) const;  // in tokens; for one past the last: the set's size
   std::int64_t size_of_sequence(std::int64_t sequence) const;
   std::int64_t pointer_of_sequence(std::int64_t sequence) const;
   void convert(const char* from, std::int64_t first, std::int64_t count, std::int32_t* out) const;
 
   std::string prefix_;
   MappedFile index_, bin_;
-  int code_ = 0, width_ = 0;  // Megatron's dtype code and its bytes
+  int code_ = 0, width_ = 0;  // Megatron's dtype code, and the bytes per id
   std::int64_t vocab_size_ = 0, tokens_ = 0, sequences_ = 0, documents_ = 0;
-  std::vector<std::int64_t> starts_;  // only when sequences do not lie one after the other in .bin
+  std::vector<std::int64_t> starts_;  // empty if the sequences are contiguous and in order in .bin
 };
 
 }  // namespace upcycle

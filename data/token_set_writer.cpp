@@ -16,8 +16,8 @@
 
 namespace upcycle {
 
-// One output file under its temporary name, locked so that two writers of one prefix can not mix; a name left by a
-// killed writer is simply taken over.
+// One output file under its temporary name, locked so that two writers of one prefix can not mix; a file left by a
+// killed writer is reused.
 struct TokenSetWriter::File {
   std::string path, temporary;
   int fd = -1;
@@ -116,8 +116,8 @@ void TokenSetWriter::append(std::span<const std::int32_t> ids) {
 
 void TokenSetWriter::end_document() {
   if (open_tokens_ > std::numeric_limits<std::int32_t>::max())
-    input_error("{}: document {} has {} tokens, the format holds at most {} a document; split it", prefix_, documents(),
-                open_tokens_, std::numeric_limits<std::int32_t>::max());
+    input_error("{}: document {} has {} tokens, the format holds at most {} per document; split it", prefix_,
+                documents(), open_tokens_, std::numeric_limits<std::int32_t>::max());
   sizes_.push_back(static_cast<std::int32_t>(open_tokens_));
   open_tokens_ = 0;
 }
@@ -139,7 +139,7 @@ void TokenSetWriter::finish() {
   for (std::int64_t d = 0; d <= documents(); ++d) index_->write(d);
   bin_->sync();
   index_->sync();
-  // An old .idx goes first and the new one comes last: no moment pairs one set's index with another's tokens.
+  // The old .idx is removed first and the new one appears last, so that an index never meets another set's tokens.
   if (::unlink(index_->path.c_str()) != 0 && errno != ENOENT) index_->abandon("cannot replace the old index");
   bin_->publish();
   index_->publish();

@@ -7,9 +7,9 @@
 
 namespace upcycle {
 
-// Writes a token set (token_set.h): streams .bin, keeps 4 bytes a document for .idx. Both files are written as
-// PREFIX.{bin,idx}.tmp and get their names in finish(), .idx last; without finish() they are removed. Ids are stored as
-// uint16 when vocab_size < 65500, else int32, which is Megatron's rule. InputError: the files cannot be written.
+// Writes a token set (token_set.h): streams .bin, keeps 4 bytes per document for .idx. Both files are written as
+// PREFIX.{bin,idx}.tmp and renamed in finish(), .idx last; without finish() they are removed. Ids are stored as uint16
+// when vocab_size < 65500, else int32, which is Megatron's rule. InputError: the files cannot be written.
 class TokenSetWriter {
  public:
   TokenSetWriter(const std::string& prefix, std::int64_t vocab_size);
@@ -17,7 +17,7 @@ class TokenSetWriter {
   TokenSetWriter(const TokenSetWriter&) = delete;
   TokenSetWriter& operator=(const TokenSetWriter&) = delete;
 
-  void append(std::span<const std::int32_t> ids);  // to the document that is open
+  void append(std::span<const std::int32_t> ids);  // to the current document
   void end_document();
   void finish();  // once; no document may be open
 

@@ -17,14 +17,14 @@
 namespace upcycle {
 namespace {
 
-constexpr std::size_t piece_bytes = std::size_t{1} << 14;  // encoded at a time: sentencepiece slows on long texts
+constexpr std::size_t piece_bytes = std::size_t{1} << 14;  // encoded at a time: sentencepiece is slow on long texts
 constexpr std::size_t max_uncut_bytes = std::size_t{1} << 26;
 constexpr std::size_t max_json_line = std::size_t{1} << 28;
 constexpr std::string_view white_space = " \t\r\n\v\f";
 
 struct Piece {
   std::string text;
-  std::size_t bytes = 0;  // of the document: a space at the cut after it counts too
+  std::size_t bytes = 0;  // of the document, including a space at the cut after it
   bool ends_document = false;
   std::vector<std::int32_t> ids;
 };
@@ -55,12 +55,13 @@ class Pipeline {
         document_.erase(0, cut.begin);
         next_cut_ = piece_bytes;
       } else {
-        next_cut_ *= 2;  // not at once: each look is at the whole stretch
+        next_cut_ *= 2;  // doubled, because each attempt searches the whole stretch
       }
     }
   }
 
-  // `blank_counts`: whether a document of nothing at all is one (between two separators), or the file just ended.
+  // `blank_counts`: whether a document without any bytes counts (between two separators) or not (after the last
+  // separator).
   void end_document(bool blank_counts) {
     if (has_text_)
       add_piece(document_, document_.size(), true);
@@ -120,7 +121,7 @@ class Pipeline {
         writer_.end_document();
         counts_.text_bytes += static_cast<std::int64_t>(document_bytes_);
       } else {
-        ++counts_.empty_documents;  // the tokenizer's normalizer left nothing of it
+        ++counts_.empty_documents;  // the tokenizer's normalizer removed everything
       }
       document_tokens_ = document_bytes_ = 0;
     }
@@ -137,7 +138,7 @@ class Pipeline {
   TokenSetWriter writer_;
   std::size_t threads_ = 1;
 
-  std::string document_;  // what is read of it and not yet cut off
+  std::string document_;  // what is read and not yet cut off
   bool started_ = false, has_text_ = false;
   std::size_t next_cut_ = piece_bytes;
 
@@ -147,7 +148,7 @@ class Pipeline {
 
 void add_text_file(TextReader& reader, const TokenizeOptions& options, Pipeline& pipeline, std::int64_t before) {
   TextReader::Piece piece;
-  bool newline = false;  // held back until something follows it in the document
+  bool newline = false;  // written only once something follows it in the document
   while (reader.next(piece)) {
     pipeline.report(before + reader.bytes_read());
     std::string_view line = piece.text;
@@ -179,10 +180,10 @@ void add_jsonl_file(TextReader& reader, const TokenizeOptions& options, Pipeline
       try {
         value = nlohmann::json::parse(line);
       } catch (const nlohmann::json::exception& error) {
-        // The library counts lines within this one, and quotes what it read last at full length.
+        // The library counts lines from this one, and quotes its last token at full length.
         const std::string_view message = error.what();
         const std::size_t column = message.find("column");
-        input_error("{}:{}: is not JSON ({}); expected one object a line", reader.path(), reader.line(),
+        input_error("{}:{}: is not JSON ({}); expected one object per line", reader.path(), reader.line(),
                     message.substr(column == std::string_view::npos ? 0 : column, 160));
       }
       const auto text = value.is_object() ? value.find(options.jsonl_key) : value.end();
@@ -212,7 +213,7 @@ TokenizeCounts tokenize_files(const TokenizeOptions& options) {
     std::error_code error;
     const auto type = std::filesystem::status(path, error).type();
     if (type == std::filesystem::file_type::fifo || type == std::filesystem::file_type::character) continue;
-    const TextReader probe(path);  // all are refused before any is tokenized; reading a pipe would lose its text
+    const TextReader probe(path);  // check all before any is tokenized; except pipes, whose text would be lost
     const auto size = std::filesystem::file_size(path, error);
     if (!error) counts.bytes_total += static_cast<std::int64_t>(size);
   }

@@ -7,8 +7,8 @@
 namespace upcycle {
 
 struct TokenizeCounts {
-  std::int64_t documents = 0, empty_documents = 0;  // empty ones (nothing but white space) are dropped
-  std::int64_t tokens = 0;                          // with the end-of-document tokens
+  std::int64_t documents = 0, empty_documents = 0;  // empty ones (only white space) are dropped
+  std::int64_t tokens = 0;                          // including end-of-document tokens
   std::int64_t text_bytes = 0;                      // of the documents that were kept
   std::int64_t bytes_read = 0, bytes_total = 0;     // of the input files
 };
@@ -16,19 +16,19 @@ struct TokenizeCounts {
 struct TokenizeOptions {
   std::string tokenizer = {};  // as open_tokenizer takes it
   std::string output = {};     // PREFIX of the token set
-  // A .jsonl file has one document a line, at key `jsonl_key`; blank lines are passed over. Any other file is one
-  // document, or, with `doc_separator`, several between lines that hold nothing else. The newline that ends a text
-  // document's last line is not part of the document; all else is, byte for byte.
+  // A .jsonl file has one document per line, at key `jsonl_key`; blank lines are skipped. Any other file is one
+  // document or, with `doc_separator`, several, separated by lines that hold only that. The newline at the end of a
+  // text document's last line is not part of it; all else is, byte for byte.
   std::vector<std::string> inputs = {};
   std::string doc_separator = {};  // "": none
   std::string jsonl_key = "text";
-  int threads = 0;                                           // 0: one a core
-  std::function<void(const TokenizeCounts&)> progress = {};  // called from time to time with what is done so far
+  int threads = 0;                                           // 0: one per core
+  std::function<void(const TokenizeCounts&)> progress = {};  // called from time to time with the counts so far
 };
 
-// Text files to one token set, an end-of-document token after each document. Memory stays bounded (some MiB a thread)
-// while documents have words with single spaces between them; a stretch of 64 MiB without one is refused. InputError
-// names file and line of what cannot be used; nothing is left behind then.
+// Text files to one token set, with an end-of-document token after each document. Memory is bounded (some MiB per
+// thread) if documents have words separated by single spaces; a stretch of 64 MiB without one is refused. InputError
+// names file and line; the output is then removed.
 TokenizeCounts tokenize_files(const TokenizeOptions& options);
 
 }  // namespace upcycle

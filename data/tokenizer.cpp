@@ -93,7 +93,7 @@ class SentencePieceTokenizer final : public Tokenizer {
       const auto i = static_cast<std::size_t>(id);
       const std::int32_t n = at_start ? bytes_at_start_[i] : bytes_[i];
       bytes += n;
-      // Leading spaces are dropped one by one only by models that fold spaces; others drop the first alone.
+      // Only models that fold spaces drop all leading spaces; others drop the first one.
       at_start = processor_.IsControl(id) || (at_start && n == 0 && (folds_spaces_ || bytes_[i] == 0));
     }
     return bytes;
@@ -110,8 +110,8 @@ class SentencePieceTokenizer final : public Tokenizer {
  private:
   enum class CutKind { None, DropSpace, KeepSpace };
 
-  // What each piece adds to the text, in the middle and at the start of a document. The start is asked of the library
-  // itself, because it depends on the model's normalizer settings.
+  // The bytes that each piece adds to the text, in the middle and at the start of a document. The latter come from the
+  // library, because they depend on the model's normalizer settings.
   void fill_byte_counts() {
     const auto pieces = static_cast<std::size_t>(processor_.GetPieceSize());
     bytes_.resize(pieces);
@@ -135,7 +135,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   }
 
   // A single space between two ASCII letters or digits is a place to cut if no piece spans it. Whether encoding puts a
-  // space before the second part (add_dummy_prefix) is found by trying.
+  // space before the second part (add_dummy_prefix) is found by a trial.
   void find_cuts() {
     const std::int32_t space = processor_.PieceToId({space_symbol.data(), space_symbol.size()});
     if (processor_.IsUnknown(space)) return;  // unknown characters may merge across the space

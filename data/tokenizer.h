@@ -14,10 +14,10 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  // No begin- or end-of-document token is added; special tokens spelled out in the text are plain text.
-  // Sentencepiece wants valid UTF-8 and replaces what is not.
+  // Adds no begin- or end-of-document token; special tokens spelled out in the text are plain text. Sentencepiece
+  // replaces invalid UTF-8.
   virtual std::vector<std::int32_t> encode(std::string_view text) const = 0;
-  // Special tokens give no text. InputError for an id outside the vocabulary.
+  // Special tokens decode to nothing. InputError for an id outside the vocabulary.
   virtual std::string decode(std::span<const std::int32_t> ids) const = 0;
 
   virtual std::int64_t vocab_size() const = 0;
@@ -27,13 +27,13 @@ class Tokenizer {
 
   // Bytes of the text that `ids` decode to; summed over a document, decode(document).size() whenever the byte tokens
   // form valid UTF-8. Special tokens count 0, a byte token 1, and a word at the start of a document counts without the
-  // space that encoding put before it. `at_start` says whether a document starts here and is brought up to date, so a
-  // long stream can be counted in pieces; special tokens start a document. InputError as decode.
+  // space that encoding put before it. `at_start` says whether a document starts here and is updated, so that a long
+  // stream can be counted in pieces; a document starts after each special token. InputError as for decode.
   virtual std::int64_t decoded_bytes(std::span<const std::int32_t> ids, bool& at_start) const = 0;
 
-  // The last place where a document may be cut so that encode(first part) followed by encode(second part) equals
-  // encode(text): text[0, end) and text[begin, size). Between them lies at most the space that encoding the second
-  // part puts back. end 0: there is none.
+  // The last place where a document can be cut so that encode(first part) followed by encode(second part) equals
+  // encode(text): text[0, end) and text[begin, size). Between them is at most the one space that encoding the second
+  // part adds again. end 0: there is none.
   struct Cut {
     std::size_t end = 0, begin = 0;
   };
@@ -44,7 +44,8 @@ class Tokenizer {
 };
 
 // `spec` is a sentencepiece .model file, or "bytes": ids 0 to 255 are bytes, 256 ends a document, 257 begins one.
-// InputError for anything else; a Hugging Face tokenizer.json is told apart by name or content.
+// InputError for anything else; a Hugging Face tokenizer.json, recognized by name or content, gets a message of its
+// own.
 std::unique_ptr<Tokenizer> open_tokenizer(const std::string& spec);
 
 }  // namespace upcycle
