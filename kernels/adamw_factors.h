@@ -5,7 +5,7 @@
 
 namespace upcycle {
 
-// One step's factors, the same for all elements and on every device.
+// One step's factors, the same for all elements and devices.
 struct AdamwFactors {
   float decay;                       // 1 - lr * weight_decay
   float beta1, beta2, rest1, rest2;  // rest = 1 - beta
@@ -14,7 +14,7 @@ struct AdamwFactors {
   float eps;
 };
 
-// fp64: 1 - 0.999^1 in fp32 has three digits.
+// Computed in fp64: in fp32, 1 - 0.999^1 has three correct digits.
 inline AdamwFactors factors_of(const AdamwStep& step) {
   const double beta1 = static_cast<double>(step.beta1), beta2 = static_cast<double>(step.beta2);
   const double t = static_cast<double>(step.step), lr = static_cast<double>(step.lr);

@@ -3,7 +3,7 @@
 
 #include "kernels/op_types.h"
 
-// The sizes of an attention call, from its tensors, and the checks that need no data. Both devices share them.
+// The sizes of an attention call, from its tensors, and the checks that need no data. Shared by all backends.
 namespace upcycle::attention {
 
 struct Sizes {
@@ -18,7 +18,7 @@ inline std::int64_t padded(std::int64_t n) { return (n + 15) / 16 * 16; }
 Sizes sizes_of(const Tensor& out, const Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v, std::int64_t D,
                const PackedSequences& q_sequences, const PackedSequences& k_sequences);
 
-// What the backward adds.
+// Checks the additional tensors of the backward.
 void check_gradients(const Sizes& z, const Tensor& dq, const Tensor& dk, const Tensor& dv, const Tensor& dout,
                      const Tensor& q);
 

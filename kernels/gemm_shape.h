@@ -4,7 +4,7 @@
 
 #include "kernels/op_types.h"
 
-// What the matrix products of both devices share: the description of one product, and the checks of its operands.
+// What the matrix products of all backends share: the description of one product, and the checks of its operands.
 namespace upcycle {
 
 // One product C (m, n) (= or +=) A B of row-major matrices with row strides lda, ldb, ldc (elements); see MatmulKind.
@@ -17,18 +17,17 @@ struct GemmShape {
   bool operator==(const GemmShape&) const = default;
 };
 
-// The elements from one row to the next as GemmShape wants it: one row alone has no stride of its own.
+// Row stride (elements) as GemmShape wants it: a single row has no meaningful stride.
 inline std::int64_t leading_dimension(const Tensor& t) { return t.rows() > 1 ? t.row_stride : t.columns(); }
 
-// The product that Ops::matmul asks for; throws Error where its operands do not fit.
+// The product that Ops::matmul computes; throws Error if its operands do not fit.
 GemmShape checked_matmul(MatmulKind kind, const Tensor& c, const Tensor& a, const Tensor& b, Store store);
 
-// Throws Error where the operands of Ops::grouped_matmul do not fit. Of the result, the sizes that depend on the
-// expert's rows (m, or k for TN) are still zero.
+// The same for Ops::grouped_matmul, but the size that depends on the expert's rows (m, or k for TN) is left zero.
 GemmShape checked_grouped_matmul(MatmulKind kind, const Tensor& c, const Tensor& a, const Tensor& b,
                                  std::span<const std::int64_t> offsets, Store store);
 
-// The product of `rows` rows of one expert. out, in: the sizes of a weight (out, in); its gradient is TN.
+// The product of `rows` rows of one expert. out, in: the sizes of the expert's weight (out, in), whose gradient is TN.
 inline GemmShape expert_shape(MatmulKind kind, std::int64_t rows, std::int64_t out, std::int64_t in, DType dtype) {
   switch (kind) {
     case MatmulKind::NT:
@@ -41,7 +40,7 @@ inline GemmShape expert_shape(MatmulKind kind, std::int64_t rows, std::int64_t o
   return {kind, Store::Accumulate, dtype, DType::F32, out, in, rows, out, in, in};
 }
 
-// Row `row` of t, whatever its type.
+// Address of row `row` of t, of any type.
 inline void* row_address(const Tensor& t, std::int64_t row) {
   return static_cast<char*>(t.data) + row * t.row_stride * static_cast<std::int64_t>(size_of(t.dtype));
 }

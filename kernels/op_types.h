@@ -5,7 +5,7 @@
 #include "core/dtype.h"
 #include "core/tensor.h"
 
-// What ops are called with, for those who hold it and call none. Dimension letters: kernels/ops.h.
+// Argument types of the ops, for code that needs the types but not the ops. Dimension letters: kernels/ops.h.
 namespace upcycle {
 
 // Scratch of one op call, from an arena; see Ops::workspace_bytes.
@@ -14,7 +14,7 @@ struct Workspace {
   std::size_t bytes = 0;
 };
 
-// The largest sizes that ops will be called with, on this rank. Zero where a thing does not occur.
+// The largest sizes with which ops will be called on this rank; 0 for what does not occur.
 struct OpLimits {
   std::int64_t T = 0, H = 0, F = 0, N = 0, K = 0, D = 0, V = 0, E = 0, k = 0;
   std::int64_t R = 0;      // rows of the expert buffer
@@ -39,8 +39,8 @@ struct PackedSequences {
 
 enum class RouterSoftmax : std::uint8_t { TopkThenSoftmax, SoftmaxThenTopk };
 
-// Segments of the expert buffer begin at multiples of this many rows; the rows between a segment's tokens and the next
-// segment are zero, so that GEMMs can work on whole multiples with primitives made at start.
+// Segments of the expert buffer begin at multiples of this many rows; rows between a segment's tokens and the next
+// segment are zero, so that GEMMs can work on whole multiples with primitives prepared at start.
 inline constexpr std::int64_t kExpertRowAlign = 16;
 
 struct AdamwStep {

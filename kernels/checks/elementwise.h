@@ -6,12 +6,12 @@
 
 namespace upcycle {
 
-// The rows of tensors of one shape, any of which may be strided: dense ones are one long row.
+// The rows over which to iterate: if all tensors are dense, one long row.
 struct Extent {
   std::int64_t rows = 0, columns = 0;
 };
 
-// All of one shape, of any type. `op` names it in messages.
+// All tensors have one shape, of any types and row strides. `op` is the name in messages.
 Extent check_elementwise(const char* op, std::initializer_list<const Tensor*> tensors);
 
 Extent check_convert(const Tensor& out, const Tensor& x);

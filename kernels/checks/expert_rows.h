@@ -3,8 +3,8 @@
 
 #include "core/tensor.h"
 
-// Of the ops that move rows to and from experts. What the tensors of indices hold is seen only where the host can read
-// them: the CPU's ops do.
+// For the ops that move rows to and from experts. The contents of index tensors are checked only by the CPU's ops,
+// since the host can not read them on other devices.
 namespace upcycle {
 
 struct SortSizes {

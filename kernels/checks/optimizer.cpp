@@ -29,7 +29,7 @@ std::int64_t check_adamw(const Tensor& param, const Tensor& master, const Tensor
   check_flat("adamw: param", param, param.dtype, n);
   check_tensor("adamw: scale", scale, DType::F32, {1});
   check_param("adamw", param);
-  UPCYCLE_CHECK(step.step >= 1, "adamw: step {}, they count from 1", step.step);
+  UPCYCLE_CHECK(step.step >= 1, "adamw: step {}, steps count from 1", step.step);
   UPCYCLE_CHECK(step.beta1 >= 0 && step.beta1 < 1 && step.beta2 >= 0 && step.beta2 < 1,
                 "adamw: beta1 {} and beta2 {}, expected [0, 1)", step.beta1, step.beta2);
   return n;

@@ -3,14 +3,14 @@
 
 #include "core/tensor.h"
 
-// Whether the entries of `experts` are experts is seen only where the host can read them: the CPU's ops do.
+// The entries of `experts` are checked only by the CPU's ops, since the host can not read them on other devices.
 namespace upcycle {
 
 struct RouterSizes {
   std::int64_t T, E, k;
 };
 
-// Of router_forward and router_weights, which is `op`.
+// For router_forward and router_weights; `op` is the name of one of them.
 RouterSizes check_router(const char* op, const Tensor& probs, const Tensor& experts, const Tensor& weights,
                          const Tensor& lse, const Tensor& logits);
 RouterSizes check_router_stats(const Tensor& stats, const Tensor& probs, const Tensor& experts, const Tensor& lse);

@@ -8,15 +8,15 @@
 #include "kernels/cpu/attention_tiles.h"
 #include "kernels/cpu/cpu_ops.h"
 
-// FlashAttention's backward (arXiv 2205.14135, 2307.08691): weights are computed again from the log-sum-exp. A work
-// item is one sequence and key/value head. Its thread walks the key tiles and, for each, the packed query rows that see
-// it: dk and dv of the tile gather over all rows and over the group's heads in the order of rows, dq gathers over the
-// tiles in the order of keys. So sums have one order, whatever the threads.
+// FlashAttention's backward (arXiv 2205.14135, 2307.08691): weights are recomputed from the log-sum-exp. A work item is
+// one sequence and key/value head. Its thread loops over the key tiles and, for each, over the packed query rows that
+// see it: dk and dv of the tile are summed over the rows of all the group's heads, in row order; dq is summed over the
+// tiles in key order. So the order of sums does not depend on the threads.
 namespace upcycle {
 namespace attention {
 namespace {
 
-constexpr std::int64_t kRows = 16 * kTileRows;  // query rows of a step: the length of the dk and dv products
+constexpr std::int64_t kRows = 16 * kTileRows;  // query rows per step: the summed dimension of the dk and dv products
 
 struct Scratch {
   float *k, *dk, *v, *dv;  // (kKeys, Dp)
@@ -31,7 +31,7 @@ struct Scratch {
   }
 };
 
-// Of all query rows, by key/value head and packed row. A row belongs to one item.
+// For all query rows, by key/value head and packed row. Each row belongs to one work item.
 struct Shared {
   float* dq;     // (K, Tq * G, Dp)
   float* delta;  // (K, Tq * G): sum of dout * out, which is the sum over keys of weight * dweight
@@ -73,7 +73,7 @@ void weights_and_dscores(const Scratch& w, std::int64_t rows, std::int64_t keys_
     for (int j = 0; j < kKeys; j += kLanes) {
       float* p = w.p + r * kKeys + j;
       float* ds = w.ds + r * kKeys + j;
-      if (j >= seen) {  // not computed either: whole vectors past the last key of a block of rows
+      if (j >= seen) {  // the scores of whole vectors past the block's last key were not even computed
         store_vec(p, Vec{});
         store_vec(ds, Vec{});
         continue;
@@ -120,7 +120,7 @@ void differentiate(const Scratch& w, const Shared& shared, const Gradients& grad
     std::memset(w.dk, 0, static_cast<std::size_t>(kKeys * z.Dp) * sizeof(float));
     std::memset(w.dv, 0, static_cast<std::size_t>(kKeys * z.Dp) * sizeof(float));
 
-    // Rows before the first that sees this tile take no part in it.
+    // Skip the rows before the first that sees this tile.
     for (std::int64_t row = std::max<std::int64_t>(0, first - span.shift()) * z.G; row < all_rows; row += kRows) {
       const std::int64_t rows = std::min(kRows, all_rows - row);
       // Keys of this tile that packed row r of the step sees.

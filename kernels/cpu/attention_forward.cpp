@@ -12,14 +12,14 @@
 
 // FlashAttention (arXiv 2205.14135): online softmax over tiles of keys. A work item is a run of packed query rows of
 // one sequence and key/value head; within it, blocks of six rows go through scores, softmax and values while their
-// scores are still in the first-level cache. A row's arithmetic does not depend on the item it falls in, so results do
-// not depend on the number of threads.
+// scores are still in L1 cache. A row's arithmetic does not depend on its work item, so results do not depend on the
+// number of threads.
 namespace upcycle {
 namespace attention {
 namespace {
 
 constexpr std::int64_t kItemRows = 32 * kTileRows;  // enough to make loading a key tile cheap
-// A hidden score lies below the maximum of a row that has seen nothing, so its weight is exactly 0, not exp(0).
+// A masked score is below even the initial maximum of a row, so its weight is exactly 0, not exp(0).
 constexpr float kNothingSeen = -1e30f, kHidden = -2e30f;
 
 struct Scratch {
@@ -54,7 +54,7 @@ float largest_lane(Vec x) {
   return x[0];
 }
 
-// Scores of one row -> weights relative to the row's new highest score; the earlier part of the row is rescaled.
+// Turns one row's scores into weights relative to the row's new highest score, and rescales its earlier sums.
 void softmax_row(float* s, int vectors, std::int64_t visible, float log2_scale, float& highest, float* sum, float* o,
                  std::int64_t Dp) {
   if (visible < vectors * kLanes) {
@@ -121,7 +121,7 @@ void attend(const Scratch& w, const Tensor& out, const Tensor& lse, const Tensor
     const std::int64_t n = head * z.G + (begin + row) % z.G;
     float total = 0.0f;
     for (int i = 0; i < kLanes; ++i) total += w.sum[row * kLanes + i];
-    // Only a row that sees no key at all has no weight; its output is 0.
+    // Only a row that sees no key at all has weight sum 0; its output is 0.
     const float inverse = total == 0.0f ? 0.0f : 1.0f / total;
     T* to = out.as<T>() + at * out.row_stride + n * z.D;
     const float* o = w.o + row * z.Dp;
@@ -164,7 +164,7 @@ void CpuOps::attention_forward(Stream& stream, Workspace workspace, const Tensor
   {
     const Scratch scratch(static_cast<float*>(workspace.data) + omp_get_thread_num() * padded(Scratch::floats(z.Dp)),
                           z.Dp);
-    // Later blocks see more keys: handing them out first leaves small ones to even out the end.
+    // Later blocks see more keys: handing them out first leaves small ones to balance the end.
 #pragma omp for schedule(dynamic)
     for (std::int64_t item = 0; item < items; ++item) {
       const std::int64_t begin = (blocks - 1 - item / heads) * item_rows;

@@ -11,7 +11,7 @@
 // once for the whole group and the causal limit still rises with p.
 namespace upcycle::attention {
 
-inline constexpr int kKeys = 64;  // keys of a tile
+inline constexpr int kKeys = 64;  // keys per tile
 inline constexpr float kLog2e = 1.4426950408889634f;
 
 // Rows of one sequence in q and in k. Query row i sees the keys up to i + shift.
@@ -20,7 +20,7 @@ struct Span {
   std::int64_t shift() const { return k_rows - q_rows; }
 };
 
-// sizes_of, and throws Error unless the offsets rise within their rows.
+// sizes_of, and also throws Error unless the offsets ascend and stay within the rows.
 Sizes check_sizes(const Tensor& out, const Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v,
                   std::int64_t D, const PackedSequences& q_sequences, const PackedSequences& k_sequences);
 Span span_of(std::int64_t sequence, const PackedSequences& q_sequences, const PackedSequences& k_sequences);
@@ -49,7 +49,7 @@ inline IntVec lane_indices() {
   return lanes;
 }
 
-// Row of a tile from a row of D activations, padded with zeros.
+// Writes a row of a tile: D activations, padded with zeros.
 template <class T>
 void load_row(float* to, const T* from, const Sizes& z) {
 #pragma omp simd
@@ -57,9 +57,8 @@ void load_row(float* to, const T* from, const Sizes& z) {
   for (std::int64_t d = z.D; d < z.Dp; ++d) to[d] = 0.0f;
 }
 
-// The kKeys rows of a tile of keys or values: the first of the `left` rows that its sequence still has, then rows of
-// zeros (they meet weights that are zero). The next tile's rows are fetched meanwhile: a head's part of a row is so
-// short that the processor does not see the pattern by itself.
+// Loads a tile of keys or values: up to kKeys of the `left` rows that its sequence still has, then rows of zeros (whose
+// weights are zero). Prefetches the next tile's rows: a head's part of a row is too short for the hardware prefetcher.
 template <class T>
 void load_keys(float* to, const T* from, std::int64_t row_stride, std::int64_t left, const Sizes& z) {
   const std::int64_t rows = left < kKeys ? left : kKeys;

@@ -9,7 +9,7 @@ namespace upcycle {
 namespace {
 
 constexpr std::int64_t kParallelFrom = 1 << 14;  // elements
-constexpr std::int64_t kBlock = 512;             // columns whose fp32 sums stay in the first-level cache
+constexpr std::int64_t kBlock = 512;             // columns whose fp32 sums stay in L1 cache
 
 template <class Out, class Row>
 void combine(const Tensor& out, const Tensor& rows, const std::int32_t* slot, const float* weights, std::int64_t k,
@@ -41,7 +41,7 @@ void combine(const Tensor& out, const Tensor& rows, const std::int32_t* slot, co
   }
 }
 
-// One pass over the row for both results; drows may be the memory of rows, each element is read before it is written.
+// One pass over the row for both results. drows may alias rows: each element is read before it is written.
 template <class Out, class Row>
 float scale_and_dot(Row* drow, const Out* dout, const Row* row, float w, std::int64_t H) {
   float dot = 0;

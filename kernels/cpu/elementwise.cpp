@@ -6,8 +6,8 @@
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/simd.h"
 
-// Rows may be strided (a block of columns); dense tensors are one long row. A thread takes whole blocks, so an
-// element's place in its block, and with it the code that computes it, does not depend on the number of threads.
+// Rows may be strided (a block of columns); dense tensors are one long row. A thread takes whole blocks, so the code
+// that computes an element (vectorised or remainder) does not depend on the number of threads.
 namespace upcycle {
 namespace {
 
@@ -26,7 +26,7 @@ inline void put(double* p, From x) {
   *p = static_cast<double>(x);
 }
 inline void put(bf16* p, float x) { store(p, x); }
-// Through fp32 with rounding to odd, so that the second rounding sees which side of a tie the fp64 value was on.
+// Via fp32 with rounding to odd, so that the second rounding knows on which side of a tie the fp64 value was.
 inline void put(bf16* p, double x) {
   float f = static_cast<float>(x);
   const double back = static_cast<double>(f);

@@ -12,8 +12,8 @@ namespace {
 
 constexpr std::int64_t kParallelFrom = 1 << 15;  // elements; below, waking threads costs more than the work
 
-// A thread owns a range of columns and walks all tokens: every element of the table is added to in token order,
-// whatever the number of threads.
+// A thread owns a range of columns and visits all tokens, so every element of the table is summed in token order for
+// any number of threads.
 template <class T>
 void backward(float* dtable, const Tensor& dout, const std::int32_t* tokens, std::int64_t V, std::int64_t vocab_begin) {
   constexpr std::int64_t kCacheLine = 16;  // floats: threads do not share one

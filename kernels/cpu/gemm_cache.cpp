@@ -15,7 +15,7 @@
 namespace upcycle {
 namespace {
 
-constexpr std::int64_t kCopiedDepth = 384;  // of k at a time, so that a tile's fp32 operands stay in second-level cache
+constexpr std::int64_t kCopiedDepth = 384;  // of k at a time, so that a tile's fp32 operands stay in L2 cache
 
 std::string describe(const GemmShape& s) {
   static constexpr std::array kinds = {"NT", "NN", "TN"};
@@ -36,14 +36,14 @@ dnnl::memory::desc layout(std::int64_t rows, std::int64_t columns, DType type, s
           transposed ? dnnl::memory::dims{1, row_stride} : dnnl::memory::dims{row_stride, 1}};
 }
 
-// oneDNN takes the thread count from OpenMP, when it makes a primitive and some of them when they run.
+// oneDNN takes the thread count from OpenMP when it creates a primitive and, for some primitives, when it runs.
 struct OneThread {
   int before = omp_get_max_threads();
   OneThread() { omp_set_num_threads(1); }
   ~OneThread() { omp_set_num_threads(before); }
 };
 
-// Part of an operand, as that is stored.
+// Part of an operand, in its storage layout.
 struct Block {
   std::int64_t row, column, rows, columns;
 };
@@ -52,7 +52,7 @@ const void* address(const void* data, DType type, std::int64_t stride, std::int6
   return static_cast<const char*>(data) + (row * stride + column) * static_cast<std::int64_t>(size_of(type));
 }
 
-// to (rows, columns), rows `to_stride` apart
+// to (rows, columns), with row stride `to_stride`
 template <class T>
 void copy_block(float* to, std::int64_t to_stride, const void* data, std::int64_t stride, const Block& block) {
   for (std::int64_t i = 0; i < block.rows; ++i) {
@@ -70,7 +70,7 @@ void copy_floats(float* to, std::int64_t to_stride, const void* data, DType type
     copy_block<float>(to, to_stride, data, stride, block);
 }
 
-// What a tile came to, kept aside while it was summed.
+// Adds a tile's result, which was summed in scratch, to C.
 void add(void* data, std::int64_t stride, const Block& block, const float* from) {
   for (std::int64_t i = 0; i < block.rows; ++i) {
     float* const to = static_cast<float*>(data) + (block.row + i) * stride + block.column;
@@ -90,12 +90,12 @@ void put(void* data, std::int64_t stride, const Block& block, const float* from)
   }
 }
 
-// Of what oneDNN may use here: what the processor has, less what ONEDNN_MAX_CPU_ISA forbids. Each level is a bit more.
+// What oneDNN may use: the processor's instruction sets, less what ONEDNN_MAX_CPU_ISA forbids. Each level adds a bit.
 bool has(dnnl_cpu_isa_t isa) { return (dnnl_get_effective_cpu_isa() & isa) == isa; }
 
-// Rows that oneDNN is asked for where `rows` are wanted. Its AVX2 product takes rows by six, and the sums of the last
-// one to three of a product in another order: an expert's row would depend on how many others came with it, and copies
-// of an expert would not be copies. Rows that nobody wants take those places. (Seen of oneDNN 2.6.3, up to
+// The number of rows to compute when `rows` are needed. oneDNN's AVX2 product handles six rows at a time, and sums the
+// last one to three of a product in another order: a row's bits would depend on how many rows its expert has, and
+// copies of an expert would diverge. Unused rows fill those places. (Observed with oneDNN 2.6.3, up to
 // kMostPaddedRows.)
 constexpr std::int64_t kMostPaddedRows = 144;
 std::int64_t padded_rows(std::int64_t rows) {
@@ -103,7 +103,7 @@ std::int64_t padded_rows(std::int64_t rows) {
   return rows + kMore[static_cast<std::size_t>(rows % 6)];
 }
 
-// Floats from one part of a thread's scratch to the next begin at whole cache lines.
+// Rounds up, so that each part of a thread's scratch begins at a whole cache line.
 std::int64_t in_lines(std::int64_t floats) { return (floats + 15) / 16 * 16; }
 
 }  // namespace
@@ -165,16 +165,16 @@ struct GemmCache::Piece {
 struct GemmCache::Plan {
   GemmShape shape;
   GemmTiles tiles;
-  bool copies = false;            // operands, as fp32, into the thread's scratch
-  bool aside = false;             // C is summed in scratch, from zero, and then stored or added
-  bool pads = false;              // rows, see padded_rows; copies and aside too, then
+  bool copies = false;            // operands are copied, as fp32, into the thread's scratch
+  bool aside = false;             // C is summed in scratch, from zero, then stored or added
+  bool pads = false;              // rows are padded (padded_rows); implies copies and aside
   std::int64_t depth = 0;         // of k at a time
   std::size_t thread_bytes = 0;   // scratch
   std::array<Piece*, 16> pieces;  // by piece_index
 
   std::int64_t depths() const { return (shape.k + depth - 1) / depth; }
-  // Tiles at the lower and the right edge have shapes of their own, and so may the last of k; the first of k may store
-  // where the others add.
+  // Tiles at the bottom and right edges may be smaller, and so may the last block of k; the first block of k may store
+  // while the others add.
   static std::size_t piece_index(bool last_row, bool last_column, bool first_depth, bool last_depth) {
     return (last_row ? 1u : 0u) | (last_column ? 2u : 0u) | (first_depth ? 4u : 0u) | (last_depth ? 8u : 0u);
   }
@@ -185,7 +185,7 @@ struct GemmCache::Plan {
   std::int64_t b_floats() const { return copies ? in_lines(tiles.columns * depth) : 0; }
   std::int64_t c_floats() const { return aside ? in_lines(asked(tiles.rows) * tiles.columns) : 0; }
 
-  // The product that a tile is, of `k` terms of each sum.
+  // The product of one tile over `k` terms.
   GemmShape tile_shape(std::int64_t rows, std::int64_t columns, std::int64_t k, bool first_depth) const {
     GemmShape s = shape;
     s.m = asked(rows);
@@ -274,7 +274,7 @@ GemmCache::Piece& GemmCache::piece(const GemmShape& shape, int threads) {
   return *found;
 }
 
-// Whether they fit a thread's scratch.
+// Whether the tiles fit a thread's scratch.
 bool GemmCache::make_pieces(Plan& p, const GemmShape& s, int threads) {
   p.depth = p.copies ? even_part(s.k, kCopiedDepth) : s.k;
   const std::size_t own = static_cast<std::size_t>(p.a_floats() + p.b_floats() + p.c_floats()) * sizeof(float);

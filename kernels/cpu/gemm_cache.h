@@ -9,18 +9,18 @@
 
 namespace upcycle {
 
-// Matrix products, each cut into tiles of C (see gemm_tiles.h) that the threads take one after another; a tile is one
-// thread's oneDNN primitive. Which thread takes a tile changes nothing in it: sizes and the thread count alone decide
-// the bits. Primitives are made at a shape's first use, then kept. One caller at a time, outside parallel regions.
+// Matrix products, each cut into tiles of C (see gemm_tiles.h) that the threads take one after another; each tile is
+// computed by one thread with a oneDNN primitive. The bits depend only on the sizes and the thread count, not on which
+// thread takes which tile. Primitives are created on a shape's first use, then kept. One caller at a time, outside
+// parallel regions.
 //
-// Where oneDNN has no bf16 products in hardware (it has none below AVX-512, and emulates them at a third of fp32's
-// speed before AVX512_BF16), a thread widens its tile's operands to fp32, a block of k at a time, in its part of the
-// workspace, and takes the fp32 product. Every bf16 is an fp32 number, products of two are exact, sums are fp32 and
-// rounded to bf16 once, after the last of k: what differs from bf16 instructions is the order of the sums, and that
-// those take numbers below 2^-126 as zeros.
+// Without AVX512_BF16 (below AVX-512 oneDNN has no bf16 products; above, it emulates them at a third of fp32's speed),
+// a thread widens its tile's operands to fp32, a block of k at a time, in its part of the workspace, and uses the fp32
+// product. Products of two bf16 numbers are exact in fp32, and sums are fp32, rounded to bf16 once, at the end: the
+// only differences from bf16 instructions are the order of the sums, and that those flush numbers below 2^-126 to zero.
 class GemmCache {
  public:
-  // A tile that needs more scratch than `thread_bytes`, a multiple of 64, is cut smaller.
+  // Tiles that need more scratch than `thread_bytes`, a multiple of 64, are made smaller.
   explicit GemmCache(std::size_t thread_bytes = kThreadBytes);
   ~GemmCache();
   GemmCache(const GemmCache&) = delete;
@@ -31,8 +31,8 @@ class GemmCache {
   void run(Workspace workspace, const GemmShape& shape, void* c, const void* a, const void* b);
 
   static std::size_t workspace_bytes();               // what run needs, for any shape under the default limit
-  std::size_t size() const { return plans_.size(); }  // shapes made so far
-  std::int64_t tiles(const GemmShape& shape);         // that this shape is cut into
+  std::size_t size() const { return plans_.size(); }  // shapes so far
+  std::int64_t tiles(const GemmShape& shape);         // into which this shape is cut
   bool widens_bf16() const { return widens_bf16_; }   // see above
 
   static constexpr std::size_t kThreadBytes = std::size_t{3} << 19;
@@ -56,9 +56,9 @@ class GemmCache {
   std::size_t thread_bytes_;
   std::unique_ptr<Engine> engine_;
   bool widens_bf16_;
-  // oneDNN's AVX2 product is a tenth slower on tiles of large operands than on copies that lie in cache; it adds to C
-  // every 96 terms or so, each time with C's rounding; and a row's sums depend on how many rows there are. So operands
-  // are copied, sums made aside, and rows padded.
+  // oneDNN's AVX2 product is a tenth slower on tiles of large operands than on copies in cache; it adds to C about
+  // every 96 terms, each time with C's rounding; and a row's sums depend on the number of rows. So operands are copied,
+  // sums are kept in scratch, and rows are padded.
   bool before_avx512_;
   std::unordered_map<Key, std::unique_ptr<Piece>, Hash> pieces_;  // by the shape of one tile
   std::unordered_map<Key, std::unique_ptr<Plan>, Hash> plans_;    // by the shape of the product

@@ -9,7 +9,7 @@ namespace {
 constexpr std::array<std::int64_t, 8> kRows = {16, 32, 64, 96, 128, 160, 192, 256};
 constexpr std::array<std::int64_t, 7> kColumns = {32, 64, 128, 192, 256, 384, 512};
 
-// In multiply-adds. An element that is packed costs about as much as 24; handing a tile to oneDNN about a microsecond.
+// Costs in multiply-adds. Packing an element costs about 24; calling oneDNN for a tile about a microsecond.
 double tile_cost(std::int64_t rows, std::int64_t columns, std::int64_t k) {
   return static_cast<double>(k * (rows * columns + 24 * (rows + columns))) + 1e5;
 }
@@ -30,7 +30,7 @@ GemmTiles choose_tiles(std::int64_t m, std::int64_t n, std::int64_t k, int threa
       best = tiles;
     }
   }
-  // What one thread does in the time that starting a team takes is not worth starting it.
+  // Work that one thread does in the time that it takes to start a team is not worth starting one.
   constexpr double kAlone = 2e5;
   if (static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k) < kAlone)
     best = {m, n, std::min(m, most_rows), std::min(n, kColumns.back())};

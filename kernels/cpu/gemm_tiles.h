@@ -2,16 +2,16 @@
 #include <algorithm>
 #include <cstdint>
 
-// How a matrix product C (m, n), sums over k, is cut into tiles that threads take one after another.
+// How a matrix product C (m, n) = A (m, k) B (k, n) is cut into tiles that threads take one after another.
 namespace upcycle {
 
-// Nearly equal parts of `total`, of at most `largest`, in units of 16: the last is not a splinter.
+// Nearly equal parts of `total`, each at most `largest`, in units of 16, so that the last is not tiny.
 inline std::int64_t even_part(std::int64_t total, std::int64_t largest) {
   const std::int64_t parts = (total + largest - 1) / largest;
   return std::min(total, ((total + parts - 1) / parts + 15) / 16 * 16);
 }
 
-// All tiles are rows x columns but for the last of each direction, so that a product has four tile shapes at most.
+// All tiles are rows x columns except the last in each direction, so that a product has at most four tile shapes.
 struct GemmTiles {
   std::int64_t m = 0, n = 0;
   std::int64_t rows = 0, columns = 0;
@@ -19,21 +19,21 @@ struct GemmTiles {
   std::int64_t down() const { return (m + rows - 1) / rows; }
   std::int64_t across() const { return (n + columns - 1) / columns; }
   std::int64_t count() const { return down() * across(); }
-  // The tile's place in C. Neighbours in a column of tiles follow each other: they share B.
+  // The tile's position in C, column by column of tiles, since the tiles of a column share B.
   std::int64_t row(std::int64_t tile) const { return tile % down() * rows; }
   std::int64_t column(std::int64_t tile) const { return tile / down() * columns; }
   std::int64_t rows_at(std::int64_t tile) const { return std::min(rows, m - row(tile)); }
   std::int64_t columns_at(std::int64_t tile) const { return std::min(columns, n - column(tile)); }
 };
 
-// The tiles that `threads` threads should be done with first, by sizes and the thread count alone. Each pays for
-// packing its operands, so small tiles lose; the threads wait for the last one, so large tiles lose too, the more so
-// where a thread has to share its core.
+// The tiling that should be fastest on `threads` threads, from sizes and the thread count only. Each tile packs its
+// operands, so small tiles are slow; the threads wait for the last tile, so large ones are too, even more if a thread
+// has to share its core.
 inline constexpr std::int64_t kMostTileRows = 256;
 GemmTiles choose_tiles(std::int64_t m, std::int64_t n, std::int64_t k, int threads,
                        std::int64_t most_rows = kMostTileRows);
 
-// With the larger side halved, for where a tile's scratch is too large.
+// With the larger side halved, if a tile's scratch is too large.
 GemmTiles halve_tiles(GemmTiles tiles);
 
 }  // namespace upcycle

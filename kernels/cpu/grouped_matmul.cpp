@@ -8,9 +8,9 @@
 namespace upcycle {
 namespace {
 
-// A segment is cut into pieces of at most this many rows, nearly equal, each a multiple of kExpertRowAlign. So the
-// ladder of prepared row counts is every multiple up to here. Measured (H 512, F 1408, two threads of a Zen 5): 512
-// rows reach the speed of 2,048, and making the whole ladder takes a tenth of a second.
+// A segment is cut into pieces of at most this many rows, nearly equal, each a multiple of kExpertRowAlign. So only the
+// multiples up to this need prepared primitives. Measured (H 512, F 1408, two threads of a Zen 5): 512 rows are as fast
+// as 2,048, and preparing them all takes a tenth of a second.
 constexpr std::int64_t kLongestPiece = 512;
 
 struct Piece {
@@ -48,7 +48,7 @@ void CpuOps::grouped_matmul(Stream& stream, Workspace workspace, MatmulKind kind
     const std::int64_t rows = offsets[static_cast<std::size_t>(e) + 1] - begin;
     if (rows == 0 && weight_gradient && store == Store::Overwrite)
       std::memset(row_address(c, e), 0, static_cast<std::size_t>(c.columns()) * size_of(c.dtype));
-    // A sum over pieces must not pass through bf16.
+    // A sum over pieces must not be rounded to bf16 in between.
     const std::int64_t pieces = weight_gradient && c.dtype == DType::BF16 ? (rows > 0) : piece_count(rows);
     for (std::int64_t i = 0; i < pieces; ++i) {
       const Piece piece = piece_of(rows, i, pieces);

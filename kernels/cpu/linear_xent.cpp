@@ -99,7 +99,7 @@ void CpuOps::xent_combine(Stream&, const Tensor& nll, const Tensor& lse, const T
     for (std::int64_t r = 0; r < ranks; ++r) highest = std::max(highest, static_cast<double>(parts[3 * (r * T + t)]));
     for (std::int64_t r = 0; r < ranks; ++r) {
       const float* const part = parts + 3 * (r * T + t);
-      if (part[0] != kNone) sum += part[1] * std::exp(part[0] - highest);  // a shard of padding alone has no maximum
+      if (part[0] != kNone) sum += part[1] * std::exp(part[0] - highest);  // a shard with only padding has no maximum
       target_logit += part[2];
     }
     const double log_sum = highest + std::log(sum);

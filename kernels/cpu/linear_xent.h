@@ -5,8 +5,8 @@
 
 #include "kernels/cpu/gemm_cache.h"
 
-// How the output projection with cross-entropy is cut: vocabulary blocks outside, so that a block of the weight (and of
-// its gradient) stays in cache while all token blocks pass by it.
+// How the output projection with cross-entropy is cut: the outer loop is over vocabulary blocks, so that a block of the
+// weight (and of its gradient) stays in cache while the inner loop visits all token blocks.
 namespace upcycle {
 
 inline constexpr std::int64_t kXentTokens = 512;  // rows of a block of logits
@@ -19,7 +19,7 @@ inline std::int64_t block_size(std::int64_t total, std::int64_t largest) {
   return ((total + count - 1) / count + kUnit - 1) / kUnit * kUnit;
 }
 
-// The parts of one call's workspace. Placed over a null address, only `bytes` and `gemm.bytes` mean anything.
+// The parts of one call's workspace. With a null address, only `bytes` and `gemm.bytes` are meaningful.
 struct XentScratch {
   float* logits;  // (kXentTokens, kXentVocab) at most
   void* dlogits;  // the same in the activations' type; fp32: the logits' own memory

@@ -7,7 +7,7 @@
 namespace upcycle {
 
 namespace {
-constexpr std::int64_t kPieceProducts = std::int64_t{2} << 30;  // some 10 ms of a core in bf16
+constexpr std::int64_t kPieceProducts = std::int64_t{2} << 30;  // about 10 ms on one core in bf16
 constexpr std::int64_t kLeastRows = 256;
 }  // namespace
 
@@ -21,7 +21,7 @@ void CpuOps::matmul(Stream& stream, Workspace workspace, MatmulKind kind, const 
                     const Tensor& b, Store store) {
   GemmShape s = checked_matmul(kind, c, a, b, store);
   const bool ta = kind == MatmulKind::TN;
-  // Long products are cut over the rows of C, so that transfers under way are moved in between.
+  // Long products are cut over the rows of C, so that transfers can be advanced (poll) in between.
   const std::int64_t pieces =
       std::clamp<std::int64_t>(s.m * s.n * s.k / kPieceProducts, 1, std::max<std::int64_t>(1, s.m / kLeastRows));
   const std::int64_t rows = s.m;

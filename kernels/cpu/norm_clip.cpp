@@ -8,8 +8,8 @@
 namespace upcycle {
 namespace {
 
-// Blocks whose size follows from the tensor's alone: at most kMostBlocks of them, so that the workspace does not grow
-// with the tensor, and none below kLeastBlock elements.
+// Block size, from the tensor's size only: at most kMostBlocks blocks, so that the workspace does not grow with the
+// tensor, each of at least kLeastBlock elements.
 constexpr std::int64_t kMostBlocks = 1024;
 constexpr std::int64_t kLeastBlock = 4096;
 
@@ -40,7 +40,7 @@ void CpuOps::sum_squares(Stream&, Workspace workspace, const Tensor& out, const 
   *out.as<double>() += sum;
 }
 
-// A NaN norm gives a NaN scale: it is for the step to see and stop, not for the clip to hide.
+// A NaN norm gives a NaN scale: clipping must not hide it from the step, which stops on it.
 void CpuOps::clip_scale(Stream&, const Tensor& scale, const Tensor& sum_squares, float max_norm) {
   check_clip_scale(scale, sum_squares);
   const double ratio = static_cast<double>(max_norm) / (std::sqrt(*sum_squares.as<double>()) + 1e-6);

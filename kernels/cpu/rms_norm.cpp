@@ -62,7 +62,7 @@ void forward(const Tensor& out, const Tensor& rstd, const Tensor& sum, const Ten
   }
 }
 
-// A thread adds up its own run of rows; the partial sums are then added in the order of rows.
+// Each thread sums its own range of rows; the partial sums are then added in row order.
 template <class T>
 void backward(float* partials, const Tensor& dx, const Tensor& dweight, const Tensor& dout, const Tensor& x,
               const Tensor& weight, const Tensor& rstd) {

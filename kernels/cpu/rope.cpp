@@ -3,7 +3,7 @@
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/simd.h"
 
-// Rotary embedding (arXiv 2104.09864), half-split: element i of a head turns with element i + D/2.
+// Rotary embedding (arXiv 2104.09864), half-split: element i of a head is rotated with element i + D/2.
 namespace upcycle {
 namespace {
 

@@ -6,8 +6,8 @@
 #include "kernels/checks/router.h"
 #include "kernels/cpu/cpu_ops.h"
 
-// One token's E logits are few: a thread takes whole tokens, and every sum runs in index order within one token, so the
-// result does not depend on the number of threads.
+// A thread takes whole tokens, and every sum runs in index order within one token, so the result does not depend on the
+// number of threads.
 //
 // A NaN logit ranks below every number (minus infinity included), so the chosen experts are always k different valid
 // ones; the row's probs, weights and lse are NaN, so the loss shows it.
@@ -46,14 +46,14 @@ float softmax(float* probs, const float* logits, std::int64_t E) {
   return static_cast<float>(static_cast<double>(highest) + std::log(sum));
 }
 
-// The weights of a row whose probs and lse are known.
+// The weights of a row, from its probs and lse.
 void weigh(float* weights, const float* logits, const float* probs, float lse, const std::int32_t* experts,
            std::int64_t k, RouterSoftmax order) {
   if (order == RouterSoftmax::SoftmaxThenTopk) {
     for (std::int64_t j = 0; j < k; ++j) weights[j] = probs[experts[j]];
     return;
   }
-  // Replayed experts need not hold the row's highest logit: scale by the highest of the chosen.
+  // Given experts (router_weights) need not include the row's highest logit: scale by the highest of the chosen.
   float highest = std::isnan(lse) ? lse : logits[experts[0]];
   for (std::int64_t j = 1; j < k; ++j) highest = highest < logits[experts[j]] ? logits[experts[j]] : highest;
   double sum = 0;

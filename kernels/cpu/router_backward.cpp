@@ -7,9 +7,9 @@ namespace {
 
 constexpr std::int64_t kParallelFrom = 4096;
 
-// <p, g>, the p summing to 1, as g_0 + <p, g - g_0>: then equal gradients have exactly that mean, and the softmax
-// backward p_i (g_i - mean) is exactly zero rather than rounding noise. Experts that start as copies of one MLP have
-// equal gradients, and Adam would blow the noise up to full steps.
+// <p, g>, where p sums to 1, computed as g_0 + <p, g - g_0>: the mean of equal gradients is then exact, and the softmax
+// backward p_i (g_i - mean) exactly zero instead of rounding noise. Experts that start as copies of one MLP have equal
+// gradients, and Adam would amplify the noise to full steps.
 double mean(const float* p, const float* g, std::int64_t n) {
   const double first = static_cast<double>(g[0]);
   double sum = 0;
@@ -40,7 +40,8 @@ void CpuOps::router_backward(Stream&, const Tensor& dlogits, const Tensor& dweig
     const float *dw = all_dw + t * k, *p = all_p + t * E, *w = all_w + t * k;
     const std::int32_t* chosen = all_chosen + t * k;
     if (order == RouterSoftmax::SoftmaxThenTopk) {
-      // The weights are entries of probs: both gradients go through the one full softmax; `out` holds dprobs meanwhile.
+      // The weights are entries of probs: both gradients go through the one full softmax; `out` temporarily holds
+      // dprobs.
       for (std::int64_t e = 0; e < E; ++e) out[e] = scale[e];
       for (std::int64_t j = 0; j < k; ++j) out[chosen[j]] += dw[j];
       const double m = mean(p, out, E);

@@ -8,7 +8,7 @@
 namespace upcycle {
 namespace {
 
-constexpr std::int64_t kParts = 64;    // of the tokens, whatever the number of threads: sums do not depend on it
+constexpr std::int64_t kParts = 64;    // of the tokens; fixed, so that sums do not depend on the number of threads
 constexpr std::int64_t kColumns = 16;  // experts whose sums one thread keeps in registers
 constexpr std::int64_t kParallelFrom = 4096;
 

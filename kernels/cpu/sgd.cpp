@@ -30,7 +30,7 @@ void sgd_as(const Tensor& param, const Tensor& master, const Tensor& grad, float
 
 }  // namespace
 
-// Decoupled decay and PyTorch's (added to the gradient) are the same thing without momentum.
+// Without momentum, decoupled weight decay equals PyTorch's (added to the gradient).
 void CpuOps::sgd(Stream&, const Tensor& param, const Tensor& master, const Tensor& grad, const Tensor& scale, float lr,
                  float weight_decay) {
   check_sgd(param, master, grad, scale);

@@ -11,7 +11,7 @@ inline float load(const float* p) { return *p; }
 inline float load(const bf16* p) { return std::bit_cast<float>(static_cast<std::uint32_t>(p->bits) << 16); }
 
 inline void store(float* p, float x) { *p = x; }
-// Same bits as to_bf16, by selects in place of its branch.
+// Same bits as to_bf16, with selects instead of its branch.
 inline void store(bf16* p, float x) {
   const std::uint32_t u = std::bit_cast<std::uint32_t>(x);
   const std::uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
@@ -26,7 +26,7 @@ inline float fast_exp(float x) {
   constexpr float kLowest = -87.33654022216797f;  // ln of 2^-126
   float clamped = x > kHighest ? kHighest : x;
   clamped = clamped < kLowest ? kLowest : clamped;
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer held in the low bits
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
   const float shifted = clamped * 1.44269504088896341f + kRound;
   const float n = shifted - kRound;
   float r = n * -0.693359375f + clamped;
@@ -38,7 +38,7 @@ inline float fast_exp(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + (r + 1.0f);
-  // 2^n in two factors: n = 128 has no float of its own.
+  // 2^n in two factors: 2^128 is not a float.
   const std::int32_t i = std::bit_cast<std::int32_t>(shifted) - std::bit_cast<std::int32_t>(kRound);
   const std::int32_t half = i >> 1;
   float y = p * std::bit_cast<float>((half + 127) << 23) * std::bit_cast<float>((i - half + 127) << 23);

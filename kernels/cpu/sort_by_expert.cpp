@@ -7,14 +7,14 @@
 #include "kernels/checks/expert_rows.h"
 #include "kernels/cpu/cpu_ops.h"
 
-// A counting sort in three passes: each part of the assignments counts its own, the counts become first places (expert
-// by expert, parts in order, which is what makes it stable), each part places its own. A stable order is unique, so the
-// number of parts does not show in the result.
+// A counting sort in three passes: each part of the assignments is counted per expert; a prefix sum over experts, then
+// parts, turns the counts into first places (this order makes it stable); each part is placed. A stable order is
+// unique, so the result does not depend on the number of parts.
 namespace upcycle {
 namespace {
 
 constexpr std::int64_t kMostParts = 64;
-constexpr std::int64_t kPartFrom = 8192;  // assignments that pay for a thread
+constexpr std::int64_t kPartFrom = 8192;  // assignments that are worth a thread
 
 }  // namespace
 
@@ -56,7 +56,7 @@ void CpuOps::sort_by_expert(Stream&, Workspace workspace, const Tensor& counts, 
   UPCYCLE_CHECK(next <= R, "sort_by_expert: {} rows needed, source has {}", next, R);
 
   std::int32_t *const token = source.as<std::int32_t>(), *const row = slot.as<std::int32_t>();
-  std::fill(token, token + R, -1);  // padding and what lies past the end
+  std::fill(token, token + R, -1);  // padding and unused rows at the end
 #pragma omp parallel for schedule(static) if (parts > 1)
   for (std::int64_t part = 0; part < parts; ++part)
     for (std::int64_t i = n * part / parts; i < n * (part + 1) / parts; ++i) {

@@ -11,14 +11,13 @@ namespace {
 constexpr std::int64_t kParallelFrom = 1 << 13;  // elements; below, waking threads costs more than the work
 
 // 1 / (1 + e^-x) to about 2 ulp between -80 and 80, constant beyond. The comparisons are written so that they compile
-// to a minimum and a maximum; a NaN becomes a number here, but every result below is also a product with the gate
-// itself.
+// to min and max, which turns NaN into a number; but every result below is multiplied by the gate itself, which is NaN.
 float sigmoid(float x) {
   float clamped = x < 80.0f ? x : 80.0f;
   clamped = clamped > -80.0f ? clamped : -80.0f;
   constexpr float kRound = 12582912.0f;
   constexpr float kLog2e = 1.44269502162933350f,
-                  kLog2eRest = 1.92596299e-8f;  // in two parts: |x| magnifies its rounding
+                  kLog2eRest = 1.92596299e-8f;  // in two parts, because |x| amplifies its rounding error
   const float shifted = clamped * -kLog2e + kRound;
   float r = clamped * -kLog2e - (shifted - kRound);
   r = clamped * -kLog2eRest + r;

@@ -3,8 +3,7 @@
 #include <cstdint>
 #include <cstring>
 
-// Small fp32 matrix products on tiles that lie in cache: what attention is made of. Vectors are GCC's portable ones, of
-// a length that suits the processor.
+// Small fp32 matrix products on tiles in cache, for attention. Uses GCC's portable vectors, in the processor's length.
 namespace upcycle {
 
 #ifdef __AVX512F__

@@ -11,8 +11,8 @@ using namespace cuda;
 
 constexpr int kGroup = 8;
 
-// Every fused multiply-add is written out: with ZeRO an element's update must not depend on where its shard begins, so
-// the compiler may not contract the whole groups and the single elements differently.
+// Every fused multiply-add is explicit: with ZeRO an element's update must not depend on where its shard begins, so the
+// compiler must not contract vector groups and single elements differently.
 template <class Param, int N>
 __device__ __forceinline__ void update(Param* param, float* master, float* m, float* v, const float* grad, float scale,
                                        const AdamwFactors& f) {

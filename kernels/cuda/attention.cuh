@@ -8,10 +8,10 @@
 
 // What the attention kernels share. A key/value head serves G query heads; their rows are treated as one longer
 // sequence of "packed" rows, p = row * G + head within the group, so that each key tile is read once for the whole
-// group and the causal limit still rises with p. A row's arithmetic does not depend on the tile that it falls in.
+// group and the causal limit still rises with p. A row's arithmetic does not depend on its tile.
 //
-// These kernels multiply in fp32 from tiles in shared memory, for both types and any D up to 256: 256 threads as 16 x
-// 16, each with kM x kM scores of a tile and, of its rows of results, groups of 4 columns that are 64 apart.
+// These kernels multiply in fp32 from tiles in shared memory, for both types and any D up to 256: 16 x 16 threads, each
+// computing kM x kM scores of a tile and, of its result rows, groups of 4 columns 64 apart.
 namespace upcycle::cuda {
 
 constexpr int kAttentionThreads = 256;
@@ -33,12 +33,12 @@ struct AttentionShape {
   bool whole_vectors;  // rows may be read 16 bytes at a time
 };
 
-// One block's part: tile `tile` of a sequence. blockIdx: x over sequences and tiles, y over key/value heads.
+// The part of one block: tile `tile` of a sequence. blockIdx: x over sequences and tiles, y over key/value heads.
 struct Part {
   int q_begin, q_rows, k_begin, k_rows, tile, head;
   __device__ __forceinline__ int shift() const { return k_rows - q_rows; }  // query row i sees keys up to i + shift
 };
-// Late tiles of queries see more keys: handing them out first leaves short ones to even out the end.
+// Late query tiles see more keys: handing them out first leaves short ones to balance the end.
 __device__ __forceinline__ Part part_of(const AttentionShape& s, bool last_first) {
   const unsigned sequence = blockIdx.x / s.tiles, tile = blockIdx.x % s.tiles;
   const int q0 = s.q_offsets[sequence], k0 = s.k_offsets[sequence];
@@ -50,13 +50,13 @@ __device__ __forceinline__ Part part_of(const AttentionShape& s, bool last_first
           static_cast<int>(blockIdx.y)};
 }
 
-// How a tile of kTile rows and heads of up to kD columns lies in shared memory and over threads.
+// Layout of a tile, kTile rows of heads of up to kD columns, in shared memory and over threads.
 template <int kD_, int kTile_>
 struct TileShape {
   static constexpr int kD = kD_, kTile = kTile_;
-  static constexpr int kM = kTile / 16;      // rows, and keys, of a thread
-  static constexpr int kGroups = kD / 64;    // groups of 4 columns of a thread
-  static constexpr int kStride = kD + 4;     // floats: 16 rows at one column lie in different banks
+  static constexpr int kM = kTile / 16;      // rows, and keys, per thread
+  static constexpr int kGroups = kD / 64;    // groups of 4 columns per thread
+  static constexpr int kStride = kD + 4;     // floats: 16 rows of one column are in different banks
   static constexpr int kScores = kTile + 4;  // row stride of a tile of scores
   static constexpr int kTileFloats = kTile * kStride, kScoreFloats = kTile * kScores;
 };
@@ -87,7 +87,8 @@ __device__ __forceinline__ void load_tile(float* to, const T* from, std::int64_t
   }
 }
 
-// scores[i][j] = row ty * kM + i of `a` times row tx + 16 j of `b`: rising d, so the same sum wherever a row lies.
+// scores[i][j] = row ty * kM + i of `a` times row tx + 16 j of `b`: in ascending d, so the sum does not depend on the
+// row's position.
 template <class Z>
 __device__ __forceinline__ void multiply_rows(float (&scores)[Z::kM][Z::kM], const float* a, const float* b, int D) {
   const int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
@@ -113,7 +114,7 @@ __device__ __forceinline__ void multiply_rows(float (&scores)[Z::kM][Z::kM], con
   }
 }
 
-// sums[i][g] += weights[i] * columns tx * 4 + 64 g ... of one row of a tile.
+// sums[i][g] += weights[i] * the 4 columns from tx * 4 + 64 g of one row of a tile.
 template <class Z>
 __device__ __forceinline__ void add_row(float (&sums)[Z::kM][Z::kGroups][4], const float (&weights)[Z::kM],
                                         const float* row) {
@@ -198,7 +199,7 @@ inline dim3 attention_grid(AttentionShape& s, std::int64_t rows, int tile, std::
   return dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(K));
 }
 
-// On tensor cores, for the types and sizes that they are written for; false, and nothing done, for others.
+// On tensor cores; returns false and does nothing for types and sizes that these kernels do not support.
 bool attention_forward_mma(Stream& stream, const Tensor& out, const Tensor& lse, const Tensor& q, const Tensor& k,
                            const Tensor& v, const AttentionShape& s, std::int64_t rows, std::int64_t sequences,
                            std::int64_t K);

@@ -5,9 +5,9 @@
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/cuda_ops.h"
 
-// FlashAttention's backward (arXiv 2205.14135, 2307.08691): weights are computed again from the log-sum-exp. Two
-// kernels instead of one with atomic sums, so that every sum has one order: blocks over keys gather dk and dv over the
-// query rows, blocks over query rows gather dq over the keys.
+// FlashAttention's backward (arXiv 2205.14135, 2307.08691): weights are recomputed from the log-sum-exp. Two kernels
+// instead of one with atomic sums, so that every sum has a fixed order: blocks over keys sum dk and dv over the query
+// rows, blocks over query rows sum dq over the keys.
 namespace upcycle::cuda {
 namespace {
 
@@ -15,8 +15,8 @@ namespace {
 template <int kD>
 using BackwardTile = TileShape<kD, kD == 256 ? 32 : 64>;
 
-// delta fp32 (N, Tq): sum of dout * out, which is the sum over keys of weight * dweight. Eight threads a row and head:
-// bf16 heads of 64 columns are one 16-byte piece a thread.
+// delta fp32 (N, Tq): sum of dout * out, which is the sum over keys of weight * dweight. Eight threads per row and
+// head: for bf16 heads of 64 columns, 16 bytes per thread.
 constexpr int kDeltaThreads = 8, kDeltaRows = kAttentionThreads / kDeltaThreads;
 
 template <class T>
@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(kAttentionThreads)
   if (t < s.Tq && threadIdx.x % kDeltaThreads == 0) delta[n * s.Tq + t] = sum;
 }
 
-// Of this thread's rows and keys of a tile: x, scores -> weights; y, dweights -> dscores without the factor 1/sqrt(D).
+// For this thread's rows and keys of a tile: x, scores -> weights; y, dweights -> dscores without the factor 1/sqrt(D).
 // Row r of the tile is packed row begin + r, and its key j is key first + j of the sequence.
 template <class Z>
 __device__ __forceinline__ void weights_and_dscores(float (&x)[Z::kM][Z::kM], float (&y)[Z::kM][Z::kM],
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kAttentionThreads, kD == 64 ? 2 : 1)
   set_zero(dk_sums);
   set_zero(dv_sums);
 
-  // Rows before the first that sees this tile take no part in it.
+  // Skip the rows before the first that sees this tile.
   for (int begin = max(0, first - part.shift()) * s.G; begin < part.q_rows * s.G; begin += Z::kTile) {
     const int rows = min(Z::kTile, part.q_rows * s.G - begin);
     __syncthreads();  // the tiles before have been used
@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(kAttentionThreads, kD == 64 ? 2 : 1)
         weights[(ty * Z::kM + i) * Z::kScores + tx + 16 * j] = x[i][j];
         dscores[(ty * Z::kM + i) * Z::kScores + tx + 16 * j] = y[i][j];
       }
-    __syncthreads();  // from here a thread has keys where it had rows
+    __syncthreads();  // from here on a thread's rows are keys
     for (int r = 0; r < rows; ++r) {
       float w[Z::kM], d[Z::kM];
 #pragma unroll
@@ -173,7 +173,7 @@ __global__ void __launch_bounds__(kAttentionThreads, kD == 64 ? 2 : 1)
     for (int i = 0; i < Z::kM; ++i)
 #pragma unroll
       for (int j = 0; j < Z::kM; ++j) dscores[(ty * Z::kM + i) * Z::kScores + tx + 16 * j] = y[i][j];
-    __syncwarp();  // a warp's rows of dscores are read by that warp alone
+    __syncwarp();  // only this warp reads its rows of dscores
     for (int j = 0; j < keys; ++j) {
       float d[Z::kM];
 #pragma unroll

@@ -4,19 +4,19 @@
 #include "core/trace.h"
 #include "kernels/cuda/attention_mma.cuh"
 
-// The backward on tensor cores. One kernel in two uses: its own rows are keys, and it gathers dk and dv over the query
-// rows; or its own rows are query rows, and it gathers dq over the keys. With own rows (A1, A2) = (k, v) or (q, dout)
-// and others (B1, B2) = (q, dout) or (k, v), both are: x = weights of A1 B1^T, y = dscores of A2 B2^T, then y B1 and x
-// B2.
+// The backward on tensor cores. One kernel with two uses: its own rows are keys, and it sums dk and dv over the query
+// rows; or its own rows are query rows, and it sums dq over the keys. With own rows (A1, A2) = (k, v) or (q, dout) and
+// other rows (B1, B2) = (q, dout) or (k, v), both compute: x = weights of A1 B1^T, y = dscores of A2 B2^T, then y B1
+// and x B2.
 namespace upcycle::cuda {
 namespace {
 
-// The largest tiles whose scores and sums stay in registers: gathering dq of narrow heads, a warp has two products of
-// own rows, which share what it loads of keys and values; wide heads' dk and dv leave room for fewer rows of others.
+// The largest tiles whose scores and sums stay in registers: for dq of narrow heads a warp has two 16-row products,
+// which share the loaded keys and values; dk and dv of wide heads leave room for fewer other rows.
 template <int kD, bool kOwnKeys>
 using Z = MmaTile<kD, kD == 64 && !kOwnKeys ? 2 : 1, (kD == 64) == kOwnKeys ? 64 : 32>;
 
-// What a query row brings to its scores.
+// Per query row, what its scores need.
 struct RowState {
   float lse2, delta;  // log2-sum-exp2; see attention_delta_kernel
   int limit;          // the last key it sees; INT_MIN: no row
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kWarps * 32)
     return RowState{lse[at] * kLog2e, delta[at], p / s.G + part.shift()};
   };
 
-  // Query rows before the first that sees these keys take no part, nor do keys that none of these rows sees.
+  // Skip query rows before the first that sees these keys, and keys that none of these rows sees.
   const int others_begin = kOwnKeys ? max(0, begin - part.shift()) * s.G : 0;
   const int others_end = kOwnKeys ? all_queries : (begin + rows - 1) / s.G + part.shift() + 1;
   const auto fetch_others = [&](int first, int buffer) {
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(kWarps * 32)
     fetch_others(others_begin, 0);
   }
 
-  constexpr int kSecond = kOwnKeys ? kD / 8 : 1;  // dq comes alone
+  constexpr int kSecond = kOwnKeys ? kD / 8 : 1;  // dq has no second result
   float sums1[kM][kD / 8][4], sums2[kM][kSecond][4];
   set_zero(sums1);
   set_zero(sums2);

@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(kAttentionThreads, kD == 64 ? 2 : 1)
         weights[(ty * Z::kM + i) * Z::kScores + tx + 16 * j] = w;
       }
     }
-    __syncwarp();  // a warp's rows of weights are read by that warp alone
+    __syncwarp();  // only this warp reads its rows of weights
     for (int j = 0; j < keys; ++j) {
       float w[Z::kM];
 #pragma unroll
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kAttentionThreads, kD == 64 ? 2 : 1)
     const int r = ty * Z::kM + i, p = begin + r;
     if (r >= rows) continue;
     const std::int64_t row = part.q_begin + p / s.G, n = static_cast<std::int64_t>(part.head) * s.G + p % s.G;
-    // Only a row that sees no key at all has no weight; its output is 0.
+    // Only a row that sees no key at all has weight sum 0; its output is 0.
     const bool nothing = total[i] == 0.0f;
     store_row<Z>(out.data + row * out.stride + n * s.D, sums[i], nothing ? 0.0f : 1.0f / total[i], s.D);
     if (tx == 0) lse[n * s.Tq + row] = nothing ? -INFINITY : highest[i] * s.scale + logf(total[i]);

@@ -4,8 +4,8 @@
 #include "kernels/cuda/attention_mma.cuh"
 
 // The forward on tensor cores, bf16 with heads of 64 or 128 columns (arXiv 2307.08691): four warps share tiles of keys
-// and values, which arrive by cp.async one tile ahead; a warp has its query rows to itself, and scores stay in its
-// registers, where the layout of a product's result is that of the next product's left factor.
+// and values, which are loaded by cp.async one tile ahead; each warp has its own query rows and keeps scores in
+// registers, where a product's result has the layout of the next product's left factor.
 namespace upcycle::cuda {
 namespace {
 
@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(kWarps * 32)
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const float sum = quad_sum(total[m][h]);
-      // Only a row that sees no key at all has no weight; its output is 0.
+      // Only a row that sees no key at all has weight sum 0; its output is 0.
       const bool nothing = sum == 0.0f;
       factor[m][h] = nothing ? 0.0f : 1.0f / sum;
       const int r = warp_row + m * 16 + h * 8 + lane / 4, p = begin + r;

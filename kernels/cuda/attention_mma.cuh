@@ -4,8 +4,8 @@
 #include "kernels/cuda/attention.cuh"
 
 // Tiles of attention on tensor cores, bf16 with heads of 64 or 128 columns: kWarps warps share tiles of "others" (keys
-// for query rows, and the other way round), which arrive by cp.async one tile ahead; a warp has its own rows to itself,
-// and scores stay in its registers, where the layout of a product's result is that of the next product's left factor.
+// if own rows are query rows, and vice versa), which are loaded by cp.async one tile ahead; each warp has its own rows
+// and keeps scores in registers, where a product's result has the layout of the next product's left factor.
 //
 // A lane has rows lane / 4 and lane / 4 + 8 of each 16-row product (half 0 and 1) and, of every 8 columns of a result,
 // columns lane % 4 * 2 and the next: element c of its 4 is row half c / 2, column c % 2.
@@ -14,12 +14,12 @@ namespace upcycle::cuda {
 using bf16_t = __nv_bfloat16;
 constexpr int kWarps = 4;
 
-// kM: 16-row products of a warp, which share what it loads of keys and values.
+// kM: 16-row products per warp, which share the loaded keys and values.
 template <int kD_, int kM_, int kKeys_>
 struct MmaTile {
   static constexpr int kD = kD_, kM = kM_;
   static constexpr int kRows = kWarps * kM * 16, kKeys = kKeys_;  // own rows, others
-  static constexpr int kStride = kD + 8;                          // 8 rows at one column lie in different banks
+  static constexpr int kStride = kD + 8;                          // 8 rows of one column are in different banks
   static constexpr int kRowElements = kRows * kStride, kKeyElements = kKeys * kStride;
 };
 
@@ -107,9 +107,8 @@ __device__ __forceinline__ void add_tile(float (&sums)[Z::kM][Z::kD / 8][4], con
   }
 }
 
-// A warp's results (16 kM, kD), each row times the factor of its half, by way of `tile`: 16 kM rows of shared memory
-// that this warp alone reads, so that rows leave in whole 16-byte pieces. to(r): where row r goes, null where there is
-// none.
+// Writes a warp's results (16 kM, kD), each row times the factor of its half, through `tile`, 16 kM rows of shared
+// memory that only this warp reads, so that rows are stored in 16-byte pieces. to(r): where row r goes, null for none.
 template <class Z, class To>
 __device__ __forceinline__ void store_rows(bf16_t* tile, const float (&x)[Z::kM][Z::kD / 8][4],
                                            const float (&factor)[Z::kM][2], const To& to) {

@@ -1,7 +1,7 @@
-# The CUDA backend, twice from the same sources: for a GPU (nvcc) and for tests, where its kernels run on the CPU and the
-# CUDA libraries are stood in for by tests/cuda_host/emulation.
+# The CUDA backend, built twice from the same sources: for a GPU (nvcc), and for tests, where its kernels run on the CPU
+# and tests/cuda_host/emulation replaces the CUDA libraries.
 
-# Where launch/install.sh fetched a CUDA, the machine's own lacks something: all comes from the one folder, or NCCL from /usr.
+# launch/install.sh fetches CUDA only if the machine's own is incomplete: so prefer its folder (NCCL may be in /usr).
 find_path(UPCYCLE_CUDA_HEADERS cuda_bf16.h HINTS ${CMAKE_SOURCE_DIR}/build/deps/cuda/include /usr/local/cuda/include)
 find_path(UPCYCLE_NCCL_HEADERS nccl.h HINTS ${UPCYCLE_CUDA_HEADERS})
 if(UPCYCLE_CUDA_HEADERS AND UPCYCLE_NCCL_HEADERS)
@@ -10,7 +10,7 @@ else()
   set(found_cuda_headers OFF)
   message(STATUS "CUDA headers: not found: the CUDA backend is not tested (launch/install.sh cuda)")
 endif()
-# UPCYCLE_CUDA_HOST_TESTS: test the CUDA backend on the CPU. Not kept where it is not given: headers may come later.
+# UPCYCLE_CUDA_HOST_TESTS: test the CUDA backend on the CPU. The default is not cached: headers may be installed later.
 if(NOT DEFINED UPCYCLE_CUDA_HOST_TESTS)
   set(UPCYCLE_CUDA_HOST_TESTS ${found_cuda_headers})
 endif()
@@ -24,7 +24,8 @@ function(upcycle_gpu_backend name runtime)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.cpp)
   file(GLOB kernels CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.cu)
   if(runtime STREQUAL "emulated")
-    # A file has one language in the whole build, and a .cu file's is CUDA: each is compiled through a .cpp file.
+    # CMake gives a file one language per build, CUDA for .cu files: so compile each through a .cpp file that includes
+    # it.
     foreach(kernel ${kernels})
       get_filename_component(stem ${kernel} NAME)
       set(wrapper ${CMAKE_CURRENT_BINARY_DIR}/${name}/${stem}.cpp)
@@ -38,7 +39,7 @@ function(upcycle_gpu_backend name runtime)
     add_library(${name} STATIC ${sources} ${kernels})
     # nvcc's front end does not evaluate fmt 9's consteval constructor: format strings are checked by the emulated build.
     target_compile_definitions(${name} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:FMT_CONSTEVAL=;FMT_USE_CONSTEXPR=1>")
-    # A kernel that spills registers is wrong here, whatever else is measured of it (tests/cuda_host/check_cubins.sh).
+    # No kernel may spill registers (see also tests/cuda_host/check_cubins.sh).
     set(strict -Xptxas=-warn-spills,-warn-lmem-usage -Xcompiler=-Wall,-Wextra)
     if(UPCYCLE_WERROR)
       list(APPEND strict -Xptxas=-Werror -Werror=all-warnings -Xcompiler=-Werror)
@@ -54,8 +55,8 @@ if(UPCYCLE_NVCC)
   upcycle_gpu_backend(kernels_cuda real LINKS CUDA::cudart CUDA::cublasLt ${NCCL_LIBRARY})
 endif()
 
-# upcycle_emulated_backend(suffix sanitizers): the emulation and kernels_cuda_emulated on it; with sanitizers these are of
-# the kernels alone, so that one build tree has each beside the plain one (UPCYCLE_SANITIZE is of everything).
+# upcycle_emulated_backend(suffix sanitizers): the emulation and kernels_cuda_emulated on it. The sanitizers apply to
+# these only, so that one build tree has them beside the plain ones (UPCYCLE_SANITIZE applies to everything).
 function(upcycle_emulated_backend suffix sanitizers)
   set(emulation ${CMAKE_SOURCE_DIR}/tests/cuda_host/emulation)
   # It switches stacks, so no sanitizer may instrument it (it tells them of its fibers instead): it does not link `options`.

@@ -7,7 +7,7 @@ namespace {
 
 using namespace cuda;
 
-constexpr int kWide = 8;  // elements a thread takes where rows allow 128-bit pieces
+constexpr int kWide = 8;  // elements per thread if rows allow 128-bit accesses
 
 // weights may be null: all 1.
 template <class Out, class Row, int N>
@@ -35,8 +35,8 @@ __global__ void combine(RowGrid grid, Out* out, std::int64_t out_stride, const R
   Access<Out, N>::store(to, sum);
 }
 
-// A warp an assignment: one pass over the row for both results. drows may be the memory of rows: each element is read
-// before it is written, by the same thread.
+// One warp per assignment, one pass over the row for both results. drows may alias rows: each element is read before it
+// is written, by the same thread.
 template <class Out, class Row, int N>
 __global__ void __launch_bounds__(kRowThreads)
     combine_backward(Row* drows, std::int64_t drows_stride, float* dweights, const Out* dout, std::int64_t dout_stride,

@@ -14,7 +14,7 @@
 namespace upcycle {
 namespace {
 
-// A wait of the host. What is attached to the stream is polled meanwhile: it may find that the work will never be done.
+// A wait of the host, which polls what is attached to the stream: that may find that the work will never be done.
 class HostWait {
  public:
   void attach(Progress& progress) { attached_.push_back(&progress); }
@@ -34,7 +34,7 @@ class HostWait {
       poll();
       std::this_thread::yield();
     }
-    cudaGetLastError();  // "not ready" may stand there as an error
+    cudaGetLastError();  // clear cudaErrorNotReady
     return state;
   }
 
@@ -53,8 +53,8 @@ class HostWait {
   std::vector<Progress*> attached_;
 };
 
-// The points that a stream has recorded, in a ring: ticket t lies in events[t % size]. A point that was overwritten
-// lies behind a later one of the same stream, so waiting for the later one is waiting for it too.
+// The events that a stream has recorded, in a ring: ticket t is events[t % size]. An overwritten event precedes the one
+// that replaced it in the same stream, so waiting for the later one covers it.
 class CudaEvents final : public Progress {
  public:
   CudaEvents(int device, std::shared_ptr<HostWait> wait) : host_wait(std::move(wait)), device_(device) {
@@ -80,7 +80,7 @@ class CudaEvents final : public Progress {
         host_wait->wait([&] { return cudaEventQuery(at(ticket)); }, [&] { return cudaEventSynchronize(at(ticket)); }));
   }
 
-  const std::shared_ptr<HostWait> host_wait;  // of the stream too, and of its companions
+  const std::shared_ptr<HostWait> host_wait;  // shared by the stream and its companions
 
  private:
   int device_;
@@ -104,7 +104,7 @@ class CudaStream final : public Stream {
   DeviceKind kind() const override { return DeviceKind::Cuda; }
   Event record() override { return {events_, events_->record(stream_)}; }
   void wait(const Event& event) override {
-    if (event.work == nullptr || event.work == events_) return;  // reached, or this stream's own order
+    if (event.work == nullptr || event.work == events_) return;  // reached, or ordered by this stream itself
     if (const auto* cuda = dynamic_cast<const CudaEvents*>(event.work.get()))
       UPCYCLE_CUDA(cudaStreamWaitEvent(stream_, cuda->at(event.ticket), 0));
     else
@@ -134,7 +134,7 @@ class CudaDevice final : public Device {
  public:
   explicit CudaDevice(int index) : index_(index) {
     int count = 0;
-    const cudaError_t found = cudaGetDeviceCount(&count);  // where it fails, count says nothing
+    const cudaError_t found = cudaGetDeviceCount(&count);  // if it fails, count is meaningless
     if (found != cudaSuccess)
       throw InputError(fmt::format("--device=cuda: found no CUDA device: {}", cudaGetErrorString(found)));
     if (index < 0 || index >= count)
@@ -155,7 +155,7 @@ class CudaDevice final : public Device {
     void* p = nullptr;
     const cudaError_t error = cudaMalloc(&p, bytes);
     UPCYCLE_CHECK(error == cudaSuccess, "out of GPU memory: {} bytes asked for ({})", bytes, cudaGetErrorString(error));
-    // Streams of ours do not wait for the default stream that clears the memory, so the host does.
+    // Our streams do not wait for the default stream, which clears the memory, so the host does.
     UPCYCLE_CUDA(cudaMemset(p, 0, bytes));
     UPCYCLE_CUDA(cudaStreamSynchronize(nullptr));
     return p;

@@ -10,7 +10,7 @@ struct Gemms;
 struct Lanes;
 }  // namespace cuda
 
-// The CUDA implementation: GEMM by cuBLASLt, the rest hand-written. One op a file in this folder: kernel above,
+// The CUDA implementation: GEMM by cuBLASLt, the rest hand-written. One op per file in this folder: kernel above,
 // launcher below. Calls are asynchronous on the stream; none allocates or synchronizes.
 class CudaOps final : public Ops {
  public:
@@ -18,9 +18,9 @@ class CudaOps final : public Ops {
   ~CudaOps() override;
 
   std::size_t workspace_bytes(const OpLimits& limits) const override { return most_workspace(limits); }
-  static std::size_t most_workspace(const OpLimits& limits);  // the same without a GPU: a plan asks for it
+  static std::size_t most_workspace(const OpLimits& limits);  // the same without a GPU, for plans
   void prepare(const OpLimits& limits) override;
-  // Each op and, of those with scratch, what one call within the limits needs.
+  // Each op and, for those with scratch, the bytes that one call within the limits needs.
 #define UPCYCLE_OP(name, ...) void name(__VA_ARGS__) override;
 #define UPCYCLE_OP_WITH_SCRATCH(name, ...) \
   void name(__VA_ARGS__) override;         \

@@ -2,8 +2,8 @@
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/rows.cuh"
 
-// fill, convert and add. Groups are of kGroup elements where all rows begin at multiples of 16 bytes, the last one of a
-// row perhaps shorter, else of one element.
+// fill, convert and add. Groups have kGroup elements if all rows begin at multiples of 16 bytes (the last of a row may
+// be shorter), else one.
 namespace upcycle {
 namespace {
 
@@ -23,7 +23,7 @@ __device__ __forceinline__ void put(double* p, From x) {
   *p = static_cast<double>(x);
 }
 __device__ __forceinline__ void put(__nv_bfloat16* p, float x) { *p = from_float<__nv_bfloat16>(x); }
-// Through fp32 with rounding to odd, so that the second rounding sees which side of a tie the fp64 value was on.
+// Via fp32 with rounding to odd, so that the second rounding knows on which side of a tie the fp64 value was.
 __device__ __forceinline__ void put(__nv_bfloat16* p, double x) {
   const float f = static_cast<float>(x);
   const double back = static_cast<double>(f);
@@ -35,7 +35,7 @@ __device__ __forceinline__ void put(__nv_bfloat16* p, double x) {
   put(p, __uint_as_float(u));
 }
 
-// One row's part of a thread: `group` elements from `column` on, all of them or up to the row's end.
+// A thread's part of one row: `group` elements from `column` on, or fewer at the row's end.
 template <int N, class Whole, class One>
 __device__ __forceinline__ void for_group(const RowGrid& grid, std::int64_t columns, const Whole& whole,
                                           const One& one) {

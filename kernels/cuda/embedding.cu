@@ -21,7 +21,7 @@ __global__ void forward(RowGrid grid, Piece* out, std::int64_t stride, const Pie
   out[at.row * stride + at.group] = row >= 0 && row < V ? table[row * H + at.group] : Piece{};
 }
 
-// The table row of the i-th sorted token, V where it is held elsewhere: never falls.
+// The table row of the i-th sorted token, V if it is held elsewhere: ascending in i.
 struct SortedRows {
   const std::int32_t *tokens, *sorted;
   std::int64_t T, V, vocab_begin;
@@ -30,7 +30,7 @@ struct SortedRows {
     const std::int64_t row = tokens[sorted[i]] - vocab_begin;
     return row >= 0 && row < V ? row : V;
   }
-  // The end of the run that begins at `first`. A search, so that the loop over the run knows its loads ahead.
+  // The end of the run that begins at `first`, by binary search, so that the loop over the run can issue loads ahead.
   __device__ __forceinline__ std::int64_t run_end(std::int64_t first, std::int64_t row) const {
     std::int64_t low = first + 1, high = T;
     if (low == T || (*this)(low) != row) return low;
@@ -45,8 +45,8 @@ struct SortedRows {
   }
 };
 
-// One block a place in the sorted tokens and a stretch of columns: the first place of each table row's run adds the
-// run, whose tokens rise; the others have nothing to do.
+// One block per sorted token and range of columns: the block at the start of a table row's run adds the whole run, in
+// token order; the others do nothing.
 template <class T, int N>
 __global__ void backward(float* dtable, const T* dout, std::int64_t stride, SortedRows rows, std::int64_t H) {
   const std::int64_t first = blockIdx.x, h = (std::int64_t{blockIdx.y} * kSumThreads + threadIdx.x) * N;

@@ -7,7 +7,7 @@ namespace {
 
 using namespace cuda;
 
-// Rows are moved as bits, a Unit a thread.
+// Rows are copied as bits, one Unit per thread.
 template <class Unit>
 __global__ void gather(RowGrid grid, Unit* out, std::int64_t out_stride, const Unit* x, std::int64_t x_stride,
                        const int* source) {

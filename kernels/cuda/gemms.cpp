@@ -34,7 +34,8 @@ std::size_t Gemms::Hash::operator()(const Key& key) const {
   return h;
 }
 
-// A row-major matrix is its transpose in columns, so C^T = op(B)^T op(A)^T: B is the first factor, A the second.
+// A row-major matrix is its transpose in column-major order, so C^T = op(B)^T op(A)^T: B is the first factor, A the
+// second.
 Gemms::Plan& Gemms::plan(const Key& key) {
   const auto [at, fresh] = plans_.try_emplace(key);
   Plan& p = at->second;
@@ -63,7 +64,7 @@ Gemms::Plan& Gemms::plan(const Key& key) {
       UPCYCLE_CUBLASLT(cublasLtMatmulPreferenceSetAttribute(&preference, attribute, &value, sizeof value));
     };
     prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::uint64_t{key.workspace_bytes});
-    // Where k is split, parts are added in fp32 in a separate pass: not in bf16, and not by whoever comes first.
+    // If k is split, parts are added in fp32, in a separate pass: not in bf16, and not in order of arrival.
     prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, std::uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
     for (const auto operand : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
                                CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})

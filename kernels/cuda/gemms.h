@@ -18,24 +18,23 @@ namespace upcycle::cuda {
 
 // What cuBLAS's documentation recommends for Hopper and later.
 inline constexpr std::size_t kGemmWorkspaceBytes = std::size_t{32} << 20;
-// Experts' products share it: a part for each that may run at the same time.
+// Experts' products divide it: one part for each that may run concurrently.
 inline constexpr int kExpertLanes = 4;
 inline constexpr std::size_t kLaneWorkspaceBytes = kGemmWorkspaceBytes / kExpertLanes;
 
 // cuBLASLt's algorithms by shape, each chosen by its heuristic on first use, then kept: the same shape always gets the
-// same algorithm, so the same inputs the same bits. One thread at a time.
+// same algorithm, so that the same inputs give the same bits. Not thread-safe.
 struct Gemms {
   Gemms();
   ~Gemms();
   Gemms(const Gemms&) = delete;
   Gemms& operator=(const Gemms&) = delete;
 
-  // Bytes that all operands' addresses are multiples of; more than these no algorithm asks for.
+  // Alignment of all operands' addresses, in bytes, up to the most that any algorithm asks for.
   static constexpr std::uint32_t kBestAlignment = 16;
   static std::uint32_t alignment_of(std::initializer_list<const void*> operands);
 
-  // A product (none of its sizes zero), and what its algorithm may count on: the same key always gets the same
-  // algorithm.
+  // A product (no size zero), and what its algorithm may assume: the same key always gets the same algorithm.
   struct Key {
     GemmShape shape;
     std::uint32_t alignment = kBestAlignment;
@@ -43,7 +42,7 @@ struct Gemms {
     bool operator==(const Key&) const = default;
   };
   void prepare(const Key& key) { plan(key); }
-  // Throws Error where cuBLASLt has no such product. `workspace`: key.workspace_bytes.
+  // Throws Error if cuBLASLt has no such product. `workspace`: key.workspace_bytes.
   void run(cudaStream_t stream, void* workspace, const Key& key, void* c, const void* a, const void* b);
   std::size_t size() const { return plans_.size(); }
 
@@ -63,14 +62,14 @@ struct Gemms {
   std::unordered_map<Key, Plan, Hash> plans_;
 };
 
-// Streams beside the op's own, on which experts' products run at the same time: kExpertLanes in all, lane 0 the op's.
+// Additional streams, on which experts' products run concurrently: kExpertLanes in all; lane 0 is the op's own stream.
 struct Lanes {
   Lanes();
   ~Lanes();
   Lanes(const Lanes&) = delete;
   Lanes& operator=(const Lanes&) = delete;
 
-  // Lanes 1 to count - 1 begin after what `main` has been given, and `main` goes on after all of them.
+  // fork: lanes 1 to count - 1 start after the work already on `main`. join: `main` continues after all of them.
   void fork(cudaStream_t main, int count);
   void join(cudaStream_t main, int count);
   cudaStream_t stream(cudaStream_t main, int lane) const {

@@ -33,7 +33,7 @@ struct Launch {
 // One launch helper for both builds. No <<<>>> anywhere in the sources.
 template <class... P, class... A>
 inline cudaError_t launch(const Launch& l, void (*kernel)(P...), A&&... args) {
-  if (l.smem > 32 * 1024) {  // 48 KiB less what the kernel has as static shared memory are free to use
+  if (l.smem > 32 * 1024) {  // the default limit is 48 KiB, including static shared memory
     cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(l.smem));
     if (e != cudaSuccess) return e;
   }
@@ -45,7 +45,7 @@ inline cudaError_t launch(const Launch& l, void (*kernel)(P...), A&&... args) {
   return cudaLaunchKernelEx(&cfg, kernel, std::forward<A>(args)...);
 }
 
-// ---- PTX wrappers, each with a twin of the same contract in tests/cuda_host/emulation/device.h ----
+// ---- PTX wrappers, each with an equivalent in tests/cuda_host/emulation/device.h ----
 __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2],
                                              const float (&c)[4]) {
   asm volatile(
@@ -60,7 +60,7 @@ __device__ __forceinline__ void ldmatrix_x4(unsigned (&r)[4], const void* smem_r
                : "r"(s)
                : "memory");
 }
-// Each 8 x 8 matrix transposed on the way: a lane gets two elements of a column.
+// Transposes each 8 x 8 matrix: a lane gets two elements of a column.
 __device__ __forceinline__ void ldmatrix_x4_trans(unsigned (&r)[4], const void* smem_row) {
   const unsigned s = static_cast<unsigned>(__cvta_generic_to_shared(smem_row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
@@ -77,7 +77,7 @@ template <int N>
 __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
-// 16 bytes from global memory at once: left to itself, nvcc 13 splits such a load where its words are used apart.
+// Loads 16 bytes from global memory at once: otherwise nvcc 13 splits the load if its words are used separately.
 __device__ __forceinline__ uint4 load_global16(const void* gmem) {
   uint4 v;
   asm volatile("ld.global.v4.b32 {%0, %1, %2, %3}, [%4];"
@@ -86,8 +86,7 @@ __device__ __forceinline__ uint4 load_global16(const void* gmem) {
                : "memory");
   return v;
 }
-// 16 bytes to global memory at once: left to itself, nvcc 13 splits such a store into words when they come out of
-// arithmetic.
+// Stores 16 bytes to global memory at once: otherwise nvcc 13 splits the store if its words are computed.
 __device__ __forceinline__ void store_global16(void* gmem, uint4 v) {
   asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(gmem)), "r"(v.x), "r"(v.y),
                "r"(v.z), "r"(v.w)

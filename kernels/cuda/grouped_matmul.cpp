@@ -8,26 +8,26 @@
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/gemms.h"
 
-// One product an expert, on streams that fork from the op's stream and join it by events, so that small experts share
-// the GPU. A CUTLASS grouped kernel (one launch for all experts, shapes on the device) would take the place of the loop
-// in grouped_matmul below, where a GPU shows that it pays.
+// One product per expert, on streams that fork from the op's stream and join it by events, so that small experts share
+// the GPU. A CUTLASS grouped kernel (one launch for all experts, shapes on the device) could replace the loop in
+// grouped_matmul below if measurements on a GPU show a gain.
 namespace upcycle {
 
 using namespace cuda;
 namespace {
 
-// An expert with more rows is several products, of this many and then of the rest: so every product that a step makes
-// is on the ladder, a multiple of kExpertRowAlign up to here, which `prepare` has been through.
+// An expert with more rows takes several products, of this many rows each and then of the rest: so every product in a
+// step has a row count (a multiple of kExpertRowAlign up to this) whose algorithm `prepare` has chosen.
 constexpr std::int64_t kMostRows = std::int64_t{1} << 15;
 
-// Of all experts' operands: the algorithm does not depend on which expert has how many rows. Segments begin at
-// multiples of 16 rows, so only their tensors' beginnings and the experts' matrices count.
+// Alignment of all experts' operands, so that the algorithm does not depend on which expert has how many rows. Segments
+// begin at multiples of 16 rows, so only the tensors' addresses and the experts' matrices matter.
 std::uint32_t alignment_of(std::int64_t expert_bytes, std::uint32_t others) {
   return 1u << std::countr_zero(static_cast<std::uint64_t>(expert_bytes) | others);
 }
 std::int64_t row_bytes(const Tensor& t) { return t.row_stride * static_cast<std::int64_t>(size_of(t.dtype)); }
 
-// Experts are dealt to the lane with the fewest rows so far: the same counts, the same lanes.
+// Each expert goes to the lane with the fewest rows so far: the same counts give the same lanes.
 struct Deal {
   std::array<std::int64_t, kExpertLanes> rows{};
   int next(std::int64_t more) {
@@ -69,7 +69,7 @@ void CudaOps::grouped_matmul(Stream& stream, Workspace workspace, MatmulKind kin
     void* const part = static_cast<char*>(workspace.data) + static_cast<std::size_t>(lane) * kLaneWorkspaceBytes;
     GemmShape& s = key.shape;
     s.store = store;
-    // Parts of one sum are added in fp32 only.
+    // Partial products of one sum may only be added in fp32.
     const std::int64_t most = weight_gradient && s.c != DType::F32 ? rows : kMostRows;
     for (const std::int64_t end = row + rows; row < end; row += most) {
       (weight_gradient ? s.k : s.m) = std::min(end - row, most);

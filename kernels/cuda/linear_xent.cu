@@ -7,22 +7,22 @@
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/vector.cuh"
 
-// The output projection with cross-entropy: blocks of logits, (tokens, vocabulary rows), are made by matmul in the
-// workspace and used up at once. Vocabulary blocks are outside, so that a block of the weight and of its gradient stays
-// in the second-level cache while all token blocks pass by it.
+// The output projection with cross-entropy: blocks of logits, (tokens, vocabulary rows), are computed by matmul into
+// the workspace and consumed at once. The outer loop is over vocabulary blocks, so that a block of the weight and of
+// its gradient stays in L2 cache while the inner loop visits all token blocks.
 namespace upcycle::cuda {
 namespace {
 
 constexpr std::int64_t kTokens = 2048;  // rows of a block of logits
 constexpr std::int64_t kVocab = 4096;   // its columns, at most
-constexpr int kThreads = 128;           // of the block that has one row of logits
+constexpr int kThreads = 128;           // per thread block, which has one row of logits
 
 template <int Threads>
 __device__ __forceinline__ float block_max(float v) {
   GPU_SHARED(float, part, [Threads / 32]);
 #pragma unroll
   for (int o = 16; o > 0; o >>= 1) v = fmaxf(v, __shfl_xor_sync(kFullWarp, v, o));
-  __syncthreads();  // a call before this one has been read
+  __syncthreads();  // the results of a previous call have been read
   if ((threadIdx.x & 31) == 0) part[threadIdx.x >> 5] = v;
   __syncthreads();
 #pragma unroll
@@ -44,8 +44,8 @@ __device__ __forceinline__ void for_row(const float* row, int columns, const F& 
   if (j < columns) f(j, row[j]);
 }
 
-// One block a row. Adds its logits to the row's running maximum and sum (arXiv 1805.02867); `first`: there are none
-// yet.
+// One block per row. Adds its logits to the row's running maximum and sum (arXiv 1805.02867); `first`: initializes
+// them.
 __global__ void __launch_bounds__(kThreads)
     add_block_kernel(float* __restrict__ stats, const float* __restrict__ logits, std::int64_t stride, int columns,
                      const int* __restrict__ targets, std::int64_t vocab_first, bool first) {
@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kThreads)
   if (here || first) s[2] = here ? row[target] : 0.0f;
 }
 
-// What a rank that holds padding alone has: the maximum over no logits.
+// The statistics of a rank that holds only padding: the maximum over no logits.
 __global__ void empty_stats_kernel(float* __restrict__ stats, std::int64_t T) {
   const std::int64_t t = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (t >= T) return;
@@ -75,7 +75,7 @@ __global__ void empty_stats_kernel(float* __restrict__ stats, std::int64_t T) {
   stats[3 * t + 1] = stats[3 * t + 2] = 0;
 }
 
-// One block a row: dlogits = (softmax - onehot) * scale; fp32: may be the logits' own memory.
+// One block per row: dlogits = (softmax - onehot) * scale; in fp32 it may alias the logits.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     dlogits_kernel(T* dlogits, const float* logits, std::int64_t stride, int columns, const int* __restrict__ targets,
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kThreads)
   const std::int64_t t = blockIdx.x;
   const bool counted = targets[t] >= 0;
   const std::int64_t target = targets[t] - vocab_first;
-  const float lse_t = counted ? lse[t] : 0.0f;  // of no meaning on other rows
+  const float lse_t = counted ? lse[t] : 0.0f;  // unused on other rows
   const auto gradient = [&](int j, float x) {
     return counted ? (expf(x - lse_t) - (j == target ? 1.0f : 0.0f)) * scale : 0.0f;
   };
@@ -106,14 +106,14 @@ __global__ void __launch_bounds__(kThreads)
   if (j < columns) out[j] = from_float<T>(gradient(j, row[j]));
 }
 
-// Nearly equal blocks; a multiple of 64, so that rows of logits begin at whole vectors.
+// Nearly equal blocks, of a multiple of 64 columns, so that rows of logits begin at whole vectors.
 std::int64_t block_size(std::int64_t total, std::int64_t largest) {
   constexpr std::int64_t kUnit = 64;
   const std::int64_t count = std::max<std::int64_t>(1, (total + largest - 1) / largest);
   return ((total + count - 1) / count + kUnit - 1) / kUnit * kUnit;
 }
 
-// The parts of one call's workspace. Placed over a null address, only `bytes` means anything.
+// The parts of one call's workspace. With a null address, only `bytes` is meaningful.
 struct XentScratch {
   float* logits;  // (kTokens, kVocab) at most
   void* dlogits;  // the same in the activations' type; fp32: the logits' own memory
@@ -140,14 +140,15 @@ XentScratch place(void* base, std::int64_t T, std::int64_t V, std::int64_t H, DT
   return s;
 }
 
-// A ragged block of logits: its rows still begin at whole vectors.
+// Row stride of a ragged block of logits, whose rows still begin at whole vectors.
 Tensor block_of(void* data, DType dtype, std::int64_t rows, std::int64_t columns, std::int64_t stride) {
   Tensor t(data, dtype, {rows, columns});
   t.row_stride = stride;
   return t;
 }
 
-// f(first vocabulary row, columns, first token, rows, row stride of the blocks of logits), vocabulary blocks outside.
+// Calls f(first vocabulary row, columns, first token, rows, row stride of the logits), vocabulary blocks in the outer
+// loop.
 template <class F>
 void for_blocks(std::int64_t T, std::int64_t vocab_valid, const F& f) {
   const std::int64_t vocab_block = block_size(vocab_valid, kVocab), token_block = block_size(T, kTokens);

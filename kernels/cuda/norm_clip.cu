@@ -8,15 +8,15 @@ namespace {
 
 using namespace cuda;
 
-// Blocks whose size follows from the tensor's alone, never from its address: a shard gives the same bits wherever it
-// lies. At most kMostBlocks of them, none below kLeastBlock elements.
+// Block size, from the tensor's size only, never its address, so that a shard gives the same bits at any address. At
+// most kMostBlocks blocks, each of at least kLeastBlock elements.
 constexpr std::int64_t kMostBlocks = 1024;
 constexpr std::int64_t kLeastBlock = 4096;
 constexpr int kThreads = 256;
 constexpr int kGroup = 4;
 
 // Thread i of a block adds the groups i, i + kThreads, ... of four elements, of which the block's last may be shorter;
-// Aligned only says how they are read.
+// Aligned only affects how they are read.
 template <bool Aligned>
 __global__ void sum_of_blocks(double* part, const float* x, std::int64_t n, std::int64_t per_block) {
   const std::int64_t begin = blockIdx.x * per_block, end = min(begin + per_block, n);
@@ -47,7 +47,7 @@ __global__ void add_parts(double* out, const double* part, std::int64_t blocks) 
   if (threadIdx.x == 0) *out += sum;
 }
 
-// A NaN norm gives a NaN scale: it is for the step to see and stop, not for the clip to hide.
+// A NaN norm gives a NaN scale: clipping must not hide it from the step, which stops on it.
 __global__ void clip_scale_kernel(float* scale, const double* sum_squares, float max_norm) {
   const double ratio = static_cast<double>(max_norm) / (sqrt(*sum_squares) + 1e-6);
   *scale = max_norm <= 0 || ratio >= 1 ? 1.0f : static_cast<float>(ratio);

@@ -5,17 +5,18 @@
 #include "kernels/cuda/rows.cuh"
 #include "kernels/cuda_limits.h"
 
-// RMSNorm (arXiv 1910.07467). A block has a row at a time; its threads take groups of N neighbouring elements in turn.
+// RMSNorm (arXiv 1910.07467). A block processes one row at a time; its threads take turns with groups of N adjacent
+// elements.
 namespace upcycle {
 namespace {
 
 using namespace cuda;
 
 constexpr int kNarrow = 64, kWide = 256;         // threads of a block, by the number of groups in a row
-constexpr std::int64_t kMostParts = 256;         // partial sums of dweight, each of a run of rows
-constexpr int kPartColumns = 32, kPartRuns = 8;  // a block of add_parts: columns, and runs of parts
+constexpr std::int64_t kMostParts = 256;         // partial sums of dweight, each over a range of rows
+constexpr int kPartColumns = 32, kPartRuns = 8;  // per block of add_parts: columns, and runs of parts
 
-// The sum is written before it is normed, rounded to its type: that is what the backward will see.
+// The sum is written, rounded to its type, before it is normed: the backward sees the rounded values.
 template <class T, int N, int Threads>
 __global__ void forward(T* out, std::int64_t out_stride, float* rstd, T* sum, std::int64_t sum_stride, const T* x,
                         std::int64_t x_stride, const T* delta, std::int64_t delta_stride, const T* weight,
@@ -64,7 +65,7 @@ __device__ __forceinline__ void store_shared(float* p, const float (&f)[N]) {
 }
 
 // With y = x * rstd and g = dout * weight: dx += rstd * (g - y * mean(g * y)), dweight += dout * y. A block has the
-// rows of one part and sums their dweight in shared memory, where no two threads share a column.
+// rows of one part and sums their dweight in shared memory; no two threads share a column.
 template <class T, int N, int Threads>
 __global__ void backward(float* parts, T* dx, std::int64_t dx_stride, const T* dout, std::int64_t dout_stride,
                          const T* x, std::int64_t x_stride, const T* weight, const float* rstd, std::int64_t rows,
@@ -126,7 +127,7 @@ __global__ void add_parts(float* dweight, const float* parts, std::int64_t count
   dweight[h] += sum;
 }
 
-// Calls f with the element type, the elements of a group and the threads of a block, as constants.
+// Calls f with the element type, elements per group and threads per block, as constants.
 template <class F>
 void with_shape(const Tensor& x, bool whole, const F& f) {
   with_type(x, [&]<class T>(T* type) {

@@ -3,14 +3,14 @@
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/rows.cuh"
 
-// Rotary embedding (arXiv 2104.09864), half-split: element i of a head turns with element i + D/2.
+// Rotary embedding (arXiv 2104.09864), half-split: element i of a head is rotated with element i + D/2.
 namespace upcycle {
 namespace {
 
 using namespace cuda;
 
-// A group is N neighbouring pairs of one head. A position outside the table makes the row NaN: the host can not check
-// positions that lie on the device, and a number would hide the mistake.
+// A group is N adjacent pairs of one head. A position outside the table makes the row NaN: the host can not check
+// positions in device memory, and a finite result would hide the mistake.
 template <class T, int N>
 __global__ void rotate(RowGrid grid, T* x, std::int64_t stride, std::int64_t D, const float* table, std::int64_t limit,
                        const std::int32_t* positions, float direction) {

@@ -11,8 +11,8 @@ namespace {
 
 using namespace cuda;
 
-// A logit and its expert as one number that is the larger the sooner the expert is chosen: by falling logit (-0 is 0),
-// of equal ones the lower index. Never 0, which stands for "no candidate".
+// Encodes a logit and its expert as one integer, larger for an expert that is chosen earlier: by descending logit (-0
+// equals 0), then by ascending index. Never 0, which means "no candidate".
 __device__ __forceinline__ unsigned long long rank_of(float logit, int expert) {
   const unsigned bits = __float_as_uint(logit == 0 ? 0.0f : logit);
   const unsigned rising = bits >> 31 ? ~bits : bits | 0x80000000u;
@@ -43,14 +43,14 @@ __device__ void choose(int* experts, int k, const float (&logits)[C], int E, int
   __syncwarp();
 }
 
-// The weights of the chosen, where the row's probs and lse are known.
+// The weights of the chosen experts, from the row's probs and lse.
 __device__ void weigh(float* weights, const float* logits, const float* probs, float lse, const int* experts, int k,
                       bool topk_first, int lane) {
   if (!topk_first) {
     for (int j = lane; j < k; j += 32) weights[j] = probs[experts[j]];
     return;
   }
-  // Replayed experts need not hold the row's highest logit: scale by the highest of the chosen.
+  // Given experts (router_weights) need not include the row's highest logit: scale by the highest of the chosen.
   float highest = -INFINITY;
   for (int j = lane; j < k; j += 32) highest = fmaxf(highest, logits[experts[j]]);
   highest = std::isnan(lse) ? lse : warp_max(highest);

@@ -7,9 +7,9 @@ namespace {
 
 using namespace cuda;
 
-// <p, g>, the p summing to 1, is taken as g_0 + <p, g - g_0>: then equal gradients have exactly that mean, and the
-// softmax backward p_i (g_i - mean) is exactly zero rather than rounding noise. Experts that start as copies of one MLP
-// have equal gradients, and Adam would blow the noise up to full steps.
+// <p, g>, where p sums to 1, is computed as g_0 + <p, g - g_0>: the mean of equal gradients is then exact, and the
+// softmax backward p_i (g_i - mean) exactly zero instead of rounding noise. Experts that start as copies of one MLP
+// have equal gradients, and Adam would amplify the noise to full steps.
 __device__ __forceinline__ double beyond(float p, float g, float first) {
   return static_cast<double>(p) * (static_cast<double>(g) - static_cast<double>(first));
 }
@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(kTokenThreads)
     p[c] = e < E ? probs[t * E + e] : 0.0f;
     g[c] = e < E ? expert_scale[e] : 0.0f;
   }
-  // Every lane goes through all chosen ones and keeps those of its experts.
+  // Every lane visits all chosen experts and keeps its own.
   const auto add_to_chosen = [&](auto gradient) {
     for (int j = 0; j < k; ++j) {
       const int e = chosen[j];

@@ -10,10 +10,10 @@ namespace {
 
 using namespace cuda;
 
-// Blocks follow from T alone: each adds its tokens into a column of the workspace, (2E + 2, blocks) in fp64, whose rows
-// are then added in order.
+// The number of blocks depends only on T: each sums its tokens into a column of the workspace, (2E + 2, blocks) in
+// fp64, whose rows are then summed in order.
 constexpr std::int64_t kMostBlocks = 256;
-constexpr std::int64_t kTokens = 64;  // of a block, at least
+constexpr std::int64_t kTokens = 64;  // per block, at least
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 
@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kThreads)
 
   for (std::int64_t i = begin * k + threadIdx.x; i < end * k; i += kThreads) {
     const unsigned e = static_cast<unsigned>(experts[i]);
-    if (e < static_cast<unsigned>(E)) atomicAdd(&assigned[e], 1);  // whole numbers: in any order the same
+    if (e < static_cast<unsigned>(E)) atomicAdd(&assigned[e], 1);  // integers: the order does not matter
   }
   double* const mine = column + warp * E;
   double squares = 0, entropy = 0;
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// A warp a number.
+// One warp per statistic.
 __global__ void __launch_bounds__(kThreads) add_blocks(double* stats, const double* part, int numbers, int blocks) {
   const int number = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;

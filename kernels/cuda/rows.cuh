@@ -7,10 +7,10 @@
 #include "kernels/checks/elementwise.h"
 #include "kernels/cuda/vector.cuh"
 
-// Elementwise work over rows that may be strided: a thread has one group of N neighbouring elements of one row.
+// Elementwise work over rows that may be strided: a thread has one group of N adjacent elements of one row.
 namespace upcycle::cuda {
 
-// N elements of T as floats: one by one when N is 1, else in 128-bit pieces.
+// N elements of T as floats: one by one if N is 1, else in 128-bit accesses.
 template <class T, int N>
 struct Access {
   static __device__ __forceinline__ void load(float (&f)[N], const T* p) {

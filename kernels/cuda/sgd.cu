@@ -9,7 +9,7 @@ using namespace cuda;
 
 constexpr int kGroup = 8;
 
-// The fused multiply-add is written out for the reason adamw.cu gives.
+// The fused multiply-add is explicit for the reason given in adamw.cu.
 template <class Param, int N>
 __device__ __forceinline__ void update(Param* param, float* master, const float* grad, float decay, float rate) {
   float w[N], g[N];
@@ -38,7 +38,7 @@ __global__ void sgd_kernel(RowGrid grid, Param* param, float* master, const floa
 
 }  // namespace
 
-// Decoupled decay and PyTorch's (added to the gradient) are the same thing without momentum.
+// Without momentum, decoupled weight decay equals PyTorch's (added to the gradient).
 void CudaOps::sgd(Stream& stream, const Tensor& param, const Tensor& master, const Tensor& grad, const Tensor& scale,
                   float lr, float weight_decay) {
   const std::int64_t n = check_sgd(param, master, grad, scale);

@@ -5,11 +5,11 @@
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/experts.cuh"
 
-// A counting sort in three passes, a warp a part of the assignments: each part counts its own; the counts of an expert
-// become its parts' first places, in the parts' order, which is what makes the sort stable; each part places its own. A
-// stable order is unique, so the number of parts does not show in the result.
+// A counting sort in three passes, with one warp per part of the assignments: each part is counted per expert; a prefix
+// sum over an expert's parts turns the counts into first places (this order makes the sort stable); each part is
+// placed. A stable order is unique, so the result does not depend on the number of parts.
 //
-// What the host can not check, because the device knows it: an expert that is out of range or a row past the end of
+// Not checked on the host, since the values are in device memory: an expert out of range or a row past the end of
 // `source` is never written; its slot is -1.
 namespace upcycle {
 namespace {
@@ -23,7 +23,7 @@ constexpr int kWarps = kThreads / 32;
 
 struct Part {
   int begin, end;
-  int at;  // which it is; `parts` on warps that have none
+  int at;  // the part's index; `parts` on warps without a part
 };
 __device__ __forceinline__ Part part_of_warp(int n, int parts) {
   const int index = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / 32;
@@ -41,7 +41,7 @@ __device__ __forceinline__ int warp_scan(int v, int lane) {
   return v;
 }
 
-// place (E, parts) = each part's assignments of each expert; source = -1, for padding and what lies past the end.
+// place (E, parts) = number of assignments of each part to each expert; source = -1, for padding and unused rows.
 __global__ void __launch_bounds__(kThreads)
     count_parts(int* place, int* source, const int* experts, int n, int E, int parts, int R) {
   GPU_DYN_SHARED(int, counts);  // (kWarps, E)
@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kThreads)
   __syncwarp();
   for (int i = part.begin + lane; i < part.end; i += 32) {
     const unsigned e = static_cast<unsigned>(experts[i]);
-    if (e < static_cast<unsigned>(E)) atomicAdd(&mine[e], 1);  // whole numbers: in any order the same
+    if (e < static_cast<unsigned>(E)) atomicAdd(&mine[e], 1);  // integers: the order does not matter
   }
   __syncwarp();
   if (part.at != parts)
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kThreads)
     source[r] = -1;
 }
 
-// A warp an expert: place (E, parts) = the expert's assignments in the parts before; counts (E).
+// One warp per expert: place (E, parts) = the expert's assignments in earlier parts; counts (E).
 __global__ void __launch_bounds__(kThreads) scan_parts(int* place, int* counts, int E, int parts) {
   const int e = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kThreads) scan_parts(int* place, int* counts, 
   if (lane == 0) counts[e] = before;
 }
 
-// Which lanes have the same key, which is below 2^bits.
+// Mask of the lanes with the same key; keys are below 2^bits.
 __device__ __forceinline__ unsigned lanes_with(unsigned key, int bits) {
   unsigned same = kFullWarp;
   for (int b = 0; b < bits; ++b) {

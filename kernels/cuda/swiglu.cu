@@ -8,8 +8,8 @@ namespace {
 
 using namespace cuda;
 
-// Held constant below -80, where expf(-x) would become infinite and the derivative inf * 0. A NaN stays one. The quick
-// division is right to 2 ulp for divisors below 2^126; the exact one has a slow path that costs the wide stores.
+// Held constant below -80, where expf(-x) would become infinite and the derivative inf * 0. NaN stays NaN. The fast
+// division is accurate to 2 ulp for divisors below 2^126; the exact one has a slow path that prevents wide stores.
 __device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + expf(-(x < -80.0f ? -80.0f : x))); }
 
 template <class T, int N>

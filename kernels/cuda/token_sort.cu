@@ -6,14 +6,14 @@
 #include "kernels/check.h"
 #include "kernels/cuda/vector.cuh"
 
-// From the lowest digit of the table row to the highest: count each tile's digits, turn the counts into first places,
-// by digit and then by tile, and put each index in its place. Only the order of the input decides, so the sort is
-// stable and every run gives the same result; nothing is quadratic when one token fills the batch.
+// A radix sort, from the lowest digit of the table row to the highest: count each tile's digits, turn the counts into
+// first places by a prefix sum over digits, then tiles, and place each index. The result depends only on the input
+// order, so the sort is stable and deterministic; nothing is quadratic if one token fills the batch.
 namespace upcycle::cuda {
 namespace {
 
 constexpr int kDigitBits = 8, kDigits = 1 << kDigitBits;
-constexpr int kThreads = kDigits;  // of count and place: a thread has one digit when it adds up
+constexpr int kThreads = kDigits;  // of the counting and placing kernels: one thread per digit when summing
 constexpr int kWarps = kThreads / 32;
 constexpr std::int64_t kTile = 4 * kThreads;
 constexpr int kScanThreads = 1024;
@@ -33,7 +33,7 @@ struct Keys {
   }
 };
 
-// places (kDigits, tiles): how many keys of the tile have the digit.
+// places (kDigits, tiles): the number of the tile's keys with that digit.
 __global__ void count_digits(std::int32_t* places, Keys keys) {
   GPU_SHARED(int, count, [kDigits]);
   count[threadIdx.x] = 0;
@@ -44,7 +44,7 @@ __global__ void count_digits(std::int32_t* places, Keys keys) {
   places[std::int64_t{threadIdx.x} * gridDim.x + blockIdx.x] = count[threadIdx.x];
 }
 
-// Each becomes the sum of those before it. One block; a thread has a run of them.
+// Exclusive prefix sum. One block; each thread has a contiguous range.
 __global__ void scan(std::int32_t* places, std::int64_t n) {
   GPU_SHARED(int, warps, [kScanThreads / 32]);
   const std::int64_t begin = n * threadIdx.x / kScanThreads, end = n * (threadIdx.x + 1) / kScanThreads;
@@ -67,8 +67,7 @@ __global__ void scan(std::int32_t* places, std::int64_t n) {
   }
 }
 
-// The lanes of the warp with the same digit as this one; lanes without a key (which say so by kDigits) among
-// themselves.
+// Mask of the lanes with the same digit as this one; lanes without a key pass kDigits.
 __device__ __forceinline__ unsigned same_digit(unsigned digit) {
   unsigned same = kFullWarp;
 #pragma unroll

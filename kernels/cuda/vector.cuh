@@ -68,7 +68,7 @@ __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
   return __float2bfloat16_rn(x);
 }
 
-// As Vector<T>::load, from global memory alone, in one load whatever surrounds it.
+// As Vector<T>::load, but only from global memory, and never split into several loads.
 template <class T, int N>
 __device__ __forceinline__ void load_global(float (&f)[N], const T* p) {
   static_assert(N == Vector<T>::N);
@@ -85,12 +85,12 @@ __device__ __forceinline__ T warp_sum(T v) {
   for (int o = 16; o > 0; o >>= 1) v += __shfl_xor_sync(kFullWarp, v, o);
   return v;
 }
-// Of all threads of the block, the same on each. Threads is the block's size. Begins and ends in step.
+// Sum over all threads of the block, returned on each. Threads is the block size. All threads must call it.
 template <int Threads, class T>
 __device__ __forceinline__ T block_sum(T v) {
   GPU_SHARED(T, part, [Threads / 32]);
   v = warp_sum(v);
-  __syncthreads();  // a call before this one has been read
+  __syncthreads();  // the results of a previous call have been read
   if ((threadIdx.x & 31) == 0) part[threadIdx.x >> 5] = v;
   __syncthreads();
   v = (threadIdx.x & 31) < Threads / 32 ? part[threadIdx.x & 31] : T(0);

@@ -10,7 +10,7 @@ using namespace cuda;
 constexpr unsigned kTokenThreads = 128;
 constexpr int kSumThreads = 512;
 
-// A thread a token, in fp64.
+// One thread per token, in fp64.
 __global__ void __launch_bounds__(kTokenThreads)
     combine(float* nll, float* lse, const float* stats, const int* targets, std::int64_t ranks, std::int64_t T) {
   const std::int64_t t = static_cast<std::int64_t>(blockIdx.x) * kTokenThreads + threadIdx.x;
@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(kTokenThreads)
   for (std::int64_t r = 0; r < ranks; ++r) highest = fmax(highest, static_cast<double>(stats[3 * (r * T + t)]));
   for (std::int64_t r = 0; r < ranks; ++r) {
     const float* const part = stats + 3 * (r * T + t);
-    if (part[0] != -INFINITY)  // a shard of padding alone has no maximum
+    if (part[0] != -INFINITY)  // a shard with only padding has no maximum
       sum += static_cast<double>(part[1]) * exp(static_cast<double>(part[0]) - highest);
     target_logit += static_cast<double>(part[2]);
   }
@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kTokenThreads)
   nll[t] = targets[t] < 0 ? 0.0f : static_cast<float>(log_sum - target_logit);
 }
 
-// One block, so that the order is fixed: T numbers are few.
+// One block, so that the order is fixed; T numbers are few.
 __global__ void __launch_bounds__(kSumThreads) add_sum(double* loss_sum, const float* nll, std::int64_t T) {
   double sum = 0;
   for (std::int64_t t = threadIdx.x; t < T; t += kSumThreads) sum += static_cast<double>(nll[t]);

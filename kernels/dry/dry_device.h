@@ -5,10 +5,9 @@
 
 namespace upcycle {
 
-// A device whose memory is addresses alone: nothing stands behind them until a page is touched, and the dry ops touch
-// next to none. So a rank of any size can be laid out on any machine, by the code that lays out a real one.
-// Only copies to the host are made: of zeros, but for what dry ops have written. No dry op reads what others would
-// bring.
+// A device whose memory is only reserved addresses: pages are backed when touched, and the dry ops touch almost none.
+// So the real layout code can lay out a rank of any size on any machine. Only copies to the host are made, of zeros
+// except for what dry ops have written; no dry op reads what the other copies would bring.
 class DryDevice final : public Device {
  public:
   DeviceKind kind() const override { return DeviceKind::Cpu; }

@@ -8,7 +8,7 @@ namespace {
 
 double number(std::int64_t n) { return static_cast<double>(n); }
 
-// Every op, doing nothing.
+// Overrides every op with one that does nothing.
 class NoOps : public Ops {
  public:
 #pragma GCC diagnostic push
@@ -19,7 +19,7 @@ class NoOps : public Ops {
 #pragma GCC diagnostic pop
 };
 
-// The ops that count; the others do nothing.
+// Overrides the ops that are counted; the others do nothing.
 class DryOps final : public NoOps {
  public:
   DryOps(OpCount& count, WorkspaceBytes workspace_bytes)
@@ -32,7 +32,7 @@ class DryOps final : public NoOps {
     const std::int64_t k = kind == MatmulKind::TN ? a.shape[0] : a.shape[1];
     count(2 * number(c.shape[0]) * number(c.shape[1]) * number(k), {&c, &a, &b});
   }
-  // Every kind multiplies each row of A (R, .) once with a matrix of C's or B's columns.
+  // Every kind multiplies each row of A (R, .) once by a matrix with as many columns as C.
   void grouped_matmul(Stream&, Workspace, MatmulKind, const Tensor& c, const Tensor& a, const Tensor& b,
                       std::span<const std::int64_t> offsets, Store) override {
     const std::int64_t columns = c.shape[static_cast<std::size_t>(c.rank - 1)];
@@ -44,7 +44,7 @@ class DryOps final : public NoOps {
                          const PackedSequences& k_sequences) override {
     count(2 * causal_products(q, q_sequences, k_sequences), {&out, &lse, &q, &k, &v});
   }
-  // The scores again, then four products: dv, dp, dq, dk.
+  // Recomputes the scores, then four products: dv, dp, dq, dk.
   void attention_backward(Stream&, Workspace, const Tensor& dq, const Tensor& dk, const Tensor& dv, const Tensor& dout,
                           const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
                           std::int64_t, const PackedSequences& q_sequences,
@@ -56,7 +56,7 @@ class DryOps final : public NoOps {
                          std::int64_t, std::int64_t vocab_valid) override {
     count_head(logits(x, vocab_valid), {&stats, &x, &weight});
   }
-  // The logits again, then dx and dweight.
+  // Recomputes the logits, then dx and dweight.
   void linear_xent_backward(Stream&, Workspace, const Tensor& dx, const Tensor& dweight, const Tensor& x,
                             const Tensor& weight, const Tensor&, const Tensor&, std::int64_t, std::int64_t vocab_valid,
                             float) override {
@@ -84,8 +84,8 @@ class DryOps final : public NoOps {
     count_.head_flops += flops;
     count(flops, operands);
   }
-  // FLOPs of one product (rows of q) x (rows of k) x D over all heads, the half that causality leaves; a short q that
-  // continues a longer k sees all of it.
+  // FLOPs of one product (rows of q) x (rows of k) x D over all heads, of which the causal mask leaves half; a short q
+  // that continues a longer k sees all keys before it too.
   static double causal_products(const Tensor& q, const PackedSequences& q_sequences,
                                 const PackedSequences& k_sequences) {
     const double keys = number(k_sequences.longest) - number(q_sequences.longest) / 2;
