@@ -12,11 +12,11 @@ struct Start {
   Layout layout;
 };
 
-// First of all that a command of many ranks does: a rank whose command line was refused before MPI ran joins here and
-// ends all (main.cpp). Reads the config and agrees that all ranks run one command of one binary (by version and by the
-// file's hash) with one config: what mpirun can start differently on some ranks (two commands joined by a colon, files
-// that differ between hosts) is found before anything that would wait for ever. Sets the session's time-out. A
-// collective call; a difference is an AgreedError that names the ranks and what differs.
+// The first thing that a multi-rank command does; a rank whose command line was refused before MPI started joins this
+// agreement too, to end all (main.cpp). Reads the config and checks that all ranks run the same command of the same
+// binary (version and file hash) with the same config: mpirun can start ranks differently (two commands joined by a
+// colon, files that differ between hosts), which must be found before a rank could wait for ever. Sets the session's
+// time-out. Collective; a difference is an AgreedError that names the ranks and what differs.
 Start agree_on_start(const MpiSession& session, const char* command, const std::function<Config()>& read);
 
 }  // namespace upcycle

@@ -46,7 +46,7 @@ int count_gpus_for(const std::string& where, const char* key) {
   }
 }
 
-// The kernels are built for compute capability 9.0 (H100) and later: on an older GPU not one of them would start.
+// The kernels are built for compute capability 9.0 (H100) and later: on an older GPU none of them would start.
 void check_capability(int gpu, const std::string& where, const char* key) {
   constexpr int least = 90;
   const int found = cuda::capability(gpu);
@@ -55,7 +55,7 @@ void check_capability(int gpu, const std::string& where, const char* key) {
                 fmt::format("at least {}.{}", least / 10, least % 10), "use an H100 or a later GPU, or --device=cpu");
 }
 
-// Ranks that compute on one GPU would each plan for all of its memory, and NCCL refuses them.
+// Ranks that share a GPU would each plan for all of its memory, and NCCL refuses them.
 void check_own_gpu(const std::vector<Place>& places, const MpiSession& session, int seen, const std::string& where) {
   const int rank = session.rank();
   const Place& mine = places[static_cast<std::size_t>(rank)];

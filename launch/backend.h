@@ -13,39 +13,39 @@ namespace upcycle {
 
 class Ops;
 
-// What a command computes with, on one rank. It outlives all that was made of it.
+// What a command computes with, on one rank. Must outlive everything that uses it.
 struct Backend {
   std::unique_ptr<Device> device;
   std::unique_ptr<Stream> stream;
   std::shared_ptr<Ops> ops;
   int gpu = -1;           // its index among the GPUs that this process sees; -1: the CPU
-  int ranks_on_host = 1;  // that share this host's memory
+  int ranks_on_host = 1;  // ranks that share this host's memory
 };
 
-// Of a command of one rank, for the value of its option --device: cpu or cuda, else InputError; so it is where this
-// build has no CUDA backend or CUDA finds no GPU.
+// For a single-rank command, from its option --device: cpu or cuda. InputError for anything else, or if this build has
+// no CUDA backend or CUDA finds no GPU.
 Backend make_backend(const std::string& device);
 
-// Of every rank, for config.device. Each rank of a host takes a GPU of its own: the one with its number among the
-// host's ranks, counted over those that it sees (CUDA_VISIBLE_DEVICES, or what SLURM bound to it). A collective call;
-// throws AgreedError where the build, a driver or GPUs are missing, naming the field and the first rank without.
+// On every rank, from config.device. Each rank of a host takes its own GPU: its index among the host's ranks, modulo
+// the GPUs that it sees (CUDA_VISIBLE_DEVICES, or those that SLURM bound to it). Collective; AgreedError if the build,
+// a driver or GPUs are missing, naming the field and the first rank without.
 Backend make_backend(const MpiSession& session, const Config& config);
 
-// What the ops of config.device ask for as scratch, for a plan: no GPU has to be there, but the backend has to be in
-// this build (InputError).
+// Scratch bytes that the ops of config.device need, for a plan: needs no GPU, but InputError if this build lacks the
+// backend.
 std::function<std::size_t(const OpLimits&)> workspace_of(const Config& config);
 
-// Communicators for the backend's memory: MPI, or NCCL. A collective call.
+// Communicators for the backend's memory: MPI, or NCCL. Collective.
 Mesh make_backend_mesh(const Backend& backend, const MpiSession& session, const Layout& layout);
 
-std::size_t memory_of(const Backend& backend);  // bytes that are free for arenas, on the machine or on the GPU
+std::size_t memory_of(const Backend& backend);  // bytes free for arenas, on the machine or the GPU
 
-// The window that nsys and ncu record where they were told to wait for it (cudaProfilerStart); on the CPU nothing.
+// Starts or stops the recording of nsys and ncu, if told to wait for it (cudaProfilerStart); no effect on the CPU.
 void set_profiling(const Backend& backend, bool on);
 
-// In launch/cuda/backend.cpp, which only builds with CUDA have.
+// Defined in launch/cuda/backend.cpp, which is compiled only with CUDA.
 namespace cuda {
-int count_gpus();                  // that this process sees; InputError with CUDA's reason where there are none
+int count_gpus();                  // visible to this process; InputError with CUDA's reason if none
 std::string gpu_address(int gpu);  // on the PCI bus: the same in every process of a host
 int capability(int gpu);           // compute capability: 90 is 9.0
 std::size_t free_memory(int gpu);  // bytes

@@ -28,7 +28,7 @@
 namespace upcycle {
 namespace {
 
-// A window that opens late or stays open would leave a profiler with nothing, or without its end.
+// A profile window beyond the last step would record nothing, or not be closed.
 void check_window(const Config& c, std::int64_t steps, std::int64_t warmup) {
   const char* key = "train.profile_step_end";
   if (c.train.profile_step_end > steps + warmup)
@@ -37,9 +37,8 @@ void check_window(const Config& c, std::int64_t steps, std::int64_t warmup) {
                 "lower it, or measure more steps");
 }
 
-// Any training config can be measured: what does not concern a step's speed (where the run starts from, its data,
-// length, schedule and checkpoints) is left out. The model's sizes are inherited where the config leaves them to
-// init.*.
+// Any training config can be measured: what does not affect a step's speed (initial weights, data, length, schedule,
+// checkpoints) is ignored. Model sizes that the config leaves to init.* are inherited from there.
 Config config_to_measure(const std::string& file, const std::vector<std::string>& overrides, std::int64_t steps) {
   Config c = parse_config(file, overrides);
   const std::string name = file.empty() ? "the config" : file;
@@ -62,7 +61,7 @@ Config config_to_measure(const std::string& file, const std::vector<std::string>
   return c;
 }
 
-// Whole training steps on random tokens and random weights: forward, backward, clip, update.
+// Times whole training steps on random tokens and random weights: forward, backward, clip, update.
 int bench_step(const MpiSession& session, const std::string& file, const std::vector<std::string>& overrides,
                std::int64_t steps, std::int64_t warmup, bool json) {
   const Start start = agree_on_start(session, "bench step", [&] {
@@ -98,11 +97,11 @@ int bench_step(const MpiSession& session, const std::string& file, const std::ve
     profile.before_step(i + 1);
     const auto begin = std::chrono::steady_clock::now();
     last = train_step(t, source);
-    backend.stream->synchronize();  // a GPU may still be at the update
+    backend.stream->synchronize();  // a GPU may still be busy with the update
     profile.after_step(i + 1);
     if (i >= warmup) seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   }
-  // Of the rank that stands still longest for the others, in its collectives.
+  // Of the rank that waits longest for the others in its collectives.
   const double comm_share =
       mesh.world->max_of(trace_counters().wait_seconds() / std::accumulate(seconds.begin(), seconds.end(), 0.0));
   const bool waits_are_known = backend.gpu < 0;  // on CUDA streams wait, not the host
@@ -139,7 +138,7 @@ int bench_step(const MpiSession& session, const std::string& file, const std::ve
   return 0;
 }
 
-// Each op by itself at the config's shapes.
+// Times each op by itself at the config's shapes.
 int bench_ops_of(const MpiSession& session, const std::string& file, const std::vector<std::string>& overrides,
                  double seconds, bool json) {
   const Start start = agree_on_start(session, "bench ops", [&] {
@@ -166,7 +165,7 @@ int run_bench(const Arguments& arguments) {
   options.positional("config", file, "JSON config", Need::Optional);
   options.option("--steps", steps, "step: measured steps");
   options.option("--warmup", warmup, "step: steps before them");
-  options.option("--seconds", seconds, "ops: about how long an op is measured");
+  options.option("--seconds", seconds, "ops: approximate time per op");
   options.flag("--json", json, "print one JSON object: tokens_per_s, step_ms and more; of ops a list");
   options.config_overrides(overrides);
   if (!options.parse(arguments)) return 0;

@@ -23,7 +23,7 @@ struct Operands {
 Operands sizes_of(const Config& config);  // no tensors yet
 OpLimits limits_of(const Config& config);
 void take_all(Arena& arena, Operands& operands, const Config& config, const Ops& ops);
-// Random normal numbers, uniform tokens. So experts get uneven shares.
+// Fills with random normal numbers and uniform tokens, so that experts get uneven shares.
 void fill_all(const Backend& backend, Operands& operands, std::int64_t S);
 
 }  // namespace upcycle

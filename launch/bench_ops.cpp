@@ -18,7 +18,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Offsets of the experts' segments as sort_by_expert laid them out.
+// Offsets of the experts' segments, as in sort_by_expert.
 std::vector<std::int64_t> segments(const Backend& b, const Operands& o) {
   std::vector<std::int32_t> counts(static_cast<std::size_t>(o.E));
   b.device->copy_to_host(*b.stream, counts.data(), o.counts.data, o.counts.bytes());
@@ -36,7 +36,7 @@ struct OpCase {
   std::function<void()> run;
 };
 
-// The attention of T tokens in sequences of S: half of the products of a full one.
+// FLOPs of causal attention over T tokens in sequences of S: half of full attention's.
 double attention_flops(const Operands& o, std::int64_t S) {
   return 2.0 * static_cast<double>(o.T) * static_cast<double>(S) * static_cast<double>(o.N * o.D);
 }
@@ -115,7 +115,7 @@ std::vector<OpCase> dense_cases(const Backend& b, const Config& c, const Operand
        0,
        {&o.stats},
        [=, &ops, &s, &o] { ops.xent_combine(s, o.rstd, o.row_lse, o.sum, o.stats, o.targets); }},
-      // The logits are computed again: three products.
+      // The logits are recomputed: three products.
       {"linear_xent_backward",
        3 * head,
        {&o.x, &o.y, &o.vocabulary, &o.dvocabulary, &o.dvocabulary},
@@ -133,7 +133,7 @@ std::vector<OpCase> dense_cases(const Backend& b, const Config& c, const Operand
   };
 }
 
-// In the order in which each finds what it reads.
+// Ordered so that each op's inputs have been computed before it.
 std::vector<OpCase> moe_cases(const Backend& b, const Operands& o) {
   Ops& ops = *b.ops;
   Stream& s = *b.stream;
@@ -167,7 +167,7 @@ std::vector<OpCase> moe_cases(const Backend& b, const Operands& o) {
   };
 }
 
-// Seconds of one call: the fastest of some rounds, each of as many calls as make it long enough to be timed.
+// Seconds per call: the fastest of several rounds, each of enough calls to be timed.
 double time_of(const Backend& b, const std::function<void()>& run, double seconds) {
   const auto round = [&](int calls) {
     const auto start = Clock::now();
@@ -175,7 +175,7 @@ double time_of(const Backend& b, const std::function<void()>& run, double second
     b.stream->synchronize();
     return std::chrono::duration<double>(Clock::now() - start).count();
   };
-  (void)round(1);  // makes primitives, chooses algorithms
+  (void)round(1);  // warm-up: creates primitives, chooses algorithms
   const double once = round(1);
   const int calls = static_cast<int>(std::clamp(seconds / 4 / once, 1.0, 1000.0));
   double best = once;
@@ -183,7 +183,7 @@ double time_of(const Backend& b, const std::function<void()>& run, double second
   return best;
 }
 
-// Bytes read and written a second by a copy of at most 256 MiB.
+// Bytes read and written per second by a copy of at most 256 MiB.
 double copy_bandwidth(const Backend& b, double seconds) {
   const std::size_t bytes = std::min<std::size_t>(std::size_t{256} << 20, memory_of(b) / 16);
   Arena arena("copy measurement");

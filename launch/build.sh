@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Configures and builds: launch/build.sh [--preset NAME] [--werror] [--cuda-beside] [target ...]   (default: release,
-# everything). --cuda-beside: see UPCYCLE_CUDA_BESIDE in CMakeLists.txt; the target real_cuda is then there.
+# everything). --cuda-beside: see UPCYCLE_CUDA_BESIDE in CMakeLists.txt; it adds the target real_cuda.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -18,7 +18,7 @@ while (($#)); do
   shift
 done
 
-# Without this ccache keeps nothing that uses precompiled headers.
+# Without this ccache does not cache anything that uses precompiled headers.
 export CCACHE_SLOPPINESS=${CCACHE_SLOPPINESS:-pch_defines,time_macros,include_file_mtime,include_file_ctime}
 
 mkdir -p "build/$preset"
@@ -30,7 +30,7 @@ fi
 if [[ -t 1 ]]; then
   exec ninja -C "build/$preset" --quiet "${targets[@]}"
 fi
-# Not a terminal: a line of progress now and then, and everything that is not progress.
+# Not a terminal: print progress only now and then, and everything else.
 NINJA_STATUS='[%f/%t %es] ' ninja -C "build/$preset" "${targets[@]}" |
   awk '/^ninja: (Entering directory|no work to do)/ { next }
        /^\[[0-9]+\/[0-9]+ [0-9.]+s\] / { split($1, n, /[[\/]/); if (n[2] % 25 && n[2] + 0 != n[3] + 0) next }

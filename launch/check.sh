@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The one-file loop: launch/check.sh [--list] FILE builds and runs the tests of that file and says how long both took.
+# The one-file loop: launch/check.sh [--list] FILE builds and runs the tests of that file and prints how long both took.
 # --list names them and runs nothing. Exit code 0: all passed, 1: not, 2: no such file, or nothing tests it.
 #
-# Tests mirror the tree, so they are found by name in the folder of tests that mirrors the file's: those named after the
-# file (shortened at its underscores until there is one: attention_tiles.h has attention_test.cpp), else those named
-# after its folder, else those with a suite of its name, else those that speak it, else all. A test file is its own. The
-# model's files have the goldens and, on two ranks, the parity of layouts too.
+# Tests mirror the tree, so they are searched in the folder of tests that mirrors the file's: those named after the file
+# (shortened at its underscores until there is one: attention_tiles.h has attention_test.cpp), else those named after
+# its folder, else those with a suite of its name, else those that mention it, else all. A test file is tested by
+# itself. The model's files also get the goldens and, on two ranks, the parity of layouts.
 set -euo pipefail
 shopt -s nullglob
 here=$PWD
@@ -17,7 +17,7 @@ list=
 [[ ${1-} != --list ]] || { list=1; shift; }
 [[ $# == 1 && $1 != -* ]] || fail "found '$*', expected one file: launch/check.sh [--list] FILE"
 file=$1
-[[ -f $file ]] || file=$here/$1  # as it is called where the user stands
+[[ -f $file ]] || file=$here/$1  # relative to the caller's directory
 [[ -f $file ]] || fail "$1: found no such file, expected a source, a script or a test of this project"
 file=$(realpath -s --relative-to=. "$file")
 folder=$(dirname "$file") stem=$(basename "${file%.*}")
@@ -34,7 +34,7 @@ esac
 all=()
 for mirror in "${mirrors[@]}"; do all+=("$mirror"/*_test.cpp); done
 everywhere=
-((${#all[@]})) || { everywhere=1 all=(tests/*/*_test.cpp); }  # no folder mirrors it: by its name alone
+((${#all[@]})) || { everywhere=1 all=(tests/*/*_test.cpp); }  # no folder mirrors it: search by name
 
 chosen=()
 named() {  # the tests named after $1, or else after its first words
@@ -65,8 +65,8 @@ case "$file" in
 esac
 ((${#scripts[@]} + ${#chosen[@]})) || fail "$file: found no test of it (scripts have theirs in tests/scripts/NAME_test.sh)"
 
-# The programs that link the tests (ninja knows), and their suites (the tests say). The backend on the emulated GPU has
-# programs of its own that link the same tests.
+# The programs that link the tests (from ninja), and their suites (from the sources). The emulated GPU backend has its
+# own programs, which link the same tests.
 root=$(pwd -P)
 [[ -f $build/build.ninja ]] || cmake --preset "$(basename "$build")" >/dev/null
 ninja -C "$build" build.ninja >/dev/null  # new files

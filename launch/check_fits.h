@@ -7,15 +7,15 @@
 
 namespace upcycle {
 
-// InputError where the kernels of a GPU can not compute this model; `name` says where it comes from.
+// InputError if the GPU kernels can not compute this model; `name` says where the model comes from.
 void check_kernel_limits(const std::string& device, const ModelConfig& model, const std::string& name);
 
-// InputError where this rank's arenas and those of the ranks beside it exceed what is free of the machine's memory; on
-// CUDA, where this rank's exceed what is free on its GPU, or what lies in host memory (the checkpoint's snapshot) that
-// of the machine. For before any rank takes its arenas: what one has taken the next would no longer find free.
+// InputError if the arenas of this host's ranks exceed the machine's free memory; on CUDA, if this rank's exceed the
+// free memory of its GPU, or the host-memory ones (the checkpoint's snapshot) that of the machine. Call it before any
+// rank allocates its arenas, which would reduce the free memory that the others see.
 void check_fits_machine(const Backend& backend, const std::vector<MemoryClass>& plan);
 
-// The same of a model that is only read: its weights, in `dtype`, on one rank.
+// The same for a model that is only read: its weights, in `dtype`, on one rank.
 void check_fits_weights(const Backend& backend, const ModelConfig& model, DType dtype);
 
 }  // namespace upcycle

@@ -6,9 +6,9 @@ namespace upcycle {
 
 inline constexpr const char* version = "0.1";
 
-// One function a subcommand, in the file of its name. `arguments` are those after the subcommand; the result is the
-// exit code. InputError ends in one line and exit code 2, anything else thrown ends the whole job with 1.
-// With --json a command prints one JSON object on standard output and nothing else there.
+// One function per subcommand, in the file of its name. `arguments` are those after the subcommand; returns the exit
+// code. InputError becomes one line and exit code 2; any other exception ends the whole job with 1. With --json a
+// command prints one JSON object on standard output and nothing else there.
 using Arguments = std::vector<std::string>;
 
 int run_tokenize(const Arguments& arguments);

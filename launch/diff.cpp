@@ -13,7 +13,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// One tensor of both sides.
+// One tensor, compared.
 struct Difference {
   const ComparedTensor* tensor;
   bool same_bits = true;
@@ -21,7 +21,7 @@ struct Difference {
   std::size_t largest = 0;  // the element that differs most
   float a = 0, b = 0;       // its values
 
-  bool agrees() const { return same_bits || distance <= allowed; }  // where it has a NaN it does not
+  bool agrees() const { return same_bits || distance <= allowed; }  // false if there is a NaN
 };
 
 bool same(float x, float y) { return std::bit_cast<std::uint32_t>(x) == std::bit_cast<std::uint32_t>(y); }
@@ -51,7 +51,7 @@ std::map<std::string, const ComparedTensor*> by_name(const Tensors& tensors) {
 
 std::string describe(const ComparedTensor& t) { return fmt::format("{} {}", t.type, Json(t.shape).dump()); }
 
-// InputError where the two have not the same tensors.
+// InputError unless both have the same tensors.
 void check_alike(const Tensors& as, const Tensors& bs, const std::string& a_name, const std::string& b_name) {
   const auto missing = [](const Tensors& tensors, const Tensors& others, const std::string& in,
                           const std::string& has) {
@@ -73,7 +73,7 @@ void check_alike(const Tensors& as, const Tensors& bs, const std::string& a_name
 std::vector<Difference> compare_all(const Tensors& as, const Tensors& bs, double relative) {
   const auto partners = by_name(bs);
   std::vector<Difference> all;
-  std::map<std::string, double> squares;  // of a kind's tensors
+  std::map<std::string, double> squares;  // sum of squares per kind
   for (const ComparedTensor& a : as) {
     all.push_back(compare(a, a.read(), partners.at(a.name)->read()));
     if (const double norm = all.back().norm; !a.integer() && std::isfinite(norm)) squares[a.kind] += norm * norm;
@@ -117,7 +117,7 @@ int run_diff(const Arguments& arguments) {
   bool json = false;
   Options options(
       "diff",
-      "The first tensor, in the order of the step, in which B is not A, and by how much. Exit code 0: none, 1: "
+      "The first tensor, in the order of the step, in which B differs from A, and by how much. Exit code 0: none, 1: "
       "there is one. A tensor differs where ||a - b|| > R ||a|| + R/100 ||all a of its kind||.");
   options.positional("A", a_name, "a dump (debug.dump), a checkpoint, a Hugging Face directory or a safetensors file");
   options.positional("B", b_name, "another");

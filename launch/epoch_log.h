@@ -6,11 +6,11 @@
 
 namespace upcycle {
 
-// Says when a training set begins anew. Of a blend each set has epochs of its own: a small one with a large weight
-// comes round first.
+// Logs when an epoch of a training set begins. Each set of a blend has its own epochs: a small one with a large weight
+// repeats sooner.
 class EpochLog {
  public:
-  // `sampler` outlives it and is one of `sets`; `samples`: consumed before this process.
+  // `sampler` (made from `sets`) must outlive this; `samples`: consumed before this process.
   EpochLog(Sampler& sampler, const std::vector<WeightedPath>& sets, std::int64_t samples);
   void after_step(std::int64_t step, std::int64_t samples);
 

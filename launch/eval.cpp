@@ -14,7 +14,7 @@
 namespace upcycle {
 namespace {
 
-// UTF-8 bytes that the predicted tokens (all but the first) decode to.
+// UTF-8 bytes to which the predicted tokens (all but the first) decode.
 std::int64_t predicted_bytes(const TokenSet& set, const Tokenizer& tokenizer) {
   constexpr std::int64_t kPiece = 1 << 16;
   std::vector<std::int32_t> ids(kPiece);
@@ -36,13 +36,14 @@ int run_eval(const Arguments& arguments) {
   std::string dir, data, tokenizer_file, dtype = "fp32", device = "cpu";
   std::int64_t S = 0, B = 0;
   bool json = false;
-  Options options("eval",
-                  "Held-out loss: walks a token set with stride seq-length, every token but the first predicted once.");
+  Options options(
+      "eval",
+      "Held-out loss: reads a token set in windows of seq-length; every token but the first is predicted once.");
   options.positional("model", dir, "a checkpoint or a Hugging Face directory");
   options.option("--data", data, "PREFIX of the token set", Need::Required);
   options.option("--tokenizer", tokenizer_file, "for loss per byte; by default the model's own");
   options.option("--seq-length", S, "0: the model's max_position_embeddings, at most 2048");
-  options.option("--batch", B, "sequences a pass; 0: about 4096 tokens");
+  options.option("--batch", B, "sequences per pass; 0: about 4096 tokens");
   options.option("--dtype", dtype, "fp32 or bf16");
   options.option("--device", device, "cpu or cuda");
   options.flag("--json", json, "print one JSON object: loss, tokens, bytes, loss_per_byte");
@@ -74,8 +75,8 @@ int run_eval(const Arguments& arguments) {
   if (json) {
     fmt::print("{}\n", result.dump());
   } else {
-    fmt::print("{}: loss {:.4f} nats a token over {} tokens", data, r.loss, r.tokens);
-    if (!result["loss_per_byte"].is_null()) fmt::print(", {:.4f} nats a byte", result["loss_per_byte"].get<double>());
+    fmt::print("{}: loss {:.4f} nats per token over {} tokens", data, r.loss, r.tokens);
+    if (!result["loss_per_byte"].is_null()) fmt::print(", {:.4f} nats per byte", result["loss_per_byte"].get<double>());
     fmt::print("\n");
   }
   return 0;

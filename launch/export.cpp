@@ -18,7 +18,7 @@ int run_export(const Arguments& arguments) {
   options.positional("model", dir, "a checkpoint or a Hugging Face directory");
   options.positional("out", out, "the directory to make");
   options.option("--dtype", dtype, "fp32 or bf16");
-  options.option("--max-shard-bytes", e.max_shard_bytes, "a larger model is cut in several files");
+  options.option("--max-shard-bytes", e.max_shard_bytes, "larger models are split into several files");
   options.option("--model-type", e.model_type, "config.json's model_type; by default llama, with experts mixtral");
   if (!options.parse(arguments)) return 0;
   if (e.max_shard_bytes < 1)

@@ -35,8 +35,8 @@ int run_generate(const Arguments& arguments) {
   options.positional("prompt", prompt, "the text to continue", Need::Optional);
   options.option("--tokens", most, "new tokens at most");
   options.option("--temperature", sampling.temperature, "0: greedy");
-  options.option("--top-k", sampling.top_k, "draw among this many; 0: all");
-  options.option("--top-p", sampling.top_p, "draw among the likeliest that reach this probability");
+  options.option("--top-k", sampling.top_k, "draw among the k most likely; 0: all");
+  options.option("--top-p", sampling.top_p, "draw among the most likely that together reach this probability");
   options.option("--seed", seed, "of the draws");
   options.option("--tokenizer", tokenizer_file, "by default the model's own");
   options.option("--dtype", dtype, "fp32 or bf16");
@@ -51,11 +51,11 @@ int run_generate(const Arguments& arguments) {
   const auto tokenizer = find_tokenizer(tokenizer_file, dir, model);
   if (tokenizer == nullptr)
     input_error(
-        "{}: no sentencepiece .model file travels with it; name one with --tokenizer (a tokenizer.json can not "
+        "{}: found no sentencepiece .model file in it; name one with --tokenizer (a tokenizer.json can not "
         "be used for generating)",
         dir);
 
-  // A document begins behind the begin-of-text token where the model has one, else behind the end of the one before.
+  // A document begins after the begin-of-text token if the model has one, else after an end-of-document token.
   const auto stop = static_cast<std::int32_t>(model.eos_token_id >= 0 ? model.eos_token_id : tokenizer->eod_id());
   std::vector<std::int32_t> tokens{model.bos_token_id >= 0 ? static_cast<std::int32_t>(model.bos_token_id)
                                                            : tokenizer->eod_id()};
@@ -69,13 +69,13 @@ int run_generate(const Arguments& arguments) {
 
   check_fits_weights(backend, model, parse_dtype(dtype));
   const LoadedModel m = load_model(*source, parse_dtype(dtype), *backend.device, *backend.stream, *backend.ops);
-  // Printed as it comes: what the whole text decodes to beyond what was shown, held back while it ends inside a
-  // character (byte tokens).
+  // Prints as it generates: the decoded text beyond what was printed, delayed while it ends inside a character (byte
+  // tokens).
   std::string shown = prompt;
   std::vector<std::int32_t> all = text;
   bool begun = false;
   generate(m, tokens, most, stop, sampling, [&](std::int32_t id) {
-    if (!std::exchange(begun, true)) fmt::print("{}", prompt);  // not before the model has shown that it runs
+    if (!std::exchange(begun, true)) fmt::print("{}", prompt);  // not before the model has run successfully
     if (id == stop) return;
     all.push_back(id);
     const std::string now = tokenizer->decode(all);

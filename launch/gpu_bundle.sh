@@ -39,8 +39,8 @@ cmake --install "$build" --component gpu_bundle --prefix "$bundle" --strip >"$wo
   exit 1
 }
 
-# What the programs are linked with, and what the program opens as one rank (Open MPI's plugins and theirs), but for what
-# every machine has of its own and CUDA's.
+# The libraries that the programs link, and those that the program opens as one rank (Open MPI's plugins and theirs),
+# except CUDA's and those that every machine has.
 if ! OMPI_MCA_ess_singleton_isolated=1 OMPI_MCA_pml=ob1 OMPI_MCA_btl=self HWLOC_PLUGINS_PATH="$work" \
   OMP_NUM_THREADS=1 LD_DEBUG=files LD_DEBUG_OUTPUT="$work/opened" \
   "$build/upcycle" bench step launch/configs/tiny_moe.json --device=cpu --model.num_hidden_layers=1 \
@@ -60,7 +60,7 @@ fi
     *) cp -L "$library" "$bundle/lib/" ;;
   esac
 done
-# Their own folders of libraries are of this machine, and would keep them from the programs' RPATH.
+# Remove the libraries' own RPATHs: they name folders of this machine, and would override the programs' RPATH.
 chmod -R u+w "$bundle/lib"
 printf 'file(GLOB_RECURSE libraries %s/lib/*)\nforeach(library ${libraries})\n  file(RPATH_REMOVE FILE ${library})\nendforeach()\n' \
   "$bundle" >"$work/rpath.cmake"

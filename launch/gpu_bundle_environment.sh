@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# What programs of a GPU bundle (launch/gpu_bundle.sh) need around them; sourced. Sets $bundle, the folder it was unpacked
-# into, and links CUDA's libraries of this machine into $bundle/cuda, where the programs look for them: from a toolkit, the
-# system's list or Python's wheels, or from the folders that UPCYCLE_CUDA_LIBRARIES names (a:b). Fails with one line where
-# one of them is not found. LD_LIBRARY_PATH is left alone: it would reach python3, nvidia-smi and compute-sanitizer too.
+# The environment for programs of a GPU bundle (launch/gpu_bundle.sh); sourced. Sets $bundle, the folder into which it
+# was unpacked, and links this machine's CUDA libraries into $bundle/cuda, where the programs look for them: from a
+# toolkit, the system's list or Python wheels, or from the folders in UPCYCLE_CUDA_LIBRARIES (a:b). Fails with one line
+# if one of them is not found. LD_LIBRARY_PATH is not set: it would affect python3, nvidia-smi and compute-sanitizer
+# too.
 bundle=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-# One rank, without a daemon, from the bundle's own plugins (hwloc's, which see displays, are left out).
+# One rank, without a daemon, with the bundle's own plugins (without hwloc's, which look for displays).
 export OMPI_MCA_mca_base_component_path=$bundle/lib/openmpi OMPI_MCA_ess_singleton_isolated=1
 export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self HWLOC_PLUGINS_PATH=$bundle/lib/hwloc
 export UPCYCLE_TESTS_ROOT=$bundle/tests
@@ -39,7 +40,7 @@ link_cuda() {
       fi
     done <<<"$folders"
     if [[ ! -e $bundle/cuda/$name ]]; then
-      echo "$(basename "$0"): $name is not found: it comes with CUDA 13 and NCCL, or with Python's wheels; UPCYCLE_CUDA_LIBRARIES=FOLDER:... says where" >&2
+      echo "$(basename "$0"): $name is not found: it comes with CUDA 13 and NCCL, or with Python wheels; set UPCYCLE_CUDA_LIBRARIES=FOLDER:... to its folder" >&2
       return 2
     fi
   done

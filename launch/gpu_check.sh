@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Everything of the CUDA backend that only a GPU can show, on a machine that has one:
+# All checks of the CUDA backend that need a GPU, on a machine that has one:
 #   launch/gpu_check.sh [--out FOLDER] [--quick] [--minutes N] [--no-build]
 # Builds the preset cuda; runs the op tests and the training-step tests on the GPU against the CPU; trains the same models on
 # both, and over NCCL where there are more GPUs; measures steps and ops; runs compute-sanitizer's four tools; measures a
 # large model. Writes FOLDER/report.md (default: build/gpu_check) again after every part, and a log of each part beside it.
-# --quick leaves out the sanitizer and the large model, and takes fewer steps. --minutes ends within N minutes: what is
-# worth most comes first, and a part gets at most half of the time that is left. --no-build takes build/cuda as it is. In a
-# bundle (launch/gpu_bundle.sh) nothing is built, and the default FOLDER is gpu_check. Ends with 0 where all passed, 1 where
-# something failed, 2 where it could not begin.
+# --quick leaves out the sanitizer and the large model, and takes fewer steps. --minutes ends within N minutes: the most
+# useful parts run first, and a part gets at most half of the remaining time. --no-build uses the existing build/cuda. In a
+# bundle (launch/gpu_bundle.sh) nothing is built, and the default FOLDER is gpu_check. Exit code 0: all passed, 1: something
+# failed, 2: it could not begin.
 set -uo pipefail
 told="$0 $*" begun=$SECONDS
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." || exit 2
@@ -54,7 +54,7 @@ failed=0 running='' child=''
 rows=() broken=()
 trap '[[ -z $child ]] || kill "$child" 2>/dev/null; exit 1' INT TERM HUP
 
-# part NAME COMMAND...: runs it into its log; a row of the report.
+# part NAME COMMAND...: runs COMMAND with output to its log, and adds a row to the report.
 part() {
   local name=$1 log=$out/$1.log begin=$SECONDS result=passed code=0 limit=0 # seconds; 0: none
   shift
@@ -65,7 +65,8 @@ part() {
   echo "gpu_check.sh: $name"
   running="| $name | running since $(date -u +%H:%M:%S) | | |"
   report
-  # Beside this script, which answers a signal at once: timeout passes it on to all that the command started.
+  # In the background, so that this script handles a signal at once; timeout passes it on to all that the command
+  # started.
   OMP_NUM_THREADS=$threads timeout --kill-after=2 "$limit" "$@" >"$log" 2>&1 </dev/null &
   child=$!
   wait "$child" || code=$?
@@ -89,7 +90,7 @@ summary() { # the lines of a log that say most
 }
 skipped() { rows+=("| $1 | not run: $2 | | |"); }
 
-report() { # all that is known by now; moved into place, so that it is always whole
+report() { # all results so far; moved into place, so that it is always complete
   local name log
   {
     echo "# Upcycle on $(sed -n 's/^GPU 0: \(.*\) (UUID.*/\1/p' <<<"$gpus"), $count GPU(s)"
@@ -148,7 +149,7 @@ on_both() {
 }
 on_both fp32_as_on_the_cpu 1e-3 --dtype=fp32
 on_both bf16_as_on_the_cpu 2e-2 --dtype=bf16
-# Heads that the tensor cores' attention is for; that it ran is read off its trace ranges.
+# Head sizes that use attention on tensor cores; its trace ranges show that it ran.
 recorder=$binaries/libnvtx_recorder.so
 if [[ -e $recorder ]]; then
   ranges=("attention_forward_mma,attention_backward_mma" "$recorder")
@@ -196,7 +197,7 @@ elif [[ ! -x $sanitizer ]]; then
   skipped compute-sanitizer "compute-sanitizer is not on the PATH"
 else
   for tool in memcheck racecheck synccheck initcheck; do
-    # Managed memory, that the op tests look at, is not followed by initcheck: it sees the training step alone.
+    # initcheck does not track managed memory, which the op tests use: it checks only the training step.
     program=$binaries/test_gpu
     [[ $tool != initcheck ]] || program=$binaries/test_gpu_train
     part "sanitizer_$tool" env UPCYCLE_EMUL_TEST_SMALL=1 "$sanitizer" --tool "$tool" --error-exitcode 1 "$program" \

@@ -1,6 +1,6 @@
-# What launch/gpu_check.sh runs on a GPU, side by side in the build folder; in a bundle (launch/gpu_bundle.sh) side by side in
-# programs/, from where libraries are found. An RPATH, not a RUNPATH: the libraries' own libraries are found by it too, and
-# LD_LIBRARY_PATH does not come first.
+# What launch/gpu_check.sh runs on a GPU, together in the build folder; in a bundle (launch/gpu_bundle.sh) together in
+# programs/, relative to which libraries are found. An RPATH, not a RUNPATH: it also applies to the libraries' own
+# dependencies, and comes before LD_LIBRARY_PATH.
 set(gpu_programs upcycle_program test_gpu test_gpu_train test_gpu_parity_mpi)
 foreach(program ${gpu_programs})
   target_link_options(${program} PRIVATE -Wl,--disable-new-dtags)

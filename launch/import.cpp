@@ -14,7 +14,7 @@ int run_import(const Arguments& arguments) {
                   "A Hugging Face directory (" + family_names(" or ") + " safetensors) to a sharded HDF5 checkpoint.");
   options.positional("model", dir, "the Hugging Face directory");
   options.positional("out", out, "the checkpoint folder to make");
-  options.option("--shards", shards, "HDF5 files that the model is cut in");
+  options.option("--shards", shards, "number of HDF5 files");
   if (!options.parse(arguments)) return 0;
   if (shards < 1 || shards > 65536) input_error("command line: --shards: found {}, expected 1 to 65536", shards);
   import_model(dir, out, shards);

@@ -57,7 +57,7 @@ void add_checkpoint(Json& j, const StepFolder& step) {
 }
 
 void print(const Json& j) {
-  fmt::print("{} parameters, {} active a token\n", j["parameters"].get<std::int64_t>(),
+  fmt::print("{} parameters, {} active per token\n", j["parameters"].get<std::int64_t>(),
              j["active_parameters"].get<std::int64_t>());
   for (const auto& [key, value] : j.items()) {
     if (key == "tensors" || key == "files" || key == "parameters" || key == "active_parameters") continue;

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Installs what is missing of the named groups: build, test, tidy, quickstart, cluster (Debian 12 packages), nvtx (the headers
-# of NVIDIA's profiling interface), cuda (where there is no CUDA toolkit: its compiler, headers, runtime, cuBLAS and NCCL, 0.8
-# GB) and cuda_tools (the disassembler of GPU code), these from Python's package index, into build/deps. Default: build.
+# Installs what is missing of the named groups: build, test, tidy, quickstart, cluster (Debian 12 packages), and, from
+# Python's package index into build/deps, nvtx (headers of NVIDIA's profiling interface), cuda (if there is no CUDA
+# toolkit: compiler, headers, runtime, cuBLAS and NCCL, 0.8 GB) and cuda_tools (the disassembler of GPU code). Default:
+# build.
 set -euo pipefail
 deps=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/build/deps
 
@@ -33,7 +34,7 @@ install_packages() {
     echo "install.sh: not a Debian system; install by hand: ${wanted[*]}" >&2
     return 2
   fi
-  # dpkg-query fails when it has never heard of one of them; what it prints of the others still counts.
+  # dpkg-query fails if it does not know one of them, but still prints the others.
   installed=" $(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${wanted[@]}" 2>/dev/null |
     awk '$1 == "installed" { printf "%s ", $2 }' || true)"
   for name in "${wanted[@]}"; do
@@ -62,7 +63,7 @@ install_packages() {
   fi
 }
 
-# Headers only. They are moved into place last, so that what lies there is whole.
+# Headers only. They are moved into place last, so that the folder is always complete.
 install_nvtx() {
   [[ -e $deps/nvtx/include/nvtx3/nvToolsExt.h ]] && return
   echo "install.sh: fetching NVTX's headers into $deps/nvtx"
@@ -77,16 +78,16 @@ install_nvtx() {
   return 1
 }
 
-# A toolkit that CMake finds, with what the backend builds on.
+# Whether CMake will find a toolkit with everything that the backend needs.
 have_cuda() {
   local nvcc headers
   nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)
   headers=$(dirname "$(dirname "$(readlink -f "$nvcc")")")/include
-  # NCCL comes beside CUDA, or from Debian packages into /usr.
+  # NCCL is in the CUDA folder, or in /usr from Debian packages.
   [[ -x $nvcc && -e $headers/cublasLt.h && (-e $headers/nccl.h || -e /usr/include/nccl.h) ]]
 }
 
-# One folder that looks like a toolkit; moved into place last, too.
+# One folder that looks like a toolkit; also moved into place last.
 install_cuda() {
   have_cuda || [[ -x $deps/cuda/bin/nvcc ]] && return
   echo "install.sh: fetching CUDA's compiler and libraries into $deps/cuda (0.8 GB)"
@@ -112,7 +113,7 @@ install_cuda() {
   mv "$tmp/cuda" "$deps/cuda" && rm -rf "$tmp"
 }
 
-# What tests/cuda_host/check_cubins.sh reads GPU code with; moved into place last, too.
+# The disassembler for tests/cuda_host/check_cubins.sh; also moved into place last.
 install_cuda_tools() {
   [[ -x $deps/cuda_tools/bin/nvdisasm && -x $deps/cuda_tools/bin/cuobjdump ]] && return
   echo "install.sh: fetching NVIDIA's disassembler into $deps/cuda_tools"

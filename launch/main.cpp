@@ -25,7 +25,7 @@ enum class Ranks { One, Many };
 struct Command {
   const char* name;
   int (*run)(const Arguments&);
-  Ranks ranks;  // One: several are refused, where every copy would write the same files
+  Ranks ranks;  // One: several ranks are refused, since each would write the same files
   const char* summary;
 };
 
@@ -91,8 +91,8 @@ int run(const std::vector<std::string>& words) {
   return command.run(arguments);
 }
 
-// A command line refused before MPI runs. Of several ranks each knows its own alone: the others may wait already, in
-// the agreement that every command of many ranks begins with (agree_on_start). This is that agreement.
+// Reports a command line that was refused before MPI started. Each rank knows only its own: the others may already wait
+// in the agreement with which every multi-rank command begins (agree_on_start). This is that agreement.
 int refuse(const InputError& e) {
   const LaunchedAs launched = launched_as();
   if (launched.in_mpi_job)

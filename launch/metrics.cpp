@@ -21,7 +21,7 @@ using Json = nlohmann::ordered_json;
 
 namespace {
 
-// A process that was killed while it wrote may have left a line without its end.
+// A process that was killed while writing may have left an incomplete line.
 void drop_half_line(const std::string& path) {
   std::error_code none;
   if (!std::filesystem::is_regular_file(path, none)) return;
@@ -86,7 +86,7 @@ void Metrics::step(const Trainer& t, const StepResult& r, double seconds, std::i
              {"moe_layers", layers}}
             .dump());
 
-  // The first step of a process makes primitives and faults pages in: it says nothing of the pace.
+  // The first step of a process creates primitives and faults pages in, so it is left out of the average.
   average_seconds_ = average_seconds_ == 0 ? seconds : 0.9 * average_seconds_ + 0.1 * seconds;
   if (t.step % log_every_ != 0 && t.step != total && t.step != 1) return;
   const auto left = static_cast<std::int64_t>(average_seconds_ * static_cast<double>(total - t.step));

@@ -8,10 +8,10 @@
 
 namespace upcycle {
 
-// RUN/metrics.jsonl, append-only, one line a step; and one line a step on the console, with the time left.
+// Writes RUN/metrics.jsonl, append-only, one line per step; and one line per step to the console, with the time left.
 class Metrics {
  public:
-  // `run_dir` empty: console alone. `yardstick`: of all ranks, for MFU.
+  // `run_dir` empty: console only. `yardstick`: of all ranks, for MFU.
   Metrics(const std::string& run_dir, Yardstick yardstick, const Config& config);
   ~Metrics();
   Metrics(const Metrics&) = delete;

@@ -11,11 +11,11 @@ namespace upcycle {
 class NormalOperands {
  public:
   NormalOperands();
-  // Writes `to` (fp32 or bf16). The values repeat after kPeriod; each call begins at another place, so that tensors
-  // differ.
+  // Writes `to` (fp32 or bf16). The values repeat after kPeriod; each call starts at a different offset, so that
+  // tensors differ.
   void write(Staging& staging, const Tensor& to);
 
-  static constexpr std::int64_t kPeriod = 1'048'573;  // a prime: rows of no usual length repeat
+  static constexpr std::int64_t kPeriod = 1'048'573;  // a prime, so that rows of usual lengths do not repeat
 
  private:
   std::vector<float> values_;

@@ -17,7 +17,7 @@ class NvtxSink final : public TraceSink {
   explicit NvtxSink(nvtxDomainHandle_t domain) : domain_(domain) {}
 
   void begin(std::string_view name) override {
-    // NVTX reads a C string; one on the stack, because a step allocates nothing.
+    // NVTX needs a C string; it is on the stack because a step must not allocate.
     std::array<char, 128> text{};
     std::copy_n(name.begin(), std::min(name.size(), text.size() - 1), text.begin());
     nvtxEventAttributes_t range{};

@@ -5,8 +5,8 @@
 
 namespace upcycle {
 
-// Passes every range on to NVTX, in the domain "upcycle", for the profiler attached to this process (Nsight Systems, or
-// any library that NVTX_INJECTION64_PATH names). Null where none is attached, so that ranges stay free, and in a build
+// Passes every range to NVTX, in the domain "upcycle", for the profiler attached to this process (Nsight Systems, or
+// any library that NVTX_INJECTION64_PATH names). Null if none is attached, so that ranges cost nothing, and in a build
 // without NVTX's headers.
 std::unique_ptr<TraceSink> make_nvtx_sink();
 

@@ -14,7 +14,7 @@
 namespace upcycle {
 namespace {
 
-// CLI11 converts with strtoll and strtold, which clamp what is out of range and take "nan": both are refused here.
+// CLI11 converts with strtoll and strtold, which clamp values out of range and accept "nan": both are refused here.
 template <class T>
 std::string check_number(const std::string& text) {
   T value{};
@@ -55,7 +55,7 @@ struct Options::Parser {
     }
   }
 
-  // Takes the overrides out of `arguments`, and says what an unknown option may have meant, which CLI11 does not.
+  // Extracts the overrides from `arguments`, and suggests the nearest name for an unknown option, which CLI11 does not.
   std::vector<std::string> without_overrides(const std::vector<std::string>& arguments) const {
     std::vector<std::string> rest;
     bool options_end = false;

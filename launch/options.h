@@ -8,9 +8,8 @@
 
 namespace upcycle {
 
-// The options of one subcommand, declared one by one and then parsed. Values are written through the references given,
-// which keep what they hold (the default, shown by help) where the user says nothing. Names: "--output" or
-// "-o,--output".
+// The options of one subcommand, declared one by one and then parsed. Values are written to the given references, which
+// keep their value (the default, shown by help) if the user gives none. Names: "--output" or "-o,--output".
 //
 //   Options options("tokenize", "Text to token sets.");
 //   options.option("--output", output, "PREFIX of the set", Need::Required);
@@ -30,12 +29,12 @@ class Options {
   void option(const std::string& name, double& value, const std::string& meaning, Need need = Need::Optional);
   void positional(const std::string& name, std::string& value, const std::string& meaning, Need need = Need::Required);
   void positionals(const std::string& name, std::vector<std::string>& values, const std::string& meaning,
-                   Need need = Need::Required);  // the last one declared; takes all that is left
+                   Need need = Need::Required);  // declare last; takes all remaining arguments
 
   // Accepts "--a.b=value" for parse_config and collects them, in order. Without this an unknown option is an error.
   void config_overrides(std::vector<std::string>& overrides);
 
-  // False: --help was asked for and printed. Throws InputError naming the option, found and expected.
+  // False if --help was given and printed. Throws InputError naming the option, found and expected.
   bool parse(const std::vector<std::string>& arguments);
 
  private:

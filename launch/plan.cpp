@@ -44,12 +44,12 @@ std::size_t parse_bytes(const std::string& text) {
               quote_text(text));
 }
 
-// The run as `train` would resolve it: the model inherited from init.* or from the run folder.
+// The run as `train` would resolve it, with the model inherited from init.* or from the run folder.
 PlannedRun resolve(const std::string& file, const std::vector<std::string>& overrides) {
   Config config = parse_config(file, overrides);
-  if (config.train.steps == 0 && config.train.tokens == 0)  // a plan is of one step: any length of run will do
+  if (config.train.steps == 0 && config.train.tokens == 0)  // a plan is for one step: the length does not matter
     config.train.steps = std::max({std::int64_t{1}, config.upcycle.at_step + 1, config.train.warmup_steps});
-  // A config that saves, and will be given its run folder when it runs, is planned with its snapshot.
+  // If the config saves but leaves checkpoint.dir to the command line, plan the snapshot too.
   const std::int64_t every = config.checkpoint.dir.empty() ? std::exchange(config.checkpoint.every, 0) : 0;
   const Mesh one = make_single_mesh();
   const std::string name = file.empty() ? "the config" : file;
@@ -59,17 +59,17 @@ PlannedRun resolve(const std::string& file, const std::vector<std::string>& over
   return run;
 }
 
-// What to change first where a rank's memory is too small, by its largest class.
+// What to change first if a rank's memory is too small, by its largest class.
 std::string advice(const Plan& plan) {
   const auto bytes = [](const MemoryClass& m) { return m.beside_gpu ? 0 : m.bytes; };
   const auto largest =
       std::max_element(plan.memory.begin(), plan.memory.end(),
                        [&](const MemoryClass& a, const MemoryClass& b) { return bytes(a) < bytes(b); });
   if (plan.upcycling_bytes > plan.training_bytes())
-    return "the most is needed while the model is upcycled: save a dense checkpoint and start with init.upcycle, or "
+    return "the peak is during upcycling: save a dense checkpoint and start with init.upcycle, or "
            "use more ranks";
   const std::string name = largest->name;
-  std::string what = "use fewer tokens a microbatch";
+  std::string what = "use fewer tokens per microbatch";
   if (name == "parameters" || name == "gradients") what = "raise parallel.ep, parallel.etp or parallel.tp";
   if (name == "optimizer" || name == "checkpoint snapshot") what = "use more ranks: it is cut over all replicas";
   if (name == "activations")
@@ -127,11 +127,11 @@ Json to_json(const Plan& p, std::size_t memory, bool cuda) {
 
 void print(const Plan& p, std::size_t memory) {
   const Layout& l = p.layout;
-  fmt::print("{:.4g} B parameters, {:.4g} B active a token\n", static_cast<double>(p.parameters.total) / 1e9,
+  fmt::print("{:.4g} B parameters, {:.4g} B active per token\n", static_cast<double>(p.parameters.total) / 1e9,
              static_cast<double>(p.parameters.active) / 1e9);
   fmt::print("world {} = tp {} x dp {} (experts: etp {} x ep {} x edp {}); rank {}\n", l.world, l.tp, l.dp, l.etp, l.ep,
              l.edp, p.rank);
-  fmt::print("a step: {} tokens; {} microbatch{} a rank\n\n", p.tokens, p.micro_batches,
+  fmt::print("per step: {} tokens; {} microbatch{} per rank\n\n", p.tokens, p.micro_batches,
              p.micro_batches == 1 ? "" : "es");
   fmt::print("memory of this rank\n");
   const auto line = [](const std::string& name, const std::string& calls, std::uint64_t bytes,
@@ -142,7 +142,7 @@ void print(const Plan& p, std::size_t memory) {
   line("total", "", p.training_bytes(), "");
   if (p.upcycling_bytes > 0) line("while it is upcycled", "", p.upcycling_bytes, "");
 
-  fmt::print("\ncollectives of a step, calls and what this rank gives\n");
+  fmt::print("\ncollectives per step: calls and bytes that this rank contributes\n");
   for (const CollectiveCount& c : p.fixed) line(c.group + " " + c.op, fmt::format("{}", c.calls), c.bytes, "");
   if (p.dispatch.calls > 0)
     line("ep all_to_all_v (dispatch)", fmt::format("{}", p.dispatch.calls), p.dispatch.bytes,
@@ -168,7 +168,7 @@ void print(const Plan& p, std::size_t memory) {
   }
 }
 
-// One line of launch/plan_tables.sh's tables.
+// One row of the tables of launch/plan_tables.sh.
 void print_row(const Plan& p, const Config& c, std::size_t memory) {
   std::map<std::string, std::size_t> classes;
   std::size_t in_the_way = 0;
@@ -207,7 +207,7 @@ int run_plan(const Arguments& arguments) {
   options.positional("config", file, "JSON config, as for train", Need::Optional);
   options.option("--world", world, "ranks of the run");
   options.option("--rank", rank, "the rank that is planned; rank 0 holds the most");
-  options.option("--memory", memory_text, "memory of a rank (80GiB): says whether the run fits");
+  options.option("--memory", memory_text, "memory per rank (80GiB): says whether the run fits");
   options.flag("--json", json, "print one JSON object; sizes in bytes");
   options.flag("--row", row, "print one line of a Markdown table, as launch/plan_tables.sh does");
   options.config_overrides(overrides);

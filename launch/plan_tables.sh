@@ -1,16 +1,16 @@
 #!/bin/bash
 # The tables of `upcycle plan` in launch/README.md:
 #   launch/plan_tables.sh           prints them
-#   launch/plan_tables.sh --check   fails where the README has others (a test runs this)
-#   launch/plan_tables.sh --write   puts them there
-# UPCYCLE_BINARY names another binary than the release preset's.
+#   launch/plan_tables.sh --check   fails if the README's differ (a test runs this)
+#   launch/plan_tables.sh --write   writes them into the README
+# UPCYCLE_BINARY names the binary, by default the release preset's.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 binary=${UPCYCLE_BINARY:-$root/build/release/upcycle}
 readme=$root/launch/README.md
 begin='<!-- plan_tables.sh -->' end='<!-- end of plan_tables.sh -->'
-export OMP_NUM_THREADS=16 # each thread has scratch of its own
+export OMP_NUM_THREADS=16 # scratch is per thread
 
 # row CONFIG RANKS TP EP ETP RECOMPUTE
 row() {
@@ -48,7 +48,7 @@ case ${1:-} in
   "") tables ;;
   --check)
     if ! diff <(sed -n "/^$begin\$/,/^$end\$/p" "$readme" | sed '1d;$d') <(tables) >&2; then
-      echo "launch/README.md: its tables are not what upcycle plan says now: run launch/plan_tables.sh --write" >&2
+      echo "launch/README.md: its tables differ from those of upcycle plan: run launch/plan_tables.sh --write" >&2
       exit 1
     fi
     ;;

@@ -2,8 +2,8 @@
 # Nsight Compute on kernels of rank 0 of a run on this machine, in some of its steps:
 #   launch/profile_ncu.sh [-n RANKS] [-o FOLDER] [--first STEP] [--last STEP] [--kernels REGEX] [--count N] train run.json ...
 # Writes FOLDER/rank0.ncu-rep (default: profile, steps 10 to 12 or bench step's last two, the first 50 launches of kernels of our own, whose
-# names hold "upcycle"). Kernels are run again for each group of counters, which those of NCCL do not survive: a filter must
-# leave them out. UPCYCLE_BINARY names another binary.
+# names contain "upcycle"). Kernels are replayed for each group of counters, which NCCL's kernels do not survive: a filter must
+# exclude them. UPCYCLE_BINARY names another binary.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [[ -n ${UPCYCLE_PROFILED:-} ]]; then # one rank, started by run_local.sh as its binary

@@ -14,7 +14,7 @@ source "$root/launch/profile_options.sh"
 profile_options nsys "Nsight Systems" "$@"
 
 if [[ $device == cpu ]]; then
-  # Names are not registered with NVTX: without this nsys would not look for them.
+  # The range names are not registered with NVTX strings: without this nsys would not match them.
   export NSYS_NVTX_PROFILER_REGISTER_ONLY=0
   options="--trace=nvtx,mpi --capture-range=nvtx --nvtx-capture=profile@upcycle --capture-range-end=stop"
 else

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What profile_nsys.sh and profile_ncu.sh have in common; sourced by them, after they set root.
+# Common parts of profile_nsys.sh and profile_ncu.sh; sourced by them after they set root.
 
 # shellcheck disable=SC2034,SC2154
 # profile_options TOOL NAME ARGUMENTS...: sets ranks, folder, first, last, kernels, count, device and words (the command
@@ -42,7 +42,7 @@ profile_options() {
   }
 }
 
-# window COMMAND...: sets what was not given of first and last: steps 10 to 12, of bench step its last two.
+# window COMMAND...: sets first and last if they were not given: steps 10 to 12, of bench step its last two.
 window() {
   local steps=6 warmup=2 word before='' start=10 end=12
   if [[ "${1:-} ${2:-}" == "bench step" ]]; then
@@ -65,7 +65,7 @@ window() {
   : "${last:=$end}"
 }
 
-# profile_ranks SCRIPT: the command on all ranks, each of them through SCRIPT.
+# profile_ranks SCRIPT: runs the command on all ranks, each through SCRIPT.
 profile_ranks() {
   local preset=cuda
   [[ $device != cpu ]] || preset=release
@@ -74,7 +74,7 @@ profile_ranks() {
     echo "$(basename "$1"): no binary at $UPCYCLE_PROFILED: build it (launch/build.sh --preset $preset), or set UPCYCLE_BINARY" >&2
     exit 2
   fi
-  # The program would start itself again for it (launch/bound_spinning.h), which profilers need not follow.
+  # Set here what the program would otherwise exec itself for (launch/bound_spinning.h): profilers may not follow that.
   [[ -n ${GOMP_SPINCOUNT:-}${OMP_WAIT_POLICY:-} ]] || export GOMP_SPINCOUNT=3000
   mkdir -p "$folder"
   UPCYCLE_PROFILE_FOLDER=$(cd "$folder" && pwd)

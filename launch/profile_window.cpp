@@ -15,7 +15,7 @@ ProfileWindow::ProfileWindow(const Backend& backend, const TrainConfig& train)
 ProfileWindow::~ProfileWindow() {
   if (range_ == nullptr) return;
   range_.reset();
-  // While an error ends the run the profiler keeps what it has; a call that fails then would hide the error.
+  // During an exception, leave the profiler alone: it keeps what it has, and a failing call would hide the error.
   if (std::uncaught_exceptions() > exceptions_at_start_) return;
   try {
     set_profiling(backend_, false);
@@ -24,7 +24,7 @@ ProfileWindow::~ProfileWindow() {
   }
 }
 
-// Steps of a resumed run may begin inside the window.
+// A resumed run may start inside the window.
 void ProfileWindow::before_step(std::int64_t step) {
   if (first_ == 0 || step < first_ || step > last_ || range_ != nullptr) return;
   log_info("profiler: records steps {} to {}{}", step, last_,

@@ -6,9 +6,9 @@
 
 namespace upcycle {
 
-// The steps that a profiler records: train.profile_step_start to train.profile_step_end, counted from 1, both in it.
-// Around them lies the range "profile" (NVTX), and on CUDA cudaProfilerStart and Stop. It ends with the run at the
-// latest.
+// The steps that a profiler records: train.profile_step_start to train.profile_step_end, counted from 1, inclusive.
+// They are enclosed in the range "profile" (NVTX), and on CUDA in cudaProfilerStart and Stop. Closed at the latest with
+// the run.
 class ProfileWindow {
  public:
   ProfileWindow(const Backend& backend, const TrainConfig& train);
@@ -16,7 +16,7 @@ class ProfileWindow {
   ProfileWindow(const ProfileWindow&) = delete;
   void before_step(std::int64_t step);
   void after_step(std::int64_t step);
-  void warn_unopened(std::int64_t step) const;  // at a run's end, after this step: where nothing was recorded
+  void warn_unopened(std::int64_t step) const;  // at the run's end, after `step`: warns if nothing was recorded
 
  private:
   void close();

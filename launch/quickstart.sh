@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole promise on real text, in minutes: launch/quickstart.sh [--smoke] [FOLDER]      (default folder: quickstart)
+# The main use case on real text, in minutes: launch/quickstart.sh [--smoke] [FOLDER]      (default folder: quickstart)
 # Pretrains a small dense model on the King James Bible, then continues twice on Perl's manual with the same tokens, as
 # it is (CPT) and upcycled to a Mixture-of-Experts, and compares the three on held-out text of both. A second run reuses
 # what is there. --smoke takes two steps on a little text.
@@ -70,7 +70,7 @@ curve() {
     }'
 }
 
-# The dense model's curve so far and what it writes, from its first checkpoint on and while it trains on.
+# While the dense model trains, from its first checkpoint on: its loss curve so far and text that it generates.
 first_look() {
   local until=$((SECONDS + 3600))
   until [[ -e $out/dense/latest ]]; do
@@ -84,8 +84,8 @@ $("$upcycle" generate "$out/dense" "And the LORD said unto")"
 looker=
 trap '[[ -z $looker ]] || kill "$looker" 2>/dev/null || true' EXIT
 
-# train NAME DOMAIN RANKS [override ...]: a run in $out/NAME. NAME.key says what it was made from: a run of something else is
-# made anew, the same one goes on from its newest checkpoint, a finished one is kept.
+# train NAME DOMAIN RANKS [override ...]: a run in $out/NAME. NAME.key records its settings: a run with other settings is
+# started over, the same one resumes from its newest checkpoint, a finished one is kept.
 train() {
   local name=$1 domain=$2 ranks=$3 config=launch/configs/quickstart_$1.json key
   shift 3
@@ -113,7 +113,7 @@ train() {
   looker=
 }
 
-# Two ranks write a checkpoint of two shards; the runs that start from it are of another layout.
+# Two ranks write a checkpoint of two shards; the runs that start from it have another layout.
 say "Dense model: pretraining on the Bible, on two data-parallel ranks"
 train dense bible 2
 say "CPT: the dense model goes on, on Perl's manual"
@@ -165,4 +165,4 @@ say "Done"
   }
   NR == 1 { printf "%-9s %12s %10s %10s %10s %9s %11s %10s\n", $1, $2, $3, $4, $5, $6, $7, $8; next }
   { printf "%-9s %12s %10s %10s %10s %9.1f %11.4f %10.4f\n", $1, si($2), si($3), si($4), si($5), $6, $7, $8 }'
-echo "(tokens, FLOPs and seconds are those of each run's own training; loss is in nats a token of held-out text)"
+echo "(tokens, FLOPs and seconds are those of each run's own training; loss is in nats per token of held-out text)"

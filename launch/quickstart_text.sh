@@ -8,7 +8,7 @@ export LC_ALL=C
 folder=$1 every=${2:-1}
 separator='<|endoftext|>'
 
-# Documents on standard input to the files $1 (training) and $2 (held out).
+# Splits the documents on standard input into the files $1 (training) and $2 (held out).
 split_documents() {
   awk -v train="$1" -v valid="$2" -v every="$every" -v end="$separator" '
     { if (n % every == 0) print > (int(n / every) % 20 == 19 ? valid : train) }
@@ -21,7 +21,7 @@ split_documents() {
 }
 
 bible_documents() {
-  # One verse a line, "Ge1:1 In the beginning ..."; the reference goes, a new chapter starts a document.
+  # One verse per line, "Ge1:1 In the beginning ..."; remove the reference, start a document with each chapter.
   bible -f 'Genesis 1:1-Revelation 22:21' </dev/null | awk -v end="$separator" '
     { split($1, reference, ":")
       if (NR > 1 && reference[1] != chapter) print end
@@ -31,7 +31,7 @@ bible_documents() {
 }
 
 perl_documents() {
-  # Without the two pages that are lists and the four that are not in English.
+  # Without two pages that are lists and four that are not in English.
   dpkg-query -L perl-doc | grep '/perl[^/]*\.pod$' | grep -vE '/perl(toc|uniprops|cn|jp|ko|tw)\.pod$' | sort |
     while read -r page; do
       iconv -c -f UTF-8 -t UTF-8 "$page"

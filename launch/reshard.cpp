@@ -22,18 +22,17 @@ int checked(const char* name, std::int64_t value) {
 int run_reshard(const Arguments& arguments) {
   std::string dir, out;
   std::int64_t world = 0, tp = 1, ep = 1, etp = 1;
-  Options options(
-      "reshard",
-      "A checkpoint as another layout would have saved it. Training and all commands read any layout's: this "
-      "is for those who want the files.");
+  Options options("reshard",
+                  "A checkpoint as another layout would have saved it. Training and all commands read any layout: this "
+                  "is only needed for the files themselves.");
   options.positional("checkpoint", dir, "a run folder (its newest step) or a step's folder");
   options.positional("out", out, "the run folder to make");
   options.option("--world", world, "ranks; 0: as many as the checkpoint's layout");
   options.option("--parallel.tp", tp, "tensor-parallel ranks");
   options.option("--parallel.ep", ep, "expert-parallel ranks");
-  options.option("--parallel.etp", etp, "ranks that an expert is cut over: 1, or tp");
+  options.option("--parallel.etp", etp, "ranks that share one expert: 1, or tp");
   if (!options.parse(arguments)) return 0;
-  // All that needs no tensor comes first: hashing a large checkpoint takes minutes.
+  // First check all that needs no tensor: hashing a large checkpoint takes minutes.
   const StepFolder step = look_at_step(dir);
   const Layout layout =
       make_layout(world == 0 ? step.manifest.info.layout.world : checked("--world", world),

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs upcycle on several ranks of this machine:
 #   launch/run_local.sh -n 4 train run.json --train.steps=100
-# UPCYCLE_BINARY names another binary than the release preset's; OMP_NUM_THREADS, where set, is kept.
+# UPCYCLE_BINARY names the binary, by default the release preset's; OMP_NUM_THREADS, if set, is kept.
 set -euo pipefail
 
 usage() {
@@ -34,8 +34,8 @@ fi
 threads=$((cores / ranks))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 
-# What ends a run is one line "upcycle: ...". Lines of other ranks, and of mpirun, that would bury it come before it: it is
-# kept until the job has ended, or has been silent for some seconds.
+# The last line is the error "upcycle: ...": it is held back until the job has ended, or has been silent for some
+# seconds, so that lines of other ranks and of mpirun do not bury it.
 ours_last() {
   local line begun='' kept=() ended
   trap '' INT TERM HUP USR1
@@ -65,7 +65,7 @@ ours_last() {
 exec {errors}> >(ours_last >&2)
 reader=$!
 
-# One core a rank is OpenMPI's default binding, which would put all of a rank's threads on that core.
+# OpenMPI's default binding, one core per rank, would put all of a rank's threads on that core.
 start=(mpirun --quiet --oversubscribe --bind-to none -n "$ranks")
 code=0
 if [[ ${1:-} != train ]]; then
@@ -75,8 +75,9 @@ if [[ ${1:-} != train ]]; then
   exit "$code"
 fi
 
-# mpirun answers SIGTERM by killing its ranks a second later; SIGUSR1 it passes on, and they save at the end of a step.
-# What comes before its ranks are ready is lost, so it is asked again until they have ended; and nobody is to die of it before.
+# mpirun answers SIGTERM by killing its ranks a second later, but passes SIGUSR1 on, on which they save at the end of a
+# step. Signals before its ranks are ready are lost, so it is repeated until they have ended; no process may die of it
+# earlier.
 mpirun='' asking=''
 ask_to_stop() {
   stop=1
@@ -89,8 +90,8 @@ ask_to_stop() {
 }
 stop=0
 trap ask_to_stop TERM USR1
-# A session of its own: what is sent to this script's whole group, as `timeout` does, comes here alone; it ends
-# with this script all the same.
+# A session of its own, so that a signal to this script's whole process group (as from `timeout`) reaches only this
+# script; mpirun still ends with it.
 (
   trap '' USR1
   exec setpriv --pdeathsig TERM setsid "${start[@]}" env --ignore-signal=USR1 "$binary" "$@" 2>&"$errors" {errors}>&-

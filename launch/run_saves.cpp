@@ -36,12 +36,12 @@ void finish_save(TrainingRun& run) {
 
 void publish_written(TrainingRun& run) {
   if (run.writer == nullptr || !run.writer->busy()) return;
-  // All ranks are busy with the same save, so all come here.
+  // All ranks have the same save in progress, so all get here.
   if (run.mesh.world->max_of(run.writer->written() ? 0 : 1) == 0) finish_save(run);
 }
 
 void start_save(TrainingRun& run) {
-  finish_save(run);  // the snapshot is one: the save before must be published first
+  finish_save(run);  // there is one snapshot: the previous save must be published first
   Trainer& t = run.trainer;
   t.wall_seconds =
       run.wall_before + std::chrono::duration<double>(std::chrono::steady_clock::now() - run.start).count();

@@ -4,30 +4,30 @@
 
 #include "launch/training_run.h"
 
-// The checkpoints of a training run. The calls that take the run are calls of all its ranks.
+// The checkpoints of a training run. Functions that take the run are collective.
 namespace upcycle {
 
-// What says how the run's tokens are text travels with its checkpoints: data.tokenizer where it is given, else the
-// files beside the weights that the run started from.
+// The tokenizer files to copy into each checkpoint: data.tokenizer if given, else those beside the weights from which
+// the run started.
 std::vector<std::string> travelling(const RunSetup& setup);
 
-// A run that was set back by hand, as after a loss spike, meets what it has saved before.
+// Warns that later steps exist which will be replaced: the run was set back by hand, for example after a loss spike.
 void warn_of_newer_steps(const std::string& dir);
 
-// Starts to save the state as it is now; the save before is published first, and with checkpoint.background false so is
-// this one.
+// Starts to save the current state. Publishes the previous save first and, if checkpoint.background is false, this one
+// too.
 void start_save(TrainingRun& run);
 
-// Waits for the save that is under way, if there is one, and publishes it.
+// Waits for the save in progress, if any, and publishes it.
 void finish_save(TrainingRun& run);
 
-// A step whose files lie complete on every rank is published at once: until `latest` names it, a killed run would lose
-// it.
+// Publishes the save in progress if its files are complete on every rank: until `latest` names it, a killed run would
+// lose it.
 void publish_written(TrainingRun& run);
 
-// A step whose loss is not finite has changed nothing: the state before it is saved (unless it `is_saved`), for a run
-// with other settings to go on from. Older steps stay, whatever checkpoint.keep says: it may be the weights that are
-// ruined. Says what was done.
+// After a step whose loss is not finite, which changed nothing: saves the state before it (unless `is_saved`), so that
+// a run with other settings can resume from it. Keeps older steps regardless of checkpoint.keep, because the weights
+// may already be ruined. Returns a description of what was done.
 std::string save_before_divergence(TrainingRun& run, bool is_saved);
 
 }  // namespace upcycle

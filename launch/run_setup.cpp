@@ -18,7 +18,7 @@
 namespace upcycle {
 namespace {
 
-// Sizes that 0 stands for are written out, so that 0 and its meaning compare equal.
+// Replaces sizes of 0 by what they stand for, so that both compare equal.
 ModelConfig spelled_out(ModelConfig m) {
   m.num_key_value_heads = m.kv_heads();
   if (m.num_attention_heads > 0) m.head_dim = m.head_size();
@@ -26,7 +26,7 @@ ModelConfig spelled_out(ModelConfig m) {
   return m;
 }
 
-// Every model key that the user gave must be what the source says; expert keys may differ where they are the target.
+// Every model key that the user gave must equal the source's; expert keys may differ if upcycling is to set them.
 void check_inherited(const Config& given, const ModelConfig& source, const std::string& from, bool experts_may_differ) {
   Config a = given, b = given;
   a.model = spelled_out(given.model);
@@ -41,7 +41,7 @@ void check_inherited(const Config& given, const ModelConfig& source, const std::
   }
 }
 
-// One folder written two ways ("dense" and "./dense/") is one start.
+// Normalizes a folder's path: "dense" and "./dense/" are the same init.
 std::string folder_text(const std::string& dir) {
   const std::string text = std::filesystem::path(dir).lexically_normal().string();
   return text.size() > 1 && text.back() == '/' ? text.substr(0, text.size() - 1) : text;
@@ -59,7 +59,7 @@ Config saved_config(const Checkpoint& checkpoint) {
   return parse_config_text(checkpoint.info().config, checkpoint.directory() + "/manifest.json", {});
 }
 
-// How experts are drawn is part of what the run started from.
+// The seed and upcycle keys determine the experts, so they must not change on resuming.
 void check_same_upcycling(const Config& now, const Config& before, const std::string& from) {
   if (now.init.upcycle.empty() && now.upcycle.at_step < 0) return;
   for (const Field& field : fields()) {
@@ -71,8 +71,8 @@ void check_same_upcycling(const Config& now, const Config& before, const std::st
   }
 }
 
-// The place in the data is a number of sequences. Cut to another length, and so shuffled into another order, it would
-// skip some text and repeat other.
+// The position in the data is a number of sequences. With another length, and so another shuffled order, some text
+// would be skipped and some repeated.
 void check_same_sequences(const Config& now, const Config& before, const std::string& from) {
   if (now.train.seq_length != before.train.seq_length)
     field_error(
@@ -85,13 +85,13 @@ void check_same_sequences(const Config& now, const Config& before, const std::st
 
 void print_changed_keys(const Config& now, const Config& before) {
   for (const Field& field : fields()) {
-    if (field.key.starts_with("model.") || field.key.starts_with("init.")) continue;  // checked: they are the run's
+    if (field.key.starts_with("model.") || field.key.starts_with("init.")) continue;  // already checked
     const std::string old_value = value_text(before, field), new_value = value_text(now, field);
     if (old_value != new_value) log_info("{}: {} -> {}", field.key, old_value, new_value);
   }
 }
 
-// The model a fresh run starts with, and what a live conversion makes of it.
+// The model with which a fresh run starts, and the one after upcycle.at_step.
 void inherit_model(RunSetup& run, const std::string& name) {
   Config& c = run.config;
   const bool live = c.upcycle.at_step >= 0;
@@ -117,7 +117,7 @@ void inherit_model(RunSetup& run, const std::string& name) {
   check_model(c.model, name);
 }
 
-// A resumed run's model is the checkpoint's: dense before its at_step, an MoE after it.
+// A resumed run's model is the checkpoint's: dense before upcycle.at_step, MoE after it.
 void resume_model(RunSetup& run, const std::string& name) {
   Config& c = run.config;
   const CheckpointInfo& info = run.checkpoint->info();
@@ -139,7 +139,7 @@ void resume_model(RunSetup& run, const std::string& name) {
   c.model = info.model;
 }
 
-// Steps that `latest` does not name: training would start over beside them, and meet them when it saves.
+// Refuses a folder with steps but no `latest`: training would start over, and collide with them when it saves.
 void refuse_unpublished(const std::string& dir) {
   if (!std::filesystem::is_directory(dir)) return;
   std::string newest;
@@ -153,12 +153,12 @@ void refuse_unpublished(const std::string& dir) {
         dir, newest);
 }
 
-// What would end the run only at upcycle.at_step is refused at its start.
+// Finds at the start the errors that would otherwise occur at upcycle.at_step.
 void check_live(const RunSetup& run) {
   if (run.live_moe) check_freeze(*run.live_moe, run.config.train.freeze);
 }
 
-// The weights of the chosen experts sum to 1, and one alone is 1: the loss does not depend on the router.
+// The weights of the chosen experts sum to 1, so a single one is always 1: the loss does not depend on the router.
 void warn_of_an_idle_router(const ModelConfig& m) {
   if (m.num_local_experts < 2 || m.num_experts_per_tok != 1 || m.router_softmax != "topk_then_softmax") return;
   log_warn(
@@ -202,7 +202,7 @@ RunSetup set_up_run(Config config, const std::string& name, Communicator& world,
                   name, dir);
     if (!dir.empty() && !used) refuse_unpublished(dir);
   });
-  // What one rank finds is for all to open: ranks that took different paths would wait for each other.
+  // All ranks open what rank 0 finds: ranks that took different paths would wait for each other.
   used = world.max_of(used) > 0;
   run.init = init_text(c);
   if (used) {

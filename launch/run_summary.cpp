@@ -26,14 +26,15 @@ std::string run_summary(const Config& c, const Layout& l, const Trained& done, c
   std::string text = fmt::format("model: H {}, F {}, L {}, N {}, K {}, V {}", m.hidden_size, m.intermediate_size,
                                  m.num_hidden_layers, m.num_attention_heads, m.kv_heads(), m.vocab_size);
   if (m.is_moe())
-    text += fmt::format(", {} experts of {}, {} a token", m.num_local_experts, m.expert_size(), m.num_experts_per_tok);
+    text +=
+        fmt::format(", {} experts of {}, {} per token", m.num_local_experts, m.expert_size(), m.num_experts_per_tok);
   text += fmt::format("; {} parameters", short_number(static_cast<double>(count.total)));
-  if (m.is_moe()) text += fmt::format(", {} active a token", short_number(static_cast<double>(count.active)));
+  if (m.is_moe()) text += fmt::format(", {} active per token", short_number(static_cast<double>(count.active)));
   text += fmt::format(", {} on {}; world {} = tp {} x dp {}", c.dtype, c.device, l.world, l.tp, l.dp);
   if (m.is_moe()) text += fmt::format(" (experts: etp {} x ep {} x edp {})", l.etp, l.ep, l.edp);
   std::size_t bytes = 0;
   for (const MemoryClass& one : plan) bytes += one.bytes;
-  text += fmt::format("; {} steps of {} tokens = {}; {:.0f} MiB a rank", steps, tokens,
+  text += fmt::format("; {} steps of {} tokens = {}; {:.0f} MiB per rank", steps, tokens,
                       short_number(static_cast<double>(done.tokens + (steps - done.step) * tokens)),
                       static_cast<double>(bytes) / (1 << 20));
   if (!c.checkpoint.dir.empty()) text += "; config: " + c.checkpoint.dir + "/run.json";

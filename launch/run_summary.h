@@ -9,8 +9,8 @@
 
 namespace upcycle {
 
-// What is trained, in one line: the model, its parameters, the layout, steps, tokens and memory (`plan`: a rank's). The
-// run's run.json has every key.
+// One line that says what is trained: model, parameters, layout, steps, tokens and memory per rank (`plan`). run.json
+// has every key.
 std::string run_summary(const Config& config, const Layout& layout, const Trained& done,
                         const std::vector<MemoryClass>& plan);
 

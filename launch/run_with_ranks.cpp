@@ -16,14 +16,14 @@
 namespace upcycle {
 namespace {
 
-// Launchers name rank and size in different variables; the first one set counts.
+// Launchers put rank and size in different variables; the first one that is set is used.
 int first_number(std::initializer_list<const char*> names, int otherwise) {
   for (const char* name : names)
     if (const char* text = std::getenv(name); text != nullptr && *text != '\0') return std::atoi(text);
   return otherwise;
 }
 
-// Without a word from the user OpenMP takes every core that it sees for each rank.
+// By default OpenMP would use every core that it sees for each rank.
 void set_threads(const MpiSession& session) {
   if (session.size() == 1) return;
   const char* given = std::getenv("OMP_NUM_THREADS");
@@ -53,13 +53,13 @@ int run_alone(const char* command, const std::function<int()>& body) {
   };
   const LaunchedAs launched = launched_as();
   if (!launched.in_mpi_job) {
-    refuse(launched.counted);  // separate programs, which would all do the same
+    refuse(launched.counted);  // separate processes, which would all do the same
     return body();
   }
   return run_with_ranks([&](const MpiSession& session) {
     const auto stream = make_cpu_device()->make_stream();
     const auto start = make_start_group(session, *stream);
-    agree_or_throw(*start, [&] { refuse(session.size()); });  // others may have been started with another command
+    agree_or_throw(*start, [&] { refuse(session.size()); });  // other ranks may have been started with another command
     return body();
   });
 }

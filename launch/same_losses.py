@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Two training runs whose losses must agree:
+"""Checks that two training runs have the same losses:
   launch/same_losses.py TOLERANCE FOLDER [RANGES RECORDER] -- COMMAND -- COMMAND
-Runs both commands, each with a checkpoint.dir of its own below FOLDER, and compares the losses of all steps. Ends with 1
-where a run fails, where the largest relative difference is above TOLERANCE, and where the second run did not open each
-trace range of RANGES (NAME,NAME), which RECORDER tells, the library of tests/nvtx_recorder.cpp, as it would a profiler."""
+Runs both commands, each with its own checkpoint.dir in FOLDER, and compares the losses of all steps. Exit code 1: a run
+failed, the largest relative difference is above TOLERANCE, or the second run did not open each trace range of RANGES
+(NAME,NAME), as recorded through NVTX by the library RECORDER (tests/nvtx_recorder.cpp)."""
 import json
 import os
 import shutil

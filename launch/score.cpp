@@ -38,7 +38,7 @@ std::vector<std::int32_t> read_ids(const std::string& file, const ModelConfig& m
   return ids;
 }
 
-// One pass over all ids; the last one predicts nothing, but its logits are wanted.
+// One pass over all ids; the last one has no target, but its logits are reported.
 Json score(const LoadedModel& m, const std::vector<std::int32_t>& ids) {
   const auto n = static_cast<std::int64_t>(ids.size());
   Pass pass = make_pass(m, 1, n);

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds and tests: launch/test.sh [--full[=PART,...]] [--list]. --list says what each tier
-# holds. The last line is "N passed, N failed, N skipped", test cases over all stages; the exit code is 0 where none failed.
+# contains. The last line is "N passed, N failed, N skipped", test cases over all stages; the exit code is 0 if none
+# failed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -73,7 +74,7 @@ else
   echo "test.sh: no folder $models: the tests on real models are skipped (set UPCYCLE_REAL_MODELS)"
 fi
 
-# stage NAME PRESET CTEST_OPTION...: runs tests of build/PRESET and counts them; ctest counts a test's PROCESSORS against -j.
+# stage NAME PRESET CTEST_OPTION...: runs tests of build/PRESET and counts them; a test's PROCESSORS count against ctest's -j.
 stage() {
   local name=$1 preset=$2 log=build/$2/test.log last=build/$2/Testing/Temporary/LastTest.log ended=0 p f s
   echo "== $name"
@@ -91,11 +92,11 @@ stage() {
 }
 
 ./launch/install.sh build test
-# Without these the rest can still be tested; what is not is said at the end.
+# Without these the rest can still be tested; the summary says what was not.
 for group in nvtx cluster cuda cuda_tools; do
   ./launch/install.sh "$group" || echo "test.sh: goes on without the group $group" >&2
 done
-# With nvcc also the CUDA backend for GPUs, linked with CUDA's own libraries, beside the program. No GPU is needed.
+# With nvcc also build the real CUDA backend, linked with CUDA's own libraries. No GPU is needed.
 nvcc=
 if [[ -x $(command -v nvcc || echo /usr/local/cuda/bin/nvcc) || -x build/deps/cuda/bin/nvcc ]]; then
   nvcc=1
@@ -124,7 +125,7 @@ if ((status == 0)) && with long; then
 fi
 if ((status == 0)) && with asan; then
   ./launch/build.sh --preset asan --werror
-  # Open MPI and its plugins keep memory to the end on purpose.
+  # Open MPI and its plugins deliberately do not free some memory.
   ASAN_OPTIONS=detect_leaks=0 stage "asan" asan -LE '^full$'
 fi
 # script NAME SCRIPT: a part that is a script, which counts as one test.

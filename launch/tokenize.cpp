@@ -16,7 +16,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// A line that rewrites itself on a terminal, one line in ten seconds elsewhere.
+// On a terminal a line that is rewritten, otherwise one line every ten seconds.
 class Progress {
  public:
   void show(const TokenizeCounts& c) {
@@ -58,13 +58,13 @@ int run_tokenize(const Arguments& arguments) {
   options.option("--tokenizer", t.tokenizer, "sentencepiece .model file, or `bytes`", Need::Required);
   options.option("--output", t.output, "PREFIX of the token set", Need::Required);
   options.option("--doc-separator", t.doc_separator, "a line that ends a document; without it each file is one");
-  options.option("--jsonl-key", t.jsonl_key, "where a .jsonl file's lines, each a document, hold their text");
-  options.option("--threads", threads, "0: one a core");
+  options.option("--jsonl-key", t.jsonl_key, "key of the text in each line (document) of a .jsonl file");
+  options.option("--threads", threads, "0: one per core");
   options.flag("--json", json, "print the counts as one JSON object");
   options.positionals("files", t.inputs, "text or .jsonl files");
   if (!options.parse(arguments)) return 0;
   if (threads < 0 || threads > 4096)
-    input_error("command line: --threads: found {}, expected 0 to 4096; 0 takes one a core", threads);
+    input_error("command line: --threads: found {}, expected 0 to 4096; 0 takes one per core", threads);
   t.threads = static_cast<int>(threads);
 
   TokenizeCounts counts;

@@ -2,9 +2,9 @@
 """Text to a token set (PREFIX.bin, PREFIX.idx) with a Hugging Face tokenizer.json.
 
 Does for tokenizer.json what `upcycle tokenize` does for sentencepiece models, with the same rules: a .jsonl file has
-one document a line; any other file is one document, or several between lines that hold the separator alone; the
-newline that ends a document's last line is not part of it; documents of white space are dropped; an end-of-document
-token follows each document, and no other special token is added. A document is held in memory whole: split long files
+one document per line; any other file is one document, or several separated by lines with only the separator; the
+newline that ends a document's last line is not part of it; documents of only white space are dropped; an end-of-document
+token follows each document, and no other special token is added. A whole document is held in memory: split long files
 with --doc-separator.
 """
 import argparse
@@ -76,7 +76,7 @@ def first_bad_line(path):
 
 
 def end_of_document(args, tokenizer):
-    """The id of --eod, or of the eos_token that tokenizer_config.json beside the tokenizer names."""
+    """The id of --eod, or of the eos_token in the tokenizer_config.json beside the tokenizer."""
     token = args.eod
     config = os.path.join(os.path.dirname(args.tokenizer), "tokenizer_config.json")
     if token is None and os.path.exists(config):
@@ -161,7 +161,7 @@ def run(args):
             raise InputError(f"{args.files[0]}: the {len(args.files)} input files hold no text; nothing was written")
         with open(temporary["idx"], "wb") as out:
             write_index(out, sizes, typecode)
-        if os.path.exists(f"{args.output}.idx"):  # so that no moment pairs one set's index with another's tokens
+        if os.path.exists(f"{args.output}.idx"):  # so that an index never meets another set's tokens
             os.remove(f"{args.output}.idx")
         for name in ("bin", "idx"):
             os.rename(temporary[name], f"{args.output}.{name}")

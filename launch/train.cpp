@@ -37,7 +37,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 double since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
 
-// Signals may reach one rank alone, or some a step later: all stop at the same place. A collective call.
+// Signals may reach only one rank, or ranks at different steps; this makes all stop at the same step. Collective.
 bool all_stop(Communicator& world) { return world.max_of(stop_asked() ? 1 : 0) > 0; }
 
 int stopped_before_training() {
@@ -45,7 +45,7 @@ int stopped_before_training() {
   return kStoppedBySignal;
 }
 
-// Its exit code is that of bad input: the same command would diverge again, and a scheduler is not to start it again.
+// Its exit code is that of bad input: the same command would diverge again, so a scheduler must not restart it.
 constexpr int kDiverged = 2;
 
 // True when all steps are done, false when a signal ended the run early; the last state is saved either way.
@@ -103,7 +103,7 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
   const Backend backend = make_backend(session, config);
   const Mesh mesh = make_backend_mesh(backend, session, layout);
   TrainingRun run{mesh, backend};
-  // A run folder is locked before it is read: a job that starts as another ends must see its last step.
+  // Lock the run folder before reading it: a job that starts while another ends must see its last step.
   const std::string dir = config.checkpoint.dir;
   const std::int64_t keep = config.checkpoint.keep;
   if (all_stop(*mesh.world)) return stopped_before_training();
@@ -121,7 +121,7 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
     (void)check_layout(planned, session.size());
     check_kernel_limits(planned.config.device, planned.config.model, name);
     plan = plan_trainer(run.setup.config, mesh, *backend.ops);
-    if (run.setup.live_moe) {  // what comes after the conversion too must fit now
+    if (run.setup.live_moe) {  // the model after the conversion must fit too
       Config live = run.setup.config;
       live.model = *run.setup.live_moe;
       const std::vector<MemoryClass> moe = plan_trainer(live, mesh, *backend.ops);
@@ -131,7 +131,7 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
     check_fits_machine(backend, plan);
   });
   agree_or_throw(*mesh.world, [&] {
-    // Before anything is written: what can not be computed or held here is said now.
+    // Before anything is written, refuse what can not be computed here or does not fit in memory.
     yardstick = make_yardstick(backend, run.setup.config.storage(), layout.world);
     if (session.rank() == 0 && !run.setup.config.debug.dump.empty()) make_dump_folder(run.setup.config.debug.dump);
     run.trainer = make_trainer(run.setup.config, mesh, *backend.device, *backend.stream, *backend.ops);
@@ -154,7 +154,7 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
   bool done = false;
   try {
     done = train_loop(run, metrics);
-  } catch (const Diverged& e) {  // every rank has it: one says it, and all end by themselves
+  } catch (const Diverged& e) {  // thrown on every rank: rank 0 prints it, and all end normally
     if (session.rank() == 0) print_input_error(e.what());
     return kDiverged;
   }

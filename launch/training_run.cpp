@@ -11,7 +11,7 @@
 namespace upcycle {
 namespace {
 
-// Real tokens to measure an upcycling on: the first sequence of the run, at most 256 of it.
+// Real tokens on which to compare the model before and after upcycling: at most 256 of the run's first sequence.
 std::vector<std::int32_t> probe_tokens(TrainingRun& run) {
   const std::int64_t S = run.setup.config.train.seq_length;
   std::vector<std::int32_t> tokens(static_cast<std::size_t>(S)), targets(tokens.size());
@@ -29,9 +29,9 @@ void open_data(TrainingRun& run) {
   run.sampler = std::make_unique<Sampler>(c.data.train, c.model.vocab_size, c.train.seq_length, c.data.seed);
   for (const auto& [name, prefix] : c.data.valid) {
     run.valid.emplace(name, TokenSet::open(prefix, c.model.vocab_size));
-    (void)EvalWindows(run.valid.at(name), c.train.seq_length);  // one too short to evaluate
+    (void)EvalWindows(run.valid.at(name), c.train.seq_length);  // throws for a set that is too short
   }
-  // Ids are checked whenever they are read; another tokenizer's set is refused before anything is written.
+  // Ids are checked whenever they are read; this refuses another tokenizer's set before anything is written.
   if (run.mesh.world->rank() != 0) return;
   for (const WeightedPath& part : c.data.train) TokenSet::open(part.path, c.model.vocab_size).check_ids();
   for (const auto& [name, set] : run.valid) set.check_ids();

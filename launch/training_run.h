@@ -24,28 +24,28 @@ struct TrainingRun {
   Trainer trainer{};
   std::unique_ptr<Sampler> sampler{};
   std::map<std::string, TokenSet> valid{};
-  std::unique_ptr<Snapshot> snapshot{};  // before its writer, which may still read it when an error ends the run
+  std::unique_ptr<Snapshot>
+      snapshot{};  // declared before its writer, which may still read it when an error ends the run
   std::unique_ptr<CheckpointWriter> writer{};
-  std::vector<std::string> travel{};  // files that go into each checkpoint
+  std::vector<std::string> travel{};  // files to copy into each checkpoint
   double wall_before = 0;             // seconds of training before this process
   std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
 };
 
-// The run's token sets and tokenizer. InputError where they do not fit the run, on the rank that finds it.
+// Opens the run's token sets and tokenizer. InputError, on the rank that finds it, if they do not fit the run.
 void open_data(TrainingRun& run);
 SequenceSource sequences(TrainingRun& run);
 
-// Memory for a run that saves: what a checkpoint's copy of the state takes.
+// Allocates the snapshot of a run that saves: the copy of the state from which checkpoints are written.
 void make_snapshot_arena(TrainingRun& run);
 
-// What training starts from: a checkpoint of this run, an upcycled or a loaded model, or random weights. Collective.
+// Sets the initial weights: a checkpoint of this run, an upcycled or a loaded model, or random weights. Collective.
 void start_weights(TrainingRun& run);
 
-// upcycle.at_step: the dense trainer of this run becomes an MoE trainer. Nothing may be under way of a save.
-// Collective.
+// upcycle.at_step: turns the dense trainer of this run into an MoE trainer. No save may be in progress. Collective.
 void upcycle_in_place(TrainingRun& run);
 
-// The loss on each validation set. Collective.
+// Logs the loss on each validation set. Collective.
 void evaluate_all(TrainingRun& run, Metrics& metrics);
 
 }  // namespace upcycle

@@ -12,12 +12,12 @@
 namespace upcycle {
 namespace {
 
-// On shared cores one product may run beside other work, and the next one not: it is tried until some in a row bring
-// nothing new.
+// On shared cores some products run beside other work: measure until several in a row bring no improvement.
 constexpr int kFruitless = 8, kMostRounds = 48;
-constexpr double kNews = 0.98;  // of the best time so far
+constexpr double kNews = 0.98;  // of the best time so far: what counts as an improvement
 
-// Seconds of one (n, n) x (n, n) product: the best of some, each the mean of `together` that are issued at once.
+// Seconds of one (n, n) x (n, n) product: the best of several measurements, each the mean of `together` products issued
+// at once.
 double product_seconds(const Backend& b, DType dtype, std::int64_t n, int together) {
   OpLimits limits;
   limits.T = limits.H = limits.F = n;

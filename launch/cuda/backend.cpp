@@ -14,7 +14,7 @@ namespace upcycle::cuda {
 
 int count_gpus() {
   int count = 0;
-  const cudaError_t found = cudaGetDeviceCount(&count);  // where it fails, count says nothing
+  const cudaError_t found = cudaGetDeviceCount(&count);  // if it fails, count is meaningless
   if (found != cudaSuccess) throw InputError(cudaGetErrorString(found));
   if (count < 1) throw InputError("CUDA sees none");
   return count;
@@ -41,7 +41,7 @@ std::size_t free_memory(int gpu) {
 }
 
 void set_profiling(bool on) {
-  UPCYCLE_CUDA(cudaDeviceSynchronize());  // work that was issued before belongs before
+  UPCYCLE_CUDA(cudaDeviceSynchronize());  // work issued earlier must not fall into the window
   if (on)
     UPCYCLE_CUDA(cudaProfilerStart());
   else

@@ -187,7 +187,7 @@ TEST(Train, TheRunIsSaidInOneLine) {
   EXPECT_EQ(std::count(o.err.begin(), o.err.begin() + static_cast<std::ptrdiff_t>(o.err.find("step 1/1")), '\n'), 1)
       << o.err;
   for (const char* part : {"H 32, F 64, L 2, N 4, K 2, V 258", "35.1 k parameters", "fp32 on cpu", "tp 1 x dp 1",
-                           "1 steps of 128 tokens = 128", "MiB a rank", "run/run.json"})
+                           "1 steps of 128 tokens = 128", "MiB per rank", "run/run.json"})
     EXPECT_EQ(lines_with(o.err, part).size(), 1u) << part << " in: " << o.err;
   EXPECT_EQ(json::parse(std::ifstream(small.file("run/run.json")))["train"]["lr"], 0.01);
 }
