@@ -53,7 +53,7 @@ Staging::~Staging() {
   for (const Piece& p : pieces_) {
     if (p.data == nullptr) continue;
     try {
-      finish(p.travelled);
+      finish(p.copied);
     } catch (const Error&) {  // the device has failed: the next call reports it
     }
     device_->release_host(p.data, piece_bytes_);
@@ -69,7 +69,7 @@ std::int64_t Staging::rows_of_a_piece(const Tensor& t) const {
 Staging::Piece& Staging::next() {
   Piece& p = pieces_[used_++ % pieces_.size()];
   if (p.data == nullptr) p.data = static_cast<char*>(device_->allocate_host(piece_bytes_));
-  finish(p.travelled);
+  finish(p.copied);
   return p;
 }
 
@@ -83,7 +83,7 @@ void Staging::write(const Tensor& to, const Fill& fill) {
     Piece& p = next();
     fill(p.data, row, rows);
     device_->copy_from_host(*stream_, row_of(to, row), p.data, runs_of(to, rows, true));
-    p.travelled = stream_->record();
+    p.copied = stream_->record();
   }
 }
 
@@ -96,13 +96,13 @@ void Staging::read(const Tensor& from, const Use& use) {
     if (row >= from.rows()) return nullptr;
     Piece& p = next();
     device_->copy_to_host(*stream_, p.data, row_of(from, row), runs_of(from, std::min(step, from.rows() - row), false));
-    p.travelled = stream_->record();
+    p.copied = stream_->record();
     return &p;
   };
   Piece* here = start(0);
   for (std::int64_t row = 0; row < from.rows(); row += step) {
     Piece* const ahead = start(row + step);  // is copied while this one is used
-    finish(here->travelled);
+    finish(here->copied);
     use(here->data, row, std::min(step, from.rows() - row));
     here = ahead;
   }

@@ -32,7 +32,7 @@ class Staging {
  private:
   struct Piece {
     char* data = nullptr;
-    Event travelled;  // its last copy
+    Event copied;  // the end of its last copy
   };
   bool on_host() const { return device_ == nullptr || device_->kind() == DeviceKind::Cpu; }
   std::int64_t rows_of_a_piece(const Tensor& t) const;

@@ -14,7 +14,7 @@ namespace {
 
 // On shared cores some products run beside other work: measure until several in a row bring no improvement.
 constexpr int kFruitless = 8, kMostRounds = 48;
-constexpr double kNews = 0.98;  // of the best time so far: what counts as an improvement
+constexpr double kImprovement = 0.98;  // times below this share of the best count
 
 // Seconds of one (n, n) x (n, n) product: the best of several measurements, each the mean of `together` products issued
 // at once.
@@ -46,7 +46,7 @@ double product_seconds(const Backend& b, DType dtype, std::int64_t n, int togeth
       b.ops->matmul(*b.stream, {scratch.data, scratch.bytes()}, MatmulKind::NT, y, x, w);
     b.stream->synchronize();
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / together;
-    fruitless = seconds < kNews * best ? 0 : fruitless + 1;
+    fruitless = seconds < kImprovement * best ? 0 : fruitless + 1;
     best = std::min(best, seconds);
   }
   return best;
