@@ -17,7 +17,7 @@ void agree_or_throw(Communicator& world, const std::function<void()>& local_chec
   try {
     with_path_errors(local_check);
   } catch (const InputError& error) {
-    // What other ranks can not see for themselves: where it is so.
+    // Rank 0 will print it: name the rank that it comes from.
     failure = world.rank() == 0 ? error.what() : fmt::format("{}{}", error_origin(), error.what());
   }
   if (const auto first = first_failure(world, failure)) throw AgreedError(*first);

@@ -14,12 +14,12 @@ struct AgreedError : InputError {
   using InputError::InputError;
 };
 
-// What the first rank that failed says, on every rank; nothing where none did. A collective call.
+// The message of the first rank that failed, on every rank; nullopt if none did. A collective call.
 std::optional<std::string> first_failure(Communicator& world, const std::optional<std::string>& mine);
 
 // Runs a check that may throw InputError on any rank, then agrees: either it passed everywhere, or every rank throws
-// AgreedError with the message of the first rank that failed. A collective call: `local_check` itself makes none.
-// Other exceptions pass through on their rank alone, and end in abort_all.
+// AgreedError with the message of the first rank that failed. A collective call; `local_check` itself must make none.
+// Other exceptions pass through on their rank only, and end in abort_all.
 void agree_or_throw(Communicator& world, const std::function<void()>& local_check);
 
 }  // namespace upcycle

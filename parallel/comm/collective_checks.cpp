@@ -20,7 +20,7 @@ bool overlap(const Tensor& a, const Tensor& b) {
   return a_begin < b_begin + b.bytes() && b_begin < a_begin + a.bytes();
 }
 
-// `part` may be this rank's part of `whole`, else it lies outside.
+// `part` is either this rank's part of `whole` or does not overlap it.
 void check_part(const Communicator& group, const char* call, const Tensor& whole, const Tensor& part) {
   UPCYCLE_CHECK(whole.dtype == part.dtype && whole.size() == part.size() * group.size(),
                 "{} {}: {} is not {} parts of {}", group.name(), call, whole.describe(), group.size(), part.describe());
@@ -29,7 +29,7 @@ void check_part(const Communicator& group, const char* call, const Tensor& whole
                 group.name(), call);
 }
 
-// Rows that the counts ask for.
+// The sum of the counts, which must fit the rows.
 std::int64_t check_counts(const Communicator& group, const char* side, std::span<const std::int64_t> counts,
                           const Tensor& rows) {
   UPCYCLE_CHECK(counts.size() == static_cast<std::size_t>(group.size()), "{} all_to_all_v: {} {} counts for {} ranks",

@@ -67,7 +67,7 @@ class MpiCommunicator final : public Communicator {
   std::size_t given_ = 0;
 };
 
-// Freeing a group is collective: while an exception unwinds this rank the others may be anywhere.
+// Freeing a group is collective: while an exception unwinds this rank, the others may be anywhere.
 MpiCommunicator::~MpiCommunicator() {
   try {
     queue_->close(std::uncaught_exceptions() == 0);
@@ -133,7 +133,7 @@ Event MpiCommunicator::all_to_all_v(const Tensor& out, std::span<const std::int6
 
 void MpiCommunicator::barrier() {
   const TraceRange range = begin(Collective::Barrier, 0);
-  operation(Movement::Barrier).bytes = 1;  // not sent: it is to happen
+  operation(Movement::Barrier).bytes = 1;  // not sent: 0 would skip it
   issue_and_wait();
 }
 

@@ -9,8 +9,8 @@
 namespace upcycle {
 
 // Splits the session's ranks: those of one color form a group, in the order of key. Every rank of the world calls this,
-// in one order of groups. Its transfers move when `stream` is polled, which outlives it. A group of one comes back as
-// the single-rank communicator.
+// for all groups in the same order. Transfers advance when `stream`, which must outlive it, is polled. A group of one
+// yields the single-rank communicator.
 std::unique_ptr<Communicator> make_mpi_communicator(const MpiSession& session, std::string name, int color, int key,
                                                     Stream& stream, const MpiLimits& limits = {});
 

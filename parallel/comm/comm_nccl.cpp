@@ -79,15 +79,15 @@ class NcclCommunicator final : public Communicator {
   std::string gather_text(const std::string& text) override { return host_->gather_text(text); }
 
  private:
-  // NCCL's side of the group, which the first call that moves anything makes: it costs memory on the GPU, and not every
-  // layout and model has tensors for every group. A collective call.
+  // The group's NCCL communicator, made by the first call that moves anything: it takes memory on the GPU, and not
+  // every layout and model has tensors for every group. A collective call.
   NcclGroup& group();
-  // All ranks of the group have come to this call. In a call that is the first to use an algorithm NCCL connects the
-  // ranks and the host stands inside it, where it can not say for whom; so it waits here, before a call of a kind and
-  // size (in powers of two, by which NCCL chooses) that the group has not had.
+  // Returns when all ranks of the group have reached this call. In the first call that uses an algorithm NCCL connects
+  // the ranks and blocks the host, which can not report then for whom it waits; so it waits here before the group's
+  // first call of a kind and size (in powers of two, by which NCCL chooses).
   void meet(Collective collective, std::size_t bytes);
-  // Runs `call(communicator, stream)` once what compute has been given so far is done. `bytes`: 0 where on no rank
-  // there is anything to move; the same on all. `concerns` false: not on this one.
+  // Runs `call(communicator, stream)` after the work issued to the compute stream so far. `bytes`: the same on all
+  // ranks; 0 if no rank has anything to move. `concerns` false: this rank has nothing to move.
   template <class Call>
   Event issue(Collective collective, std::size_t given, std::size_t bytes, bool concerns, Call call);
   void exchange(const Tensor& out, std::span<const std::int64_t> recv_counts, const Tensor& in,
@@ -170,7 +170,7 @@ Event NcclCommunicator::reduce_scatter(const Tensor& out, const Tensor& in) {
   });
 }
 
-// What only moves, moves as bytes.
+// Data that is not summed moves as bytes.
 Event NcclCommunicator::all_gather(const Tensor& out, const Tensor& in) {
   check_all_gather(*this, out, in);
   return issue(Collective::AllGather, in.bytes(), in.bytes(), true, [&](ncclComm_t comm, cudaStream_t stream) {
@@ -224,7 +224,7 @@ Mesh make_nccl_mesh(const MpiSession& session, const Layout& layout, Device& dev
   UPCYCLE_CHECK(layout.world == session.size(), "a layout of {} ranks on {}", layout.world, session.size());
   UPCYCLE_CHECK(compute.kind() == DeviceKind::Cuda, "NCCL communicators serve CUDA streams only");
   // Operations of different groups then start in the order in which the host issued them, which is one order on all
-  // ranks: two that wait for each other on two GPUs can not arise.
+  // ranks: two that wait for each other on two GPUs can not occur.
   constexpr int kLeastVersion = 22600;
   int version = 0;
   UPCYCLE_NCCL(ncclGetVersion(&version));

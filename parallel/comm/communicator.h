@@ -12,13 +12,14 @@ namespace upcycle {
 // A group of ranks plus a stream: a collective is issued like a kernel. Every rank of the group calls the same
 // collectives in the same order. Each call checks its arguments, records itself for the watchdog and the trace, starts,
 // and returns an Event; until that has been waited for (Stream::wait) its tensors belong to the transfer: none of them
-// is written, and what it writes is not read. In a group of one every call is a copy at most, done when it returns.
-// Calls of one communicator happen in the order they were issued, so one may use what an unwaited earlier one writes;
-// those of different ones overlap. Calls that return a value, and barrier, wait themselves. All ranks issue in one
-// order over all their communicators (transfer_queue.h). A wait past the time-out ends the job (stall_monitor.h).
+// may be written, and its outputs may not be read. In a group of one every call is at most a copy, done when it
+// returns. Calls of one communicator happen in the order they were issued, so one may use what an unwaited earlier one
+// writes; those of different ones overlap. Calls that return a value, and barrier, block until done. All ranks must
+// issue in the same order over all their communicators (transfer_queue.h). A wait past the time-out ends the job
+// (stall_monitor.h).
 //
-// Reductions do not depend on the MPI library: bytes move by all-to-all, sums run here in rank order, in fp32
-// (fp64 tensors in fp64). Counts past 2^31 elements are cut. On GPUs NCCL moves and adds: comm_nccl.h says what
+// Reductions do not depend on the MPI library: bytes move by all-to-all, sums run here in rank order, in fp32 (fp64
+// tensors in fp64). Transfers of more than 2^31 elements are split. On GPUs NCCL moves and adds: comm_nccl.h says what
 // differs.
 //
 // Tensors are contiguous. Buffers overlap only where a call says so. Throws Error: for a wrong argument, before
@@ -38,9 +39,9 @@ class Communicator {
   // out (n * size) = every rank's in (n), in rank order. in may alias its place in out.
   virtual Event all_gather(const Tensor& out, const Tensor& in) = 0;
   // Rows (the leading dimension): send_counts[r] rows of `in` go to rank r, in order; recv_counts[r] rows come from it.
-  // Counts are on the host. Any may be zero. Both tensors may have more rows than their counts add up to (they are
-  // not touched); rows have equal columns and type on both sides. At most 2^31 - 1 rows a rank and direction.
-  // In a group of one `out` may be `in`.
+  // Counts are on the host. Any may be zero. Both tensors may have more rows than their counts add up to (the excess is
+  // not touched); rows have equal columns and type on both sides. At most 2^31 - 1 rows per rank and direction. In a
+  // group of one `out` may be `in`.
   virtual Event all_to_all_v(const Tensor& out, std::span<const std::int64_t> recv_counts, const Tensor& in,
                              std::span<const std::int64_t> send_counts) = 0;
   virtual void barrier() = 0;

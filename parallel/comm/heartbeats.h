@@ -6,18 +6,18 @@
 
 namespace upcycle {
 
-// Ranks that read, hash or delete files tell all others now and then that they do. A beat says nothing but that its
-// rank has made progress since the last one. Main thread only.
+// Ranks that read, hash or delete files tell all others so periodically. A beat means only that its rank has made
+// progress since the last one. Main thread only.
 class Heartbeats {
  public:
   using Clock = std::chrono::steady_clock;
   Heartbeats(MPI_Comm comm, int tag);  // a communicator and tag that nobody else uses
 
-  // This rank has made progress: tells it, at most once in interval(timeout) seconds.
+  // Tells the others that this rank has made progress, at most once per interval(timeout) seconds.
   void beat(double timeout);
-  // Takes the beats that have come; `forget`: they are old, of a time before this rank waited.
+  // Receives the beats that have arrived; `forget`: then discards all, as older than this rank's wait.
   void hear(bool forget);
-  // Whether that rank's last beat is not older than the time-out allows.
+  // Whether that rank's last beat is recent enough for the time-out.
   bool working(int rank, double timeout) const;
   Clock::time_point latest() const;  // the last beat of any rank; the epoch where there was none
 

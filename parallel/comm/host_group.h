@@ -29,8 +29,8 @@ class HostGroup {
     std::size_t bytes_ = 0;
     bool common_ = false;
   };
-  // A call of all ranks of the group. Where they can not share (each in a container of its own) each gets memory of its
-  // own, and rank 0 says so.
+  // A call of all ranks of the group. Where they can not share (each in its own container) each gets memory of its own,
+  // and rank 0 warns.
   Memory share(std::size_t bytes) const;
 
  private:

@@ -39,7 +39,7 @@ Layout layout_of(int world, std::int64_t tp, std::int64_t ep, std::int64_t etp) 
           .edp = static_cast<int>(world / (etp * ep))};
 }
 
-// Sizes are compared as ratios: from 6, 4 and 9 are as far. A changed etp costs as much as a factor of two.
+// Sizes are compared as ratios: 4 and 9 are equally far from 6. A changed etp costs as much as a factor of two.
 double ratio_distance(std::int64_t a, std::int64_t b) {
   return std::abs(std::log2(static_cast<double>(a) / static_cast<double>(b)));
 }

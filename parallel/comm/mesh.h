@@ -24,12 +24,13 @@ struct Mesh {
   std::shared_ptr<HostGroup> host = nullptr;  // null: one rank by itself, or ranks of which not all are in the mesh
 };
 
-// All communicators, made in one order on all ranks (a collective call). The layout's world must be the session's size.
-// `stream` is a CPU stream. A group of one needs no MPI and gets the single-rank communicator. The mesh ends before the
-// session does.
+// All communicators, made in the same order on all ranks (a collective call). The layout's world must be the session's
+// size. `stream` is a CPU stream. A group of one needs no MPI and gets the single-rank communicator. The mesh must be
+// destroyed before the session.
 Mesh make_mesh(const MpiSession& session, const Layout& layout, Stream& stream);
 
-// All ranks before their layout is known: what they agree on about it. A collective call; ends before the session does.
+// A group of all ranks, to agree on things before the layout is known. A collective call; must be destroyed before the
+// session.
 std::shared_ptr<Communicator> make_start_group(const MpiSession& session, Stream& stream);
 
 // The mesh of one rank of a layout, from groups that `make_group` splits: by a name and a color that exactly the ranks

@@ -21,7 +21,7 @@ int as_int(std::size_t n) {
 struct MpiGroup::Handles {
   MPI_Comm comm = MPI_COMM_NULL;
   MPI_Request request = MPI_REQUEST_NULL;
-  // Of the call under way. MPI allows to free them earlier; not every version's non-blocking collectives did.
+  // Of the call in flight. MPI allows freeing them earlier, but some versions' non-blocking collectives did not.
   MPI_Datatype types[2] = {MPI_DATATYPE_NULL, MPI_DATATYPE_NULL};
 
   MPI_Datatype make_type(int which, Places places) {

@@ -7,20 +7,20 @@
 
 namespace upcycle {
 
-// Each rank's place in a buffer is `bytes` long, and the next rank's `extent` bytes further on: places are then told by
-// their index, and no offset in bytes has to fit an int.
+// Each rank's place in a buffer is `bytes` long and starts `extent` bytes after the previous rank's. Places are
+// addressed by index, so that no byte offset has to fit an int.
 struct Places {
   std::size_t bytes, extent;
 };
 
-// A group of ranks in MPI. Each call starts one non-blocking MPI call; at most one is under way. Its memory and counts
-// stay untouched until test() has told that it ended. Throws Error where MPI does.
+// A group of ranks in MPI. Each call starts one non-blocking MPI call; at most one is in flight. Its memory and counts
+// must stay untouched until test() returns true. Throws Error where MPI does.
 class MpiGroup {
  public:
-  // Splits the world: ranks of one color form a group, in the order of key. Every rank of the world calls this, in one
-  // order of groups.
+  // Splits the world: ranks of one color form a group, in the order of key. Every rank of the world calls this, for all
+  // groups in the same order.
   MpiGroup(int color, int key);
-  ~MpiGroup();  // leaves MPI's handle unless freed
+  ~MpiGroup();  // leaks MPI's handle unless free() was called
   MpiGroup(const MpiGroup&) = delete;
   MpiGroup& operator=(const MpiGroup&) = delete;
   void free();  // a call of all ranks of the group
@@ -39,7 +39,7 @@ class MpiGroup {
   void broadcast(std::byte* data, std::size_t bytes, int root);
   void barrier();
 
-  bool test();  // true when nothing is under way (any more)
+  bool test();  // true when nothing is in flight
 
  private:
   struct Handles;

@@ -23,8 +23,8 @@ namespace upcycle {
 
 namespace {
 
-// A rank that mpirun or srun started, be it one alone: they watch how it ends. Asked before MPI starts, which sets some
-// of these variables itself.
+// Whether mpirun or srun started this rank, even a single one: they watch how it ends. Call it before MPI starts, which
+// sets some of these variables itself.
 bool has_launcher() {
   for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"})
     if (std::getenv(name) != nullptr) return true;
@@ -56,11 +56,11 @@ MpiSession::MpiSession(int* argc, char*** argv) : exceptions_at_start_(std::unca
 
   const char* tasks = std::getenv("SLURM_NTASKS");
   if (size_ == 1 && tasks != nullptr && std::atol(tasks) > 1) {
-    UPCYCLE_MPI(MPI_Finalize());  // the destructor of an object that never stood does not run
+    UPCYCLE_MPI(MPI_Finalize());  // the destructor does not run when the constructor throws
     throw AgreedError(
         fmt::format("SLURM_NTASKS={} but MPI has 1 rank: srun started {} separate programs. Start with `srun "
                     "--mpi=pmix` or with mpirun; for one rank on purpose set SLURM_NTASKS=1",
-                    tasks, tasks));  // each of them finds it, and none can ask the others
+                    tasks, tasks));  // each of them finds it by itself, and can not ask the others
   }
   stalls_ = std::make_unique<StallMonitor>();
   count_threads();
@@ -91,7 +91,7 @@ MpiSession::~MpiSession() {
 
 namespace {
 
-constexpr unsigned kAbortSeconds = 10;  // in which MPI_Abort ends this process
+constexpr unsigned kAbortSeconds = 10;  // for MPI_Abort to end this process
 std::atomic<int> abort_code{1};
 std::atomic<void (*)()> abort_cleanup{nullptr};
 extern "C" void abort_hangs(int) { _exit(abort_code); }
@@ -107,7 +107,7 @@ void abort_all(int code) {
   if (void (*cleanup)() = abort_cleanup.exchange(nullptr)) cleanup();
   int started = 0, ended = 0;
   if (MPI_Initialized(&started) == MPI_SUCCESS && MPI_Finalized(&ended) == MPI_SUCCESS && started != 0 && ended == 0) {
-    // Open MPI explains an abort in a page of its own. Where nobody else has to be ended our line stands alone.
+    // Open MPI prints a page about an abort. Where no other rank has to be ended, only our line appears.
     if (on_its_own)
       (void)MPI_Finalize();
     else

@@ -44,7 +44,7 @@ class MpiSession {
 // flushed first; no destructor runs.
 [[noreturn]] void abort_all(int code);
 
-// What abort_all does first, in the few seconds that it gives itself.
+// Sets what abort_all calls first; it has a few seconds.
 void set_abort_cleanup(void (*cleanup)());
 
 }  // namespace upcycle

@@ -4,7 +4,7 @@
 #include "core/check.h"
 
 // Every call of NCCL goes through this: Error with the call's text and what NCCL says. Communicators block (NcclGroup):
-// a call that is in progress when it returns means that the environment has it otherwise.
+// a call that is in progress when it returns means that the environment overrides this.
 #define UPCYCLE_NCCL(call)                                                                    \
   do {                                                                                        \
     const ncclResult_t upcycle_nccl_result = (call);                                          \

@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::chrono::seconds kAbortSeconds{3};
 
-// What abort_nccl_groups takes down; never destroyed, because a job may end while static objects do.
+// What abort_nccl_groups takes down; never destroyed, because a job may be ended during static destruction.
 struct Live {
   std::mutex mutex;
   std::vector<ncclComm_t> comms;
@@ -107,7 +107,7 @@ Waiting NcclGroup::describe(const Call& call) const {
 
 void NcclGroup::close(bool drain) {
   if (!drain) {
-    // Its operations may never end, and a stream's end waits for them: they end with the process.
+    // Its operations may never end, and destroying the stream would wait for them: they end with the process.
     watch_.remove(*this);
     stream_->detach(watch_);
     static_cast<void>(stream_.release());

@@ -17,15 +17,15 @@ namespace upcycle {
 
 class NcclWatch;
 
-// A group's NCCL communicator, the stream its calls run on, and which of them are under way.
+// A group's NCCL communicator, the stream its calls run on, and which of them are in flight.
 //
 // The communicator is a blocking one: a call puts its work into the stream and returns. (For every call of a
-// non-blocking one NCCL makes a thread and joins it: ncclGroupEndInternal in group.cc of NCCL 2.28.9.) The host stands
-// in a call for other ranks where NCCL connects them: when the communicator is made, and in calls that are the first to
-// use an algorithm. An operation that does not come to an end is the watch's to notice.
+// non-blocking one NCCL makes a thread and joins it: ncclGroupEndInternal in group.cc of NCCL 2.28.9.) The host blocks
+// only where NCCL connects the ranks: when the communicator is made, and in calls that are the first to use an
+// algorithm. NcclWatch detects operations that never end.
 class NcclGroup {
  public:
-  // Calls that may be under way; when there are so many, the next one waits for the oldest.
+  // The most calls in flight; beyond that, the next one waits for the oldest.
   static constexpr std::size_t kLength = 256;
 
   struct Call {
@@ -33,7 +33,7 @@ class NcclGroup {
     std::uint64_t sequence = 0;                   // of the group's collectives
     std::size_t given = 0;                        // bytes that this rank gives
     std::uint64_t order = 0;                      // over all groups
-    cudaEvent_t ready = nullptr, done = nullptr;  // what it waits for on this rank is done; it is done
+    cudaEvent_t ready = nullptr, done = nullptr;  // its inputs on this rank are ready; it is done
   };
 
   // Every rank of the group calls this, with one id. `world_ranks`: of the group, in its order.
@@ -51,7 +51,8 @@ class NcclGroup {
   cudaStream_t native() { return static_cast<cudaStream_t>(stream_->native()); }
   const std::string& issue_name(Collective c) const { return issue_names_[static_cast<std::size_t>(c)]; }
 
-  // Around the NCCL calls of one collective, whose first work comes after `after`. end() gives the point behind it.
+  // Around the NCCL calls of one collective, whose first work comes after `after`. end() returns the event of its
+  // completion.
   void begin(Collective collective, std::uint64_t sequence, std::size_t given, const Event& after);
   Event end();
 
@@ -59,10 +60,11 @@ class NcclGroup {
   const Call* waiting() const;
   Waiting describe(const Call& call) const;
 
-  // Drops what is done at the front of the calls under way.
+  // Drops finished calls from the front of those in flight.
   void forget_done();
 
-  // Ends with all ranks, after what is under way; `drain` false: an exception passes, and the others may be anywhere.
+  // Ends with all ranks, after the calls in flight; `drain` false: an exception is passing and the others may be
+  // anywhere.
   void close(bool drain);
 
  private:
@@ -83,7 +85,7 @@ class NcclGroup {
 };
 
 // Takes down every communicator of this process, so that the GPU is free of operations that would never end. Gives up
-// after a few seconds: NCCL may wait for ranks that do not come.
+// after a few seconds: NCCL may wait for ranks that never arrive.
 void abort_nccl_groups();
 
 }  // namespace upcycle

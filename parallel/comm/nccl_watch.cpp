@@ -82,7 +82,7 @@ void NcclWatch::poll() {
   last_look_ = now;
   ++signs_;
   for (NcclGroup* group : groups_) check(*group);
-  if (!waits_) return;  // a wait in MPI, which looks for itself
+  if (!waits_) return;  // a wait in MPI, which checks for itself
   for (NcclGroup* group : groups_) group->forget_done();
   const auto [whose, oldest] = oldest_waiting();
   if (oldest == nullptr) return inside_.reset();  // the GPU computes
@@ -94,7 +94,7 @@ void NcclWatch::poll() {
   monitor_.look(whose->describe(*oldest));
 }
 
-// The GPU is asked only where the main thread has not come by for a long time: it may be computing, or writing files.
+// The GPU is queried only if the main thread has not polled for a long time: it may be computing, or writing files.
 std::string NcclWatch::stuck(double seconds) {
   const auto now = Clock::now();
   const auto longer = [&](Clock::time_point since) {
@@ -106,7 +106,7 @@ std::string NcclWatch::stuck(double seconds) {
     quiet_since_ = now;
   }
   if (!longer(quiet_since_)) return "";
-  cudaSetDevice(device_);  // of this thread, which else would start a context on the first GPU
+  cudaSetDevice(device_);  // for this thread, which otherwise would create a context on the first GPU
   const std::lock_guard lock(mutex_);
   const auto [whose, call] = oldest_waiting();
   if (call == nullptr || call->order != seen_order_) {

@@ -13,9 +13,9 @@
 
 namespace upcycle {
 
-// Sees that what NCCL does comes to an end: a wait of the host polls it (attach). An operation that failed, or that
-// waits for other ranks longer than the time-out, ends the job with the summary of who waits where (stall_monitor.h).
-// Where the host does not come to a wait because a launch does not return, the monitor's thread ends this process.
+// Detects NCCL operations that never end: waits of the host poll it (attach). An operation that failed, or that waits
+// for other ranks longer than the time-out, ends the job with the summary of who waits where (stall_monitor.h). If the
+// host never reaches a wait because a launch does not return, the monitor's thread ends this process.
 class NcclWatch final : public Progress {
  public:
   explicit NcclWatch(StallMonitor& monitor);
@@ -25,7 +25,7 @@ class NcclWatch final : public Progress {
 
   void add(NcclGroup& group);
   void remove(NcclGroup& group);
-  std::uint64_t next_order();  // of a call, over all groups
+  std::uint64_t next_order();  // the next call's number, over all groups
 
   StallMonitor& monitor() const { return monitor_; }
   // Waits for an event of this rank's GPU.
@@ -49,10 +49,10 @@ class NcclWatch final : public Progress {
   std::uint64_t order_ = 0;
   bool waits_ = false;  // for work on the GPU
   Clock::time_point last_look_{};
-  std::optional<StallMonitor::Inside> inside_;  // since the operation came to wait
+  std::optional<StallMonitor::Inside> inside_;  // since the operation began to wait
   std::uint64_t inside_order_ = 0;              // which one
 
-  // The monitor's thread: while the main thread gives no sign, it sees one operation wait.
+  // Of the monitor's thread, which watches the waiting operation while the main thread gives no sign of progress.
   std::atomic<std::uint64_t> signs_ = 0;
   std::uint64_t seen_signs_ = 0, seen_order_ = 0;
   Clock::time_point quiet_since_{}, waiting_since_{};

@@ -46,14 +46,14 @@ struct Operation {
   std::size_t bytes = 0;  // to move: of one rank's part, or of all of a broadcast or all-reduce; 0: nothing is sent
   DType dtype{};          // of what is summed
   int root = 0;
-  std::size_t row_bytes = 0;                // AllToAllV: what the counts count
+  std::size_t row_bytes = 0;                // AllToAllV: of one counted row
   std::span<int> send_counts, recv_counts;  // (size), memory of the queue
 
-  std::size_t done = 0;    // bytes that have arrived, and are summed where they are to be
-  std::size_t round = 0;   // bytes under way
+  std::size_t done = 0;    // bytes that have arrived (and been summed, in a reduction)
+  std::size_t round = 0;   // bytes in flight
   bool gathering = false;  // AllReduce: the second half of a round
 
-  // Whose it is, for messages.
+  // The call it belongs to, for messages.
   Collective collective{};
   std::uint64_t sequence = 0;
   std::size_t given = 0;  // bytes that this rank gives

@@ -57,7 +57,7 @@ void Rounds::start_shares(Operation& op) {
   const Shares shares(op.round, group_.size());
   const int rank = group_.rank();
   for (int r = 0; r < group_.size(); ++r) {
-    // The own share is summed where it lies.
+    // This rank's own share is summed in place.
     send_counts_[index(r)] = op.gathering || r != rank ? shares.length(r) : 0;
     send_offsets_[index(r)] = shares.offset(r);
     recv_counts_[index(r)] = r == rank ? 0 : shares.length(rank);
@@ -94,7 +94,7 @@ void Rounds::start_rows(Operation& op) {
   group_.all_to_all_v(op.in, op.send_counts.data(), send_offsets_.data(), rows, op.out, op.recv_counts.data(),
                       recv_offsets_.data(), rows);
   op.round = op.bytes;
-  // Our own rows are copied while the others are under way.
+  // This rank's own rows are copied while the others are in flight.
   if (own_rows != 0) {
     std::memcpy(op.out + static_cast<std::size_t>(recv_offsets_[own]) * op.row_bytes,
                 op.in + static_cast<std::size_t>(send_offsets_[own]) * op.row_bytes, own_rows * op.row_bytes);
@@ -116,7 +116,7 @@ bool Rounds::start(Operation& op) {
       start_part(op);
       break;
     case Movement::AllGather: {
-      // MPI wants "in place" on all ranks or on none, and may be told differently on each: make it all.
+      // MPI wants "in place" on all ranks or on none, and callers may differ: always use it.
       std::byte* own = op.out + index(group_.rank()) * op.bytes;
       if (op.done == 0 && own != op.in) std::memcpy(own, op.in, op.bytes);
       op.round = message;

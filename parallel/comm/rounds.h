@@ -9,7 +9,7 @@
 
 namespace upcycle {
 
-// How a call is cut. Tests make these small; results do not depend on them.
+// How calls are split. Tests make these small; results do not depend on them.
 struct MpiLimits {
   std::size_t piece_bytes = std::size_t{1} << 20;     // of one rank's data in a round of a reduction
   std::size_t scratch_bytes = std::size_t{64} << 20;  // at most, of all pieces that a rank receives in a round
@@ -20,7 +20,7 @@ struct MpiLimits {
 // Bytes of scratch of a group of `size` ranks.
 std::size_t reduction_scratch_bytes(int size, const MpiLimits& limits = {});
 
-// Cuts an operation into MPI calls, rounds, and does what follows each: sums in rank order. One operation at a time.
+// Splits an operation into rounds of one MPI call each, and sums in rank order after each. One operation at a time.
 class Rounds {
  public:
   Rounds(MpiGroup& group, const MpiLimits& limits);
@@ -44,7 +44,7 @@ class Rounds {
   std::unique_ptr<Device> host_ = make_cpu_device();
   std::size_t piece_;
   std::byte* scratch_ = nullptr;  // (size, piece_)
-  // One element a rank; made once, because a call allocates nothing.
+  // One element per rank; allocated once, so that calls allocate nothing.
   std::vector<int> send_counts_, send_offsets_, recv_counts_, recv_offsets_;
   std::vector<const void*> sources_;
 };

@@ -33,7 +33,8 @@ using Seconds = std::chrono::duration<double>;
 
 enum Tag { kReport = 1, kQuestion, kAlarm, kFailed, kGoOn, kBeat };
 constexpr Seconds kLookEvery{0.02};
-// A process that did not look for this long was itself stopped (Ctrl-Z, a suspended job): that is no time of waiting.
+// A process that did not look for this long was itself stopped (Ctrl-Z, a suspended job): that time is not counted as
+// waiting.
 constexpr Seconds kStopped{3};
 
 Clock::duration ticks(double seconds) { return std::chrono::duration_cast<Clock::duration>(Seconds(seconds)); }
@@ -44,7 +45,7 @@ double grace_of(double timeout) { return std::clamp(timeout / 20, 2.0, 10.0); }
 
 struct StallMonitor::Impl {
   int rank = 0, size = 1;
-  MPI_Comm comm = MPI_COMM_NULL;  // its own: nothing of a group's traffic can meet it
+  MPI_Comm comm = MPI_COMM_NULL;  // its own: no group's traffic can match its messages
   std::vector<std::string> hosts;
   std::atomic<double> timeout{600};
 
@@ -126,7 +127,7 @@ void StallMonitor::Impl::answer(const Waiting& w) {
   }
 }
 
-// Messages of that kind, all that have come; true where there was one. Their contents do not matter.
+// Receives all messages of that kind that have arrived; true if there were any. Their contents do not matter.
 bool StallMonitor::Impl::take(Tag tag) {
   for (bool taken = false;; taken = true) {
     int came = 0;
@@ -137,7 +138,7 @@ bool StallMonitor::Impl::take(Tag tag) {
   }
 }
 
-// The answers that have come.
+// Receives the reports that have arrived.
 void StallMonitor::Impl::hear() {
   for (;;) {
     int came = 0, bytes = 0;
@@ -151,7 +152,7 @@ void StallMonitor::Impl::hear() {
   }
 }
 
-// At least half a time-out passes until somebody is asked again: while ranks ask, their transfers do not move.
+// At least half a time-out passes before the next inquiry: while ranks ask, their transfers do not move.
 void StallMonitor::Impl::start_anew(Clock::time_point since) {
   last_seen = Clock::now();
   quiet_since = std::clamp(since, std::max(quiet_since, last_seen - ticks(timeout / 2)), last_seen);
@@ -165,7 +166,7 @@ std::set<int> StallMonitor::Impl::working() const {
   return ranks;
 }
 
-// Answers and hears for that long; false when the time was over.
+// Answers and listens for that long; false when the time is up.
 bool StallMonitor::Impl::exchange(const Waiting& w, double seconds, Until until) {
   const auto start = Clock::now();
   while (Seconds(Clock::now() - start).count() < seconds) {
@@ -187,7 +188,7 @@ bool StallMonitor::Impl::exchange(const Waiting& w, double seconds, Until until)
 
 void StallMonitor::Impl::ask_all(const Waiting& w, double grace) {
   hear();
-  reports.clear();  // what came is of another question
+  reports.clear();  // earlier reports answer an earlier inquiry
   reports[rank] = own(w);
   for (int r = 0; r < size; ++r)
     if (r != rank) send(r, kQuestion);
@@ -205,7 +206,7 @@ std::string StallMonitor::Impl::unanswered(const Waiting& w) const {
                      hosts[static_cast<std::size_t>(rank)], waited(), w.group, w.op, w.sequence, size - 1);
 }
 
-// When the ranks that are waited for last gave a sign of life; none where one of them gave none in time.
+// When the ranks that are waited for last gave a sign of progress; nullopt if one of them gave none in time.
 std::optional<Clock::time_point> StallMonitor::Impl::last_sign() const {
   const double limit = timeout;
   std::set<int> missing = missing_ranks(all_reports());
@@ -213,28 +214,28 @@ std::optional<Clock::time_point> StallMonitor::Impl::last_sign() const {
   for (const int r : working()) missing.erase(r);
   if (!missing.empty()) return {};
   if (!all_came) return beats->latest() + ticks(Heartbeats::interval(limit));
-  // All are there. Where one has only just come, they may go on any moment.
+  // All have arrived. If one has only just arrived, they may continue any moment.
   double shortest = limit;
   for (const auto& [r, report] : reports) shortest = std::min(shortest, report.seconds);
   if (shortest > limit / 2) return {};
   return Clock::now() - ticks(shortest);
 }
 
-// Somebody's time is over. Returns where all that do not come are at work: then the time starts anew, at their last
-// beat.
+// Some rank's time-out has passed. Returns only if all missing ranks are at work: then the time starts anew, at their
+// last beat.
 void StallMonitor::Impl::settle(const Waiting& w) {
   const double limit = timeout, grace = grace_of(limit);
   take(kGoOn);
   if (!is_reporter()) {
     send(0, kAlarm);
     send(size - 1, kAlarm);
-    // A reporter ends the job meanwhile, or says that it goes on. One that is itself at work can do neither.
+    // Meanwhile a reporter ends the job, or tells to go on. One that is itself at work can do neither.
     if (!exchange(w, 4 * grace, Until::ToldToGoOn) && !beats->working(0, limit) && !beats->working(size - 1, limit))
       end(w, unanswered(w));
     return start_anew(std::max(beats->latest() + ticks(Heartbeats::interval(limit)), Clock::now() - ticks(limit / 2)));
   }
   ask_all(w, grace);
-  // An alarm may be older than the end of the wait that it was of.
+  // The wait that raised an alarm may have ended since.
   if (std::none_of(reports.begin(), reports.end(), [&](const auto& r) { return r.second.quiet > limit; }))
     return start_anew(Clock::now() - ticks(quiet()));
   const auto sign = last_sign();
@@ -271,7 +272,7 @@ void StallMonitor::Impl::end_failed(const Waiting& w) {
   end(w, unanswered(w));
 }
 
-// Waits of the main thread that it can not end itself: it stands inside a call of MPI or NCCL.
+// Waits that the main thread can not end itself: it is stuck inside a call of MPI or NCCL.
 void StallMonitor::Impl::watch() {
   Clock::rep seen = 0;
   double stuck = 0;
@@ -283,7 +284,7 @@ void StallMonitor::Impl::watch() {
     stuck = since == 0 || since != seen ? 0 : stuck + std::min(Seconds(now - last), kStopped).count();
     seen = since;
     last = now;
-    // Longer than every way on which the main thread would end the job.
+    // Longer than any way in which the main thread would end the job.
     const double limit = timeout + 6 * grace_of(timeout) + 5;
     std::string what;
     for (const auto& [owner, stuck_in] : probes)

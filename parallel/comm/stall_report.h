@@ -22,13 +22,13 @@ struct StallReport {
 std::vector<std::byte> to_bytes(const StallReport& report);
 StallReport report_from_bytes(std::span<const std::byte> bytes);
 
-// One line: who waits longest and where, and who of those that are waited for did not say anything; where all did, that
-// their calls differ, or that the network does not move them; and where the others wait. `hosts` has one name a rank.
-// Ranks that are `working` (reading, hashing, deleting) are not blamed.
+// One line: who waits longest and where, and which of the ranks it waits for did not report; if all did, that their
+// calls differ, or that the network does not move them; and where the others wait. `hosts`: one name per rank. Ranks
+// that are `working` (reading, hashing, deleting) are not blamed.
 std::string stall_summary(std::span<const StallReport> reports, std::span<const std::string> hosts,
                           const std::set<int>& working = {});
 
-// Ranks that are waited for and have said nothing of a wait of their own.
+// Ranks that are waited for and reported no wait of their own.
 std::set<int> missing_ranks(std::span<const StallReport> reports);
 
 }  // namespace upcycle

@@ -8,7 +8,7 @@
 namespace upcycle {
 namespace {
 
-// A block's sums stay in the first-level cache while the sources pass by.
+// A block's sums stay in the first-level cache while all sources are added.
 constexpr std::int64_t kBlock = 2048;
 // Below this many elements starting threads costs more than the sum.
 [[maybe_unused]] constexpr std::int64_t kThreaded = 32768;

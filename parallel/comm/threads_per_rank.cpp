@@ -28,7 +28,7 @@ int threads_of(std::span<const CoreMask> on_machine, std::size_t own) {
         share += 1.0 / static_cast<double>(std::count_if(on_machine.begin(), on_machine.end(), has));
     }
   }
-  return std::max(1, static_cast<int>(std::floor(share + 1e-6)));  // three thirds may add up to a little less than 1
+  return std::max(1, static_cast<int>(std::floor(share + 1e-6)));  // three thirds may add up to slightly less than 1
 }
 
 }  // namespace upcycle

@@ -14,7 +14,7 @@ struct CoreMask {
 // The calling process's own, as its launcher bound it.
 CoreMask own_cores();
 
-// Threads for process `own` of those on one machine: a core that several of them may use counts as a part. So bound
+// Threads for process `own` of those on one machine: a core that several of them may use counts as a fraction. So bound
 // ranks take the cores they are bound to, unbound ones divide the machine (or what a job may use of it), and ranks
 // bound to one socket divide that. At least 1.
 int threads_of(std::span<const CoreMask> on_machine, std::size_t own);
