@@ -9,11 +9,11 @@
 // Our checkpoints: RUN/step_00000100/ with manifest.json and, per rank, model.rank00003.h5 and optimizer.rank00003.h5.
 // model.* holds fp32 masters, each logical element written exactly once, by its owner. Everything is written to
 // step_00000100.tmp, flushed and synced, the status agreed by all ranks, the manifest last; then the folder is renamed,
-// the parent synced, and RUN/latest names it. A published checkpoint is never modified.
-// writer.h and reader.h: all their HDF5 calls go through hdf5_thread(), so they are not called from its jobs.
+// the parent synced, and RUN/latest names it. A published checkpoint is never modified. All HDF5 calls of writer.h and
+// reader.h go through hdf5_thread(), so they must not be called from its jobs.
 namespace upcycle {
 
-// What a checkpoint says beside its tensors.
+// What a checkpoint holds besides its tensors.
 struct CheckpointInfo {
   ModelConfig model;
   Layout layout;  // that wrote it

@@ -13,7 +13,7 @@ namespace fs = std::filesystem;
 
 constexpr int max_shards = 99999;
 
-// Part i of n of the matrix's rows; a vector is whole in file 0.
+// Part i of n of the matrix's rows; file 0 has all of a vector.
 Rectangle shard_of(const ParamRow& row, int i, int n) {
   const std::int64_t begin = row.rows * i / n, end = row.rows * (i + 1) / n;
   if (row.rows == 1) return {0, 0, i == 0 ? 1 : 0, row.columns};

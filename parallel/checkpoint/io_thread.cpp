@@ -20,8 +20,8 @@ IoThread::~IoThread() {
 }
 
 std::future<void> IoThread::submit(std::function<void()> job) {
-  // The future keeps the task alive. What the job captured must go on this thread, when it has run: it may hold
-  // HDF5 handles, or the snapshot's memory.
+  // The future keeps the task alive. What the job captured must be destroyed on this thread, once it has run: it may
+  // hold HDF5 handles, or the snapshot's memory.
   std::packaged_task<void()> task([job = std::move(job)]() mutable { std::exchange(job, nullptr)(); });
   std::future<void> future = task.get_future();
   {

@@ -28,7 +28,7 @@ class IoThread {
   std::condition_variable changed_;
   std::deque<std::packaged_task<void()>> jobs_;
   bool stopping_ = false;
-  std::thread thread_;  // last: it starts when all else stands
+  std::thread thread_;  // last: it uses all other members
 };
 
 // True once the job has run (or thrown); never waits. For polling at step boundaries.

@@ -11,7 +11,7 @@
 namespace upcycle {
 
 std::unique_ptr<TensorSource> open_model(const std::string& dir, Communicator* world) {
-  // What one rank finds is for all to open: ranks that took different paths would wait for each other.
+  // All ranks open what one rank finds: ranks that took different paths would wait for each other.
   const bool ours = world == nullptr ? is_checkpoint(dir) : world->max_of(is_checkpoint(dir)) > 0;
   if (ours) return open_checkpoint(dir, true, world, true);
   std::unique_ptr<TensorSource> source;

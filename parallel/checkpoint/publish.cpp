@@ -46,7 +46,7 @@ void remove_step(const std::string& run_dir, const std::string& name, const char
 // By number: past 99999999 names get longer.
 bool is_older(const std::string& a, const std::string& b) { return a.size() != b.size() ? a.size() < b.size() : a < b; }
 
-// The steps of the folder whose names end so, from the oldest; without the ending.
+// The folder's steps whose names have this ending, oldest first; without the ending.
 std::vector<std::string> steps_in(const std::string& run_dir, std::string_view ending = "") {
   std::vector<std::string> steps;
   for (const std::string& name : names_in(run_dir))
@@ -60,8 +60,8 @@ void set_aside(const std::string& run_dir, const std::string& step) {
   rename_durable(run_dir + "/" + step, run_dir + "/" + step + old_ending);
 }
 
-// Steps that stand aside go once the step that took their place is the run's, else they were not replaced after all:
-// only the mark tells, for `latest` may have been set by hand since.
+// Steps set aside are removed if the step that replaced them was published, otherwise put back: only the mark tells,
+// because `latest` may have been set by hand since.
 void settle_old_steps(const std::string& run_dir) {
   const std::string latest = read_latest(run_dir), marked = read_step_name(run_dir + "/" + publishing_name);
   const bool replaced = !latest.empty() && marked == latest && fs::exists(run_dir + "/" + latest);
@@ -111,7 +111,7 @@ void clean_run_folder(const std::string& run_dir) {
   for (const std::string& step : steps_in(run_dir, ".tmp")) remove_tree(run_dir + "/" + step + ".tmp");
   const std::string mark = run_dir + "/" + publishing_name;
   const std::string unfinished = read_step_name(mark);
-  // The mark comes after an older step of that name has been set aside: what bears the name is the new one.
+  // The mark is written after an older step of that name has been set aside: the folder of that name is the new one.
   if (!unfinished.empty() && unfinished != read_latest(run_dir) && fs::exists(run_dir + "/" + unfinished))
     remove_step(run_dir, unfinished);
   settle_old_steps(run_dir);
@@ -119,7 +119,7 @@ void clean_run_folder(const std::string& run_dir) {
 }
 
 namespace {
-// The step is published: what can not be removed now is at the next start.
+// The step is published: what can not be removed is removed at the next start.
 void drop_replaced(const std::string& run_dir) {
   try {
     settle_old_steps(run_dir);

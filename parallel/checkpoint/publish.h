@@ -9,7 +9,7 @@
 //   step_W -> step_W.old  where `latest` was set back by hand (after a loss spike), for each step W that is newer than
 //   it
 //                         and that the run has come to: X itself, and those that it leaves behind
-//   RUN/publishing        "step_X": from here on until `latest` names it, step_X may stand without being the run's
+//   RUN/publishing        "step_X": from here on until `latest` names it, step_X may exist without being the run's
 //   rename to step_X, fsync of RUN
 //   RUN/latest            "step_X"
 //   step_W.old, then RUN/publishing removed
@@ -31,10 +31,11 @@ void check_publishable(const std::string& run_dir, std::int64_t step);
 void clean_run_folder(const std::string& run_dir);
 
 // Publishes RUN/step_X.tmp in place of the newer steps up to X. On failure the folder is removed, `latest` names the
-// step before and the newer steps are there again. InputError as of check_publishable.
+// step before and the newer steps are there again. InputError as in check_publishable.
 void publish_step(const std::string& run_dir, const Manifest& manifest);
 
-// Removes the oldest step folders but `keep` (0: all stay) up to the one that latest names; newer ones are not counted.
+// Keeps the last `keep` (0: all) step folders up to the one that latest names and removes older ones; newer ones are
+// not counted.
 void remove_old_steps(const std::string& run_dir, std::int64_t keep);
 
 }  // namespace upcycle

@@ -84,7 +84,7 @@ class RankFile {
   std::map<std::string, int> count_;
 };
 
-// Which files there are: false the model's, true the optimizer's.
+// The files to write: false the model's, true the optimizer's.
 std::vector<bool> files_of(const std::vector<SavedPiece>& pieces) {
   if (std::any_of(pieces.begin(), pieces.end(), is_moment)) return {false, true};
   return {false};

@@ -33,7 +33,7 @@ std::vector<Checkpoint::FileEntry> write_rank_files(const std::string& folder, s
                                                     const std::vector<SavedPiece>& pieces);
 // Fills out (rows, part.columns) with rows [row, row + rows) of the piece's part.
 using PieceReader = std::function<void(const SavedPiece& piece, std::int64_t row, std::int64_t rows, float* out)>;
-// The same files, byte for byte, of pieces whose values lie elsewhere: they are read as they are written, through one
+// The same files, byte for byte, for pieces whose values are not in memory: they are read while writing, through one
 // buffer of 32 MiB. Not from the HDF5 thread, which `read` may use.
 std::vector<Checkpoint::FileEntry> stream_rank_files(const std::string& folder, std::int64_t step, int rank,
                                                      const std::vector<SavedPiece>& pieces, const PieceReader& read);
@@ -42,7 +42,7 @@ Checkpoint::FileEntry file_entry(const std::string& folder, const std::string& n
 // Copies each file to `folder` under its own name, synced. InputError where two have one name, or one is missing.
 std::vector<Checkpoint::FileEntry> copy_travelling(const std::string& folder, const std::vector<std::string>& paths);
 // The files of a model's folder that travel with its weights: tokenizer.json, *.model, generation_config.json... Paths.
-// Of a checkpoint only what its manifest lists, with a checksum: a link that lies there may lead anywhere.
+// Of a checkpoint only what its manifest lists, with a checksum: a symbolic link there may point anywhere.
 std::vector<std::string> travelling_files(const std::string& folder);
 
 }  // namespace upcycle

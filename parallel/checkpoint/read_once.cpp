@@ -13,7 +13,7 @@
 namespace upcycle {
 namespace {
 
-constexpr std::size_t kMostBlock = std::size_t{1} << 20;  // stays in a cache until all have taken it
+constexpr std::size_t kMostBlock = std::size_t{1} << 20;  // fits a cache until all have taken it
 
 struct Block {
   std::size_t tensor;  // index into Schedule::tensors
@@ -142,8 +142,8 @@ class Reading {
 void read_once(TensorSource& source, const std::vector<Want>& wants, const HostGroup* host, std::size_t buffer_bytes) {
   const HostGroup* sharing = host != nullptr && host->ranks().size() > 1 ? host : nullptr;
   const auto group = sharing != nullptr ? static_cast<std::size_t>(sharing->ranks().size()) : 1;
-  // Two halves: blocks of the next round arrive in the one while all take from the other. In a round each rank reads
-  // as many blocks as fit, for rounds end in a barrier; a rank alone reads one, which is still in its cache then.
+  // Two halves: blocks of the next round arrive in one while all take from the other. In a round each rank reads as
+  // many blocks as fit, because rounds end in a barrier; a single rank reads one, which is then still in its cache.
   const std::size_t block_bytes = std::min(kMostBlock, buffer_bytes / (2 * group));
   Schedule schedule = make_schedule(gather(wants, sharing), block_bytes);
   if (schedule.blocks.empty()) return;
@@ -154,7 +154,7 @@ void read_once(TensorSource& source, const std::vector<Want>& wants, const HostG
       sharing != nullptr ? sharing->share(2 * slots * size) : HostGroup::Memory(-1, 2 * slots * size, true);
   if (sharing != nullptr && memory.common()) {
     first = static_cast<std::size_t>(sharing->ranks().rank()) * each;
-  } else if (sharing != nullptr) {  // each for itself
+  } else if (sharing != nullptr) {  // not shared: each reads for itself
     sharing = nullptr, slots = each;
     schedule = make_schedule(gather(wants, nullptr), block_bytes);
     UPCYCLE_CHECK(schedule.block_floats * sizeof(float) <= size, "a part of what is wanted is larger than the whole");
@@ -186,7 +186,7 @@ void read_once(TensorSource& source, const std::vector<Want>& wants, const HostG
     }
   }
   reading.finish();
-  if (sharing != nullptr) sharing->ranks().barrier();  // the memory ends
+  if (sharing != nullptr) sharing->ranks().barrier();  // before the memory is unmapped
 }
 
 }  // namespace upcycle

@@ -9,7 +9,7 @@
 namespace upcycle {
 
 // A rectangle of a tensor that somebody needs. take() gets it in parts: whole rows of it, from the first to the last,
-// packed. The values belong to all who want them, and are gone when it returns.
+// packed. The values are shared with other wants, and valid only during the call.
 struct Want {
   std::string tensor;
   Rectangle part;

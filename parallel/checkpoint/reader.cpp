@@ -25,7 +25,7 @@ namespace {
 constexpr std::size_t max_open_files = 256;
 constexpr std::size_t bounce_bytes = std::size_t{1} << 20;
 
-// The files that were read last, open.
+// Keeps the most recently read files open.
 class OpenFiles {
  public:
   const FileDescriptor& get(int file, const std::string& path) {
@@ -56,7 +56,7 @@ void to_floats(DType type, const char* from, std::int64_t n, float* to) {
   std::transform(values, values + n, to, [](bf16 x) { return to_float(x); });
 }
 
-// `common`, which lies in both, from the file that holds `stored` into `out`, which holds `wanted`.
+// Reads `common`, a part of both, from the file that holds `stored` into `out`, which holds `wanted`.
 void copy_common(const FileDescriptor& file, const StoredRectangle& stored, const Rectangle& wanted,
                  const Rectangle& common, float* out) {
   float* const to = out + (common.row - wanted.row) * wanted.columns + (common.column - wanted.column);
@@ -70,7 +70,7 @@ void copy_common(const FileDescriptor& file, const StoredRectangle& stored, cons
                       static_cast<std::size_t>(wanted.columns) * sizeof(float));
     return;
   }
-  // Rows as they lie where most of them is wanted or they are short, else each row's part by itself.
+  // Whole stored rows if most of each is wanted or they are short, else each row's part by itself.
   const bool as_they_lie = row_bytes <= 4096 || row_bytes <= 4 * width;
   const std::size_t pitch = as_they_lie ? row_bytes : width;
   const std::int64_t step = std::clamp<std::int64_t>(static_cast<std::int64_t>(bounce_bytes / pitch), 1, common.rows);
@@ -165,7 +165,7 @@ std::unique_ptr<Checkpoint> open_checkpoint(const std::string& dir, bool verify,
     if (world == nullptr) return check();
     agree_or_throw(*world, check);
   };
-  // One rank looks what is latest: all must read one step.
+  // One rank looks up the latest step: all must read the same.
   std::string folder;
   agreed([&] {
     if (rank == 0) folder = find_step_folder(dir);
@@ -174,7 +174,7 @@ std::unique_ptr<Checkpoint> open_checkpoint(const std::string& dir, bool verify,
   Manifest manifest;
   agreed([&] { manifest = read_manifest(folder); });
 
-  // Before any rank opens a file: an HDF5 library that is given a damaged one may do anything.
+  // Before any rank opens a file: on a damaged one the HDF5 library may do anything.
   const int files = static_cast<int>(manifest.files.size());
   const auto wanted = [&](int i) {
     return !weights_only || rank_of_optimizer_file(manifest.files[static_cast<std::size_t>(i)].name) < 0;

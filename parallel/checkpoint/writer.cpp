@@ -59,7 +59,7 @@ void check_travel(const CheckpointInfo& info, const std::vector<std::string>& tr
   UPCYCLE_CHECK(tokenizer, "the tokenizer {} is not among the files that travel along", info.tokenizer);
 }
 
-// What runs on the I/O thread. Shared with it: an unwinding main thread may drop its side first.
+// Runs on the I/O thread, which shares it: an unwinding main thread may drop it first.
 struct Part {
   std::string folder;  // step_X.tmp
   CheckpointInfo info;
@@ -76,7 +76,7 @@ struct Part {
     entries.insert(entries.end(), copied.begin(), copied.end());
   }
 
-  // What this rank may have written; the folder itself goes with the last rank's files.
+  // What this rank may have written; the folder itself is removed with the last rank's files.
   void remove_own_files() {
     std::vector<std::string> names = {model_file_name(rank), optimizer_file_name(rank)};
     if (rank == 0)
@@ -164,7 +164,7 @@ void CheckpointWriter::keep_all() { job_->keep = 0; }
 void CheckpointWriter::finish() {
   UPCYCLE_CHECK(busy(), "no checkpoint was started");
   Job& job = *job_;
-  // Disks are not equally fast. Ranks meet again and again while some still write, so that none is taken for lost.
+  // Disks are not equally fast. Ranks synchronize repeatedly while some still write, so that none is taken for lost.
   while (job.world.max_of(written() ? 0 : 1) > 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));
   std::optional<std::string> mine;
   try {
