@@ -7,12 +7,12 @@
 namespace upcycle {
 
 // Which parts of a model's weights are still on their way from the ranks that updated them. A part is a Bucket::layer;
-// parts are noted in the order of the forward, which waits for each just before it reads it: the others travel under
-// its work. Whoever reads weights by another way waits for all.
+// parts are added in forward order, and the forward waits for each just before reading it, so that later ones overlap
+// with its work. All other readers of the weights wait for all parts.
 class Arrivals {
  public:
   Arrivals() = default;
-  ~Arrivals();  // blocks the host: the weights' memory may be gone next. Not while an exception passes.
+  ~Arrivals();  // blocks the host: the weights' memory may be freed next. Not while an exception passes.
   Arrivals(Arrivals&&) = default;
   Arrivals& operator=(Arrivals&&) = delete;
 

@@ -18,8 +18,8 @@ struct AttentionScratch {
   Tensor dqkv, dheads;  // as qkv and heads
 };
 
-// The keys and values of one layer that a pass attends to where they are more than its own: a view, so that whoever
-// keeps them decides how. One sequence, not training.
+// The keys and values of one layer that a pass attends to where they are more than its own: a view, so that their owner
+// decides how to store them. One sequence, not training.
 struct PastKeysValues {
   Tensor k, v;                // (rows, K_local D): the past, then this pass's
   Tensor new_k, new_v;        // (T, K_local D): where this pass's are to be written, the last rows of k and v

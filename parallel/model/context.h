@@ -10,7 +10,7 @@ namespace upcycle {
 class Ops;
 
 // What every layer function works with: the model's sizes on this rank, the device's queue and ops, the other ranks. It
-// holds no weights and no activations: what a layer reads and writes stands in its signature.
+// holds no weights and no activations: what a layer reads and writes is in its signature.
 struct ModelContext {
   ModelConfig config;
   Sizes sizes;

@@ -108,7 +108,8 @@ void warn_of_rounds(const ModelContext& m, const Dispatch& d) {
       d.layer, d.rounds, m.pass.imbalance_factor);
 }
 
-// Waits for the counts, lays out who sends what and fills maps.pad and unpad; or comes to more than one round.
+// Waits for the counts, lays out who sends what and fills maps.pad and unpad; or finds that it takes more than one
+// round.
 void plan_transfers(const ModelContext& m, Dispatch& d) {
   const std::int64_t ep = m.mesh->ep->size(), me = m.mesh->ep->rank();
   finish(m.stream->record());

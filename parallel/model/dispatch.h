@@ -20,7 +20,7 @@
 // (as Tutel does, arXiv 2206.03382).
 namespace upcycle {
 
-// Where a layer's rows go, on the device. Kept under recompute: it is never planned twice how they travel.
+// Where a layer's rows go, on the device. Kept under recompute: the transfers are never planned twice.
 struct DispatchMaps {
   Tensor counts, source, slot;  // i32 (chunks, E), (slots), (tokens, k)
   Tensor pad, unpad;            // i32 (R), (received): received row of an expert row or -1, and back (ep > 1)
@@ -90,7 +90,7 @@ Dispatch make_dispatch(std::int64_t layer, const Sizes& sizes, int ep, const Moe
 // Plans where the assignments `experts` i32 (tokens, k) of the tokens x (tokens, H) go, and starts their rows on their
 // way, all chunks at once, to become the expert rows `rows`. The counts of the assignments travel first, to the ep
 // group and to the host, which waits for them: the one small exchange, and copy to the host, of a layer. Where some
-// rank would receive more than limits.received rows, every rank comes to the same d.rounds > 1 and nothing is sent: the
+// rank would receive more than limits.received rows, every rank computes the same d.rounds > 1 and nothing is sent: the
 // caller cuts its tokens in so many equal parts, each of which is sure to fit, and dispatches each.
 void dispatch(const ModelContext& m, Dispatch& d, const Tensor& x, const Tensor& experts, const Tensor& rows);
 // One of the layer's rounds, in one chunk; the number of rounds stays as it is.

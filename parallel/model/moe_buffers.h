@@ -9,7 +9,7 @@ struct MoeBuffers {
   std::int64_t tokens = 0;    // that this rank routes to experts: T_local, or T when etp = tp
   std::int64_t slots = 0;     // slot layout (dispatch.h)
   std::int64_t received = 0;  // from the ep group; 0 when ep = 1
-  std::int64_t chunks = 1;    // that the tokens are cut in where they travel (ep > 1): see dispatch.h
+  std::int64_t chunks = 1;    // that the tokens are cut into where ep > 1: see dispatch.h
   std::int64_t rows = 0;      // R, expert rows: with the padding of each local expert, for each chunk
 };
 MoeBuffers moe_buffers(const Sizes& sizes, const Layout& layout, const PassShape& pass);

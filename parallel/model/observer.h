@@ -5,9 +5,9 @@
 
 namespace upcycle {
 
-// One who looks at training passes (debug.dump): told of tensors as they are made, in an order that is the same on
-// every layout. A tensor is (T, ...), alike on all tp ranks, or this tp rank's (T_local, ...); it holds its values for
-// the call, in the order of the model's stream, and is only read. `layer` -1: not a layer's.
+// Observes training passes (debug.dump): called with each tensor as it is made, in the same order on every layout. A
+// tensor is (T, ...), alike on all tp ranks, or this tp rank's (T_local, ...); it holds its values for the call, in the
+// order of the model's stream, and is only read. `layer` -1: not a layer's.
 class Observer {
  public:
   virtual ~Observer() = default;

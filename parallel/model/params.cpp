@@ -7,7 +7,7 @@
 namespace upcycle {
 namespace {
 
-// Elements: packed weights start at 64-byte borders in bf16 and fp32.
+// In elements: packed weights start at 64-byte boundaries in bf16 and fp32.
 constexpr std::int64_t kAlign = 32;
 std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
 

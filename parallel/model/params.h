@@ -7,7 +7,7 @@
 #include "parallel/model/param_role.h"
 #include "parallel/model/sizes.h"
 
-// The parameter table: one row a parameter that this rank holds a part of. Initialisation, import and export,
+// The parameter table: one row per parameter that this rank holds a part of. Initialisation, import and export,
 // checkpoints, resharding, upcycling, gradient reduction, norm and clipping, ZeRO, `plan` and `inspect` all walk it;
 // none has a list of its own.
 namespace upcycle {
@@ -43,7 +43,7 @@ struct ParamRow {
 };
 
 // A stretch of the flat buffer that is reduced and gathered at once: the embedding, a layer, the head. Each of the
-// group's `ranks` owns an equal part of it, which it alone keeps in fp32 and updates (ZeRO-1, arXiv 1910.02054).
+// group's `ranks` owns an equal part of it, which only that rank keeps in fp32 and updates (ZeRO-1, arXiv 1910.02054).
 struct Bucket {
   std::int64_t layer = 0;           // whose parameters: -1 the embedding's, L the final norm's and the head's
   std::int64_t begin = 0, end = 0;  // elements; a multiple of ranks
@@ -75,7 +75,7 @@ ParamTable make_param_table(const ModelConfig& model, const Layout& layout, cons
 ParamTable make_global_table(const ModelConfig& model);
 
 // A piece of one parameter that this rank owns: `part` of the global matrix, contiguous and row-major in the flat
-// buffer from `flat` on, and in the optimizer buffers from `shard` on. A flat range cuts a matrix in at most three.
+// buffer from `flat` on, and in the optimizer buffers from `shard` on. A flat range cuts a matrix into at most three.
 struct OwnedPiece {
   const ParamRow* row;
   Rectangle part;
@@ -91,7 +91,7 @@ struct ParameterCount {
 };
 ParameterCount count_parameters(const ModelConfig& model);
 
-// Training FLOPs of one token: 6 a matmul parameter in use, plus causal attention's 6 * L * S * N * D (forward and
+// Training FLOPs of one token: 6 per matmul parameter in use, plus causal attention's 6 * L * S * N * D (forward and
 // backward, half of S x S; as Megatron and PaLM's appendix B count). Inference: a third of it.
 double training_flops_per_token(const ModelConfig& model, std::int64_t seq_length);
 

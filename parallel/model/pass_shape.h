@@ -7,7 +7,7 @@ namespace upcycle {
 
 enum class Recompute : std::uint8_t { None, Full };
 
-// The size of one pass over a model, forward or both ways, and how it is made.
+// The size of one pass over a model, forward or both ways, and how it is run.
 struct PassShape {
   std::int64_t B = 1, S = 1;   // sequences and their length; T = B * S rows, divisible by tp
   std::int64_t positions = 0;  // of the RoPE table; 0: S (a decoding pass needs its cache's)

@@ -11,7 +11,7 @@ Rectangle intersection(const Rectangle& a, const Rectangle& b) {
           std::max<std::int64_t>(0, std::min(a.column + a.columns, b.column + b.columns) - column)};
 }
 
-// In bands between all borders of rows: within one the covered columns are the same in every row.
+// Works in bands between all row borders: within a band every row has the same covered columns.
 std::vector<Rectangle> disjoint(const std::vector<Rectangle>& rectangles) {
   std::set<std::int64_t> borders;
   for (const Rectangle& r : rectangles) borders.insert({r.row, r.row + r.rows});
@@ -27,7 +27,7 @@ std::vector<Rectangle> disjoint(const std::vector<Rectangle>& rectangles) {
       const std::int64_t begin = columns[i].first;
       std::int64_t end = begin;
       for (; i < columns.size() && columns[i].first <= end; ++i) end = std::max(end, columns[i].second);
-      // A band like the one above it goes on with it.
+      // A band like the one above extends it.
       const auto above = std::find_if(out.rbegin(), out.rend(), [&](const Rectangle& r) {
         return r.row + r.rows == row && r.column == begin && r.columns == end - begin;
       });

@@ -5,7 +5,7 @@
 
 namespace upcycle {
 
-// What lies in both; no rows or no columns where nothing does.
+// The common part; without rows or columns if there is none.
 Rectangle intersection(const Rectangle& a, const Rectangle& b);
 
 // Disjoint rectangles that cover what these cover, in the order of rows, then columns.

@@ -6,7 +6,7 @@
 namespace upcycle {
 namespace {
 
-// A tensor that begins at a row and runs over those packed behind it.
+// A tensor that begins at a row and spans those packed behind it.
 Tensor view_at(const ParamRow& first, const Tensor& flat, std::initializer_list<std::int64_t> shape) {
   Tensor t(nullptr, flat.dtype, shape);
   if (flat) t.data = static_cast<char*>(flat.data) + static_cast<std::size_t>(first.offset) * size_of(flat.dtype);

@@ -19,7 +19,7 @@ struct ConfigObject {
   double number(const char* key, std::optional<double> absent = {}) const;
   bool boolean(const char* key, bool absent) const;
   std::string text(const char* key, const std::string& absent) const;
-  std::int64_t token(const char* key) const;  // of a list the first; -1: absent
+  std::int64_t token(const char* key) const;  // of a list, the first; -1: absent
 
   void require(const std::vector<const char*>& keys) const;  // names all that are missing
   [[noreturn]] void refuse(const char* key, const std::string& expected) const;

@@ -14,9 +14,9 @@ struct ExportOptions {
   std::string model_type;  // see exported_family
 };
 
-// Writes config.json, generation_config.json and (sharded) safetensors under the family's names; tied embeddings as
-// the embedding alone. The files `travel` (the tokenizer's) are copied beside them. OUT must not exist or
-// be empty; it is written aside and renamed. Refuses by field name what the family can not express.
+// Writes config.json, generation_config.json and (sharded) safetensors under the family's names; tied embeddings as the
+// embedding only. The files `travel` (the tokenizer's) are copied beside them. OUT must not exist or be empty; it is
+// written aside and renamed. Refuses by field name what the family can not express.
 void export_huggingface(TensorSource& source, const std::vector<std::string>& travel, const std::string& out,
                         const ExportOptions& options);
 

@@ -14,7 +14,7 @@ namespace {
 
 using nlohmann::json;
 
-// What changes the model's function and is not computed here, or has another meaning there.
+// Refuses what changes the model's function and is not computed here, or means something else in transformers.
 void refuse_unsupported(const ConfigObject& file, std::int64_t max_position_embeddings) {
   if (file.text("hidden_act", "silu") != "silu")
     file.refuse("hidden_act", "'silu'; other activations are not supported");

@@ -15,17 +15,17 @@ struct HfConfig {
   std::string dtype;  // torch_dtype or dtype as written, "bfloat16"; "" where the file has none. The tensors decide.
 };
 
-// FOLDER/config.json, as transformers 4 or 5 writes it (rope_theta and rope_scaling, or rope_parameters). Keys that we
-// do not know are passed over, but everything that would change the model's function and that we do not compute
-// (biases, another activation, sliding windows, RoPE scalings other than llama3, dropout, quantization) is an
-// InputError naming the key, as are missing keys, wrong types and sizes that do not fit together. Where transformers
-// allows several eos ids the first is taken.
+// FOLDER/config.json, as transformers 4 or 5 writes it (rope_theta and rope_scaling, or rope_parameters). Unknown keys
+// are ignored, but everything that would change the model's function and that we do not compute (biases, another
+// activation, sliding windows, RoPE scalings other than llama3, dropout, quantization) is an InputError naming the key,
+// as are missing keys, wrong types and sizes that do not fit together. Where transformers allows several eos ids the
+// first is taken.
 HfConfig read_hf_config(const std::string& folder);
 HfConfig parse_hf_config(const std::string& text, const std::string& source_name);
 
 // The text of a config.json that transformers 4 and 5 load, of the family that exported_family() names. `dtype` is that
-// of the tensors beside it. Throws InputError naming the field where the family has no word for it; `where` names the
-// model's origin. router_z_loss_coef concerns training alone and is left out.
+// of the tensors beside it. Throws InputError naming the field where the family can not express it; `where` names the
+// model's origin. router_z_loss_coef concerns only training and is left out.
 std::string write_hf_config(const ModelConfig& model, DType dtype, const std::string& where,
                             const std::string& model_type = "");
 

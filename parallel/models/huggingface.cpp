@@ -100,7 +100,7 @@ class HuggingFaceModel : public TensorSource {
     }
   }
 
-  // Both stored and different: which one is meant can not be known.
+  // Both are stored and differ: it is unknown which one is meant.
   void check_tied() const {
     if (!model_.tie_word_embeddings || !stored_.contains(embedding_name_) || !stored_.contains(head_name_)) return;
     const std::int64_t rows = model_.vocab_size, columns = model_.hidden_size;
