@@ -33,7 +33,7 @@ struct DryRank {
 };
 
 // One step's collectives and work. A step of n microbatches is n - 1 that are not the last, all alike, and the last
-// one: two steps tell their sizes, and a step of hundreds of microbatches need not be walked.
+// one: two dry steps give their sizes, and a step of hundreds of microbatches need not be walked.
 struct StepCount {
   CollectiveTable collectives;
   OpCount work;
@@ -42,7 +42,7 @@ struct StepCount {
 StepCount dry_step(PlannedRun run, const Layout& layout, int rank, std::int64_t micro_batches) {
   Config& c = run.config;
   c.train.global_batch_size = c.train.micro_batch_size * layout.dp * micro_batches;
-  c.parallel.imbalance_factor = layout.ep;  // even routing but for a remainder, which is no reason for rounds
+  c.parallel.imbalance_factor = layout.ep;  // routing is even but for a remainder, which must not cause rounds
   DryRank r(run, layout, rank);
   (void)train_step(r.trainer, [](std::int64_t, std::span<std::int32_t> tokens, std::span<std::int32_t> targets) {
     std::fill(tokens.begin(), tokens.end(), 0);
@@ -80,10 +80,10 @@ std::uint64_t dispatched(const StepCount& step) {
   return at == counts.end() ? 0 : at->bytes;
 }
 
-// Ranks differ in two ways. By their place in tp: the output projection, where the vocabulary's padding falls to the
-// last ones. All else by their place in ep: what is left over of the assignments falls to the first experts, so the
-// first place has the most and the last the least, and where those are equal all are. The sums are of whole numbers:
-// exact below 2^53.
+// Ranks differ in two ways. By their place in tp: the output projection, where the last ones hold the vocabulary's
+// padding. All else by their place in ep: the remainder of the assignments goes to the first experts, so the first
+// place has the most and the last the fewest; if these are equal, all are. The sums are of whole numbers: exact below
+// 2^53.
 void count_all_ranks(Plan& plan, const PlannedRun& run) {
   const int ep = plan.layout.ep;
   const auto step_of = [&](int place) {
@@ -98,7 +98,7 @@ void count_all_ranks(Plan& plan, const PlannedRun& run) {
     plan.dispatch_total += static_cast<std::uint64_t>(ranks) * dispatched(step);
     plan.flops_total += ranks * without_head(step);
   }
-  // Rank 0 is the first of tp and has words always; a replica has all V of them.
+  // Rank 0 is the first of tp and always has words; one tp group has all V of them.
   const Sizes sizes = sizes_of(run.config.model, plan.layout, Coordinates{});
   plan.flops_total +=
       plan.layout.dp * (first.work.head_flops / static_cast<double>(sizes.V_valid) * static_cast<double>(sizes.V));
@@ -123,7 +123,7 @@ std::size_t sum(const std::vector<MemoryClass>& classes) {
                          [](std::size_t n, const MemoryClass& c) { return n + (c.beside_gpu ? 0 : c.bytes); });
 }
 
-// At the start of a run from init.upcycle: the dense slices lie in the gradients, or beside them where they are larger,
+// At the start of a run from init.upcycle: the dense slices are in the gradients, or beside them if they are larger,
 // while the logits are computed; then the MoE's logits.
 std::size_t start_bytes(DryRank& r, const ModelConfig& dense) {
   Trainer& t = r.trainer;
@@ -176,7 +176,7 @@ std::vector<MemoryClass> conversion_memory(const std::vector<MemoryClass>& dense
     const auto at = std::find_if(classes.begin(), classes.end(), same);
     if (at == classes.end()) {
       classes.push_back(c);
-    } else if (c.name == "collectives" || c.name == "CUDA and NCCL (estimate)") {  // the process's, not a trainer's
+    } else if (c.name == "collectives" || c.name == "CUDA and NCCL (estimate)") {  // per process, not per trainer
       at->bytes = std::max(at->bytes, c.bytes);
     } else {
       at->bytes += c.bytes;

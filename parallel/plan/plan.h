@@ -24,13 +24,13 @@ struct Plan {
   int rank = 0;
   Coordinates at;
   ParameterCount parameters;                   // of the whole model
-  std::int64_t tokens = 0, micro_batches = 0;  // of a step: of all ranks, and passes of this one
+  std::int64_t tokens = 0, micro_batches = 0;  // per step: of all ranks; passes of this one
 
   std::vector<MemoryClass> memory;  // bytes of this rank while it trains, by class
-  // More than that, for a while: at init.upcycle's start (the logits before and after; nothing is saved yet), or when
-  // upcycle.at_step makes the MoE's trainer beside the dense one. 0 where the run has no such time.
+  // The total during a temporary peak: at init.upcycle's start (the logits before and after; nothing is saved yet), or
+  // when upcycle.at_step makes the MoE's trainer beside the dense one. 0 if the run has neither.
   std::size_t upcycling_bytes = 0;
-  LiveBytes live;                      // given to collectives when upcycle.at_step converts, this rank
+  LiveBytes live;                      // that this rank gives to collectives when upcycle.at_step converts
   std::size_t training_bytes() const;  // where the ops run: without what lies beside a GPU
   std::size_t peak_bytes() const;
 
@@ -41,18 +41,18 @@ struct Plan {
   CollectiveCount dispatch;
   std::uint64_t dispatch_total = 0;
 
-  double flops = 0, flops_total = 0;  // of a step, this rank's and all ranks'; recomputation counts
-  double memory_bytes = 0;            // that this rank's products read and write, a step
+  double flops = 0, flops_total = 0;  // per step, this rank's and all ranks'; recomputation counts
+  double memory_bytes = 0;            // that this rank's products read and write per step
   double model_flops = 0;             // training_flops_per_token of all tokens: without recomputation
 
-  // Data of a checkpoint, bytes (HDF5 adds a few hundred a rectangle): this rank's files, and all ranks'.
+  // Data of a checkpoint, bytes (HDF5 adds a few hundred per rectangle): this rank's files, and all ranks'.
   std::size_t model_file = 0, optimizer_file = 0;
   std::size_t files_total = 0;
 };
 
 // Bytes by class while upcycle.at_step makes the MoE's trainer beside the dense one, of both trainers' plans
-// (plan_trainer): both arenas, the exchange's buffers and the communicators' scratch, which the two share; no
-// snapshot, for the dense one is freed before and the MoE's made after.
+// (plan_trainer): both arenas, the exchange's buffers and the communicators' scratch, which the two share; no snapshot,
+// because the dense one is freed before and the MoE's made after.
 std::vector<MemoryClass> conversion_memory(const std::vector<MemoryClass>& dense, const std::vector<MemoryClass>& moe);
 
 // The run's layout of `world` ranks. Throws InputError where layout, model and batch do not fit together, naming the

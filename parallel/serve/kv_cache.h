@@ -9,8 +9,8 @@ namespace upcycle {
 // The keys and values of one sequence, for generation: rows [0, length) of every layer are filled.
 struct KvCache {
   Arena arena{"key/value cache"};
-  std::vector<Tensor> k, v;  // a layer: (capacity, K_local D)
-  Tensor offsets;            // i32 (2): 0 and the length with the rows being added
+  std::vector<Tensor> k, v;  // per layer: (capacity, K_local D)
+  Tensor offsets;            // i32 (2): 0, and the length including the rows being added
   std::int64_t length = 0, capacity = 0;
 };
 

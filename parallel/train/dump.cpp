@@ -110,7 +110,7 @@ void dump_step(Trainer& t, const SequenceSource& source, const std::string& dir)
   t.model->observer = nullptr;
   add_gradients(t, writer, staging, recorder.microbatches());
   writer.finish();
-  t.mesh->world->barrier();  // who goes on finds all of it
+  t.mesh->world->barrier();  // after this every rank finds all of it
 }
 
 }  // namespace upcycle

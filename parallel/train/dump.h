@@ -9,8 +9,8 @@ namespace upcycle {
 void make_dump_folder(const std::string& dir);
 
 // Runs forward and backward of the trainer's next step and writes the activations, their gradients and the raw
-// gradients of all parameters to DIR (dump_files.h), this rank's part of them. Nothing is updated: the step that
-// follows is the one that would have been. A collective call.
+// gradients of all parameters to DIR (dump_files.h), this rank's part of them. Nothing is updated: the following step
+// is the same as without the dump. A collective call.
 //   microbatch.M.tokens, .targets, .nll    i32, i32, fp32 (T)
 //   microbatch.M.layers.L.x, .x_mid        (T, H) the residual entering attention, and entering the MLP
 //   microbatch.M.layers.L.mlp_norm, .mlp   (T, H) what the MLP or the experts read, and add to the residual

@@ -43,8 +43,8 @@ class DumpWriter {
   int world_;
   std::int64_t step_;
   std::vector<Piece> pieces_;
-  std::map<std::string, int> pieces_of_;   // a tensor: so far
-  std::vector<std::vector<char>> values_;  // of the last pieces: not written yet
+  std::map<std::string, int> pieces_of_;   // by tensor, so far
+  std::vector<std::vector<char>> values_;  // of the last pieces, not written yet
   std::size_t bytes_ = 0, files_ = 0;
 };
 
@@ -67,7 +67,7 @@ class DumpReader {
   std::string dir_;
   std::vector<SafetensorsFile> files_;
   std::vector<DumpTensor> tensors_;
-  std::vector<std::vector<Piece>> pieces_;  // a tensor
+  std::vector<std::vector<Piece>> pieces_;  // by tensor
 };
 
 }  // namespace upcycle

@@ -13,7 +13,8 @@ EvalResult evaluate(Transformer& m, const Batch& batch, const EvalWindows& windo
   std::vector<std::int32_t> tokens(static_cast<std::size_t>(m.T())), targets(tokens.size());
   std::int64_t predicted = 0;
   m.ops->fill(*m.stream, m.activations.loss_sum, 0);
-  // Every rank makes as many passes, the last perhaps of nothing: experts of other ranks are reached by collectives.
+  // Every rank makes the same number of passes, the last perhaps without tokens: reaching other ranks' experts is
+  // collective.
   for (std::int64_t begin = 0; begin < count; begin += dp * B) {
     const std::int64_t first = begin + m.mesh->at.dp * B;
     std::fill(tokens.begin(), tokens.end(), 0);
@@ -23,7 +24,7 @@ EvalResult evaluate(Transformer& m, const Batch& batch, const EvalWindows& windo
     m.device->copy_from_host(*m.stream, batch.tokens.data, tokens.data(), batch.tokens.bytes());
     m.device->copy_from_host(*m.stream, batch.targets.data, targets.data(), batch.targets.bytes());
     forward(m, batch, 0);
-    m.stream->synchronize();  // the host buffers are filled again
+    m.stream->synchronize();  // the host buffers are about to be refilled
   }
   double loss_sum = 0;
   m.device->copy_to_host(*m.stream, &loss_sum, m.activations.loss_sum.data, sizeof loss_sum);

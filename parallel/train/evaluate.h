@@ -11,8 +11,8 @@ struct EvalResult {
   std::int64_t tokens = 0;  // predicted
 };
 
-// Walks the windows (stride S = batch's sequence length, every token predicted once but the first), B at a time, shared
-// out over dp. `most_windows`: how many are used, 0 = all. A collective call; the same result on every rank.
+// Walks the windows (stride S = batch's sequence length, every token but the first predicted once), B at a time,
+// divided over dp. `most_windows`: uses at most so many, 0 = all. A collective call; the same result on every rank.
 EvalResult evaluate(Transformer& m, const Batch& batch, const EvalWindows& windows, std::int64_t most_windows);
 
 }  // namespace upcycle

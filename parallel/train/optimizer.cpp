@@ -140,7 +140,7 @@ Event gather_bucket(Optimizer& o, TrainMemory& memory, ParamGroup g, const Bucke
 }  // namespace
 
 void update_parameters(Optimizer& o, TrainMemory& memory, double lr) {
-  o.arrivals->wait_all(*o.stream);  // where no forward came between
+  o.arrivals->wait_all(*o.stream);  // in case no forward came between
   for (std::size_t i = 0; i < o.row_steps.size(); ++i)
     if (o.frozen[i] == 0) ++o.row_steps[i];
   auto piece = o.updated.begin();  // in the order of rows, which is the parts' too

@@ -33,11 +33,11 @@ struct Optimizer {
   TrainConfig config;
   std::vector<OwnedPiece> updated;      // what this rank updates: its pieces, copies of tp-replicated rows too
   std::vector<OwnedPiece> counted;      // what it owns: each logical element on one rank of the mesh
-  std::vector<std::int64_t> row_steps;  // updates so far, a row of the table
-  std::vector<std::uint8_t> frozen;     // a row of the table
+  std::vector<std::int64_t> row_steps;  // updates so far, per row of the table
+  std::vector<std::uint8_t> frozen;     // per row of the table
   std::vector<OwnedRange> replicated;   // of the dense buffer, by offset: owned parts of rows replicated over tp
-  std::vector<BucketSum> sums;          // under way: of buckets being reduced
-  std::vector<Event> sums_over_tp;      // under way
+  std::vector<BucketSum> sums;          // in flight: of buckets being reduced
+  std::vector<Event> sums_over_tp;      // in flight
 };
 
 Optimizer make_optimizer(const ParamTable& table, Arrivals& arrivals, const Mesh& mesh, Device& device, Ops& ops,
@@ -49,12 +49,12 @@ void check_freeze(const ModelConfig& model, const std::vector<std::string>& patt
 void zero_gradients(Optimizer& o, TrainMemory& memory);
 
 // Starts the sums of one part of the model (Bucket::layer) whose gradients are complete: reduce-scatter of its buckets
-// over dp or edp, which travel under the backward of the layers below.
+// over dp or edp, overlapping with the backward of the layers below.
 void start_reduction(Optimizer& o, TrainMemory& memory, std::int64_t layer);
-// Waits for all that was started, then adds up over tp what rows replicated there have in this rank's owned pieces
-// (under sequence parallelism each rank saw its own tokens): grads hold the step's raw gradient in the owned pieces.
+// Waits for all that was started, then sums over tp the owned pieces of rows that are replicated there (under sequence
+// parallelism each rank saw its own tokens): grads hold the step's raw gradient in the owned pieces.
 //
-// The sum over tp comes last because it alone gives all of its ranks the same bits: the dp groups of two tp ranks may
+// The sum over tp comes last because only then all of its ranks get the same bits: the dp groups of two tp ranks may
 // add in different orders (NCCL's do, NVIDIA/nccl issue 2091), and the replicas would drift apart.
 void finish_reduction(Optimizer& o, TrainMemory& memory);
 
@@ -65,14 +65,14 @@ void start_norm(Optimizer& o, TrainMemory& memory, double& sum_squares);
 // the same on all ranks, and sets memory.scale to the clipping factor.
 void clip_gradients(Optimizer& o, TrainMemory& memory, double& sum_squares);
 
-// One update of every owned piece with memory.scale, a part of the model (Bucket::layer) after the other in the order
-// of the forward; counts steps per row. Each part is gathered from its owners as soon as it is updated: what is still
-// on its way stands in the model's arrivals.
+// Updates every owned piece once, with memory.scale, one part of the model (Bucket::layer) after another in forward
+// order; counts steps per row. Each part is gathered from its owners as soon as it is updated: the model's arrivals
+// list the gathers in flight.
 void update_parameters(Optimizer& o, TrainMemory& memory, double lr);
-// Gathers the owners' parts of one group's parameters, and waits for them.
+// Gathers one group's parameters from their owners, and waits for them.
 void gather_parameters(Optimizer& o, TrainMemory& memory, ParamGroup group);
 
-// Makes the masters from the parameters as they are (a fresh start from random weights).
+// Copies the parameters into the masters (a fresh start from random weights).
 void masters_from_weights(Optimizer& o, TrainMemory& memory);
 
 // Throws Error naming the first parameter whose replicas differ in any bit (compares a hash over dp, edp and, for

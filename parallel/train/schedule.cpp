@@ -10,13 +10,13 @@ namespace upcycle {
 
 namespace {
 
-// `place` of `total`: the step's in the course of the fall, in steps of the present batch. Whole numbers but where the
-// batch has changed.
+// `place` of `total`: how far the decay is at this step, in steps of the present batch. Whole numbers unless the batch
+// has changed.
 double rate_at(const TrainConfig& t, std::int64_t step, double place, double total) {
   const auto warmup = static_cast<double>(t.warmup_steps);
   if (step < t.warmup_steps) return t.lr * static_cast<double>(step + 1) / warmup;
   if (t.schedule == "constant") return t.lr;
-  double done;  // of the fall, 1 on the last step
+  double done;  // share of the decay, 1 on the last step
   if (t.schedule == "wsd") {
     const double begin = std::max(warmup, total - std::round(t.decay_fraction * total));
     if (place < begin) return t.lr;

@@ -10,9 +10,9 @@ namespace upcycle {
 // upcycling) starts at step 0 and so warms up again.
 double learning_rate(const TrainConfig& train, std::int64_t step, std::int64_t total);
 
-// The same of a run's next step. With train.tokens the fall follows the tokens, so that another batch size on resuming
-// goes on where it was; warm-up counts steps. It warms up once more where upcycle.at_step has turned it into an MoE:
-// its experts' and routers' first updates are Adam's first.
+// The learning rate of a run's next step. With train.tokens the decay follows the tokens, so that a run resumed with
+// another batch size continues where it was; warm-up counts steps. It warms up again after upcycle.at_step has made an
+// MoE: experts and routers have no optimizer state then.
 double learning_rate(const Config& config, const Trained& done);
 
 }  // namespace upcycle

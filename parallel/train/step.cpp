@@ -51,8 +51,8 @@ void run_microbatches(Trainer& t, double valid_global) {
 // their way to the host. The step's valid tokens.
 double start_gradients(Trainer& t, const SequenceSource& source) {
   load_step(t, source);
-  // Each dp rank's, from one of its tp ranks. Over the world: in dp's line it would come behind the parameters that are
-  // still on their way there.
+  // Each dp rank's, from one of its tp ranks. Over the world: in dp's queue it would come behind the gathers of
+  // parameters.
   const double valid = t.mesh->world->sum_of(t.mesh->at.tp == 0 ? count_valid(std::span(t.host_targets)) : 0);
   const Tensor& sums = t.model->activations.step_sums;
   t.ops->fill(*t.stream, sums, 0);
@@ -64,7 +64,7 @@ double start_gradients(Trainer& t, const SequenceSource& source) {
   return valid;
 }
 
-// What has come to host_sums.
+// The result from host_sums.
 StepResult summarize(const Trainer& t, double valid_global) {
   StepResult result;
   result.loss = valid_global > 0 ? t.host_sums[0] / valid_global : 0;
@@ -97,7 +97,7 @@ StepResult train_step(Trainer& t, const SequenceSource& source) {
   clip_gradients(t.optimizer, t.memory, sum_squares);
   StepResult result = summarize(t, valid);
   result.grad_norm = std::sqrt(sum_squares);
-  // Both are the same on all ranks. An update with them would end in the masters and in every later checkpoint.
+  // Both are the same on all ranks. An update with them would spoil the masters and every later checkpoint.
   if (!std::isfinite(result.grad_norm) || !std::isfinite(result.loss))
     throw Diverged(fmt::format("step {}: loss {} and gradient norm {}: training has diverged", t.step + 1,
                                std::abs(result.loss), std::abs(result.grad_norm)));  // a NaN's sign says nothing

@@ -17,7 +17,7 @@ struct StepResult {
   double aux_loss = 0, z_loss = 0;  // before the coefficient, mean over MoE layers
   double grad_norm = 0, lr = 0;
   std::int64_t tokens = 0;            // of the step, all ranks
-  std::vector<RouterMetrics> layers;  // a layer; zero where it is dense
+  std::vector<RouterMetrics> layers;  // per layer; zero if it is dense
 };
 
 // Microbatches, reduce, clip, update, gather. The gathered parameters may still be on their way

@@ -7,13 +7,13 @@
 
 namespace upcycle {
 
-// A pair of flat buffers, one a parameter group.
+// A pair of flat buffers, one per parameter group.
 struct FlatPair {
   Tensor dense, expert;
   const Tensor& of(ParamGroup g) const { return g == ParamGroup::Dense ? dense : expert; }
 };
 
-// What training keeps between steps, each class in an arena of its own, which is a line of what `plan` prints.
+// What training keeps between steps, each class in an arena of its own (one line of `plan`'s output).
 //   parameters  (dense.size, expert.size)             bf16 or fp32, whole on every replica
 //   gradients   (dense.size, expert.size)             fp32
 //   optimizer   (dense.shard_size, expert.shard_size) fp32: master (bf16 runs only; in fp32 the parameters are the
@@ -28,7 +28,7 @@ struct TrainMemory {
 // Plans and allocates.
 TrainMemory make_train_memory(const ParamTable& table, DType dtype, bool adamw, Device& device);
 
-// The same layout, counted only.
+// Bytes of the same layout; allocates nothing.
 std::vector<MemoryClass> plan_train_memory(const ParamTable& table, DType dtype, bool adamw);
 
 // Views of one owned piece.

@@ -23,7 +23,7 @@ std::int64_t microbatches_here(const Config& c, const Mesh& mesh) {
 
 // What CUDA and NCCL take on a GPU beside our arenas. An estimate, not measured: half a GiB for CUDA's context, our
 // kernels and cuBLASLt's, and a quarter for the channels' buffers of each NCCL communicator (by default up to 32
-// channels of several MiB). Some of it is taken already when a run asks what is free.
+// channels of several MiB). Some of it is already taken when a run asks how much is free.
 MemoryClass cuda_estimate(const Config& config, const Layout& layout) {
   constexpr std::size_t context = std::size_t{512} << 20, communicator = std::size_t{256} << 20;
   return {"CUDA and NCCL (estimate)",

@@ -9,7 +9,7 @@
 
 namespace upcycle {
 
-struct Transformer;  // who reads a model's parts includes transformer.h
+struct Transformer;  // include transformer.h to read a model's parts
 
 // Everything one rank trains with. Moves as a whole; nothing of it is allocated during a step.
 struct Trainer {
@@ -24,15 +24,15 @@ struct Trainer {
   Stream* stream = nullptr;
   Ops* ops = nullptr;
 
-  // In the reverse order of their ends. Copies from these may be under way until the device's memory is given back.
+  // Destroyed in reverse order: copies from these may be in flight until the device's memory is freed.
   HostArray<std::int32_t> host_tokens, host_targets;  // this rank's sequences of one step
   HostArray<double> host_sums;  // (1 + 4L + 1): Activations::step_sums, summed over dp; the gradient's squared norm
   TrainMemory memory;
   Arena activations{"activations"};
-  std::unique_ptr<Transformer> model;  // behind a pointer: the optimizer refers to it. Its weights may be on their way
+  std::unique_ptr<Transformer> model;  // behind a pointer: the optimizer refers to it. Its weights may be in transfer
   Optimizer optimizer;
   Batch batch;       // on the device
-  Event state_read;  // the newest copy of masters and moments (take_snapshot): the update waits for it
+  Event state_read;  // the latest copy of masters and moments (take_snapshot): the update waits for it
 
   double flops_per_token = 0;
 
@@ -46,12 +46,12 @@ struct Trainer {
 // batch, model and layout do not fit together.
 Trainer make_trainer(const Config& config, const Mesh& mesh, Device& device, Stream& stream, Ops& ops);
 
-// Groups that this run gives tensors to, of more than one rank: on GPUs each has an NCCL communicator (comm_nccl.h).
+// The number of groups of several ranks that this run uses for tensors: on GPUs each has an NCCL communicator
+// (comm_nccl.h).
 int nccl_communicators(const Config& config, const Layout& layout);
 
-// Bytes by class: what make_trainer allocates, the communicators' scratch (on CUDA an
-// estimate of what CUDA and NCCL take by themselves) and, where checkpoints
-// are written, the snapshot.
+// Bytes by class: what make_trainer allocates, the communicators' scratch (on CUDA an estimate of what CUDA and NCCL
+// take) and, if checkpoints are written, the snapshot.
 std::vector<MemoryClass> plan_trainer(const Config& config, const Mesh& mesh, Ops& ops);
 
 PassShape training_pass(const Config& config);

@@ -118,7 +118,7 @@ std::size_t plan_snapshot(const ParamTable& table, const Coordinates& at, bool a
 
 SavedState take_snapshot(Trainer& t, Snapshot& s) {
   std::vector<SavedPiece> saved;
-  // What this rank owns: parameters that are still on their way here are others'.
+  // What this rank owns: parameters still being gathered are other ranks'.
   s.copies->wait(t.stream->record());
   const auto add = [&](StateKind kind, const OwnedPiece& p, const Tensor& copy, const Tensor& from) {
     t.device->copy_to_host(*s.copies, copy.data, from.data, copy.bytes());

@@ -10,25 +10,26 @@ namespace upcycle {
 // `t` and `staging` must outlive it.
 StoreRows store_trainer_rows(Trainer& t, Staging& staging);
 
-// Draws this rank's parameters (initialize_weights) and makes its masters of them; moments and step counts as they are.
+// Draws this rank's parameters (initialize_weights) and copies them into its masters; leaves moments and step counts
+// unchanged.
 void initialize_trainer(Trainer& t, std::uint64_t seed);
 
 // Fills this rank's parameters and masters; moments and step counts start fresh.
 void load_trainer_weights(Trainer& t, TensorSource& source);
 
-// Resumes: weights, masters, moments, step counts, data position, totals. Any saved layout to this one, bitwise.
+// Resumes: weights, masters, moments, step counts, data position, totals. From any saved layout, bitwise.
 void restore_trainer(Trainer& t, Checkpoint& checkpoint);
 
 // A copy of what this rank writes, in host memory, so that training goes on while the I/O thread works. Planned and
-// allocated once. The copies have a stream of their own: on CUDA they travel under the next step, whose update waits
+// allocated once. The copies have a stream of their own: on CUDA they overlap with the next step, whose update waits
 // for them (Trainer::state_read).
 struct Snapshot {
   Arena arena{"checkpoint snapshot"};
   std::unique_ptr<Stream> copies;
   std::vector<OwnedPiece> pieces;    // each logical element on exactly one rank
-  std::vector<Tensor> master, m, v;  // fp32, a piece each; m and v empty under SGD
+  std::vector<Tensor> master, m, v;  // fp32, one per piece; m and v empty under SGD
 };
-Snapshot make_snapshot(const Trainer& t);  // the trainer's device outlives it
+Snapshot make_snapshot(const Trainer& t);  // the trainer's device must outlive it
 std::size_t plan_snapshot(const ParamTable& table, const Coordinates& at, bool adamw);  // bytes
 
 // Starts to copy the trainer's state into the snapshot, as it is now, and lists it for the writer. What the snapshot
