@@ -7,7 +7,8 @@
 // order, so each rank adds up a share of the elements and the shares are added in one all_reduce over the world.
 namespace upcycle {
 
-// Of the matrices behind the experts of `moe`. InputError where one holds no weights (NaN, or 2^16 and above).
+// Of the matrices that the experts of `moe` are made of. InputError if one holds values that can not be weights (NaN,
+// or 2^16 and above).
 DenseStatistics file_statistics(TensorSource& dense, const ModelConfig& moe);
 // The same, each rank reading a share of each matrix's rows. A collective call, whose InputError is agreed.
 DenseStatistics file_statistics(TensorSource& dense, const ModelConfig& moe, Communicator& world, Device& device,

@@ -12,7 +12,7 @@ namespace {
 bool is_router(const ParamRow& row) { return row.role == ParamRole::Router; }
 bool is_down(const ParamRow& row) { return row.role == ParamRole::ExpertDown; }
 
-// What a parameter of the MoE is in the dense model: an expert's matrix is the MLP's, all else is itself.
+// What a parameter of the MoE is in the dense model: an expert's matrix comes from the MLP's, all else keeps its role.
 ParamRole dense_role(ParamRole role) {
   switch (role) {
     case ParamRole::ExpertGate:

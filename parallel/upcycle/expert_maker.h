@@ -18,10 +18,10 @@ struct Origin {
   Rectangle part;
 };
 
-// How a dense model's tensors become the MoE's, a rectangle at a time: the one place that knows, for upcycling from
-// files and in a live run. `moe` comes from upcycled_model(). Every value is a pure function of (dense value, seed,
-// tensor, element), so no layout or cut into rectangles changes a bit. One thread at a time: make() keeps which units
-// it found to be dropped, F bits an expert that it made a part of.
+// How a dense model's tensors become the MoE's, one rectangle at a time; upcycling from files and in a live run both
+// use it. `moe` comes from upcycled_model(). Every value is a pure function of (dense value, seed, tensor, element), so
+// no layout or cut into rectangles changes a bit. One thread at a time: make() caches which units are dropped, F bits
+// per expert.
 class ExpertMaker {
  public:
   ExpertMaker(const ModelConfig& moe, const UpcycleConfig& upcycle, std::uint64_t seed, DenseStatistics statistics);
@@ -32,7 +32,7 @@ class ExpertMaker {
   // values (part.rows, part.columns): the origin's on entry, the parameter's on return. Routers are drawn normal with
   // upcycle.router_std, tied within a virtual group; routed downs beside a shared expert are zero. Of experts, dropped
   // units are redrawn from their matrix's statistics; noise is added to gate, up and down alike; upcycle.scale then
-  // multiplies, so that noise keeps its size beside the weights. Parameters that stay are left alone.
+  // multiplies, so that noise keeps its size beside the weights. Retained parameters are unchanged.
   void make(const ParamRow& row, const Rectangle& part, float* values) const;
   // Whether make() changes an expert's values at all.
   bool changes(const ParamRow& row) const;
@@ -50,12 +50,12 @@ class ExpertMaker {
   UpcycleConfig upcycle_;
   std::uint64_t seed_;
   DenseStatistics statistics_;
-  // By layer and expert. All are kept: choosing them sorts all units, and an exchange goes through many layers a round.
+  // By layer and expert. All are kept: choosing them sorts all units, and an exchange visits many layers per round.
   mutable std::map<std::pair<std::int64_t, std::int64_t>, std::vector<bool>> dropped_;
 };
 
-// The dense tensor that a parameter of the MoE goes on as, unchanged: its own name or, of a shared expert, the MLP's
-// that it is. "" for routers and experts, which are fresh.
+// The dense tensor that becomes this parameter of the MoE unchanged: of the same name or, for a shared expert, the
+// MLP's. "" for routers and routed experts, which are new.
 std::string retained_tensor(const ParamRow& row);
 
 // The dense matrices that experts are made of, in the order of layers.

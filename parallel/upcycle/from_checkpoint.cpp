@@ -33,7 +33,7 @@ UpcycleReport upcycle_from_checkpoint(Trainer& t, TensorSource& dense, std::span
                           t.config.upcycle.drop_ratio > 0
                               ? file_statistics(dense, moe, *t.mesh->world, *t.device, *t.stream)
                               : DenseStatistics{});
-  // One reading of the dense model gives both: its slices for the check, and the experts.
+  // One pass over the dense model gives both: its slices for the check, and the experts.
   std::vector<Want> slices;
   for (const ParamRow& row : table.rows) {
     if (!dense.has(row.name)) input_error("{}: no tensor {}; the dense model has it", dense.name(), row.name);

@@ -26,8 +26,8 @@ std::vector<std::vector<Target>> targets_by_dense_row(const Trainer& dense, cons
   return all;
 }
 
-// The common part of what came, `came` of a dense tensor, and what a piece is made of, made and put in its place.
-// `scratch` holds it meanwhile: other experts are made of the same values.
+// Makes what the received rectangle `came` of a dense tensor contributes to a piece, and stores it there. It works in
+// `scratch`, because other experts are made of the same values.
 void deliver(const Rectangle& came, const float* values, const Target& target, const ExpertMaker& maker,
              Staging& staging, const FlatPair& to, std::vector<float>& scratch) {
   const Rectangle common = intersection(came, target.origin);
@@ -45,7 +45,7 @@ void deliver(const Rectangle& came, const float* values, const Target& target, c
   write_floats(staging, out, scratch.data());
 }
 
-// One round's part of a list that is in order of rounds.
+// One round's part of a list sorted by round.
 std::span<const Transfer> round_of(const std::vector<Transfer>& all, std::int64_t round) {
   const auto [begin, end] = std::equal_range(all.begin(), all.end(), Transfer{round, 0, 0, {}, 0, 0},
                                              [](const Transfer& a, const Transfer& b) { return a.round < b.round; });
@@ -89,7 +89,7 @@ void exchange_shards(const LiveExchange& plan, const Trainer& dense, const Tenso
   }
   std::vector<std::int64_t> send_counts(static_cast<std::size_t>(world.size())), receive_counts(send_counts.size());
   std::vector<float> scratch;
-  // Two rings: what came is read while what is made of it is written, and a ring's pieces are used again in turn.
+  // Two staging rings: received values are read while results are written, and a ring's pieces are reused in turn.
   Staging in(*moe.device, *moe.stream), out_staging(*moe.device, *moe.stream);
   for (std::int64_t round = 0; round < plan.rounds; ++round) {
     const auto sends = round_of(plan.sends, round), receives = round_of(plan.receives, round);

@@ -31,7 +31,7 @@ std::size_t index_in(const ParamTable& table, const ParamRow& row) {
 }
 
 // What a rank must have of each dense parameter for the pieces that it will own: disjoint rectangles, so that nothing
-// comes twice, however many of its experts are made of it.
+// is sent twice, however many of its experts are made of it.
 std::vector<std::vector<Rectangle>> needs_of(LiveState state, const RankTables& t, const ExpertMaker& maker) {
   std::vector<std::vector<Rectangle>> needs(t.dense.rows.size());
   for (const OwnedPiece& p : owned_pieces(t.moe, t.at, true)) {
@@ -43,7 +43,7 @@ std::vector<std::vector<Rectangle>> needs_of(LiveState state, const RankTables& 
   return needs;
 }
 
-// Everything that the owner of `pieces` has of `needs`, in an order that both ends find.
+// Everything that the owner of `pieces` has of `needs`, in an order that both ends compute.
 void add_transfers(std::vector<Transfer>& out, int peer, const ParamTable& table, const std::vector<OwnedPiece>& pieces,
                    const std::vector<std::vector<Rectangle>>& needs, bool same_tp) {
   for (const OwnedPiece& p : pieces) {
@@ -59,7 +59,7 @@ void add_transfers(std::vector<Transfer>& out, int peer, const ParamTable& table
   }
 }
 
-// The parts of a transfer that lie in one stretch each of the sender's optimizer buffers, whose rows have gaps where
+// Cuts a transfer into parts that each lie in one stretch of the sender's optimizer buffers, whose rows have gaps where
 // the receiver needs only some columns.
 template <class Use>
 void cut_at_stretches(const Transfer& t, std::int64_t stretch, const Use& use) {

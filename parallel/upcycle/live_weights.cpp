@@ -95,7 +95,7 @@ void make_local_experts(const Trainer& dense, const ExpertMaker& maker, Trainer&
   const std::vector<MlpRange> ranges = mlp_ranges(dense.table(), maker.model());
   const DType dtype = moe.config.storage();
 
-  // Every slice of the tp group, or this rank's alone.
+  // Every slice of the tp group, or only this rank's.
   std::vector<ParamTable> tables;
   for (int tp = 0; !local && tp < mesh.layout.tp; ++tp)
     tables.push_back(

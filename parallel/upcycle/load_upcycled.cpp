@@ -36,7 +36,7 @@ std::vector<SameOrigin> by_origin(const std::vector<const ParamRow*>& rows, cons
   return groups;
 }
 
-// Makes `part` of a row of the origin's values, which stay as they are, and stores it.
+// Makes `part` of a row from the origin's values, which it does not change, and stores it.
 void make_part(const ParamRow& row, const Rectangle& part, const float* values, const ExpertMaker& maker,
                std::vector<float>& made, const StoreRows& store) {
   if (!maker.changes(row)) return store(row, part, values);

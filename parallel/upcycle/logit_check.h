@@ -5,16 +5,15 @@
 
 #include "parallel/upcycle/idle_memory.h"
 
-// Upcycling measures what it did to the function: the dense logits of a real batch before, the MoE's after.
+// Measures how much upcycling changed the function: the dense logits of a real batch before, the MoE's after.
 namespace upcycle {
 
 // Tokens of the sequence that logits are compared on: at most 256, a multiple of tp.
 std::int64_t probe_length(std::int64_t seq_length, int tp);
 
 // Logits fp32 of the last rows of one sequence of tokens (T divisible by tp), this tp rank's part of the vocabulary:
-// (rows, V_valid), as many rows as fit in 8 MiB; by a forward pass over the given weights in the run's dtype. Its
-// activations lie in `idle`, which it overwrites, or, where that is too small, in an arena of their own until it
-// returns.
+// (rows, V_valid), as many rows as fit in 8 MiB; by a forward pass over the given weights in the run's dtype.
+// Activations use `idle`, which is overwritten, or, if that is too small, a temporary arena.
 std::vector<float> probe_logits(const Trainer& t, const ModelConfig& model, const FlatPair& weights,
                                 const IdleMemory& idle, std::span<const std::int32_t> tokens);
 

@@ -74,7 +74,7 @@ bool promises_exact(const ModelConfig& moe, const UpcycleConfig& upcycle) {
   const std::int64_t E = moe.num_local_experts, k = moe.num_experts_per_tok;
   const bool takes_a_part = moe.router_softmax == "softmax_then_topk" && k < E;
   if (takes_a_part && upcycle.router_std != 0) return false;  // the chosen weights' sum differs from token to token
-  // The factor that the dense function needs; the cube root of another than 1 does not pass through SwiGLU.
+  // The factor that the dense function needs; a cube root other than 1 does not commute with SwiGLU.
   const bool needs_none = slices(moe, upcycle) == 1 && !takes_a_part;
   return needs_none || upcycle.scale == "down";
 }

@@ -27,7 +27,7 @@ double matrix_scale(const ModelConfig& moe, const UpcycleConfig& upcycle, bool d
 
 // Whether the model at step 0 is the dense function up to rounding. It is with a shared expert (the routed ones add
 // zero) and, without noise and drop, where the chosen weights' sum is known - 1 under topk_then_softmax or k = E, k/E
-// where router_std is 0 - and the factor to make up for it and for G is 1 or stands on down whole.
+// where router_std is 0 - and the factor to make up for it and for G is 1 or is applied to down only.
 bool promises_exact(const ModelConfig& moe, const UpcycleConfig& upcycle);
 
 // Drop-Upcycling (arXiv 2502.19261): which of the expert's moe_F hidden units are redrawn; one set shared by gate, up
@@ -45,7 +45,7 @@ class StatisticsSum {
  public:
   void add(const float* values, std::int64_t count);
   MatrixStatistics result() const;
-  // The sums cut in 32 bits, as numbers that fp64 adds exactly for up to 2^20 ranks, and back from their sums.
+  // The sums in limbs of 32 bits, which fp64 adds exactly for up to 2^20 ranks; from_limbs takes them added up.
   static constexpr std::size_t kLimbs = 9;
   std::array<double, kLimbs> limbs() const;
   static StatisticsSum from_limbs(const double* limbs);
