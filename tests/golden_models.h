@@ -7,7 +7,7 @@
 
 inline std::string golden_folder(const std::string& name) { return (tests_root() / "golden" / name).string(); }
 
-// The golden models, by the names of their folders; where there are none, one that is not there, so that tests fail.
+// The golden models, by the names of their folders; if there are none, a name that does not exist, so that tests fail.
 inline std::vector<std::string> golden_models() {
   std::vector<std::string> names;
   std::error_code missing;

@@ -9,7 +9,7 @@
 #include "parallel/comm/agree.h"
 #include "parallel/comm/mesh.h"
 
-// How run_with_ranks ends a job: launch_endings MODE. The last rank alone ends it while the others wait in a barrier; a
+// How run_with_ranks ends a job: launch_endings MODE. Only the last rank ends it while the others wait in a barrier; a
 // job that hangs is ended by the alarm, with a code that no mode expects. tests/cli runs it through run_local.sh.
 using namespace upcycle;
 

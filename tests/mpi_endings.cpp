@@ -27,14 +27,15 @@ const char* mode = "";
   for (;;) pause();
 }
 
-// In the way of a transfer: a library call that does not come back.
+// A library call that never returns, in the middle of a transfer.
 class Stuck final : public Progress {
  public:
   void poll() override { never_return(); }
   void finish(std::uint64_t) override {}
 };
 
-// A rank's main thread at work on files: signs of life for that long, its own or, as of an I/O thread, another's.
+// A rank's main thread working on files: signs of progress for that long, from this thread or another (as of an I/O
+// thread).
 void work(double seconds, bool on_a_thread) {
   const auto signs = [seconds] {
     for (double t = 0; t < seconds; t += 0.3) {
@@ -61,7 +62,7 @@ void wait_for_work(const MpiSession& session, const Mesh& mesh) {
   if (m == "works_beside_lost" && rank == 1) never_return();
 }
 
-// Ranks that wait for each other too long. The time-out is set only when all are here.
+// Ranks that wait for each other too long. The time-out is set only when all have started.
 void wait_too_long(const MpiSession& session, const Mesh& mesh, Stream& stream) {
   const int rank = session.rank(), last = session.size() - 1;
   mesh.world->barrier();
@@ -132,7 +133,7 @@ int run(int argc, char** argv) {
       wait_too_long(session, mesh, *stream);
   }
   mesh.world->barrier();
-  // Where one rank ended alone the others can not come past this.
+  // If a single rank has ended, the others can not get past this.
   const bool all_come = std::strcmp(mode, "finish") == 0 || std::strcmp(mode, "suspended") == 0 ||
                         (std::strncmp(mode, "works", 5) == 0 && std::strcmp(mode, "works_beside_lost") != 0);
   if (!all_come) return 98;
@@ -142,7 +143,7 @@ int run(int argc, char** argv) {
 
 }  // namespace
 
-// In front of the library's.
+// Overrides the library's.
 extern "C" int MPI_Abort(MPI_Comm comm, int code) {
   if (std::strcmp(mode, "abort_hangs") == 0) never_return();
   return PMPI_Abort(comm, code);

@@ -25,8 +25,8 @@ extern "C" void on_alarm(int) {
   _exit(kHangExitCode);
 }
 
-// Ranks fail together: after each test all learn whether any failed, so that every exit code agrees and a rank never
-// goes on alone into the next test's collectives.
+// Ranks fail together: after each test all learn whether any failed, so that every exit code agrees and no rank enters
+// the next test's collectives without the others.
 class RanksTogether : public testing::EmptyTestEventListener {
   void OnTestStart(const testing::TestInfo&) override { alarm(kSecondsPerTest); }
 

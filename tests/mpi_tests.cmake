@@ -1,5 +1,5 @@
 # upcycle_mpi_tests(folder RANKS 1 2 4 LINKS targets...): one executable of every .cpp below the folder, with a main that
-# starts MPI, and one ctest entry a rank count. The ranks stay on this machine and its loopback; more ranks than cores
+# starts MPI, and one ctest entry per rank count. The ranks stay on this machine and its loopback; more ranks than cores
 # must yield while they wait, or a barrier takes a scheduler's time slice. Suites named Full... are left to the entries
 # of FULL_RANKS, labelled full, which run everything. The files' objects are a library, ${name}_files: they do not know
 # the backend, so that tests/cuda_host can link them with another one. ENVIRONMENT adds to that of every entry. BF16: the
@@ -95,7 +95,7 @@ upcycle_mpi_ending(differ RANKS 3 CODE 1
   SAYS "no rank is missing, but their calls differ. rank 2 waiting in dp barrier #1. ranks 0-1 waiting in world barrier #2")
 # Time in which a waiting rank was itself suspended does not count.
 upcycle_mpi_ending(suspended RANKS 2 SAYS "all 2 came" CODE 0)
-# The time-out measures silence: a rank that is at work on files (for 3.5 s, the time-out is 1 s) is waited for, whichever it
+# The time-out measures silence: a rank that works on files (for 3.5 s, the time-out is 1 s) is waited for, whichever it
 # is; one that falls silent, or is lost beside it, still ends the run with its name.
 upcycle_mpi_ending(works RANKS 2 SAYS "all 2 came" CODE 0)
 upcycle_mpi_ending(works_first RANKS 3 SAYS "all 3 came" CODE 0)
@@ -107,6 +107,6 @@ upcycle_mpi_ending(works_beside_lost RANKS 3 CODE 1
 # A stopped process does not see that the job ends: the launcher must kill it.
 upcycle_mpi_ending(stopped RANKS 3 SAYS "${waited}rank 1 on [^ ]+ did not arrive.*process is gone" CODE 1
   THEN "kill -0 $(sed -n 's/^process \\([0-9]*\\) stops.*/\\1/p' $OUT) 2>$OUT.kill || grep -q 'No such process' $OUT.kill && echo process is gone")
-# The main thread stands inside the library: a thread ends the process. And where MPI_Abort hangs, an alarm does.
+# The main thread is stuck inside the library: a thread ends the process. If MPI_Abort hangs, an alarm does.
 upcycle_mpi_ending(inside RANKS 2 SAYS "stands inside MPI for [0-9]+ s .waiting in a collective.. its last collective: dp barrier #1" CODE 1 FULL)
 upcycle_mpi_ending(abort_hangs RANKS 2 SAYS "${waited}rank 1 on [^ ]+ did not arrive" CODE 1 FULL)

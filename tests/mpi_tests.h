@@ -10,7 +10,7 @@ const MpiSession& mpi_session();
 // The mesh of all ranks with this layout. A collective call: every rank makes the same meshes in the same order.
 Mesh make_test_mesh(int tp = 1, int ep = 1, int etp = 1);
 
-// The same whose tensors lie on this device, whose ops run on this stream.
+// The same for tensors on this device and ops on this stream.
 Mesh make_test_mesh(Device& device, Stream& stream, int tp = 1, int ep = 1, int etp = 1);
 // Over MPI, or where a program links cuda_host/nccl_mesh.cpp, over NCCL for CUDA devices.
 Mesh make_mesh_for(const MpiSession& session, const Layout& layout, Device& device, Stream& stream);

@@ -1,6 +1,6 @@
-// A profiler as small as NVTX allows: the library that NVTX_INJECTION64_PATH names. It writes the ranges of a process,
-// a line a push ("> thread domain name") or pop ("< thread domain"), to $UPCYCLE_NVTX_RECORD.RANK.
-// The interface is described in NVTX's own nvtx3/nvtxDetail/nvtxTypes.h.
+// A minimal NVTX profiler: the library that NVTX_INJECTION64_PATH names. It writes the ranges of a process, one line
+// per push ("> thread domain name") or pop ("< thread domain"), to $UPCYCLE_NVTX_RECORD.RANK. The interface is
+// described in NVTX's own nvtx3/nvtxDetail/nvtxTypes.h.
 #include <nvtx3/nvToolsExt.h>
 #include <unistd.h>
 

@@ -8,8 +8,8 @@
 
 #include "tests/source_root.h"
 
-// The folder of the real models ($UPCYCLE_REAL_MODELS, by default ../shared/models beside the repository), or "" after
-// one printed line where there is none: the caller skips its test then. With UPCYCLE_REQUIRE_REAL_MODELS=1, as in CI,
+// The folder of the real models ($UPCYCLE_REAL_MODELS, by default ../shared/models beside the repository), or, if there
+// is none, "" after printing one line: the caller then skips its test. With UPCYCLE_REQUIRE_REAL_MODELS=1, as in CI,
 // their absence fails the test.
 inline std::string real_models() {
   namespace fs = std::filesystem;

@@ -34,7 +34,7 @@ class BadCheckpoint : public testing::Test {
     change(j);
     put("manifest.json", j.dump());
   }
-  // Replaces a file and makes the manifest agree, as damage that no hash finds.
+  // Replaces a file and makes the manifest agree: damage that no hash finds.
   void relist(const std::string& name) {
     edit([&](json& j) {
       for (json& f : j["files"])
@@ -143,7 +143,7 @@ TEST_F(BadCheckpoint, NotHdf5ThoughListed) {
   refused({"model.rank00000.h5"});
 }
 
-// A file whose checksum is right and whose numbers lie in another file of this machine.
+// A file whose checksum is right but whose numbers are in another file of this machine.
 TEST_F(BadCheckpoint, ExternalStorageIsNotRead) {
   const std::string secret = folder.write("secret.txt", std::string(4 * 61 * 24, 's'));
   hdf5_thread().run([&] {
@@ -181,7 +181,7 @@ TEST_F(BadCheckpoint, ExternalStorageIsNotRead) {
   EXPECT_FALSE(fs::exists(out));
 }
 
-// Beside the files that the manifest lists, with their checksums, nothing of a step folder is taken along.
+// Only files that the manifest lists, with their checksums, are copied from a step folder.
 TEST_F(BadCheckpoint, FilesThatAreNotListedDoNotTravel) {
   const std::string secret = folder.write("secret.txt", "not for everyone's eyes");
   fs::create_symlink(secret, at("tokenizer.json"));

@@ -12,7 +12,7 @@ namespace upcycle::test {
 namespace {
 namespace fs = std::filesystem;
 
-// A checkpoint without files: every value is 1. It counts what is asked of it at once, and may fail.
+// A checkpoint without files: every value is 1. It records the largest read, and can be made to fail.
 struct Source : Checkpoint {
   CheckpointInfo facts;
   std::string folder;
@@ -85,8 +85,8 @@ TEST(ReshardFiles, AFailureLeavesNothing) {
   EXPECT_EQ(open_checkpoint(folder.file("empty"))->info().layout.ep, 2);
 }
 
-// What an attempt that was killed left is no reason to refuse; anything of the user's is.
-TEST(ReshardFiles, TakesOverItsOwnRemainsAlone) {
+// Remains of a killed attempt are no reason to refuse; any file of the user's is.
+TEST(ReshardFiles, TakesOverOnlyItsOwnRemains) {
   const TemporaryFolder folder;
   Source source(small_model(0), folder.file("source"));
   const std::string out = folder.file("out");

@@ -90,7 +90,7 @@ TEST(Reshard, KeepsAllThatTheManifestSays) {
   }
 }
 
-TEST(Reshard, WeightsAloneHaveNoMoments) {
+TEST(Reshard, WeightsOnlyHasNoMoments) {
   const TemporaryFolder folder;
   save_as(folder.file("run"), small_model(0), make_layout(2, 1, 1, 1), 1, false);
   const auto c = open_checkpoint(folder.file("run"));

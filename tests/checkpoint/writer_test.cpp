@@ -205,9 +205,9 @@ TEST_F(Writer, AMarkOfAPublishedStepRemovesNothing) {
   EXPECT_EQ(names(), (Names{"latest", "step_00000001"}));
 }
 
-// `latest` set back by hand, as after a loss spike: what was saved after it gives way as the run comes to it.
+// `latest` set back by hand, as after a loss spike: later steps are replaced when the run reaches them.
 struct Rewound : Writer {
-  // Steps 1 to 5 with `latest` set back to 2; what training saves now can be told by its tokens.
+  // Steps 1 to 5 with `latest` set back to 2; what training saves after that has other token counts.
   Rewound() {
     CheckpointWriter w(run, *mesh.world, 0);
     for (const std::int64_t step : {1, 2, 3, 4, 5}) Writer::save(w, step);
@@ -243,7 +243,7 @@ TEST_F(Rewound, NewerStepsGiveWayAsTheRunComesToThem) {
   EXPECT_EQ(tokens_of(4), 512 * 4);
   EXPECT_EQ(folder.read("run/latest"), "step_00000003\n");
   expect_whole(*open_checkpoint(run));
-  // A step that the run passes is of the training that was given up.
+  // A step that the run passes belongs to the abandoned training.
   save_again(w, 6);
   EXPECT_EQ(names(), (Names{"latest", "step_00000001", "step_00000002", "step_00000003", "step_00000006"}));
   EXPECT_EQ(newer_steps(run), Names{});
@@ -273,7 +273,7 @@ TEST_F(Rewound, PublishingThatFailsPutsTheOldStepBack) {
   EXPECT_EQ(tokens_of(4), 7);
 }
 
-// Killed anywhere on the way, nothing is lost: the old step is back, or the new one is the run's.
+// Killed at any point, nothing is lost: the old step is back, or the new one is the run's.
 TEST_F(Rewound, KilledWhileItReplaces) {
   const auto restart = [&] { CheckpointWriter(run, *mesh.world, 0); };
   const auto write_new = [&](const std::string& at) {
@@ -300,7 +300,7 @@ TEST_F(Rewound, KilledWhileItReplaces) {
   folder.write("run/publishing", "step_00000003\n");
   restart();
   expect_as_before();
-  // ... and then `latest` set by hand to another step, of the training that was given up.
+  // ... and then `latest` set by hand to another step, of the abandoned training.
   fs::rename(old_step, aside);
   write_new(old_step);
   folder.write("run/publishing", "step_00000003\n");

@@ -55,7 +55,7 @@ TEST(SaveOverRanks, OneFailureFailsAll) {
   CheckpointWriter w(run, *mesh.world, 0);
   w.start(info_of(mesh, model, 1, state), state.pieces, {});
   w.finish();
-  // A folder of the last rank's file name: it alone can not create its file.
+  // A folder with the last rank's file name: only this rank can not create its file.
   const int last = mesh.layout.world - 1;
   if (mesh.rank == 0) fs::create_directories(run + "/step_00000002.tmp/" + model_file_name(last));
   mesh.world->barrier();

@@ -25,7 +25,7 @@ struct BadInput : ::testing::Test {
     EXPECT_EQ(files_below(small.folder.path.string()), before) << line;
   }
 
-  // On two ranks mpirun adds lines of its own; of ours there is one.
+  // On two ranks mpirun adds lines of its own; one line is ours.
   void refused_by_two(const Words& words, const Words& named) {
     const auto before = files_below(small.folder.path.string());
     const Outcome o = run_ranks(2, words);
@@ -260,7 +260,7 @@ TEST_F(BadInput, TrainConfig) {
     refused({"train", file("bad.json")}, {"bad.json", named});
     refused({"bench", "step", file("bad.json")}, {"bad.json", named});
   }
-  // More memory than any machine of today has.
+  // More memory than any machine has.
   refused({"bench", "step", config, "--model.hidden_size=65536", "--model.num_hidden_layers=1000"}, {"memory: found"});
 
   const json no_model = json{{"model", {{"num_local_experts", 4}}}, {"init", {{"upcycle", run}}}};

@@ -12,7 +12,7 @@ json measured(const std::string& config, const Words& more = {}) {
   return json_of(words);
 }
 
-// What a training config says of the run and not of a step changes nothing, were it wrong on this machine.
+// Keys of a training config that concern the run rather than a step have no effect, even if wrong on this machine.
 TEST(Bench, KeysThatDoNotConcernItAreIgnored) {
   const SmallRun small;
   const std::int64_t parameters = measured(small.write_config("dense"))["parameters"];
@@ -28,7 +28,7 @@ TEST(Bench, KeysThatDoNotConcernItAreIgnored) {
                 {"schedule", "wsd"},
                 {"min_lr", 1}}}});
   EXPECT_EQ(measured(config)["parameters"], parameters);
-  // Of a run that upcycles on its way it is the experts' step.
+  // For a run that upcycles on the way it is the MoE's step.
   const json moe = measured(config, {"--model.num_local_experts=4", "--upcycle.at_step=1000"});
   EXPECT_GT(moe["parameters"].get<std::int64_t>(), parameters);
   EXPECT_EQ(json_of({"bench", "ops", config, "--seconds=0.001", "--json"})["dtype"], "fp32");

@@ -80,7 +80,7 @@ TEST(Inspect, SaysWhatACheckpointIs) {
   EXPECT_NE(text.out.find("model.layers.1.mlp.up_proj.weight"), std::string::npos);
 }
 
-// Greedy generation keeps keys and values; scoring all ids again for every token keeps nothing.
+// Greedy generation with a key/value cache equals scoring all ids again for every token.
 TEST(Generate, GreedyIsRepeatedScoring) {
   const SmallRun small;
   const std::string run = small.train("run", {{"train", {{"steps", 60}}}});
@@ -103,7 +103,7 @@ TEST(Generate, GreedyIsRepeatedScoring) {
   EXPECT_EQ(run_upcycle(command).out, first.out);
 }
 
-TEST(Generate, DrawsDependOnTheSeedAlone) {
+TEST(Generate, DrawsDependOnlyOnTheSeed) {
   const SmallRun small;
   const std::string run = small.train("run", {{"train", {{"steps", 10}}}});
   const auto text = [&](const std::string& seed) {
@@ -148,7 +148,7 @@ TEST(Bench, StepPrintsOneObject) {
   EXPECT_FALSE(std::filesystem::exists(small.file("bench")));
 }
 
-// The lines of a run's standard error that have this in them.
+// The lines of a run's standard error that contain this.
 std::vector<std::string> lines_with(const std::string& text, const std::string& part) {
   std::vector<std::string> found;
   std::istringstream in(text);
@@ -173,13 +173,13 @@ TEST(Train, NewEpochsAreSaid) {
   };
   EXPECT_EQ(epochs({"--train.steps=4"}), (std::vector<std::string>{line(3, 2)}));
   EXPECT_EQ(epochs({"--train.steps=6"}), (std::vector<std::string>{line(5, 3)}));  // resumed
-  // Of a blend each set by itself: of the small one two sequences a step.
+  // In a blend each set counts by itself: the small one gives two sequences per step.
   const json blend = json::array({{{"path", small.file("train")}, {"weight", 1}}, {{"path", set}, {"weight", 1}}});
   EXPECT_EQ(epochs({"--data.train=" + blend.dump(), "--checkpoint.dir=" + small.file("blend"), "--train.steps=11"}),
             (std::vector<std::string>{line(5, 2), line(10, 3)}));
 }
 
-// Before the first step one line says what is trained; run.json alone has all of the config.
+// Before the first step one line says what is trained; only run.json has all of the config.
 TEST(Train, TheRunIsSaidInOneLine) {
   const SmallRun small;
   const Outcome o = run_upcycle({"train", small.write_config("run"), "--train.steps=1"});

@@ -25,7 +25,7 @@ json difference(const std::string& a, const std::string& b, int exit_code) {
   return json::parse(o.out, nullptr, false);
 }
 
-// The first value of a tensor, which becomes another.
+// Changes the first value of a tensor.
 void plant(const std::string& path, const std::string& tensor, float value) {
   const std::uint64_t at = SafetensorsFile::open(path).info(tensor).begin;
   std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);

@@ -41,7 +41,7 @@ void state_before_it_is_saved(int ranks) {
     EXPECT_NE(said[0].find(part), said[0].npos) << part << " in " << said[0];
   EXPECT_EQ(newest(run), "step_00000004");
   EXPECT_EQ(run_upcycle({"inspect", run, "--verify"}).exit_code, 0);
-  // The good state is kept, whatever checkpoint.keep says: that of step 4 is finite, and no more.
+  // The good state of step 3 is kept, whatever checkpoint.keep says: that of step 4 is finite, but already ruined.
   EXPECT_TRUE(fs::exists(run + "/step_00000003/manifest.json"));
   // Started again, as a scheduler does, it ends the same way, and saves nothing twice.
   const auto before = checkpoint_hashes(run);
@@ -50,7 +50,7 @@ void state_before_it_is_saved(int ranks) {
   ASSERT_EQ(endings(again).size(), 1u) << again.err;
   EXPECT_EQ(checkpoint_hashes(run), before);
   EXPECT_TRUE(fs::exists(run + "/step_00000003/manifest.json"));
-  // The way out that the line names.
+  // The remedy that the line names.
   write_bytes(run + "/latest", "step_00000003\n");
   const Outcome good = train({});
   EXPECT_EQ(good.exit_code, 0) << good.err;

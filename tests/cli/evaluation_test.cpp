@@ -18,7 +18,7 @@ json evaluation(const std::string& run) {
   return last;
 }
 
-// What is evaluated is a number of the run's batches, whatever a rank's microbatches are, and so is its loss. The
+// Evaluation covers a number of the run's batches, whatever a rank's microbatches are, and its loss is the same. The
 // weights do not move, so that they are the same in all of these runs.
 TEST(Evaluation, IsOfTheSameSequencesOnEveryLayoutAndMicrobatch) {
   const SmallRun small;

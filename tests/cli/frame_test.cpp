@@ -35,7 +35,7 @@ TEST(Frame, HelpAndVersion) {
   EXPECT_EQ(run_upcycle({"tokenize", "--help"}).out, command.out);
 }
 
-// libgomp says what it has read: at its own start, and again where the program has started itself anew.
+// libgomp prints its settings: when the program starts, and again when it has re-executed itself.
 TEST(Frame, WaitingThreadsSpinForABoundedTimeUnlessToldOtherwise) {
   const auto spins = [](const std::string& policy, const std::string& count) {
     const Outcome o = run_upcycle({"--version"}, {{"OMP_DISPLAY_ENV", "VERBOSE"},
@@ -77,7 +77,7 @@ TEST(Frame, BadCommandLines) {
   EXPECT_NE(one_line_error(run_upcycle({"help", "tokenise"})).find("'tokenize'"), std::string::npos);
 }
 
-TEST(Frame, Rank0AloneReports) {
+TEST(Frame, OnlyRank0Reports) {
   one_line_error(run_upcycle({"zzzzzzzz"}, {{"OMPI_COMM_WORLD_RANK", "0"}, {"OMPI_COMM_WORLD_SIZE", "2"}}));
   for (const char* variable : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID"}) {
     const Outcome other = run_upcycle({"zzzzzzzz"}, {{variable, "1"}});
@@ -153,7 +153,7 @@ TEST(RunWithRanks, WhatOneRankKnowsEndsTheJob) {
   }
 }
 
-// Without a launcher, and not buried by MPI's explanation of how the program ended.
+// Without a launcher the line is not buried by MPI's explanation of how the program ended.
 TEST(RunWithRanks, OneRankPrintsOneLine) {
   EXPECT_EQ(one_line_error(run_program({UPCYCLE_ENDINGS, "alone"})), "upcycle: only rank 0 knows");
   for (const char* mode : {"error", "other"}) {
@@ -176,7 +176,7 @@ TEST(RunLocal, TheLineThatEndsARunComesLast) {
   EXPECT_EQ(o.err.compare(last, 18, "upcycle: rank 2 on"), 0) << o.err.substr(last > 2000 ? last - 2000 : 0);
 }
 
-// A job that does not end does not keep the line to itself; and everything else passes through as it is.
+// The line is printed even if the job does not end; everything else passes through unchanged.
 TEST(RunLocal, TheLineDoesNotWaitForAJobThatHangs) {
   const std::string script = ::testing::TempDir() + fmt::format("run_local_test_{}", getpid());
   std::ofstream(script) << "#!/bin/sh\n"

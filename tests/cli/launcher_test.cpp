@@ -8,7 +8,7 @@
 namespace upcycle {
 namespace {
 
-// The binary with these arguments, as mpirun's variables leave it when they are taken away.
+// The binary with these arguments, without mpirun's variables.
 Words without_variables(const Words& arguments) {
   Words words{"/usr/bin/env"};
   for (const char* name : {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK",
@@ -29,7 +29,7 @@ TEST(Launcher, RanksAreCountedByMpi) {
                   {"memory: found", "needed by each of 2 ranks on this machine"});
 }
 
-// Found before MPI runs, by one rank alone, whichever it is: the others wait already.
+// Found before MPI runs by a single rank, whichever it is: the others already wait.
 TEST(Launcher, OneRanksCommandLineIsSaid) {
   const SmallRun small;
   const std::string config = small.write_config("run");

@@ -9,7 +9,7 @@
 #include "tests/cli/refused.h"
 #include "tests/cli/small_run.h"
 
-// What can be wrong on some ranks alone, or with a folder that several read: one line of one rank that says which, exit
+// What can be wrong on some ranks only, or with a folder that several read: one line of one rank that says which, exit
 // code 2 of the whole job, no rank that waits for ever, no file more than before.
 namespace upcycle {
 namespace {
@@ -41,7 +41,7 @@ TEST_F(RanksRefused, DifferentConfigs) {
   refused({train(1, a), train(1, b)}, {"train.lr: found 0.02 on rank 1, expected 0.01 as on rank 0", "one config"});
   refused({train(2, a), train(1, b), train(1, a)}, {"train.lr: found 0.02 on rank 2"});
   refused({train(1, a), train(3, b)}, {"found 0.02 on ranks 1 to 3"});
-  // Each layout works for itself: made, these would wait for each other.
+  // Each layout is valid by itself, but ranks that used different ones would wait for each other.
   refused({train(1, a), train(1, a, {"--parallel.tp=2"})}, {"parallel.tp: found 2 on rank 1, expected 1"});
   refused({train(1, a), train(1, a, {"--checkpoint.dir=" + file("other")})}, {"checkpoint.dir: found", "on rank 1"});
   refused({train(1, a), train(1, file("none.json"))}, {"none.json: found no such file"});
@@ -51,7 +51,7 @@ TEST_F(RanksRefused, DifferentConfigs) {
   refused({bench, other}, {"dtype: found \"bf16\" on rank 1, expected \"fp32\""});
 }
 
-// Found before MPI runs, by one rank alone.
+// Found before MPI runs, by a single rank.
 TEST_F(RanksRefused, DifferentCommandLines) {
   const std::string a = small.write_config("a");
   refused({train(1, a), {1, {binary, "train", a, "--no-such-option"}}}, {"--no-such-option"});
@@ -76,7 +76,7 @@ struct RanksCheckpoint : RanksRefused {
   const std::string manifest = step + "/manifest.json", model0 = step + "/model.rank00000.h5",
                     model1 = step + "/model.rank00001.h5", optimizer1 = step + "/optimizer.rank00001.h5";
 
-  // By resuming and, of the weights, by starting from them.
+  // When resuming and, for the weights, when starting from them.
   void both_refuse(const Words& named, bool weights = true) {
     refused({train(2, config)}, named);
     if (weights) refused({train(3, fresh, {"--init.load=" + run, "--train.global_batch_size=6"})}, named);

@@ -28,7 +28,7 @@ TEST(Reshard, ThereAndBackIsTheSameFolder) {
     EXPECT_EQ(text_of(back + "/step_00000002/" + name), text_of(run + "/step_00000002/" + name)) << name;
 }
 
-// What two ranks save after going on from either is bit for bit the same.
+// Two ranks that resume from either save bit for bit the same.
 TEST(Reshard, TrainingGoesOnFromIt) {
   const SmallRun small;
   const std::string run = small.train("run", experts), config = small.write_config("run", experts);

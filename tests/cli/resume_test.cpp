@@ -22,7 +22,7 @@ void wait_for(const std::string& path) {
   ASSERT_TRUE(std::filesystem::exists(path)) << path;
 }
 
-// Long enough to be met while it runs.
+// Long enough to be interrupted while it runs.
 const json long_run = {{"train", {{"steps", 400}}}, {"checkpoint", {{"every", 20}, {"keep", 2}}}};
 const std::map<std::string, std::string> one_thread{{"OMP_NUM_THREADS", "1"}};
 
@@ -123,8 +123,8 @@ TEST(Resume, ASignalBeforeTheFirstStepEndsTheRunWithNothingHalfWritten) {
   EXPECT_EQ(newest(small.file("run")), "step_00000003");
 }
 
-// run_local.sh, asked while it starts mpirun and while mpirun starts the ranks: an order that comes too early for them
-// is not lost, and nobody dies of it.
+// run_local.sh, asked while it starts mpirun and while mpirun starts the ranks: a signal that arrives too early for
+// them is not lost, and kills none of them.
 TEST(Resume, TwoRanksAreStoppedWhileTheyStart) {
   const SmallRun small;
   const std::string config = small.write_config("run");
@@ -170,7 +170,7 @@ TEST(Resume, SetBackByHand) {
   EXPECT_NE(checkpoint_hashes(run), first);
   EXPECT_FALSE(std::filesystem::exists(run + "/step_00000006.old"));
   EXPECT_TRUE(std::filesystem::exists(run + "/step_00000004"));
-  EXPECT_EQ(step_lines(run).size(), 8u);  // steps 5 and 6 stand twice
+  EXPECT_EQ(step_lines(run).size(), 8u);  // steps 5 and 6 occur twice
 }
 
 // train.tokens counts the tokens that were trained on, in whatever batches; the place in the data is kept.
@@ -213,7 +213,7 @@ TEST(Resume, AnotherSequenceLengthIsRefused) {
   EXPECT_EQ(files_below(run), before);
 }
 
-// Saved by two ranks, gone on with by one: the same training, up to the order of sums.
+// Saved by two ranks, resumed by one: the same training, up to the order of sums.
 void two_ranks_then_one(const json& parallel) {
   const SmallRun small;
   const json all = {{"parallel", parallel}, {"train", {{"schedule", "constant"}}}};

@@ -6,7 +6,7 @@
 namespace upcycle {
 
 struct Outcome {
-  int exit_code = -1;  // 128 + signal where one ended it
+  int exit_code = -1;  // 128 + signal if one ended it
   std::string out, err;
 };
 
@@ -20,7 +20,7 @@ class Started {
   void kill() const;       // SIGKILL: no handler, no destructor runs
   void terminate() const;  // SIGTERM
   void signal(int number) const;
-  // Waits until the program itself handles this signal, half a minute at most; whether it does.
+  // Waits until the program has installed a handler of this signal, at most half a minute; returns whether it has.
   bool handles(int number) const;
   Outcome finish();  // waits for its end
 
@@ -39,7 +39,8 @@ Outcome run_program(const std::vector<std::string>& words, const std::map<std::s
 Outcome run_upcycle(const std::vector<std::string>& arguments,
                     const std::map<std::string, std::string>& environment = {});
 
-// An error a user can mend: exit code 2, nothing on standard output, and the one line "upcycle: ..." that is returned.
+// An error that a user can correct: exit code 2, nothing on standard output, and the one line "upcycle: ..." that is
+// returned.
 std::string one_line_error(const Outcome& outcome);
 
 }  // namespace upcycle

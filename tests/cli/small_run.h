@@ -16,9 +16,9 @@ struct SmallRun {
 
   SmallRun();
   std::string file(const std::string& name) const { return folder.file(name); }
-  // NAME.json with what `changes` (RFC 7396) make of `config`, and checkpoint.dir = NAME.
+  // Writes NAME.json: `config` with `changes` (RFC 7396) and checkpoint.dir = NAME.
   std::string write_config(const std::string& name, const nlohmann::json& changes = {}) const;
-  // `train` of that config to its end, which must be a good one; gives the run folder.
+  // Runs `train` with that config, which must succeed; returns the run folder.
   std::string train(const std::string& name, const nlohmann::json& changes = {}, int ranks = 1) const;
   std::string write_ids(const std::string& name, const std::vector<std::int32_t>& ids) const;
 };

@@ -100,7 +100,7 @@ class UpcycleRun : public ::testing::Test {
   }
 };
 
-TEST_F(UpcycleRun, StartsWhereTheDenseModelStands) {
+TEST_F(UpcycleRun, StartsFromTheDenseModelsFunction) {
   expect_trained({"--init.load=" + path("dense"), "--train.steps=1"}, "cpt");
   const double want = metrics(path("cpt")).at(0)["loss"];
   EXPECT_LT(want, std::log(260)) << "the dense run learnt something";
@@ -253,7 +253,7 @@ std::size_t count(const std::string& text, const std::string& part) {
   return n;
 }
 
-// One expert a token whose weight is always 1: training says that its router gets nothing from the loss.
+// One expert per token whose weight is always 1: training warns that its router gets no gradient from the loss.
 TEST_F(UpcycleRun, OneExpertATokenIsWarnedOf) {
   const std::string warning = "warning: model.num_experts_per_tok = 1 under model.router_softmax = topk_then_softmax";
   const auto expect = [&](std::size_t times, const Outcome& o) {
@@ -277,7 +277,7 @@ TEST_F(UpcycleRun, OneExpertATokenIsWarnedOf) {
   expect(0, plan(moe({k1, softmax_first})));
 }
 
-// On two ranks, all of which find the same fault: one line, of rank 0.
+// On two ranks, which both find the same fault: one line, from rank 0.
 TEST_F(UpcycleRun, TwoRanksConvertAndAgreeOnWhatIsRefused) {
   const auto train_2 = [](const Words& words, const std::string& run) {
     Words all{UPCYCLE_ROOT "/launch/run_local.sh",

@@ -2,7 +2,7 @@
 # mount namespaces of its own, so its own address, shared memory and process table; the files are common, as on a cluster's
 # file system. All of it lives in one more set of namespaces, the world, and ends with the script, however that ends.
 
-PATH=$PATH:/usr/sbin:/sbin  # where the programs of administrators lie
+PATH=$PATH:/usr/sbin:/sbin  # administrators' programs
 
 address_of() { echo "10.77.0.$1"; }  # of host 1, 2, ...; the head, where the script itself runs, is number 100
 
@@ -66,14 +66,14 @@ on() {  # host command...
 }
 
 kill_host() { kill -9 "$(<"$world/$1.pid")"; }   # a power failure: all its processes end with the first
-cut() { ip link set "p${1#vh}" down; }           # no end of a connection gets through
+cut() { ip link set "p${1#vh}" down; }           # nothing gets through
 join() { ip link set "p${1#vh}" up; }
 rate() {  # host rate ("100mbit"): both directions of its link
   tc qdisc replace dev "p${1#vh}" root tbf rate "$2" burst 256k latency 50ms
   on "$1" tc qdisc replace dev eth0 root tbf rate "$2" burst 256k latency 50ms
 }
 
-# Open MPI among the hosts. Their cores are the same ones, so nothing is bound, and waiting ranks give way.
+# Open MPI among the hosts. Their cores are the same ones, so nothing is bound, and waiting ranks yield.
 mpi_environment() {
   export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
   export OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_rmaps_base_oversubscribe=1

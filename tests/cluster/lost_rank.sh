@@ -1,5 +1,5 @@
 #!/bin/bash
-# lost_rank.sh UPCYCLE: a rank that stands still, one that dies and a link that is cut each end a run of two hosts within the
+# lost_rank.sh UPCYCLE: a rank that hangs, one that dies and a link that is cut each end a run of two hosts within the
 # time-out, with a line that names who is missing.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

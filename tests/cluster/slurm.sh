@@ -3,7 +3,7 @@
 source "$here/hosts.sh"
 source "$here/small_run.sh"
 
-# enter_cluster UPCYCLE: enters the world (hosts.sh); where the script fails there, it shows what SLURM and the job said.
+# enter_cluster UPCYCLE: enters the world (hosts.sh); where the script fails there, it shows the output of SLURM and of the job.
 enter_cluster() {
   need mpirun jq tc munged slurmctld slurmd sbatch srun
   enter_world "$@"

@@ -17,8 +17,8 @@ make_small_run() {  # upcycle binary, folder, steps
 X
 }
 
-# What two runs of one layout must have in common, to the bit: each step's numbers but its times (the last line of a
-# step counts: steps repeated after a death stand twice), and the sums of the newest checkpoint's files.
+# What two runs of one layout must have in common, to the bit: each step's numbers except its times (the last line of a
+# step counts: steps repeated after a death occur twice), and the sums of the newest checkpoint's files.
 losses() { jq -s -c '[.[] | select(.loss)] | group_by(.step) | .[] | last | del(.tokens_per_s, .mfu, .step_ms)' "$1/metrics.jsonl"; }
 sums() { jq -c '.files[] | [.name, .hash]' "$1/$(<"$1/latest")/manifest.json"; }
 
@@ -33,7 +33,7 @@ expect_same_run() {  # folder folder steps
   diff <(sums "$1") <(sums "$2") >&2 || { echo "FAILED: the checkpoints of $1 and $2 differ"; return 1; }
 }
 
-logged() {  # command...: what it says is shown only when it fails
+logged() {  # command...: its output is shown only when it fails
   local log
   log=$(mktemp -p "$world")
   "$@" >"$log" 2>&1 || { local code=$?; cat "$log" >&2; return "$code"; }

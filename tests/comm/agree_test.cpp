@@ -37,7 +37,7 @@ TEST(Agree, OneRanksFailureIsEveryRanks) {
   }
 }
 
-TEST(Agree, TheFirstFailureSpeaks) {
+TEST(Agree, TheFirstFailureIsReported) {
   const Mesh mesh = make_test_mesh();
   const int first = mesh.layout.world / 2;
   const std::string text = agreed(*mesh.world, [&] {

@@ -9,14 +9,14 @@
 #include "tests/comm/group.h"
 #include "tests/comm/inputs.h"
 
-// Transfers that are under way while a rank does something else.
+// Transfers in flight while a rank does something else.
 namespace upcycle::test {
 namespace {
 
-// So small that a call takes many rounds: a rank that did not move a group's next round would stop the others.
+// So small that a call takes many rounds: a rank that did not advance a group's next round would block the others.
 constexpr MpiLimits kTiny{.piece_bytes = 64, .scratch_bytes = 1 << 20, .message_bytes = 104, .small_bytes = 16};
 
-// A reduce-scatter of n elements a rank, and what it must give.
+// A reduce-scatter of n elements per rank, and its expected result.
 struct Sum {
   Buffer in, out, expected;
   Sum(Communicator& group, std::int64_t n, int seed)
@@ -29,7 +29,7 @@ struct Sum {
   Event start(Communicator& group) { return group.reduce_scatter(out.tensor(), in.tensor()); }
 };
 
-// Even ranks wait for one group first, odd ones for the other: each must move both.
+// Even ranks wait for one group first, odd ones for the other: each must advance both.
 TEST(Async, RanksWaitForTwoGroupsInOppositeOrders) {
   const auto a = make_test_group("a", kTiny), b = make_test_group("b", kTiny);
   const int rank = a->rank(), size = a->size();
@@ -59,7 +59,7 @@ TEST(Async, ManyWaitInLineBesideBlockingCallsOfAnotherGroup) {
     }
     if (i % 5 == 0) other->barrier();
   }
-  // The last one first: all before it are done with it.
+  // The last one first: all earlier ones are then done too.
   std::reverse(events.begin(), events.end());
   for (const Event& e : events) wait(e);
   for (const Event& e : events) wait(e);  // waiting twice is allowed
@@ -110,7 +110,7 @@ TEST(Async, PollingAloneMovesATransfer) {
   Sum sum(*group, 1000, 0);
   reset_trace_counters();
   const Event event = sum.start(*group);
-  // Looked at early only to see it move; the alarm of the test's main ends a transfer that does not.
+  // Checked early only to see it advance; the alarm of the test's main ends a transfer that does not.
   while (!(sum.out == sum.expected)) test_stream().poll();
   for (int i = 0; i < 1000; ++i) test_stream().poll();
   wait(event);
@@ -191,7 +191,7 @@ TEST(Async, AWaitThatBlocksIsTracedAndTimed) {
 }
 
 #ifndef __SANITIZE_ADDRESS__
-TEST(Async, CallsLeaveTheHeapAsItIs) {
+TEST(Async, CallsDoNotGrowTheHeap) {
   const auto group = make_test_group("steady", kTiny);
   Sum a(*group, 300, 0), b(*group, 50, 1);
   std::vector<std::int64_t> ones(static_cast<std::size_t>(group->size()), 1);
@@ -209,7 +209,7 @@ TEST(Async, CallsLeaveTheHeapAsItIs) {
   for (int i = 0; i < 50; ++i) step();  // MPI's own pools grow at first
   const std::size_t before = heap();
   for (int i = 0; i < 200; ++i) step();
-  EXPECT_LE(heap(), before + (32 << 10));  // MPI's; an event or an operation for each call would be far more
+  EXPECT_LE(heap(), before + (32 << 10));  // MPI's share; an event or an operation per call would be far more
 }
 #endif
 

@@ -18,7 +18,7 @@ namespace {
 
 constexpr std::int64_t kSizes[] = {0, 1, 2, 3, 17, 64, 257, 1000, 6001};
 
-// Cuts that make every size above a few elements take many rounds, and the defaults.
+// The default limits, and ones with which all but the smallest sizes take many rounds.
 std::vector<MpiLimits> cuts() {
   return {MpiLimits{}, MpiLimits{.piece_bytes = 64, .scratch_bytes = 1 << 20, .message_bytes = 104, .small_bytes = 16},
           MpiLimits{.piece_bytes = 4096, .scratch_bytes = 4096, .message_bytes = 1 << 30, .small_bytes = 0}};
@@ -186,7 +186,7 @@ TEST_P(Collectives, HostAgreement) {
   EXPECT_EQ(group_->gather_text(""), "");
 }
 
-// No rank leaves a barrier before the last one has come.
+// No rank leaves a barrier before the last one has arrived.
 TEST_P(Collectives, Barrier) {
   for (int late = 0; late < size_; ++late) {
     group_->barrier();
@@ -263,7 +263,7 @@ TEST_P(Collectives, RecordsEachCallAndAllocatesNothing) {
 
 INSTANTIATE_TEST_SUITE_P(Cuts, Collectives, testing::Values(0, 1, 2));
 
-// Above one round of the default cut, with a ragged end.
+// More than one round of the default limits, with a ragged end.
 TEST(LargeCollectives, TakeSeveralRounds) {
   const auto group = make_test_group("test");
   const std::int64_t n = (std::int64_t{2} << 20) / 4 * 3 + 7;  // a part: 1.5 pieces of 1 MiB

@@ -4,7 +4,7 @@
 
 namespace upcycle::test {
 
-// All ranks, with their own cuts.
+// A group of all ranks, with the given limits.
 inline std::unique_ptr<Communicator> make_test_group(const std::string& name, const MpiLimits& limits = {}) {
   return make_mpi_communicator(mpi_session(), name, 0, mpi_session().rank(), test_stream(), limits);
 }

@@ -10,7 +10,7 @@
 // nccl-tests' verifiable.h).
 namespace upcycle::test {
 
-// The types that are summed, and all that move.
+// The types that can be summed, and all that can be moved.
 constexpr DType kSummed[] = {DType::F32, DType::BF16, DType::F64};
 constexpr DType kAll[] = {DType::F32, DType::BF16, DType::F64, DType::I32, DType::I64};
 

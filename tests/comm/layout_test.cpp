@@ -91,7 +91,7 @@ TEST(Layout, AnImpossibleOneNamesFieldsAndWhatWorks) {
             "parallel.etp=65536 * parallel.ep=65536 does not divide world=65536 ranks (world");
 }
 
-// Whatever is asked for, what the message offers is accepted.
+// Whatever was asked for, every layout that the message suggests is accepted.
 TEST(Layout, SuggestionsWork) {
   for (int world = 1; world <= 24; ++world) {
     for (int tp = 1; tp <= 9; ++tp) {

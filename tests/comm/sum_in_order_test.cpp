@@ -28,7 +28,7 @@ TEST(Sums, InOrderAndRoundedOnce) {
   }
 }
 
-// The inputs above must be able to tell the orders apart, and one rounding from several.
+// The inputs above must distinguish the orders, and one rounding from several.
 TEST(Sums, InputsTellOrdersApart) {
   int order = 0, rounding = 0;
   for (std::int64_t i = 0; i < 1000; ++i) {

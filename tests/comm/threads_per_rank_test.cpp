@@ -33,7 +33,7 @@ TEST(Threads, UnboundRanksDivideTheMachine) {
 TEST(Threads, BoundRanksTakeWhatTheyAreBoundTo) {
   EXPECT_EQ(threads({cores(0, 2), cores(2, 4)}), (std::vector{2, 2}));
   EXPECT_EQ(threads({cores(0, 1), cores(1, 2)}), (std::vector{1, 1}));
-  // Two ranks a socket.
+  // Two ranks per socket.
   EXPECT_EQ(threads({cores(0, 64), cores(0, 64), cores(64, 128), cores(64, 128)}), (std::vector{32, 32, 32, 32}));
   EXPECT_EQ(threads({cores(0, 8), cores(8, 12)}), (std::vector{8, 4}));
 }

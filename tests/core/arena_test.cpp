@@ -11,7 +11,7 @@ struct Views {
   Tensor weights, row, scratch, other;
 };
 
-// As a model lays out its memory: two scratch buffers share a place, the later takes lie past it.
+// As a model lays out its memory: two scratch buffers share memory, later takes are placed behind them.
 Views layout(Arena& arena) {
   Views v;
   v.weights = arena.take(DType::BF16, {3, 5});
@@ -75,7 +75,7 @@ TEST(Arena, ClassesAddUpToItsSizeAndSharedMemoryCountsOnce) {
   EXPECT_EQ(classes_of(arena), expected);
   EXPECT_EQ(arena.high_water(), 1792u);
   arena.allocate(*device);
-  EXPECT_TRUE(arena.classes().empty());  // the cursor stands at the start again
+  EXPECT_TRUE(arena.classes().empty());  // the cursor is at the start again
   layout();
   EXPECT_EQ(classes_of(arena), expected);
   Arena moved = std::move(arena);

@@ -262,7 +262,7 @@ TEST(ConfigHelp, PrintsEveryKeyWithItsDefault) {
   EXPECT_NE(line_of["train.optimizer"].find("adamw | sgd"), std::string::npos);
 }
 
-// A field added to a struct but not to the table would silently not be a key. The sizes stand for the structs.
+// A field added to a struct but not to the table would silently not be a key. The structs' sizes tell.
 TEST(ConfigHelp, TableHasEveryMember) {
   std::map<std::string, std::size_t> fields_of;
   for (const Field& f : fields())

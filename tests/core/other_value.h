@@ -3,8 +3,8 @@
 
 namespace upcycle {
 
-// Another value of the field than in `config`, as an override has it: of a text with names another one, of a number
-// more, of a switch the other.
+// Another value for the field than in `config`, as an override: another name for an enumerated text, a larger number,
+// the other state of a switch.
 inline std::string other_value(Config config, const Field& field) {
   const Slot slot = field.slot(config);
   if (const auto* text = std::get_if<std::string*>(&slot)) return field.names[**text == field.names[0] ? 1 : 0];

@@ -56,7 +56,7 @@ TEST(Trace, CountsByGroupAndOpAndKeepsTheLast) {
   EXPECT_EQ(trace_counters().of("dp", "all_gather").wait_seconds, 0.75);
   EXPECT_EQ(trace_counters().of("dp", "all_gather").calls, 1u);
   EXPECT_EQ(trace_counters().wait_seconds(), 1.75);
-  EXPECT_EQ(trace_counters().last.op, "reduce_scatter");  // of the issued, not of the waited for
+  EXPECT_EQ(trace_counters().last.op, "reduce_scatter");  // the last issued, not the last waited for
   reset_trace_counters();
   EXPECT_TRUE(trace_counters().counts.empty());
 }

@@ -10,7 +10,7 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do
   shift
 done
 shift
-# What nvcc's own launch code calls; gpu::launch of the emulation has no need of them.
+# What nvcc's own launch code calls; gpu::launch of the emulation does not need them.
 launch='^(cudaLaunchKernel|cudaLaunchKernelEx|cudaLaunchKernelExC|cudaFuncSetAttribute|cudaGetFuncBySymbol)$'
 undefined=$(nm -u "${real[@]}")
 defined=$(nm --defined-only "$@")

@@ -18,8 +18,8 @@ upcycle_nccl_ending(late_first RANKS 3 SAYS "${waited}rank 0 on [^ ]+ did not ar
 upcycle_nccl_ending(late_middle RANKS 3 SAYS "${waited}rank 1 on [^ ]+ did not arrive. ranks 0, 2 waiting" CODE 1)
 upcycle_nccl_ending(non_blocking RANKS 2 CODE 5 ENVIRONMENT NCCL_COMM_BLOCKING=0
   SAYS "rank [01] on [^ ]+: NCCL: ncclCommInitRankConfig.*its communicators must block. unset NCCL_COMM_BLOCKING")
-# NCCL connects ranks in the first call of a kind: it is not made before all have come, so that one can be named. And
-# where the host does stand inside NCCL, the monitor's thread ends the process.
+# NCCL connects ranks in the first call of a kind: it is not made before all ranks have arrived, so that missing ones can be named. And
+# if the host is stuck inside NCCL, the monitor's thread ends the process.
 upcycle_nccl_ending(late_first_call RANKS 3 CODE 1
   SAYS "rank [0-9] on [^ ]+ waited 2 s in world barrier #4 \\(0 bytes\\): rank 2 on [^ ]+ did not arrive. ranks 0-1 waiting")
 upcycle_nccl_ending(inside RANKS 2 CODE 1 FULL

@@ -9,9 +9,9 @@
 #include "kernels/cuda/cuda_device.h"
 #include "tests/cuda_host/emulation/runtime_internal.h"
 
-// What the modes of the emulation promise: that work waits for somebody to wait for it, that streams pass one another,
-// and that memory which is not yet, or no longer, what it should be does not look right. And Staging, which lives by
-// that.
+// What the modes of the emulation promise: that work is delayed until it is waited for, that streams overtake one
+// another, and that memory read too early or too late has wrong contents. And Staging, whose correctness depends on the
+// waits.
 namespace upcycle {
 namespace {
 

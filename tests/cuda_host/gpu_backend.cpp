@@ -8,8 +8,8 @@
 #include "tests/cuda_host/settled_ops.h"
 #include "tests/kernels/test_backend.h"
 
-// The CUDA backend on a GPU, for the tests that elsewhere run it on the emulated one (launch/gpu_check.sh). What tests
-// look at lies in managed memory, and every op has ended when it returns.
+// The CUDA backend on a GPU, for the tests that elsewhere run it on the emulated one (launch/gpu_check.sh). Tests read
+// managed memory, and every op has ended when it returns.
 namespace upcycle::testing {
 
 // Under mpirun each rank has the GPU of its number on the host.

@@ -5,7 +5,7 @@
 #include "tests/cuda_host/emulation/runtime_internal.h"
 #include "tests/kernels/op_fixture.h"
 
-// What the experts' products have on CUDA alone: algorithms chosen beforehand, and streams of their own.
+// What the experts' products have only on CUDA: algorithms chosen beforehand, and streams of their own.
 namespace upcycle {
 namespace {
 
@@ -78,7 +78,7 @@ TEST_F(GroupedMatmulOnCuda, NoStepChoosesAnAlgorithm) {
     }
 }
 
-// What the library would do with it is not known before it is a GPU's: the emulation refuses it.
+// What the library would do with it is known only on a GPU: the emulation refuses it.
 TEST_F(GroupedMatmulOnCuda, AWorkspaceLessAlignedThanCublasLtAsksIsRefused) {
   Expert e(2, 16, 8, 32, DType::F32);
   OpBench bench(e.limits());

@@ -123,7 +123,7 @@ TEST_F(MoeOnCuda, JoinedCrossEntropy) {
     for (std::int64_t t = 0; t < T; ++t) {
       targets.set(t, t % 7 == 3 ? -1 : static_cast<double>(t));
       if (ranks == 1) continue;
-      stats.set(3 * (T + t), -std::numeric_limits<double>::infinity());  // a shard of padding alone
+      stats.set(3 * (T + t), -std::numeric_limits<double>::infinity());  // a shard of only padding
       stats.set(3 * (T + t) + 1, 0);
       stats.set(3 * (T + t) + 2, 0);
     }

@@ -9,7 +9,7 @@
 #include "parallel/comm/comm_nccl.h"
 #include "tests/cuda_host/emulation/nccl_operation.h"
 
-// How a job on GPUs ends where NCCL does not come to an end (mpi_endings.cpp, over NCCL).
+// How a job on GPUs ends when an NCCL operation never does (mpi_endings.cpp, over NCCL).
 using namespace upcycle;
 
 namespace {

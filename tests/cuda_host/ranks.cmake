@@ -1,5 +1,5 @@
 # The whole training step, upcycling and checkpoints on ranks that each have an emulated GPU.
-# Host code that touches device memory dies of it.
+# Host code that touches device memory crashes.
 set(gpu_environment "UPCYCLE_EMUL_GUARD=1")
 
 upcycle_mpi_tests(cuda_host/ranks RANKS 1 2 4 FULL_RANKS 1 2 4 LINKS test_rig kernels_cuda_emulated comm_nccl_emulated
@@ -35,7 +35,7 @@ upcycle_tests_on_gpus(train_mpi RANKS 2 FULL_RANKS 2 FILTER CheckReplicas.*:*Sam
 upcycle_tests_on_gpus(parity_mpi FULL_RANKS 2 4)
 upcycle_tests_on_gpus(upcycle_mpi RANKS 2 FULL_RANKS 2 4 FILTER Ranks.*)
 
-# On GPUs, a rank each: built wherever CUDA is, run by launch/gpu_check.sh.
+# On GPUs, one rank each: built wherever CUDA is, run by launch/gpu_check.sh.
 if(UPCYCLE_NVCC)
   add_executable(test_gpu_parity_mpi $<TARGET_OBJECTS:mpi_main> $<TARGET_OBJECTS:gpu_backend> $<TARGET_OBJECTS:nccl_mesh>)
   target_link_libraries(test_gpu_parity_mpi PRIVATE test_parity_mpi_files GTest::gtest kernels_cuda comm_nccl)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 ARCHITECTURES = ("sm_90", "sm_100")
-KINDS = {"sm_90.cubin", "sm_100.cubin", "sm_100.ptx"}  # what every object must hold; PTX is for GPUs to come
+KINDS = {"sm_90.cubin", "sm_100.cubin", "sm_100.ptx"}  # what every object must hold; PTX is for future GPUs
 # Of one SM of both: 32-bit registers, given out to a warp by 256; shared memory, of which each block takes 1 KiB more.
 REGISTERS, REGISTER_UNIT, SHARED, RESERVED, THREADS, BLOCKS = 65536, 256, 228 * 1024, 1024, 2048, 32
 COUNTS = ("registers", "static", "stack", "local", "generic", "mma", "ldsm", "ldgsts", "ldg", "ldg128", "stg", "stg128", "blocks")

@@ -8,8 +8,8 @@
 
 namespace upcycle::testing {
 
-// The ops as tests call them that look at device memory on the host: memory is open to the test, closed to the op's own
-// host code (under UPCYCLE_EMUL_GUARD), and when a call returns its work is done, in whatever order its streams ran.
+// The ops for tests that look at device memory on the host: memory is open to the test, closed to the op's own host
+// code (under UPCYCLE_EMUL_GUARD), and when a call returns its work is done, in whatever order its streams ran.
 struct SettledBase : Ops {
   std::unique_ptr<Ops> ops;
 };

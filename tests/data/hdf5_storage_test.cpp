@@ -9,8 +9,8 @@
 #include "tests/core/input_error.h"
 #include "tests/data/expect_input_error.h"
 
-// A dataset is contiguous numbers of its own file. Whatever HDF5 offers besides would let a file that passes its
-// checksum read others of this machine, or numbers that were never written.
+// A dataset is contiguous numbers of its own file. HDF5's other kinds of storage would let a file that passes its
+// checksum read other files of this machine, or numbers that were never written.
 namespace upcycle {
 namespace {
 
@@ -43,7 +43,7 @@ struct Storage : testing::Test {
     H5Pclose(properties);
     H5Sclose(space);
   }
-  // Both ways to the numbers name file, dataset, found and expected.
+  // Both ways of reading the numbers name file, dataset, found and expected.
   void refused(const char* name, std::initializer_list<const char*> parts) {
     const Hdf5File file = Hdf5File::open_read(path);
     const std::string quoted = fmt::format("'{}'", name);

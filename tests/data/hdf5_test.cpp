@@ -238,7 +238,7 @@ TEST(Hdf5, FailedWritesAreErrors) {
   EXPECT_TRUE(contains(message, "x.h5"));
   EXPECT_TRUE(contains(message, "File too large"));
   EXPECT_EQ(message.find('\n'), message.npos) << message;
-  // And the next file is none the worse for it.
+  // And the next file is not affected.
   Hdf5File file = Hdf5File::create(folder.file("y.h5"));
   file.write("w", values.data(), 2, 2, {});
   file.close();

@@ -16,14 +16,14 @@ namespace {
 int signs_of(const std::function<void()>& work) {
   int signs = 0;
   set_progress_listener([&] { ++signs; });
-  forward_progress();  // what other tests made
+  forward_progress();  // clears what other tests left
   signs = 0;
   work();
   set_progress_listener(nullptr);
   return signs;
 }
 
-TEST(Progress, IsForwardedByTheListenersThreadAlone) {
+TEST(Progress, IsForwardedOnlyByTheListenersThread) {
   const int signs = signs_of([] {
     std::thread other([] { made_progress(), made_progress(); });
     other.join();

@@ -13,7 +13,7 @@
 namespace upcycle {
 namespace {
 
-// Token t of set number `offset` is offset + t: every token tells where it is from.
+// Token t of set number `offset` is offset + t: every token shows where it is from.
 std::string write_set(const TemporaryFolder& folder, const std::string& name, std::int32_t tokens,
                       std::int32_t offset = 0) {
   TokenSetWriter writer(folder.file(name), 100000);

@@ -7,7 +7,7 @@
 
 namespace upcycle {
 
-// A tensor's bytes as they lie in the file.
+// A tensor's bytes as stored in the file.
 template <class T>
 std::vector<T> stored_values(const std::string& path, const StoredTensor& tensor) {
   std::vector<T> values(tensor.bytes() / sizeof(T));

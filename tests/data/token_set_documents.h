@@ -15,7 +15,7 @@ inline void add_document(TokenSetWriter& writer, std::span<const std::int32_t> i
   writer.end_document();
 }
 
-// Where each document begins, in tokens, and where the last one ends: as PREFIX.idx says it to Megatron (token_set.h).
+// Where each document begins, in tokens, and where the last one ends: as PREFIX.idx tells Megatron (token_set.h).
 inline std::vector<std::int64_t> document_starts(const std::string& prefix) {
   const std::string index = read_text(prefix + ".idx", std::size_t{1} << 26);
   const auto number = [&]<class T>(T, std::size_t at) {

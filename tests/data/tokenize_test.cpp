@@ -91,7 +91,7 @@ TEST(Tokenize, JsonLinesAreDocuments) {
             (Texts{"other"}));
 }
 
-// Lines, characters and documents that lie across the reader's buffers and the pieces that threads encode.
+// Lines, characters and documents that cross the borders of the reader's buffers and of the pieces that threads encode.
 TEST(Tokenize, LongInputsComeThroughWhole) {
   const TemporaryFolder folder;
   const std::string accents = [] {

@@ -25,9 +25,9 @@ MIN_GAP = 1e-3  # between the k-th and the next expert, in probability and in lo
 @dataclass
 class Case:
     name: str
-    sizes: dict  # config keys beside the common ones
+    sizes: dict  # config keys besides the common ones
     batch: tuple = (3, 17)  # B, S
-    masked: list = field(default_factory=list)  # (b, s) whose target is masked beside the last of each sequence
+    masked: list = field(default_factory=list)  # (b, s) whose target is masked besides the last of each sequence
     old_keys: bool = False  # write config.json as transformers 4 did: rope_theta and rope_scaling at the top
 
 

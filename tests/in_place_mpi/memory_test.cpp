@@ -24,7 +24,7 @@ namespace {
 
 constexpr double kMiB = 1 << 20;
 
-// A line of /proc/self/status, in bytes: VmRSS, what is resident, or VmHWM, the most since reset_peak().
+// A line of /proc/self/status, in bytes: VmRSS, resident now, or VmHWM, the peak since reset_peak().
 std::size_t resident(const std::string& field) {
   std::ifstream status("/proc/self/status");
   std::string word;
@@ -35,7 +35,7 @@ std::size_t resident(const std::string& field) {
   return 0;
 }
 
-// Gives back what earlier work left in the heap: room that is already resident would hide what is taken now.
+// Returns free heap memory to the system: memory that is already resident would hide what is taken later.
 void trim_heap() { (void)malloc_trim(0); }
 
 void reset_peak() {
@@ -84,7 +84,8 @@ struct InPlace : ::testing::Test {
     writer.finish();
   }
 
-  // Makes every page of the arenas resident: none that upcycling happens to leave alone makes room for something else.
+  // Makes every page of the arenas resident: otherwise pages that upcycling does not touch would hide other
+  // allocations.
   static void touch(const Trainer& t) {
     for (const Arena* a : {&t.memory.parameters, &t.memory.gradients, &t.memory.optimizer, &t.activations})
       for (std::size_t i = 0; i < a->capacity(); i += 4096) {
@@ -128,7 +129,7 @@ struct InPlace : ::testing::Test {
     return seconds_since(start);
   }
 
-  // The time to copy as many bytes as upcycling writes: parameters and masters, from memory that is there.
+  // The time to copy as many bytes as upcycling writes: parameters and masters, from resident memory.
   static double one_copy(const Trainer& t) {
     const Arena& from = t.memory.gradients;
     const auto start = std::chrono::steady_clock::now();
@@ -146,7 +147,7 @@ struct InPlace : ::testing::Test {
     std::vector<std::int32_t> probe;
     for (int i = 0; i < 64; ++i) probe.push_back(i * 37 % static_cast<int>(dense.model.vocab_size));
     trim_heap();
-    const std::size_t baseline = resident("VmRSS");  // the communicators stand
+    const std::size_t baseline = resident("VmRSS");  // the communicators exist
 
     const auto source = open_checkpoint(dir, true, mesh.world.get());
     Trainer t = make_trainer(moe, mesh, *rig.device, *rig.stream, *rig.ops);

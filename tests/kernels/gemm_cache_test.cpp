@@ -63,12 +63,13 @@ TEST(GemmCache, CutsTilesToFitTheScratch) {
   testing::Memory memory(GemmCache::workspace_bytes());
   whole.run({memory.data(), memory.size()}, shape, c.data, a.data, b.data);
   cut.run({memory.data(), 2 * kLimit}, shape, cut_c.data, a.data, b.data);
-  EXPECT_LT(testing::relative_l2(cut_c.values(), c.values()), 1e-3);  // roundings that fell to the other side
+  EXPECT_LT(testing::relative_l2(cut_c.values(), c.values()), 1e-3);  // some sums round the other way
   EXPECT_THROW(whole.run({memory.data(), 2 * kLimit}, shape, c.data, a.data, b.data), Error);
 }
 
-// Which thread takes which tile is the scheduler's doing and must not show; more threads than cores see to it.
-TEST(GemmCache, SameBitsWhoeverTakesATile) {
+// The scheduler decides which thread takes which tile, and the result must not depend on it; more threads than cores
+// make it vary.
+TEST(GemmCache, SameBitsWhicheverThreadTakesATile) {
   constexpr std::int64_t m = 400, n = 320, k = 900;
   const ThreadCount five(5);
   GemmCache gemms;
@@ -86,8 +87,8 @@ TEST(GemmCache, SameBitsWhoeverTakesATile) {
   }
 }
 
-// A token's row comes to the same bits in whatever company: else copies of an expert would not be copies. (On AVX-512
-// oneDNN cuts sums of more than some 384 terms by the number of rows.)
+// A token's row has the same bits whatever other rows are in the product: otherwise copies of an expert would not be
+// copies. (On AVX-512 oneDNN cuts sums of more than some 384 terms by the number of rows.)
 TEST(GemmCache, ARowsSumsDoNotDependOnHowManyRowsThereAre) {
   GemmCache gemms;
   testing::Memory scratch(GemmCache::workspace_bytes());
@@ -116,7 +117,7 @@ TEST(GemmCache, ARowsSumsDoNotDependOnHowManyRowsThereAre) {
       }
 }
 
-// The second run of these tests, as an older processor, must be what it says.
+// The second run of these tests, which claims to emulate an older processor, must really do so.
 TEST(GemmCache, WidensBf16AsTheEnvironmentSays) {
   const char* const isa = std::getenv("ONEDNN_MAX_CPU_ISA");
   const bool older = isa != nullptr && std::string(isa) == "AVX2";
@@ -124,7 +125,7 @@ TEST(GemmCache, WidensBf16AsTheEnvironmentSays) {
 }
 
 // Widened or not, bf16 gives what exact products of its numbers, summed, are when rounded once: small whole numbers,
-// whose sums fp32 holds exactly, show every other rounding.
+// whose sums fp32 holds exactly, reveal any other rounding.
 TEST(GemmCache, Bf16IsRoundedOnceFromTheWholeSum) {
   constexpr std::int64_t m = 37, n = 50, k = 1000;  // more than one block of k
   for (const MatmulKind kind : {MatmulKind::NT, MatmulKind::NN, MatmulKind::TN}) {
@@ -144,7 +145,7 @@ TEST(GemmCache, Bf16IsRoundedOnceFromTheWholeSum) {
   }
 }
 
-// A long product gives transfers a chance in between; its rows are those of the shorter products that it is cut in.
+// A long product gives transfers a chance in between; its rows equal those of the shorter products that it is cut into.
 TEST(GemmCache, LongProductsPollBetweenTheirPieces) {
   struct Counter final : Progress {
     int polls = 0;

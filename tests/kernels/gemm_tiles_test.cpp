@@ -43,8 +43,8 @@ TEST(GemmTiles, CoverEveryElementOnceInFourShapesAtMost) {
         }
 }
 
-// A thread that has lost its core holds one tile: the others must find enough to do meanwhile. And on a quiet machine
-// all must be busy to the end.
+// A thread that has lost its core holds up one tile: the others must have enough other work. On an idle machine all
+// must be busy to the end.
 TEST(GemmTiles, ThreadsHaveSeveralEach) {
   struct Shape {
     std::int64_t m, n, k;

@@ -155,7 +155,7 @@ TEST(LinearXent, GradientsEqualFiniteDifferences) {
   check(weight, r.dweight, 2);
 }
 
-// Three shards of the vocabulary, one with padding and one of padding alone, joined: what one rank gets.
+// Three shards of the vocabulary, one with padding and one of only padding, combined: the same as one rank.
 TEST(LinearXent, ShardsJoinToTheWhole) {
   const std::int64_t T = 70, V = 2300, H = 24;
   for (const DType dtype : {DType::F32, DType::BF16}) {
@@ -215,7 +215,7 @@ TEST(LinearXent, UncountedTokensGiveNothing) {
   for (const double v : r.nll.values()) EXPECT_EQ(v, 0);
   for (const double v : r.dx.values()) EXPECT_EQ(v, 0);
   for (const double v : r.dweight.values()) EXPECT_EQ(v, 2);
-  r.lse.fill_value(NAN);  // of no meaning there, so not read
+  r.lse.fill_value(NAN);  // meaningless here, so not read
   bench.ops->linear_xent_backward(*bench.stream, bench.workspace, r.dx, r.dweight, x, weight, targets, r.lse, 0, V, 1);
   for (const double v : r.dx.values()) EXPECT_EQ(v, 0);
 }

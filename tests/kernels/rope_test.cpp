@@ -36,7 +36,7 @@ TEST_F(RopeTest, TurnsEachPairByItsAngle) {
       for (const std::int64_t heads : {1, 3}) {
         SCOPED_TRACE(fmt::format("{} D {} heads {}", name_of(dtype), D, heads));
         const std::int64_t T = 41;
-        testing::HostTensor x(dtype, {T, heads * D}, 6);  // as q lies in a packed qkv
+        testing::HostTensor x(dtype, {T, heads * D}, 6);  // like q in a packed qkv
         x.fill_normal("x");
         const std::vector<double> before = x.values();
         const HostTensor cos_sin = table(D), p = positions(T);
@@ -111,7 +111,7 @@ TEST_F(RopeTest, RefusesWhatDoesNotFit) {
     set(p, 2, outside);
     if (device->kind() == DeviceKind::Cpu) {
       EXPECT_THROW(ops->rope(*stream, x, 8, cos_sin, p, false), Error);
-    } else {  // a GPU's launcher can not see positions: the row they spoil says so
+    } else {  // a GPU's launcher can not see positions: their row becomes NaN
       ops->rope(*stream, x, 8, cos_sin, p, false);
       EXPECT_TRUE(std::isnan(x.get(2, 0)));
     }

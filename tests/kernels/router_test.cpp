@@ -131,7 +131,7 @@ TEST_F(RouterTest, NanLogitsChooseValidExpertsAndShow) {
     for (std::int64_t i = 0; i < 9; ++i) EXPECT_TRUE(std::isnan(r.weights.get(i))) << i;
     for (std::int64_t i = 0; i < 12; ++i) EXPECT_TRUE(std::isnan(r.probs.get(i))) << i;
     for (std::int64_t t = 0; t < 3; ++t) EXPECT_TRUE(std::isnan(r.lse.get(t)));
-    const Routed numbers_only = route(logits, 1, order);  // the chosen one of a spoilt row is no better than the row
+    const Routed numbers_only = route(logits, 1, order);  // a row with a NaN has NaN weights even if a number is chosen
     EXPECT_TRUE(std::isnan(numbers_only.weights.get(0)) && std::isnan(numbers_only.weights.get(2)));
     for (std::int64_t i = 9; i < 12; ++i) EXPECT_TRUE(std::isfinite(r.weights.get(i)));
     HostTensor stats(DType::F64, {10});
@@ -149,7 +149,7 @@ TEST_F(RouterTest, ReplayGivesTheSameBitsAndKeepsTheGivenExperts) {
     ops->router_weights(*stream, again.probs, again.weights, again.lse, logits, r.experts, order);
     EXPECT_TRUE(same_bits(again.probs, r.probs) && same_bits(again.weights, r.weights) && same_bits(again.lse, r.lse));
   }
-  // Experts that no longer are the best ones: their weights, not the best ones'.
+  // Given experts that are not the best ones, it computes their weights, not the best ones'.
   HostTensor worst(DType::I32, {700, 2});
   for (std::int64_t t = 0; t < 700; ++t) {
     const auto all = choose(row_of(logits, t), 8);

@@ -78,7 +78,7 @@ TEST(Yardstick, IsMeasuredAgainWhenAStepBeatsIt) {
   });
   EXPECT_EQ(y.mfu(60), 0.75);
   EXPECT_EQ(again, 0);
-  EXPECT_EQ(y.mfu(120), 0.8);  // 1.5 of what was measured beside other work
+  EXPECT_EQ(y.mfu(120), 0.8);  // 1.5 times what was measured beside other work
   EXPECT_EQ(again, 1);
   EXPECT_EQ(y.mfu(75), 0.5);
   EXPECT_EQ(again, 1);

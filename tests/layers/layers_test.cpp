@@ -14,8 +14,8 @@ namespace {
 namespace fs = std::filesystem;
 
 // Folder -> folders it builds on; what those build on is allowed too. A file belongs to the longest folder that holds
-// it. Who makes a backend stands above all others and builds on kernels/cpu or kernels/cuda: the rest of the program
-// knows kernels/ops.h only. Tests may include anything, and nothing includes them.
+// it. Only the code that creates a backend, above all others, builds on kernels/cpu or kernels/cuda: the rest of the
+// program knows only kernels/ops.h. Tests may include anything, and nothing includes them.
 const std::map<std::string, std::vector<std::string>> kLayers = {
     {"core", {}},
     {"kernels", {"core"}},
@@ -97,7 +97,7 @@ Scan scan_tree(const fs::path& root) {
 
 TEST(Layers, NoUpwardInclude) {
   const Scan scan = scan_tree(UPCYCLE_SOURCE_DIR);
-  // A scan that looks in the wrong place finds nothing wrong.
+  // A scan of the wrong folder would find nothing wrong.
   EXPECT_TRUE(scan.files.contains("core/tensor.h") && scan.files.contains("kernels/cpu/cpu_ops.cpp"));
   for (const std::string& violation : scan.violations) ADD_FAILURE() << violation;
 }
@@ -109,7 +109,7 @@ const std::map<std::string, std::string> kNamedBy = {
     {"launch/cuda/backend.cpp", "launch/backend.h"},
     {"launch/main.cpp", "launch/README.md"},
 };
-// Folders whose files are one family: what their common header has of each.
+// Folders whose files share one header: what it declares for each.
 struct Together {
   std::string header, declaration;
 };

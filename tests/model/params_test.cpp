@@ -86,7 +86,7 @@ TEST_P(Params, OwnedPiecesTileEveryParameterOnce) {
 
 TEST_P(Params, WithReplicasTheGroupHoldsEachPartOnce) {
   for (const Layout& layout : layouts()) {
-    std::map<std::tuple<int, int, int, std::string>, std::int64_t> held;  // of one tp rank, over its replicas
+    std::map<std::tuple<int, int, int, std::string>, std::int64_t> held;  // by one tp rank, over its replicas
     for (int rank = 0; rank < layout.world; ++rank) {
       const Coordinates at = coordinates_of(layout, rank);
       const ParamTable table = make_param_table(model, layout, at);
@@ -106,7 +106,7 @@ TEST_P(Params, WithReplicasTheGroupHoldsEachPartOnce) {
   }
 }
 
-// tp ranks of one dp rank own the same stretches of what is replicated over tp: they add them up in place.
+// tp ranks of one dp rank own the same stretches of what is replicated over tp: these are summed in place.
 TEST_P(Params, TpSiblingsOwnTheSamePartsOfReplicatedRows) {
   const auto parts = [&](const Layout& layout, int rank) {
     const Coordinates at = coordinates_of(layout, rank);
@@ -220,7 +220,7 @@ TEST(ParamTable, VocabularyIsPaddedInMemoryOnly) {
   EXPECT_EQ(rows, 37);
 }
 
-// Four words on three ranks: the last holds padding alone.
+// Four words on three ranks: the last holds only padding.
 TEST(ParamTable, ARankMayHoldNoWordAtAll) {
   ModelConfig model = ragged_model(false);
   model.vocab_size = 4;
@@ -264,7 +264,7 @@ ModelConfig counted_model() {
 
 TEST(CountParameters, DenseByHand) {
   ModelConfig m = counted_model();
-  // A layer: norms 2*24, q and o 2*24*24, k and v 2*12*24, MLP 3*20*24: 3216. Outside: 24 and 37*24 = 888 a table.
+  // Per layer: norms 2*24, q and o 2*24*24, k and v 2*12*24, MLP 3*20*24: 3216. Outside: 24 and 37*24 = 888 per table.
   EXPECT_EQ(count_parameters(m).total, 2 * 3216 + 24 + 2 * 888);
   EXPECT_EQ(count_parameters(m).active, count_parameters(m).total);
   m.tie_word_embeddings = true;
@@ -276,7 +276,7 @@ TEST(CountParameters, MoeByHand) {
   m.num_local_experts = 4;
   m.num_experts_per_tok = 3;
   m.moe_intermediate_size = 10;
-  m.moe_every_n_layers = 2;  // layer 1 alone: 4 experts of 3*10*24 = 720 and a router of 4*24, for the MLP's 1440
+  m.moe_every_n_layers = 2;  // only layer 1: 4 experts of 3*10*24 = 720 and a router of 4*24, for the MLP's 1440
   EXPECT_EQ(count_parameters(m).total, 8232 - 1440 + 4 * 720 + 96);
   EXPECT_EQ(count_parameters(m).active, 8232 - 1440 + 3 * 720 + 96);
   m.shared_expert = true;
@@ -286,7 +286,7 @@ TEST(CountParameters, MoeByHand) {
 
 TEST(TrainingFlops, ByHand) {
   ModelConfig m = counted_model();
-  // 6 a weight of a product: 2 layers of 3168 and the output table; attention 6*2*9*4*6.
+  // 6 per weight of a product: 2 layers of 3168 and the output table; attention 6*2*9*4*6.
   EXPECT_EQ(training_flops_per_token(m, 9), 6 * (2 * 3168 + 888) + 2592);
   m.tie_word_embeddings = true;
   EXPECT_EQ(training_flops_per_token(m, 9), 6 * (2 * 3168 + 888) + 2592);

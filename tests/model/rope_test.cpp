@@ -34,7 +34,7 @@ TEST(RopeTable, PlainAngles) {
 }
 
 // Frequencies of Llama 3.1 (theta 500000, D 128, factor 8 of 8192 positions) as transformers computes them: kept below
-// a wavelength of 8192 / 4, an eighth past 8192, blended between.
+// a wavelength of 8192 / 4, divided by eight past 8192, blended between.
 TEST(RopeTable, Llama3ScalingAgainstTransformers) {
   ModelConfig m = model_with_heads_of(128);
   m.rope_theta = 500000;

@@ -32,7 +32,7 @@ TEST(Family, NamesEveryTensorDifferently) {
   }
 }
 
-// Those that a model is exported as where no family is asked for have the names that checkpoints have.
+// The default families of an export use the names of our checkpoints.
 TEST(Family, LlamaAndMixtralNameTensorsAsCheckpointsDo) {
   for (const std::int64_t E : {0, 4})
     for (const ParamRow& row : make_global_table(small_model(E)).rows)

@@ -28,7 +28,7 @@ std::vector<float> whole(TensorSource& source, const ParamRow& row) {
   return values;
 }
 
-// With what 0 stands for written out, as config.json has it.
+// With the default that 0 means written out, as in config.json.
 std::string resolved(ModelConfig m) {
   m.head_dim = m.head_size();
   m.num_key_value_heads = m.kv_heads();
@@ -171,7 +171,7 @@ TEST(Export, RefusesTakenFoldersAndLeavesThemAlone) {
   EXPECT_NO_THROW(open_huggingface(folder.file("empty")));
 }
 
-// A source whose model can be anything, for what a config.json of ours can not say.
+// A source with any model, for what our config.json can not express.
 struct OddSource : TensorSource {
   std::string label = "odd";
   ModelConfig config = small_model(4);
@@ -185,7 +185,7 @@ struct OddSource : TensorSource {
   }
 };
 
-TEST(Export, RefusesByFieldWhatMixtralCanNotSay) {
+TEST(Export, RefusesByFieldWhatMixtralCanNotExpress) {
   const TemporaryFolder folder;
   const auto refused = [&](const std::function<void(ModelConfig&)>& change, const char* field) {
     OddSource source;

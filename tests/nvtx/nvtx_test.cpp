@@ -10,7 +10,7 @@ constexpr int steps = 2, layers = 2, microbatches = 2;  // of a rank of the runs
 
 // What one process sent to NVTX.
 struct Record {
-  std::map<std::string, int> count;                 // ranges a name
+  std::map<std::string, int> count;                 // ranges per name
   std::map<std::string, std::set<std::string>> in;  // the names that were open around it
   std::size_t left_open = 0;
 };
@@ -19,7 +19,7 @@ Record read_record(const std::string& path) {
   Record record;
   std::ifstream file(path);
   EXPECT_TRUE(file.good()) << path;
-  std::map<std::string, std::vector<std::string>> open;  // a stack a thread
+  std::map<std::string, std::vector<std::string>> open;  // one stack per thread
   for (std::string kind, thread, domain, name; file >> kind >> thread >> domain;) {
     EXPECT_EQ(domain, "upcycle");
     std::vector<std::string>& stack = open[thread];

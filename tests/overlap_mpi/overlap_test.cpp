@@ -5,8 +5,8 @@
 #include "tests/mpi_tests.h"
 #include "tests/train/rig.h"
 
-// What is issued, worked on and waited for, and in which order: transfers must travel under work that does not need
-// them.
+// The order in which transfers are issued, work is done and transfers are waited for: transfers must overlap with work
+// that does not need them.
 namespace upcycle::test {
 namespace {
 
@@ -56,7 +56,7 @@ class JournalStream final : public Stream {
   Journal& journal_;
 };
 
-// Journals what the trainer may leave under way; everything else passes through.
+// Records the calls that the trainer may leave in flight; forwards everything else.
 class JournalCommunicator final : public ForwardingCommunicator {
  public:
   JournalCommunicator(std::shared_ptr<Communicator> inner, Journal& journal)
@@ -103,8 +103,8 @@ Config one_moe_layer(std::int64_t chunks) {
   return c;
 }
 
-// What `run` does with a fresh trainer on two ranks (else: a step's gradients), journalled by what `watch` puts into
-// the mesh.
+// The record of what `run` does with a fresh trainer on two ranks (by default a step's gradients), from the groups that
+// `watch` puts into the mesh.
 using Watch = std::function<void(Mesh&, Journal&)>;
 using Run = std::function<void(Trainer&, const SequenceSource&)>;
 std::vector<std::string> journal_of(
@@ -129,8 +129,8 @@ std::vector<std::string> dispatch_journal(const Config& config) {
 
 using Lines = std::vector<std::string>;
 
-TEST(Overlap, ChunksTravelUnderTheExpertsProducts) {
-  // Attention and router; three chunks out; each is computed when it is there and starts back; the head; backward:
+TEST(Overlap, ChunksOverlapWithTheExpertsProducts) {
+  // Attention and router; three chunks out; each is computed when it has arrived and is sent back; the head; backward:
   // alike, and a chunk's input gradient leaves before its last weight gradient is computed.
   const Lines forward = {"work",       "dispatch 1", "dispatch 2", "dispatch 3", "wait 1", "work",
                          "dispatch 4", "wait 2",     "work",       "dispatch 5", "wait 3", "work",
@@ -151,10 +151,11 @@ TEST(Overlap, TheSharedExpertIsComputedWhileTokensTravel) {
   EXPECT_EQ(dispatch_journal(config), want);
 }
 
-// In the last microbatch alone, every bucket's sum starts when its last gradient is there, under the layers below.
-TEST(Overlap, GradientSumsTravelUnderTheBackward) {
+// Only in the last microbatch, every bucket's sum starts when its last gradient is complete, overlapping with the
+// layers below.
+TEST(Overlap, GradientSumsOverlapWithTheBackward) {
   Config config = small_config();
-  config.train.global_batch_size = 8;  // two microbatches a rank
+  config.train.global_batch_size = 8;  // two microbatches per rank
   const Lines want = {"work",  "sum 1",  "work",   "sum 2",  "work",  "sum 3",
                       "sum 4", "wait 1", "wait 2", "wait 3", "wait 4"};
   EXPECT_EQ(journal_of(config, 1, 1,
@@ -164,8 +165,8 @@ TEST(Overlap, GradientSumsTravelUnderTheBackward) {
             want);
 }
 
-// What rows replicated over tp have is added up when the sums over dp are there; nothing waits for it before. Final
-// norm, then two norms a layer.
+// Rows replicated over tp are summed over it after the sums over dp; nothing waits for them earlier. Final norm, then
+// two norms per layer.
 TEST(Overlap, SumsOverTpComeAfterTheBackward) {
   Config config = small_config();
   config.train.seq_length = 8;
@@ -177,7 +178,7 @@ TEST(Overlap, SumsOverTpComeAfterTheBackward) {
       want);
 }
 
-// Updated parts travel back while the next step begins; a layer waits for its own alone, just before it needs them. The
+// Updated parts are gathered while the next step begins; a layer waits only for its own, just before it needs them. The
 // first part is the embedding's, which here is the head too; a layer has dense weights and experts.
 TEST(Overlap, ALayerWaitsForItsOwnParameters) {
   Config config = small_moe_config();
@@ -199,7 +200,7 @@ TEST(Overlap, ALayerWaitsForItsOwnParameters) {
             want);
 }
 
-// Whatever reads the weights between two steps finds them whole.
+// All readers of the weights between two steps see them complete.
 TEST(Overlap, AComparisonOfReplicasWaitsForAllParameters) {
   const Lines want = {"work", "gather 1", "gather 2", "gather 3", "gather 4", "wait 1", "wait 2", "wait 3", "wait 4"};
   EXPECT_EQ(journal_of(

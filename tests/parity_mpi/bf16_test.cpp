@@ -29,11 +29,11 @@ std::vector<std::int32_t> as_sets(std::vector<std::int32_t> chosen, std::int64_t
 }
 
 // Where activations are rounded depends on the layout: a tp rank rounds its part of a sum, and the sum is rounded
-// again. So layouts are not compared with each other but, one rank among them, with fp32 arithmetic on the same rounded
-// weights. Of the whole gradient a layout may be twice as far from it as one rank (two roundings for one). Of a single
-// tensor, 2^-4: two layers round an activation some 40 times forward and backward, by 2^-9 at most; as a random walk
-// that is 0.012, one rank's worst tensor was measured at 0.033, and a term that is lost, doubled or scaled by a group's
-// size shows as tens of percent. Sums that cancel are measured by the whole gradient.
+// again. So layouts, one rank included, are not compared with each other but with fp32 arithmetic on the same rounded
+// weights. Bound for the whole gradient: twice the distance of one rank (two roundings for one). For a single tensor,
+// 2^-4: two layers round an activation some 40 times forward and backward, by 2^-9 at most; as a random walk that is
+// 0.012, one rank's worst tensor was measured at 0.033, and a term that is lost, doubled or scaled by a group's size
+// shows as tens of percent. Sums that cancel are measured relative to the whole gradient.
 TEST(Bf16, EveryLayoutIsAsCloseToFp32AsOneRank) {
   for (const Start start : {Start::Dense, Start::Copy, Start::SharedExpert}) {
     Switches s;
@@ -48,7 +48,7 @@ TEST(Bf16, EveryLayoutIsAsCloseToFp32AsOneRank) {
     c.train.global_batch_size = mpi_session().size();
     const Fill fill = rounded(random_fill());
     c.dtype = "fp32";
-    // A choice that bf16 makes otherwise is another function.
+    // Where bf16 chooses other experts, it is another function.
     const FixedSequences data = clear_sequences(c, fill, c.train.global_batch_size, 0.1);
     const Reference exact = one_rank_reference(c, fill, data);
     c.dtype = "bf16";

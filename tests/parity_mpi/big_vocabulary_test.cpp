@@ -7,7 +7,7 @@ namespace {
 
 // About 30 million parameters, most of them the vocabulary's.
 TEST(ThirtyMillionParameters, VocabularyThatTpDoesNotDivide) {
-  if (mpi_session().size() != 4) return;  // the same model on other worlds would show no more
+  if (mpi_session().size() != 4) return;  // the same model on other worlds would test nothing more
   Config c = small_config();
   c.model.hidden_size = 256;
   c.model.num_attention_heads = c.model.num_key_value_heads = 4;

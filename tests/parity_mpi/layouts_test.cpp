@@ -5,8 +5,8 @@
 #include "tests/parity_mpi/models.h"
 #include "tests/parity_mpi/pairwise.h"
 
-// Parallelism is invisible to the loss and to every gradient: each legal layout of this world, whose switches meet
-// pairwise (of the dense every combination, of the MoE's 1,152 every 13th, in the tests named Full).
+// Parallelism is invisible to the loss and to every gradient: each legal layout of this world, with pairwise
+// combinations of the switches (the tests named Full: every combination for dense models, every 13th of 1,152 for MoE).
 namespace upcycle::test {
 namespace {
 
@@ -39,7 +39,7 @@ Switches moe_switches(const Row& r) {
   return s;
 }
 
-// Microbatches a rank are fixed, so each dp has a batch, and a reference, of its own.
+// Microbatches per rank are fixed, so each dp has its own batch and reference.
 void compare_all(const Switches& s) {
   SCOPED_TRACE(s.text());
   Config config = config_of(s);
@@ -88,7 +88,7 @@ std::vector<Row> every(std::size_t step, const std::vector<Row>& rows) {
   for (std::size_t i = 0; i < rows.size(); i += step) some.push_back(rows[i]);
   return some;
 }
-// 13 shares no factor with the numbers of levels, so each level of each switch comes in turn.
+// 13 shares no factor with the numbers of levels, so each level of each switch occurs.
 INSTANTIATE_TEST_SUITE_P(FullMoe, Layouts,
                          ::testing::ValuesIn(switches_of(every(13, all_rows(moe_levels())), moe_switches)), name_of);
 
@@ -103,7 +103,7 @@ TEST(LegalLayouts, AreAllOfThem) {
   EXPECT_EQ(legal_layouts(config_of(moe).model).size(), divisors);
 }
 
-TEST(PairwiseRows, EveryTwoLevelsMeet) {
+TEST(PairwiseRows, EveryTwoLevelsOccurTogether) {
   const std::vector<int> levels = moe_levels();
   const std::vector<Row> rows = pairwise_rows(levels);
   EXPECT_LT(rows.size(), 16u);

@@ -10,7 +10,7 @@ namespace {
 
 constexpr std::int64_t kSlices = 2;  // G
 
-// What every tp, etp and ep of this world divides.
+// A size that every tp, etp and ep of this world divides.
 std::int64_t unit() {
   const int world = mpi_session().size();
   return world == 5 || world == 7 ? world : 24;

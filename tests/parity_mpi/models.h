@@ -6,13 +6,13 @@
 
 namespace upcycle::test {
 
-// What an MoE may start as.
+// How an MoE may be made.
 enum class Start { Dense, Copy, VirtualGroup, SharedExpert };
 
-// The switches of one parity run beside its layout.
+// The switches of one parity run besides its layout.
 struct Switches {
   Start start = Start::Copy;
-  int microbatches = 1;  // a rank
+  int microbatches = 1;  // per rank
   bool recompute = false;
   bool one_expert = false;  // k = 1 (of virtual groups: one), the softmax before the top-k; else 2 after it
   int every = 1;            // moe_every_n_layers

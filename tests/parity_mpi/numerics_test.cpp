@@ -10,7 +10,7 @@
 #include "tests/parity_mpi/rotated_sums.h"
 #include "tests/upcycle/models.h"
 
-// Rules of numerics of which parity as a whole would not say which was broken, on every layout of this world.
+// Single numerics rules on every layout of this world: a failed parity test would not say which one is broken.
 namespace upcycle::test {
 namespace {
 
@@ -49,8 +49,8 @@ TEST(Numerics, DataOrderIndependentOfLayout) {
   }
 }
 
-// The load-balancing loss belongs to a microbatch, so it tells how sequences were put together: by micro_batch_size
-// alone, never by the ranks.
+// The load-balancing loss belongs to a microbatch, so it shows how sequences were grouped: by micro_batch_size only,
+// never by the ranks.
 TEST(Numerics, MicrobatchesAreGlobal) {
   const Rig rig;
   Switches s;
@@ -73,7 +73,7 @@ TEST(Numerics, MicrobatchesAreGlobal) {
   }
 }
 
-// Under sequence parallelism a tp rank sees its own tokens alone: norms and routers get the sum over tp, on every tp
+// Under sequence parallelism a tp rank sees only its own tokens: norms and routers get the sum over tp, on every tp
 // rank bit for bit the same, in whatever order each of their dp groups adds.
 TEST(Numerics, RouterAndNormGradientsAreReducedOverDpThenTp) {
   const Rig rig;
@@ -106,7 +106,8 @@ TEST(Numerics, RouterAndNormGradientsAreReducedOverDpThenTp) {
   }
 }
 
-// The norm and the factor that clips by it: counted once, and the same bits on all ranks; frozen rows are left out.
+// The gradient norm and the clipping factor: each element counted once, and the same bits on all ranks; frozen rows are
+// left out.
 TEST(Numerics, AllRanksClipByTheSameNormWithAndWithoutFrozenRows) {
   const Rig rig;
   for (const bool frozen : {false, true}) {

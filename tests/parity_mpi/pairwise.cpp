@@ -7,7 +7,7 @@ namespace upcycle::test {
 
 std::vector<Row> pairwise_rows(const std::vector<int>& levels) {
   const int factors = static_cast<int>(levels.size());
-  std::set<std::array<int, 4>> open;  // (factor, level, later factor, level) that met in no row yet
+  std::set<std::array<int, 4>> open;  // (factor, level, later factor, level) not yet together in any row
   for (int f = 0; f < factors; ++f)
     for (int g = f + 1; g < factors; ++g)
       for (int a = 0; a < levels[static_cast<std::size_t>(f)]; ++a)
@@ -31,7 +31,7 @@ std::vector<Row> pairwise_rows(const std::vector<int>& levels) {
     for (int f = 0; f < factors; ++f) {
       int& level = row[static_cast<std::size_t>(f)];
       if (level >= 0) continue;
-      // Ties go round with the rows, so that no level is favoured.
+      // Ties are broken in rotation over the rows, so that no level is favoured.
       const int n = levels[static_cast<std::size_t>(f)], first = static_cast<int>(rows.size()) % n;
       int best = first, most = closes(f, first);
       for (int i = 1; i < n; ++i) {

@@ -115,7 +115,7 @@ Routing routing_of(Trainer& t, const FixedSequences& sequences) {
       const std::int64_t layer = j * static_cast<std::int64_t>(layers.size()) + static_cast<std::int64_t>(i);
       std::copy(chosen.begin(), chosen.end(),
                 routing.chosen.begin() + layer * T * k + t.mesh->at.tp * t.model->T_local() * k);
-      // A forward under recompute keeps the last layer's probabilities alone.
+      // A forward under recompute keeps only the last layer's probabilities.
       double& gap = routing.gaps[static_cast<std::size_t>(j)];
       if (t.model->pass.recompute == Recompute::None) gap = std::min(gap, smallest_gap(t, layers[i]));
     }
@@ -156,11 +156,11 @@ Reference one_rank_reference(const Config& config, const Fill& fill, const Fixed
   return r;
 }
 
-// Walks the global table: this rank's has not the experts of others.
+// Walks the global table, because this rank's lacks the experts of others.
 std::vector<double> gradient_differences(const Trainer& t, const std::vector<std::vector<float>>& gradients) {
   const ParamTable table = make_global_table(t.config.model);
   UPCYCLE_CHECK(table.rows.size() == gradients.size(), "{} rows and {} gradients", table.rows.size(), gradients.size());
-  std::vector<double> sums(2 * table.rows.size());  // squared difference and elements, a row
+  std::vector<double> sums(2 * table.rows.size());  // squared difference and elements, per row
   for (const OwnedPiece& p : owned_pieces(t.table(), t.mesh->at, false)) {
     const std::size_t at = table.places.at(p.row->name);
     const std::vector<float>& g0 = gradients[at];

@@ -25,18 +25,18 @@ using Fill = std::function<void(Trainer&)>;
 
 struct Reference {
   StepResult result;
-  std::vector<std::vector<float>> gradients;  // raw, a row of the global table
+  std::vector<std::vector<float>> gradients;  // raw, per row of the global table
   std::vector<double> norms;
   double norm = 0;
   // (microbatches, MoE layers, T, k), in the order the run sees them.
   std::vector<std::int32_t> routing;
-  double gap = 0;  // between the logits of the k-th and the next expert: the least of all tokens
+  double gap = 0;  // between the logits of the k-th and the next expert, the smallest of all tokens
 };
 // A collective call.
 Reference one_rank_reference(const Config& config, const Fill& fill, const FixedSequences& sequences);
 
 // What every microbatch's tokens choose, in the order of Reference::routing, from this rank's forward passes (tokens of
-// other ranks: -1), and each microbatch's smallest gap (infinite where a rank does not see it).
+// other ranks: -1), and each microbatch's smallest gap (infinite if this rank does not compute it).
 struct Routing {
   std::vector<std::int32_t> chosen;
   std::vector<double> gaps;
@@ -51,7 +51,7 @@ std::vector<double> gradient_differences(const Trainer& t, const std::vector<std
 // compute_gradients left it.
 void expect_parity(Trainer& t, const StepResult& got, const Reference& want);
 
-// All of it for one layout, after asserting that both route alike. `check` sees the trainer after its step.
+// All comparisons for one layout, after asserting that both route alike. `check` sees the trainer after its step.
 using Check = std::function<void(Trainer&)>;
 void compare_layout(const Config& config, const Parallelism& p, const Fill& fill, const FixedSequences& sequences,
                     const Reference& want, const Check& check = {});
@@ -59,15 +59,15 @@ void compare_layout(const Config& config, const Parallelism& p, const Fill& fill
 void compare_all_layouts(const Config& config, const Fill& fill, const FixedSequences& sequences,
                          const Check& check = {});
 
-// `count` pseudo-random sequences whose microbatches have no choice of an expert so close that rounding makes it (gap >
-// `gap`): layouts must agree on them. A collective call.
+// `count` pseudo-random sequences whose microbatches have no choice of an expert so close that rounding could decide it
+// (gap > `gap`): layouts must agree on them. A collective call.
 FixedSequences clear_sequences(const Config& config, const Fill& fill, std::int64_t count, double gap = 1e-4);
 
 // How many choices of this rank's tokens are not `want`'s, summed over all ranks. A collective call.
 double different_choices(const Trainer& t, const Routing& routing, const Reference& want);
 
-// Random weights of config.seed. Router logits are spread by router_std * sqrt(H): far enough for clear choices; where
-// they lie much further apart, their rounding decides a token's weights.
+// Random weights of config.seed. Router logits are spread by router_std * sqrt(H): far enough for clear choices; if
+// they were much further apart, their rounding would decide a token's weights.
 Fill random_fill(double router_std = 0.5);
 
 }  // namespace upcycle::test

@@ -8,8 +8,8 @@
 
 namespace upcycle::test {
 
-// A group on the CPU whose reduce-scatter adds fp32 from the rank `first` on, going round: groups of as many ranks add
-// in orders of their own, as NCCL's may (NVIDIA/nccl issue 2091).
+// A group on the CPU whose reduce-scatter adds fp32 starting at rank `first` and wrapping around: groups of the same
+// size add in different orders, as NCCL's may (NVIDIA/nccl issue 2091).
 class RotatedSums final : public ForwardingCommunicator {
  public:
   RotatedSums(std::shared_ptr<Communicator> inner, int first)

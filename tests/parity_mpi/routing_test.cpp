@@ -20,8 +20,8 @@ void change(Trainer& t, const ParamRow& row, const std::function<void(std::vecto
   set_floats(t, on_device, w);
 }
 
-// Every token ranks the experts as `order` does: column 0 of the residual is large for all, and the router reads it
-// alone.
+// Every token ranks the experts as `order` does: column 0 of the residual is large for all, and the router reads only
+// it.
 Fill all_tokens_to(const std::vector<std::int64_t>& order) {
   return [order](Trainer& t) {
     random_fill()(t);
@@ -58,8 +58,8 @@ Config config_of(const Switches& s, int microbatches) {
   return c;
 }
 
-// All rows go to one expert, on the first or the last rank: the others have none, and where the buffers hold the even
-// share alone the layer works in rounds.
+// All rows go to one expert, on the first or the last rank: the others have none, and if the buffers hold only the even
+// share, the layer works in rounds.
 class AllTokensToOneExpert : public ::testing::TestWithParam<std::tuple<bool, bool, int>> {};
 
 TEST_P(AllTokensToOneExpert, InRounds) {
@@ -153,7 +153,8 @@ TEST(Ties, GoToTheLowerExpertOnEveryLayout) {
   }
 }
 
-// Whole microbatches, whole ranks, all but one target, or all of the step count for nothing: their tokens still travel.
+// Whole microbatches, whole ranks, all but one target, or the whole step have no valid target: their tokens are still
+// dispatched.
 class Uncounted : public ::testing::TestWithParam<std::tuple<bool, int>> {};
 
 TEST_P(Uncounted, TokensOnEveryLayout) {

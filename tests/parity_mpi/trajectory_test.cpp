@@ -9,7 +9,7 @@
 namespace upcycle::test {
 namespace {
 
-// tp 2, dp 4, ep 4 of eight ranks, what comes next to it of fewer; experts whole on a rank and cut over tp.
+// tp 2, dp 4, ep 4 on eight ranks, the nearest to it on fewer; experts whole on a rank and cut over tp.
 std::vector<Parallelism> mixed_layouts() {
   const int world = mpi_session().size();
   if (world == 8) return {{2, 4, 1}, {2, 4, 2}};
@@ -47,8 +47,7 @@ Trainer start(const Rig& rig, const Config& config, const Mesh& mesh, const Fill
 
 // Experts differ from the first step on (the copies by their noise), and the aux loss reaches the router too. The bound
 // asked for is 1e-4; this holds 1e-5. At this learning rate last-bit changes of one rank's weights move its losses by
-// 1e-7; at three times the rate they turn a choice of an expert after some 15 steps, and no layout could be told from
-// another.
+// 1e-7; at three times the rate they flip a choice of an expert after some 15 steps, and layouts could not be compared.
 class ThirtySteps : public ::testing::TestWithParam<Start> {};
 
 TEST_P(ThirtySteps, TrackOneRanksLossesAndReplicasStayEqual) {

@@ -11,7 +11,7 @@
 #include "tests/cli/run_program.h"
 #include "tests/cli/small_run.h"
 
-// `upcycle plan` as a user meets it, and the configs that come with the program.
+// `upcycle plan` as users run it, and the configs that come with the program.
 namespace upcycle {
 namespace {
 
@@ -139,7 +139,7 @@ TEST(Configs, AllParseAndPlan) {
       c.model.num_experts_per_tok = asked.num_experts_per_tok;
     }
     EXPECT_NO_THROW(check_model(c.model, entry.path()));
-    // As many ranks as its batch has microbatches: each passes one.
+    // As many ranks as its batch has microbatches: one each.
     const std::int64_t ranks = c.train.global_batch_size / c.train.micro_batch_size;
     const Plan plan = make_plan({c, {}, CpuOps::most_workspace}, static_cast<int>(ranks));
     EXPECT_EQ(plan.micro_batches, 1);

@@ -12,7 +12,7 @@
 #include "tests/data/temporary_folder.h"
 #include "tests/train/rig.h"
 
-// The plan beside one rank that really runs.
+// The plan compared with one rank that really runs.
 namespace upcycle {
 namespace {
 
@@ -138,7 +138,8 @@ TEST(Plan, FlopsOfAllRanksDoNotDependOnTheLayout) {
   }
 }
 
-// Words that tp does not divide evenly, so that its last ranks compute fewer or none; with E = 8, tokens' rests too.
+// Words that tp does not divide evenly, so that its last ranks compute fewer or none; with E = 8, the assignments do
+// not divide evenly either.
 TEST(Plan, FlopsOfAllRanksAreTheSumOfTheirPlans) {
   for (const std::int64_t V : {509, 5})
     for (const auto& [ep, etp] : {std::array{1, 1}, {2, 1}, {2, 4}, {4, 1}, {8, 1}}) {
@@ -232,7 +233,7 @@ TEST(Plan, UpcyclingNeedsMoreForAWhile) {
   const Plan live = make_plan({c, dense, CpuOps::most_workspace}, 2);
   Config before = c;
   before.model = dense;
-  // Both trainers beside each other, over the same communicators.
+  // Both trainers at once, over the same communicators.
   const std::size_t collectives = collective_scratch_bytes(live.layout);
   EXPECT_EQ(live.upcycling_bytes, live.training_bytes() +
                                       make_plan({before, {}, CpuOps::most_workspace}, 2).training_bytes() -
@@ -240,7 +241,7 @@ TEST(Plan, UpcyclingNeedsMoreForAWhile) {
   EXPECT_EQ(live.peak_bytes(), live.upcycling_bytes);
 }
 
-// Beside arenas that are really there, on a mesh whose communicators have scratch.
+// Compared with real arenas, on a mesh whose communicators have scratch.
 TEST(Plan, AConversionHoldsBothTrainersAndOneOfWhatTheyShare) {
   Config moe = small_moe_config(), dense = moe;
   dense.model.num_local_experts = 0;

@@ -12,7 +12,7 @@
 #include "tests/mpi_tests.h"
 #include "tests/train/rig.h"
 
-// The plan of every rank beside what that rank then takes and sends.
+// Every rank's plan compared with what that rank then allocates and sends.
 namespace upcycle::test {
 namespace {
 
@@ -35,7 +35,7 @@ const Case kCases[] = {
     {.name = "eight experts' ranks", .tp = 2, .ep = 8, .micro_batches = 2, .chunks = 2},
 };
 
-// About 60 MB a rank: H 192, F 768, L 4; an odd number of assignments, so that experts' shares differ.
+// About 60 MB per rank: H 192, F 768, L 4; an odd number of assignments, so that experts' shares differ.
 Config config_of(const Case& c, int dp) {
   Config config = c.moe ? small_moe_config() : small_config();
   ModelConfig& m = config.model;
@@ -99,7 +99,7 @@ void touch(const Arena& arena) {
   for (std::size_t i = 0; i < arena.capacity(); i += 4096) p[i] = p[i];
 }
 
-// What the first product of a process takes once, whatever is trained: oneDNN's own tables and code.
+// What a process's first product allocates once, whatever is trained: oneDNN's own tables and code.
 void take_what_is_taken_once() {
   constexpr std::int64_t n = 256;
   const auto stream = make_cpu_device()->make_stream();

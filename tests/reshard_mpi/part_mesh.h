@@ -5,8 +5,8 @@
 
 namespace upcycle::test {
 
-// The mesh of a layout that is smaller than the job, on its first ranks; nothing on the others. A collective call of
-// all ranks of the job.
+// The mesh of a layout that is smaller than the job, on its first ranks; null on the others. A collective call of all
+// ranks of the job.
 std::optional<Mesh> make_part_mesh(const Layout& layout);
 
 }  // namespace upcycle::test

@@ -56,7 +56,7 @@ std::int64_t steps_of(const std::string& tensor) {
   return 1 + static_cast<std::int64_t>(std::hash<std::string>{}(tensor) % 1000);
 }
 
-// Any bits in masters and moments, each parameter its own step count.
+// Arbitrary bits in masters and moments, another step count for each parameter.
 void fill(Trainer& t) {
   const auto put = [](const Tensor& to, StateKind kind, const OwnedPiece& p) {
     const std::vector<float> values = values_of(kind, p.row->name, p.part);
@@ -154,7 +154,7 @@ void load_and_save(const Shape& from, const std::vector<Shape>& to) {
 class Spread : public ::testing::TestWithParam<std::size_t> {};
 class FullPairs : public ::testing::TestWithParam<std::size_t> {};
 
-// Each layout is once a source and once a target; the smallest and the largest also meet both ways.
+// Each layout is once a source and once a target; the smallest and the largest are also paired in both directions.
 TEST_P(Spread, LoadsAndSavesTheSameBits) {
   const std::size_t i = GetParam(), n = shapes.size();
   std::vector<Shape> to{shapes[(i + 5) % n]};

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# launch/check.sh: which tests a file has, and how it ends. check_script_test.sh BUILD_FOLDER
+# launch/check.sh: which tests it selects for a file, and its exit code. check_script_test.sh BUILD_FOLDER
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export UPCYCLE_BUILD=${1:-build/release}
@@ -18,14 +18,14 @@ expect() {
 }
 lists() { expect 0 "^$2" --list "$1"; }  # FILE REGEX
 
-# Named after the file, or after its first words, its folder; with a suite of its name; that speak it; all.
+# Tests named after the file, its first words or its folder; with a suite of its name; that mention its name; all.
 lists core/tensor.h 'test_core --gtest_filter=Tensor\.\*:\*/Tensor\.\*-Full\*$'
 lists kernels/cpu/attention_tiles.h 'test_kernels --gtest_filter=AttentionTest\.\*:\*/AttentionTest\.\*-Full\*$'
 lists core/config/parse.cpp 'test_core --gtest_filter=CheckData\..*:ConfigParse\..*-Full\*$'
 lists launch/train.cpp 'test_cli --gtest_filter=.*:Train\..*-Full\*$'
 lists kernels/cpu/gather_rows.cpp 'test_kernels --gtest_filter=RowsTest\..*-Full\*$'
 lists kernels/ops.h 'test_kernels --gtest_filter=AttentionTest\..*:SwigluTest\..*-Full\*$'
-# A test is its own; the model's files have more; scripts have scripts.
+# A test file selects itself; the model's files have more tests; scripts have scripts.
 lists tests/comm/sum_in_order_test.cpp 'test_comm --gtest_filter=Sums\.\*:\*/Sums\.\*-Full\*$'
 lists parallel/model/moe.cpp 'test_parity_mpi --gtest_filter=Layouts\..*-Full\*$'
 lists parallel/model/moe.cpp 'test_train --gtest_filter=Golden\.\*:\*/Golden\.\*-Full\*$'

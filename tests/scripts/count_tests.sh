@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Counts the test cases of a ctest run: count_tests.sh LAST_TEST_LOG CTEST_OUTPUT prints "PASSED FAILED SKIPPED".
 # An entry of ctest that runs a gtest program counts as the cases that the program says it ran, any other as one. How an
-# entry ended is told by ctest's output alone: its log says "Passed" of what was skipped or could not start.
+# entry ended is told only by ctest's output: its log says "Passed" of what was skipped or could not start.
 set -euo pipefail
 awk '
   { gsub(/\033\[[0-9;]*m|\r/, "") }  # colours, which ranks under mpirun have

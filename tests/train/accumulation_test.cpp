@@ -23,8 +23,8 @@ void expect_equal_gradients(const Trainer& a, const Trainer& b) {
   }
 }
 
-// Router losses belong to a microbatch: the LM alone, or, with equally many valid tokens, the z-loss, is the same sum
-// however a batch is cut.
+// Router losses belong to a microbatch: only the LM loss and, with equally many valid tokens, the z-loss are the same
+// sum however a batch is cut.
 class Accumulation : public ::testing::TestWithParam<bool> {
  protected:
   Config config_of(std::int64_t micro_batch_size, double z) {
@@ -80,7 +80,7 @@ TEST_P(Accumulation, TheLossIsTheMeanOverValidTokens) {
 INSTANTIATE_TEST_SUITE_P(Models, Accumulation, ::testing::Bool(),
                          [](const auto& info) { return info.param ? "Moe" : "Dense"; });
 
-// It weighs nothing, in the router losses too: the step equals, bit for bit, the one without it.
+// It has no weight, in the router losses either: the step equals, bit for bit, the one without it.
 TEST(Microbatch, WithoutAValidTargetCountsForNothing) {
   for (const bool moe : {false, true}) {
     Config c = moe ? small_moe_config() : small_config();

@@ -10,7 +10,7 @@
 namespace upcycle {
 namespace {
 
-// A step whose numbers are not finite changes nothing of what a checkpoint holds, and says so as what it is.
+// A step whose numbers are not finite changes nothing that a checkpoint holds, and throws Diverged.
 TEST(Divergence, TheStateIsThatBeforeTheStep) {
   const Rig rig;
   const Mesh mesh = single_mesh(rig);
@@ -31,7 +31,7 @@ TEST(Divergence, TheStateIsThatBeforeTheStep) {
   EXPECT_THROW((void)train_step(t, data.source()), Diverged);
   set_floats(t, norm, weights);
   expect_same_state(before, state_of(t));
-  // And it goes on as if nothing had been.
+  // And training continues as if it had not happened.
   Trainer straight = random_trainer(rig, c, mesh);
   while (straight.step < 5) (void)train_step(straight, data.source());
   while (t.step < 5) (void)train_step(t, data.source());

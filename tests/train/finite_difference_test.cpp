@@ -10,8 +10,8 @@
 #include "tests/train/rig.h"
 
 // The whole loss (LM, load balancing, z) against finite differences along a direction in each parameter. Directions are
-// the gradient's own and a random one of equal length: the first gives a signal above fp32's noise, the second sees
-// what is missing.
+// the gradient's own and a random one of equal length: the first gives a signal above fp32's noise, the second finds
+// missing terms.
 namespace upcycle {
 namespace {
 
@@ -38,7 +38,7 @@ class FiniteDifferences : public ::testing::TestWithParam<Case> {
     config.model.router_aux_loss_coef = 0.5;  // strong: the LM must not hide an error in them
     config.model.router_z_loss_coef = 0.1;
     config.train.seq_length = 5;
-    config.train.global_batch_size = 2;  // one microbatch: all routing can be seen
+    config.train.global_batch_size = 2;  // one microbatch: all of its routing is still stored
     sequences = decided_sequences();
   }
 
@@ -61,7 +61,7 @@ class FiniteDifferences : public ::testing::TestWithParam<Case> {
 
   struct Point {
     double loss;
-    std::vector<std::vector<std::int32_t>> experts;  // a MoE layer: each token's, sorted
+    std::vector<std::vector<std::int32_t>> experts;  // per MoE layer: each token's, sorted
   };
   Point evaluate(Trainer& t) {
     Point p{whole_loss(config, compute_gradients(t, sequences.source())), {}};
@@ -111,7 +111,8 @@ TEST_P(FiniteDifferences, EveryParameter) {
       return evaluate(t);
     };
     // Fourth order in h: (8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / 12h, over falling h while no choice of experts
-    // changes; as Ridders does, the estimate that differs least from the one before is taken. The slope plays no part.
+    // changes; as Ridders does, the estimate that differs least from the one before is taken. The slope under test is
+    // not used.
     double measured = 0, previous = 0, change = std::numeric_limits<double>::infinity();
     bool have_previous = false;
     const auto difference_at = [&](double h) {

@@ -59,7 +59,7 @@ class Golden : public ::testing::TestWithParam<std::string> {
     return t;
   }
 
-  // PyTorch's gradient of the row, under the family's name of it.
+  // PyTorch's gradient of the row, stored under the family's name for it.
   std::vector<float> golden_gradient(const ParamRow& row) const {
     const char* const pattern = read_hf_config(golden_folder(GetParam())).family->pattern(row.role);
     return read_all(file, "grad." + name_of(pattern, row.layer, row.expert));
@@ -76,7 +76,8 @@ class Golden : public ::testing::TestWithParam<std::string> {
     all = std::sqrt(all);
     for (const ParamRow& row : t.table().rows) {
       const std::vector<float> want = golden_gradient(row), got = gradient_of(t, row);
-      // A gradient that is mathematically zero (an expert without tokens, a router's under k = 1) is held absolutely.
+      // A gradient that is mathematically zero (an expert without tokens, a router's under k = 1) is bounded
+      // absolutely.
       const double bound = norm(want) > 1e-7 * all ? 1e-4 * norm(want) : 1e-7 * all;
       EXPECT_LE(distance(got, want), bound) << row.name << " norm " << norm(want) << " of " << all;
     }

@@ -7,7 +7,7 @@
 #include "parallel/model/transformer.h"
 #include "tests/train/rig.h"
 
-// The rules of numerics that one rank can show; tests/train_mpi has those of several.
+// The numerics rules that one rank can test; tests/train_mpi tests those of several ranks.
 namespace upcycle {
 namespace {
 
@@ -119,8 +119,8 @@ TEST(Numerics, ZeroTokensForAnExpert) {
   }
 }
 
-// The router's weights change between forward and backward, as rounding in a recomputed norm could: the saved choice
-// stands, although the new weights would choose otherwise.
+// The router's weights change between forward and backward, as rounding in a recomputed norm could change its logits:
+// the saved choice is used, although the new weights would choose otherwise.
 TEST(Numerics, RecomputeReusesRouting) {
   Config c = small_moe_config();
   c.train.recompute = "full";
@@ -194,7 +194,7 @@ TEST(Numerics, TheLossFalls) {
       const double first = train_step(t, data.source()).loss;
       double last = first;
       while (t.step < c.train.steps) last = train_step(t, data.source()).loss;
-      EXPECT_LT(last, 0.5 * first) << dtype << " " << moe;  // 36 tokens learnt by heart
+      EXPECT_LT(last, 0.5 * first) << dtype << " " << moe;  // 36 tokens are memorized
     }
   }
 }

@@ -155,7 +155,7 @@ TEST(Numerics, AdamwCountsStepsPerRow) {
   EXPECT_EQ(state_of(t).parameters.at("lm_head.weight").steps, 6);
 }
 
-TEST(WeightDecay, IsOnMatricesAlone) {
+TEST(WeightDecay, AppliesToMatricesOnly) {
   Config c = small_config();
   FixedSequences none = data;
   std::fill(none.targets.begin(), none.targets.end(), -1);  // no gradient: decay is all that moves a weight

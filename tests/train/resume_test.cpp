@@ -79,7 +79,7 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"MoeFp32Sgd", true, "fp32", "sgd"}, Case{"MoeBf16Sgd", true, "bf16", "sgd"}),
     [](const auto& info) { return std::string(info.param.name); });
 
-// A run that was converted in place resumes as the MoE it became: parameters of both ages keep their own step counts.
+// A run that was converted in place resumes as the MoE it became: old and new parameters keep their own step counts.
 TEST(Resume, AfterALiveConversion) {
   const TemporaryFolder folder;
   Config dense = small_config(), moe = small_moe_config();
@@ -120,7 +120,7 @@ TEST(Resume, WithoutOptimizerStateIsRefused) {
   EXPECT_TRUE(contains(message, folder.file("run")));
 }
 
-// Weights alone: masters exact in fp32, working weights their rounding, moments and counts fresh.
+// Weights only: masters exact in fp32, working weights their rounding, moments and counts fresh.
 TEST(LoadTrainerWeights, MastersExactAndWeightsRounded) {
   const TemporaryFolder folder;
   Config c = small_moe_config();
@@ -150,7 +150,7 @@ TEST(LoadTrainerWeights, MastersExactAndWeightsRounded) {
   }
 }
 
-// The snapshot is planned: it allocates once, what the plan says.
+// The snapshot allocates once, as much as the plan says.
 TEST(Snapshot, IsAsLargeAsPlanned) {
   for (const char* optimizer : {"adamw", "sgd"}) {
     Config c = small_moe_config();

@@ -12,25 +12,25 @@
 namespace upcycle {
 
 // The backend under test, which the executable is linked with (tests/kernels/test_backend.h): test files are compiled
-// once for all.
+// once for all backends.
 std::unique_ptr<Device> make_rig_device();
 std::shared_ptr<Ops> make_rig_ops();
 
-// A device, its stream and its ops: what tests of models and training stand on.
+// A device, its stream and its ops: what tests of models and training use.
 struct Rig {
   std::unique_ptr<Device> device = make_rig_device();
   std::unique_ptr<Stream> stream = device->make_stream();
   std::shared_ptr<Ops> ops = make_rig_ops();
 };
-// The CPU's, whatever is under test: what other backends are compared with.
+// The CPU's, whatever backend is under test: the reference for other backends.
 Rig cpu_rig();
 // A mesh of one rank whose tensors lie on the rig's device.
 Mesh single_mesh(const Rig& rig);
 
-// Waits for the stream. `to` has x.size() elements of `bytes_each`.
+// Waits for the stream. `to` has x.size() elements of `bytes_each` bytes.
 void copy_elements(Device& device, Stream& stream, void* to, std::size_t bytes_each, const Tensor& x);
 
-// What a tensor of the device holds once the stream's work is done, and the way back; contiguous tensors.
+// Copies a device tensor to the host once the stream's work is done, and back; contiguous tensors.
 template <class T>
 std::vector<T> values_of(Device& device, Stream& stream, const Tensor& x) {
   std::vector<T> values(static_cast<std::size_t>(x.size()));
@@ -70,7 +70,7 @@ Config small_config();
 // The same as an MoE: E 4, k 2, expert size 12, a load-balancing and a z-loss.
 Config small_moe_config();
 
-// A trainer with random weights of config.seed; router logits are spread so that top-k gaps are not by chance tiny.
+// A trainer with random weights of config.seed; router logits are spread so that top-k gaps are not tiny.
 Trainer random_trainer(const Rig& rig, const Config& config, const Mesh& mesh);
 
 // Loss as backward differentiates it: the LM's plus the router losses with their coefficients.

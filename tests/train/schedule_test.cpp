@@ -86,7 +86,7 @@ TEST(Schedule, ShortRunsAreFinite) {
   }
 }
 
-// Counted in tokens or in steps, a run whose batch stays has the same rates, bit for bit.
+// With an unchanged batch, schedules in tokens and in steps give the same rates, bit for bit.
 TEST(Schedule, TokensAndStepsOfOneBatchAgree) {
   for (const char* name : {"constant", "cosine", "wsd"}) {
     Config steps, tokens;

@@ -13,7 +13,7 @@
 extern "C" std::size_t __sanitizer_get_current_allocated_bytes();  // GCC 12 ships no header for it
 #endif
 
-// A step allocates nothing of ours, and what is allocated before is what the plan says.
+// A step allocates none of our memory, and what is allocated before is what the plan says.
 namespace upcycle {
 namespace {
 
@@ -37,7 +37,7 @@ std::size_t heap_bytes() {
 #endif
 }
 
-// The sanitizer keeps freed memory for a while, so that there only the heap's own count says something.
+// The sanitizer keeps freed memory for a while, so only the heap's own count is meaningful there.
 [[maybe_unused]] std::size_t resident_bytes() {
   std::ifstream statm("/proc/self/statm");
   std::size_t total = 0, resident = 0;
@@ -113,8 +113,8 @@ TEST_P(SteadyState, TheSnapshotIsAsPlanned) {
   EXPECT_EQ(snapshot.arena.high_water(), snapshot.arena.capacity());
 }
 
-// Whatever lies in the activations, NaN even, a step gives the same bits: it reads only what it wrote. (Padding rows
-// between experts are multiplied by zeros, which does not make a NaN harmless.)
+// Whatever the activations held before, even NaN, a step gives the same bits: it reads only what it wrote. (Padding
+// rows between experts are multiplied by zeros, which does not make a NaN harmless.)
 TEST_P(SteadyState, AStepReadsNothingThatWasLeftBehind) {
   config.model.shared_expert = config.model.is_moe();
   Trainer t = random_trainer(rig, config, mesh);

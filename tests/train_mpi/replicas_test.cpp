@@ -46,7 +46,7 @@ TEST(CheckReplicas, FindsADifferenceOverTp) {
   expect_found(rig, moe, mesh, "model.layers.0.block_sparse_moe.experts.0.w1.weight");  // edp spans tp
 }
 
-// What is cut over tp is no replica: it differs and is no error.
+// What is cut over tp is not replicated: it differs without being an error.
 TEST(CheckReplicas, SlicesMayDiffer) {
   const Rig rig;
   const Mesh mesh = make_test_mesh(*rig.device, *rig.stream, 2);

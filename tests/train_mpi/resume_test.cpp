@@ -74,7 +74,7 @@ TEST_P(ResumeOverRanks, TwoRanksGoOnAsOne) {
   Trainer one = make_trainer(config, single, *rig.device, *rig.stream, *rig.ops);
   restore_trainer(one, *open_checkpoint(folder.path + "/run", true, mesh.world.get()));
   expect_pieces_of(t, one);
-  if (config.dtype != "fp32") return;  // bf16 rounds each layout's sums at other places
+  if (config.dtype != "fp32") return;  // in bf16 each layout rounds its sums at different places
   for (int i = 0; i < 2; ++i) {
     const double want = train_step(t, data.source()).loss;
     EXPECT_NEAR(train_step(one, data.source()).loss, want, 1e-5 * want);

@@ -110,7 +110,7 @@ TEST_F(RealModel, ExactModesKeepTheFunctionInFp32) {
   EXPECT_GT(worst, 0) << "every mode bitwise: was an MoE computed at all?";
 }
 
-// Expert counts that fill no vector register: rows tied within a group must still give tied logits.
+// Expert counts that do not fill a vector register: rows tied within a group must still give tied logits.
 TEST_F(RealModel, GroupsStayTogetherAtOddExpertCounts) {
   const std::vector<float> before = logits_of(rig, mesh, *dense, DType::F32, tokens);
   for (const auto& [E, k, G] : {std::array{6, 2, 2}, std::array{6, 4, 2}, std::array{10, 2, 2}, std::array{12, 4, 4},
@@ -133,7 +133,7 @@ TEST_F(RealModel, ExactModesKeepTheFunctionInBf16) {
   RecordProperty("worst", fmt::format("{:.3g}", worst));
 }
 
-// The README's table of modes in other words than promises_exact's.
+// The README's table of modes, written independently of promises_exact.
 bool table_says_exact(const Combination& c) {
   const UpcycleConfig& u = c.upcycle;
   if (c.target.shared_expert) return true;
@@ -144,7 +144,7 @@ bool table_says_exact(const Combination& c) {
   return u.router_std == 0 && u.scale == "down";
 }
 
-TEST_F(RealModel, ThePromiseIsTheTruthInEveryCombination) {
+TEST_F(RealModel, PromisesHoldInEveryCombination) {
   const std::vector<float> before = logits_of(rig, mesh, *dense, DType::F32, tokens_short);
   int exact = 0, other = 0;
   const std::vector<Combination> all = combinations([](Combination c, auto add) {

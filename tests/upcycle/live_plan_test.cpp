@@ -7,7 +7,7 @@
 #include "parallel/model/rectangles.h"
 #include "tests/upcycle/models.h"
 
-// Who sends what, for many ranks at once and without any of them.
+// Who sends what, for many ranks at once, in one process.
 namespace upcycle::test {
 namespace {
 
@@ -41,7 +41,7 @@ std::vector<Config> targets(const Config& dense) {
 using Key = std::tuple<std::int64_t, std::size_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t>;
 Key key_of(const Transfer& t) { return {t.round, t.row, t.part.row, t.part.column, t.part.rows, t.part.columns}; }
 
-// Every rank's plan, cut into rounds as ranks that ask each other would.
+// Every rank's plan, cut into the rounds that communicating ranks would agree on.
 std::vector<LiveExchange> plans_of(LiveState state, const Config& dense, const Config& moe, const Layout& layout,
                                    std::int64_t buffer) {
   const ExpertMaker maker(moe.model, moe.upcycle, 1, {});
@@ -84,7 +84,7 @@ TEST(LivePlan, SendersAndReceiversAgreeWithinTheBuffers) {
         }
 }
 
-// Cut or not, the same elements of the same places travel.
+// Cut or not, the same elements of the same places are sent.
 TEST(LivePlan, RoundsCutATransferAtTheSendersStretches) {
   const Config dense = big_enough();
   const Config moe = moe_of(dense, {}, experts(8, 2));
@@ -92,7 +92,7 @@ TEST(LivePlan, RoundsCutATransferAtTheSendersStretches) {
   const Layout layout = make_layout(8, 2, 4, 1);
   const LiveExchange whole = plan_exchange(LiveState::Masters, dense.model, maker, layout, 5);
   const auto elements = [](const std::vector<Transfer>& all) {
-    std::vector<std::array<std::int64_t, 5>> places;  // peer, row, row of it, column, place
+    std::vector<std::array<std::int64_t, 5>> places;  // peer, table row, matrix row, column, place
     for (const Transfer& t : all)
       for (std::int64_t r = 0; r < t.part.rows; ++r)
         for (std::int64_t c = 0; c < t.part.columns; ++c)
@@ -117,7 +117,7 @@ TEST(LivePlan, RoundsCutATransferAtTheSendersStretches) {
   }
 }
 
-// The number of rounds follows what ranks really send, not the worst that a world of this size could.
+// The number of rounds follows what ranks really send, not the worst case for a world of this size.
 TEST(LivePlan, RoundsFillTheBuffers) {
   const Config dense = big_enough();
   const Config moe = moe_of(dense, {}, experts(8, 2));
@@ -139,7 +139,7 @@ TEST(LivePlan, NothingMovesTwice) {
   const Config dense = big_enough();
   const Config moe = moe_of(dense, {}, experts(8, 2));
   const ExpertMaker maker(moe.model, moe.upcycle, 1, {});
-  const Layout layout = make_layout(8, 1, 2, 1);  // 4 experts a rank, their state over edp = 4
+  const Layout layout = make_layout(8, 1, 2, 1);  // 4 experts per rank, their state over edp = 4
   std::int64_t total = 0, moments = 0;
   for (int rank = 0; rank < layout.world; ++rank) {
     total += plan_exchange(LiveState::Masters, dense.model, maker, layout, rank).sent();

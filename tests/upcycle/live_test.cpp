@@ -81,7 +81,7 @@ std::vector<Upcycling> upcyclings() {
           {"every_second_layer", {}, every}};
 }
 
-// Live and from files are the same experts, and the same next step.
+// Live conversion and conversion from files give the same experts, and the same next step.
 TEST_F(Live, IsTheRunThatAnUpcycledCheckpointStarts) {
   for (const char* dtype : {"fp32", "bf16"}) {
     const Config c = config(dtype);
@@ -182,7 +182,7 @@ TEST_F(Live, AFreshExpertsFirstUpdateIsStepOne) {
   const std::vector<float> gradient = gradient_of(t, row);
   std::size_t counted = 0;
   for (std::size_t i = 0; i < before.size(); ++i) {
-    if (std::abs(gradient[i]) < 1e-4) continue;  // eps counts beside it
+    if (std::abs(gradient[i]) < 1e-4) continue;  // eps is not negligible
     EXPECT_NEAR((before[i] - after[i]) / 1e-2, gradient[i] > 0 ? 1 : -1, 2e-3);
     ++counted;
   }
@@ -218,7 +218,7 @@ TEST_F(Live, WorksWithoutMomentsAndFromTheFirstStepOn) {
   }
 }
 
-TEST_F(Live, ManyStepsLaterTheTwinsAreStillOne) {
+TEST_F(Live, TheTwinsStayEqualForManySteps) {
   Config c = config("bf16");
   Trainer dense = after_dense_steps(c, 2), again = after_dense_steps(c, 2);
   c.upcycle.drop_ratio = 0.5;

@@ -29,7 +29,7 @@ TEST(UpcycledModel, TakesExpertKeysFromTheTargetAndTheRestFromTheDenseModel) {
   target.router_z_loss_coef = 0.004;
   target.moe_every_n_layers = 2;
   target.shared_expert = true;
-  target.hidden_size = 999;  // not the target's to say
+  target.hidden_size = 999;  // not taken from the target
   ModelConfig want = dense_model();
   want.num_local_experts = 10;
   want.num_experts_per_tok = 5;

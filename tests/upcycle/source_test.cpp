@@ -219,7 +219,7 @@ TEST(UpcycledSource, ANotANumberInADroppedMatrixIsNamed) {
                      {"a drawn model", "model.layers.1.mlp.up_proj.weight", "nan"});
 }
 
-// All that is drawn at once: noise, drop, scale, tied routers.
+// Everything random at once: noise, drop, scale, tied routers.
 UpcycleConfig everything() {
   UpcycleConfig u = virtual_group();
   u.scale = "cube_root";

@@ -179,7 +179,7 @@ TEST_F(Layouts, Copies) { run({}, experts(8, 2), true); }
 
 TEST_F(Layouts, VirtualGroups) { run({"virtual_group", "down"}, experts(8, 4, 20)); }
 
-// The cube root of 2 does not pass through rounding to bf16.
+// The cube root of 2 does not commute with rounding to bf16.
 TEST_F(Layouts, VirtualGroupsOfAnotherFactor) { run({"virtual_group", "cube_root"}, experts(8, 4, 20)); }
 
 TEST_F(Layouts, Noise) { run({"copy", "none", 0, 0.01}, experts(8, 2)); }
@@ -193,7 +193,7 @@ TEST_F(Layouts, SharedExpertInEverySecondLayer) {
   run({}, target);
 }
 
-// In rounds of a few elements, which cut matrices and their rows, the same arrives as at once.
+// Rounds of a few elements, which cut matrices and their rows, deliver the same as a single one.
 TEST_F(Layouts, ManyRoundsBringTheSame) {
   const Config dense = dense_config("bf16");
   Config moe = dense;
@@ -226,7 +226,7 @@ TEST_F(Layouts, ManyRoundsBringTheSame) {
   }
 }
 
-// All that leaves a rank without moments: no exchange of them.
+// Cases without moments: they are not exchanged.
 TEST_F(Layouts, SgdMovesNoMoments) {
   Config dense = dense_config("fp32");
   dense.train.optimizer = "sgd";

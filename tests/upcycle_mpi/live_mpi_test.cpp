@@ -60,8 +60,8 @@ std::vector<float> state(Checkpoint& c, StateKind kind, const std::string& name)
   return values;
 }
 
-// Masters and moments move from their dense owner to the owner in the MoE's flat ranges: seen whole, in checkpoints of
-// before and after.
+// Masters and moments move from their dense owner to the owner in the MoE's flat ranges: compared as a whole, in
+// checkpoints from before and after.
 TEST_F(Ranks, LiveConversionOverDataParallelRanks) {
   const Mesh mesh = make_test_mesh(*rig.device, *rig.stream);
   SharedFolder folder(*mesh.world);
@@ -98,7 +98,7 @@ TEST_F(Ranks, LiveConversionOverDataParallelRanks) {
   }
 }
 
-// From a checkpoint tp ranks do upcycle: each reads its slices, and the change is that of the whole vocabulary.
+// tp ranks upcycle from a checkpoint: each reads its slices, and the change is that of the whole vocabulary.
 TEST_F(Ranks, FromACheckpointOverTensorParallelRanks) {
   const Mesh mesh = make_test_mesh(*rig.device, *rig.stream, 2);
   Config c = config("fp32");
@@ -122,7 +122,7 @@ TEST_F(Ranks, FromACheckpointOverTensorParallelRanks) {
   }
 }
 
-// Each rank reads its share of a matrix; what one finds there, all refuse.
+// Each rank reads its share of a matrix; an error that one finds is reported by all.
 TEST_F(Ranks, ANotANumberThatOneRankReadsIsRefusedByAll) {
   struct Broken final : TensorSource {
     DrawnModel good{dense_model(), 5};
@@ -141,7 +141,7 @@ TEST_F(Ranks, ANotANumberThatOneRankReadsIsRefusedByAll) {
                      {"a drawn model", "model.layers.1.mlp.up_proj.weight", "nan"});
 }
 
-// A rank's experts may be smaller than the dense slices that the logits are measured with first.
+// A rank's experts may be smaller than the dense slices for which the logits are computed first.
 TEST_F(Ranks, FromACheckpointWithFewSmallExpertsARank) {
   const Mesh mesh = make_test_mesh(*rig.device, *rig.stream, 1, 2);
   Config c = config("fp32");

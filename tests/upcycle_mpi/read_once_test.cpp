@@ -4,13 +4,13 @@
 #include "tests/mpi_tests.h"
 #include "tests/upcycle/models.h"
 
-// However many ranks of a host want a weight, and whatever they make of it: it is read once.
+// A weight is read once per host, however many of its ranks want it and whatever they make of it.
 namespace upcycle::test {
 namespace {
 
 const std::vector<std::int32_t> kProbe = {5, 1, 36, 0, 7, 7, 12, 30};
 
-// Counts what it is asked for.
+// Counts the elements it is asked for.
 class Counting final : public TensorSource {
  public:
   explicit Counting(const ModelConfig& model) : drawn_(model, 5) {}

@@ -13,7 +13,7 @@ using Words = std::vector<std::string>;
 
 const json moe = {{"num_local_experts", 4}, {"num_experts_per_tok", 2}};
 
-// Of the emulated program; on several ranks through run_local.sh.
+// Runs the emulated program, on several ranks through run_local.sh.
 Outcome run_cuda(const Words& arguments, int ranks = 1, const std::map<std::string, std::string>& more = {}) {
   std::map<std::string, std::string> environment{{"UPCYCLE_BINARY", UPCYCLE_EMULATED}, {"OMP_NUM_THREADS", "1"}};
   if (ranks > 1) environment["UPCYCLE_EMUL_STREAMS"] = "deferred";  // as late as the waits allow

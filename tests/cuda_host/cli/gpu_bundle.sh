@@ -40,7 +40,7 @@ for program in "${programs[@]}"; do put "$program"; done
 mkdir -p "$bare$standard" "$bare$packages"/nvidia/{cu13,nccl}/lib
 for device in null zero urandom; do : >"$bare/dev/$device"; done
 
-# Without a GPU, as it is.
+# Without a GPU and without stand-ins.
 cat >"$bare/as_it_is.sh" <<'END'
 cd /upcycle_gpu
 export OMP_NUM_THREADS=1
@@ -122,7 +122,7 @@ ended with 0
 gpu_check.sh: nvidia-smi lists no GPU here: run it on a machine with an NVIDIA GPU and its driver
 ended with 2
 "
-# On the CPU nothing runs on tensor cores, and that alone fails.
+# On the CPU nothing runs on tensor cores: only this check fails.
 expect "$work/checked.txt" "ended with 1
 # Upcycle on A stand-in, 1 GPU(s)" "driver 1.2.3" "gpu_check.sh --quick --minutes 4" "commit " "| ops | passed |" "| training_steps | passed |" \
   "| fp32_as_on_the_cpu | passed |" "| bf16_as_on_the_cpu | passed |" "| bf16_heads_of_64 | **FAILED**" \

@@ -7,7 +7,7 @@
 
 #include "tests/cli/small_run.h"
 
-// launch/gpu_check.sh without a GPU: what it refuses, and its course on the emulated one with stand-ins for what only a
+// launch/gpu_check.sh without a GPU: what it refuses, and a full run on the emulated one with stand-ins for what only a
 // machine with a GPU has.
 namespace upcycle {
 namespace {
@@ -107,7 +107,7 @@ TEST_F(GpuCheck, WritesOneReport) {
         "| parity_2_ranks | passed |", "| bench_step_fp32 | passed |", "| compute-sanitizer | not run: --quick |",
         "## training_steps: the end of its log", "## bench_ops_bf16", "| attention_backward |"})
     parts.emplace_back(part);
-  std::size_t at = 0;  // in the order of their worth
+  std::size_t at = 0;  // most important first
   for (const std::string& part : parts) {
     const std::size_t found = report.find(part, at);
     ASSERT_NE(found, std::string::npos) << part << " is not in, or too early in\n" << report;
@@ -134,7 +134,7 @@ TEST_F(GpuCheck, EndsInTheMinutesThatItHas) {
         std::string::npos);
 }
 
-// Killed without a word, as where a connection is cut, it leaves what it knew.
+// Killed without warning, as when a connection is cut, it leaves what it has recorded.
 TEST_F(GpuCheck, LeavesAReportWhereItIsKilled) {
   stand_ins();
   program("build/test_gpu_train", "read -r _ _ _ script _ </proc/$PPID/stat; kill -KILL $script");

@@ -28,7 +28,7 @@ class NcclOrder : public testing::TestWithParam<std::uint64_t> {
 };
 
 // Ops before the call write what it sends; ops after the wait read what it brought.
-TEST_P(NcclOrder, ACallStandsBetweenTheOpsAroundIt) {
+TEST_P(NcclOrder, ACallIsOrderedBetweenTheOpsAroundIt) {
   const Gpu gpu;
   const Mesh mesh = gpu.mesh();
   const std::int64_t n = 301;
@@ -160,7 +160,7 @@ TEST_P(NcclOrder, TheEndOfAGroupFinishesWhatIsUnderWay) {
   EXPECT_TRUE(data.download() == expected);
 }
 
-// These tests can fail: without the wait some seed reads the tensor before its sum is there.
+// Proof that these tests can fail: without the wait some seed reads the tensor before its sum is there.
 TEST(NcclOrderTests, SeeAWaitThatIsMissing) {
   if (mpi_session().size() == 1) return;  // a group of one has nothing to wait for
   int wrong = 0;

@@ -1,5 +1,5 @@
-// NCCL for tests: one emulated GPU a process, over MPI. Non-blocking communicators take their time, and what is called
-// too early is refused; buffers must be device memory; all ranks must issue the same calls.
+// NCCL for tests: one emulated GPU per process, over MPI. Non-blocking communicators take their time, and what is
+// called too early is refused; buffers must be device memory; all ranks must issue the same calls.
 #include <nccl.h>
 
 #include <algorithm>
@@ -44,8 +44,8 @@ ncclResult_t enqueue_held(ncclComm& comm) {
   return emul::sticky() == cudaSuccess ? ncclSuccess : ncclUnhandledCudaError;
 }
 
-// In its first collective of a kind a blocking communicator connects its ranks: the host stands in it until all have
-// come.
+// In its first collective of a kind a blocking communicator connects its ranks: the host blocks in it until all have
+// arrived.
 void connect(ncclComm& comm, NcclKind kind) {
   const unsigned bit = 1u << static_cast<unsigned>(kind);
   if (!comm.blocking || (comm.connected & bit) != 0) return;
@@ -116,7 +116,7 @@ ncclComm* make(MPI_Comm mpi, const ncclConfig_t* config) {
   MPI_Bcast(&comm->adds_from, 1, MPI_INT, 0, mpi);
   comm->adds_from %= comm->size;
   comm->blocking = config == nullptr || config->blocking != 0;
-  if (const char* environment = std::getenv("NCCL_COMM_BLOCKING"))  // stands above the config, as in NCCL's init.cc
+  if (const char* environment = std::getenv("NCCL_COMM_BLOCKING"))  // overrides the config, as in NCCL's init.cc
     comm->blocking = std::string_view(environment) != "0";
   if (config != nullptr && config->commName != nullptr) comm->name = config->commName;
   ++emul::counters().nccl_communicators;
@@ -188,7 +188,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* out, int ranks, ncclUniqueId id,
 // Also where the emulated GPU gets on while the host waits for something else.
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* state) {
   if (comm == nullptr) return refuse(ncclInvalidArgument, "no communicator");
-  // A little while a call is in progress: streams shall be behind the host.
+  // Only a little while a call is in progress: streams should lag behind the host.
   for (int i = comm->looks > 0 ? 1 : 8; i > 0 && emul::pump_once(); --i) {
   }
   *state = comm->error;
@@ -214,7 +214,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   return ncclSuccess;
 }
 
-// What is queued ends without having done anything. The communicator stays: streams hold operations of it.
+// Queued work ends without having done anything. The communicator stays: streams hold operations of it.
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
   comm->aborted = true;
   std::fprintf(stderr, "emulated NCCL: %s aborted\n", comm->name.c_str());

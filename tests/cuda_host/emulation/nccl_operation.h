@@ -24,10 +24,10 @@ struct ncclComm {
   // different orders, as rings and trees of a real machine do (NVIDIA/nccl issue 2091).
   int adds_from = 0;
   bool blocking = true;
-  unsigned connected = 0;  // a bit a kind of collective
+  unsigned connected = 0;  // one bit per kind of collective
   std::string name = "?";
 
-  // A call of a non-blocking communicator takes this many looks at its state before it is done: only then are its
+  // A call of a non-blocking communicator takes this many polls of its state before it is done: only then are its
   // operations in their streams.
   int looks = 0;
   std::vector<std::pair<cudaStream_t, std::unique_ptr<NcclOperation>>> held;
@@ -52,7 +52,7 @@ struct NcclCall {
   std::size_t bytes() const;
   bool collective() const { return kind <= NcclKind::AllGather; }
 
-  // Under way.
+  // In flight.
   std::vector<char> sent, received, headers;
   MPI_Request request = MPI_REQUEST_NULL;
 };
@@ -85,8 +85,8 @@ namespace emul {
 int nccl_delay(int most);
 [[noreturn]] void nccl_die(const std::string& what);
 
-// For tests: the next operation of any communicator that starts here does not come to an end, and its communicator has
-// this error, as where a cable is pulled.
+// For tests: the next operation of any communicator that starts here never ends, and its communicator has this error,
+// as when a cable is pulled.
 void fail_next_nccl_operation(ncclResult_t error);
 
 }  // namespace emul

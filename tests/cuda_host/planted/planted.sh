@@ -9,7 +9,7 @@ only_sanitizers='missing_syncwarp shared_row_out_of_bounds global_out_of_bounds 
 [[ " ${modes[*]} " != *" asan "* ]] || only_sanitizers=
 bad=0
 ((${#modes[@]})) || { echo "planted: which modes? (schedules deferred asan tsan)" >&2; exit 2; }
-line() {  # name, a column a mode, text
+line() {  # name, one column per mode, text
   printf '%-28s' "$1"
   printf ' %-10s' "${@:2:${#modes[@]}}"
   printf ' %s\n' "${*: -1}"

@@ -7,7 +7,7 @@
 namespace upcycle::test {
 
 // While it lives the emulated streams hold their work back and pass one another at random, in an order of the seed's
-// and the rank's: whatever is not waited for is not there. Else every op is done when it is issued.
+// and the rank's: results that are not waited for are not there. Else every op is done when it is issued.
 class DeferredStreams {
  public:
   explicit DeferredStreams(std::uint64_t seed) : before_(emul::options().deferred) {

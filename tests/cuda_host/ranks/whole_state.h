@@ -15,7 +15,7 @@ std::vector<std::vector<float>> whole_gradients(const Trainer& t);
 // Those that this rank owns, one after the other.
 std::vector<float> owned_gradients(const Trainer& t);
 
-// ||a - b|| <= relative ||b|| + absolute ||all of b||, a parameter of the masters.
+// ||a - b|| <= relative ||b|| + absolute ||all of b||, for each parameter's masters.
 void expect_near_masters(const TrainedState& a, const TrainedState& b, double relative, double absolute);
 
 }  // namespace upcycle::test
