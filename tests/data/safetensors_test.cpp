@@ -184,7 +184,8 @@ TEST(SafetensorsHeader, MissingFields) {
   expect_header_refused(R"({"a":{"dtype":"F32","shape":[2]}})", eight, {"'a'", "data_offsets is missing"});
 }
 TEST(SafetensorsHeader, UnknownField) {
-  expect_header_refused(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":"y"}})", eight, {"'x'", "alone"});
+  expect_header_refused(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":"y"}})", eight,
+                        {"'x'", "only dtype, shape and data_offsets"});
 }
 TEST(SafetensorsHeader, UnknownDtype) {
   expect_header_refused(R"({"a":{"dtype":"Q4","shape":[2],"data_offsets":[0,8]}})", eight, {"'Q4'", "F64"});
