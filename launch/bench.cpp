@@ -44,6 +44,7 @@ Config config_to_measure(const std::string& file, const std::vector<std::string>
   const std::string name = file.empty() ? "the config" : file;
   c.data = {};
   c.checkpoint = {};
+  c.debug = {};
   c.train.steps = std::max(steps, c.upcycle.at_step + 1);
   c.train.tokens = c.train.warmup_steps = 0;
   c.train.schedule = "constant";

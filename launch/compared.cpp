@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "core/error.h"
 #include "parallel/checkpoint/open_model.h"
 #include "parallel/model/tensor_source.h"
 #include "parallel/train/dump_files.h"
@@ -30,10 +31,13 @@ std::vector<ComparedTensor> open_dump(const std::string& dir) {
   std::vector<ComparedTensor> all;
   for (std::size_t i = 0; i < dump->tensors().size(); ++i) {
     const DumpTensor& t = dump->tensors()[i];
-    all.push_back({t.name, t.kind, name_of(t.type), t.shape, [dump, i, type = t.type] {
+    all.push_back({t.name, t.kind, name_of(t.type), t.shape, [dump, i, name = t.name, type = t.type] {
                      const std::vector<char> bytes = dump->read(i);
                      if (type == StoredType::BF16) return as_floats<bf16>(bytes);
-                     return type == StoredType::I32 ? as_floats<std::int32_t>(bytes) : as_floats<float>(bytes);
+                     if (type == StoredType::I32) return as_floats<std::int32_t>(bytes);
+                     if (type == StoredType::F32) return as_floats<float>(bytes);
+                     input_error("{}: found {}, expected F32, BF16 or I32, which dumps have; dump the step again", name,
+                                 name_of(type));
                    }});
   }
   return all;

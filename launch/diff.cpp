@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
@@ -21,17 +22,27 @@ struct Difference {
   std::size_t largest = 0;  // the element that differs most
   float a = 0, b = 0;       // its values
 
-  bool agrees() const { return same_bits || distance <= allowed; }  // false if there is a NaN
+  bool agrees() const { return same_bits || (std::isfinite(distance) && distance <= allowed); }
+  double share() const {  // of what is allowed
+    if (same_bits) return 0;
+    return std::isfinite(distance) && allowed > 0 ? distance / allowed : INFINITY;
+  }
 };
 
 bool same(float x, float y) { return std::bit_cast<std::uint32_t>(x) == std::bit_cast<std::uint32_t>(y); }
 
 Difference compare(const ComparedTensor& tensor, const std::vector<float>& a, const std::vector<float>& b) {
   Difference d{&tensor};
-  d.norm = norm(a);
+  // An infinity or NaN that only one side has is a difference; one that both have must not hide the others.
+  std::vector<float> finite = a, x = a, y = b;
+  std::ranges::replace_if(
+      finite, [](float v) { return !std::isfinite(v); }, 0.0f);
+  d.norm = norm(finite);
   d.same_bits = std::ranges::equal(a, b, same);
   if (d.same_bits) return d;
-  d.distance = distance(a, b);
+  for (std::size_t i = 0; i < a.size(); ++i)
+    if (same(a[i], b[i])) x[i] = y[i] = 0;
+  d.distance = distance(x, y);
   double most = -1;
   for (std::size_t i = 0; i < a.size() && !std::isnan(most); ++i) {
     const double apart = std::abs(double(a[i]) - b[i]);
@@ -76,7 +87,7 @@ std::vector<Difference> compare_all(const Tensors& as, const Tensors& bs, double
   std::map<std::string, double> squares;  // sum of squares per kind
   for (const ComparedTensor& a : as) {
     all.push_back(compare(a, a.read(), partners.at(a.name)->read()));
-    if (const double norm = all.back().norm; !a.integer() && std::isfinite(norm)) squares[a.kind] += norm * norm;
+    if (!a.integer()) squares[a.kind] += all.back().norm * all.back().norm;
   }
   for (Difference& d : all)
     d.allowed = d.tensor->integer() ? 0 : allowed_distance(d.norm, std::sqrt(squares[d.tensor->kind]), relative);
@@ -117,8 +128,8 @@ int run_diff(const Arguments& arguments) {
   bool json = false;
   Options options(
       "diff",
-      "The first tensor, in the order of the step, in which B differs from A, and by how much. Exit code 0: none, 1: "
-      "there is one. A tensor differs where ||a - b|| > R ||a|| + R/100 ||all a of its kind||.");
+      "The first tensor, in the order of the step, in which B differs from A, and by how much, compared in fp32. Exit "
+      "code 0: none, 1: there is one. A tensor differs where ||a - b|| > R ||a|| + R/100 ||all a of its kind||.");
   options.positional("A", a_name, "a dump (debug.dump), a checkpoint, a Hugging Face directory or a safetensors file");
   options.positional("B", b_name, "another");
   options.option("--relative", relative, "R; two layouts agree to 1e-5 in fp32, 2e-2 is usual in bf16");
@@ -132,8 +143,7 @@ int run_diff(const Arguments& arguments) {
   const auto first = std::ranges::find_if(all, [](const Difference& d) { return !d.agrees(); });
   const auto differ = std::ranges::count_if(all, [](const Difference& d) { return !d.agrees(); });
   const auto same = std::ranges::count_if(all, &Difference::same_bits);
-  const auto furthest = std::ranges::max_element(
-      all, {}, [](const Difference& d) { return d.same_bits || d.allowed == 0 ? 0 : d.distance / d.allowed; });
+  const auto furthest = std::ranges::max_element(all, {}, &Difference::share);
   if (json) {
     fmt::print("{}\n", Json{{"tensors", all.size()},
                             {"same_bits", same},

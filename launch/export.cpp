@@ -1,6 +1,7 @@
 #include "parallel/models/export.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "core/suggest.h"
 #include "launch/commands.h"
 #include "launch/model_files.h"
 #include "launch/options.h"
@@ -23,6 +24,8 @@ int run_export(const Arguments& arguments) {
   if (!options.parse(arguments)) return 0;
   if (e.max_shard_bytes < 1)
     input_error("command line: --max-shard-bytes: found {}, expected 1 or more", e.max_shard_bytes);
+  if (!e.model_type.empty() && find_family(e.model_type) == nullptr)
+    input_error("command line: --model-type: found {}, expected {}", quote_text(e.model_type), family_types());
   e.dtype = parse_dtype(dtype);
   const auto source = open_model(dir);
   export_huggingface(*source, travelling_files(model_folder(dir)), out, e);

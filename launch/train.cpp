@@ -1,6 +1,7 @@
 #include <fmt/core.h>
 
 #include <chrono>
+#include <filesystem>
 #include <optional>
 
 #include "core/config/check.h"
@@ -45,6 +46,18 @@ int stopped_before_training() {
   return kStoppedBySignal;
 }
 
+// Whether this run dumps a step, to a folder that this makes. A resumed run leaves a dump as it is: the same command
+// must go on after any interruption.
+bool start_dump(const std::string& dir, bool resumed) {
+  if (dir.empty()) return false;
+  if (resumed && std::filesystem::exists(dir) && !std::filesystem::is_empty(dir)) {
+    log_warn("debug.dump: {} has files from before this run was resumed: nothing is dumped", dir);
+    return false;
+  }
+  make_dump_folder(dir);
+  return true;
+}
+
 // Its exit code is that of bad input: the same command would diverge again, so a scheduler must not restart it.
 constexpr int kDiverged = 2;
 
@@ -64,8 +77,9 @@ bool train_loop(TrainingRun& run, Metrics& metrics) {
     }
     Trainer& t = run.trainer;
     const Config& c = run.setup.config;
-    if (!c.debug.dump.empty() && t.step == (c.debug.dump_step > 0 ? c.debug.dump_step - 1 : first)) {
+    if (run.dumps && t.step == (c.debug.dump_step > 0 ? c.debug.dump_step - 1 : first)) {
       dump_step(t, source, c.debug.dump);
+      run.dumps = false;
       log_info("step {}: its activations and gradients are in {}", t.step + 1, c.debug.dump);
     }
     profile.before_step(t.step + 1);
@@ -91,6 +105,7 @@ bool train_loop(TrainingRun& run, Metrics& metrics) {
     }
   }
   profile.warn_unopened(run.trainer.step);
+  if (run.dumps) log_warn("debug.dump: this run did not come to the step to dump: nothing is in the folder");
   if (run.writer != nullptr && saved != run.trainer.step && run.trainer.step > first) start_save(run);
   finish_save(run);
   return !stop;
@@ -133,9 +148,10 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
   agree_or_throw(*mesh.world, [&] {
     // Before anything is written, refuse what can not be computed here or does not fit in memory.
     yardstick = make_yardstick(backend, run.setup.config.storage(), layout.world);
-    if (session.rank() == 0 && !run.setup.config.debug.dump.empty()) make_dump_folder(run.setup.config.debug.dump);
+    if (session.rank() == 0) run.dumps = start_dump(run.setup.config.debug.dump, run.setup.checkpoint != nullptr);
     run.trainer = make_trainer(run.setup.config, mesh, *backend.device, *backend.stream, *backend.ops);
   });
+  run.dumps = mesh.world->max_of(run.dumps ? 1 : 0) > 0;
   if (all_stop(*mesh.world)) return stopped_before_training();
   const Config& c = run.setup.config;
   const bool writes = !c.checkpoint.dir.empty();

@@ -75,6 +75,13 @@ class Recorder : public Observer {
   std::int64_t microbatches_, microbatch_, place_ = 0;
 };
 
+struct Observed {
+  Transformer& model;
+  Observed(Transformer& m, Observer& observer) : model(m) { model.observer = &observer; }
+  ~Observed() { model.observer = nullptr; }
+  Observed(const Observed&) = delete;
+};
+
 // Of the pieces that this rank owns: each logical element on one rank. In the backward's order, the last rows first.
 void add_gradients(const Trainer& t, DumpWriter& writer, Staging& staging, std::int64_t microbatches) {
   const ParamTable global = make_global_table(t.config.model);
@@ -105,9 +112,10 @@ void dump_step(Trainer& t, const SequenceSource& source, const std::string& dir)
   DumpWriter writer(dir, t.mesh->rank, t.mesh->layout.world, t.step + 1);
   Staging staging(*t.device, *t.stream);
   Recorder recorder(t, writer, staging);
-  t.model->observer = &recorder;
-  compute_gradients(t, source);
-  t.model->observer = nullptr;
+  {
+    const Observed observed(*t.model, recorder);
+    compute_gradients(t, source);
+  }
   add_gradients(t, writer, staging, recorder.microbatches());
   writer.finish();
   t.mesh->world->barrier();  // after this every rank finds all of it

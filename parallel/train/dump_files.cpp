@@ -98,9 +98,15 @@ DumpReader::DumpReader(const std::string& dir) : dir_(dir) {
                   world);
     try {
       const nlohmann::json list = parse_strict_json(read_text(path, max_list_bytes), path);
-      list.at("world").get_to(world);
+      const int ranks = list.at("world");
+      if (rank > 0 && ranks != world)
+        input_error("{}: found a dump of {} ranks, expected {} as in {}; dump the step again", path, ranks, world,
+                    rank_folder(dir, 0) + list_name);
+      world = ranks;
       for (const nlohmann::json& p : list.at("pieces")) {
-        const std::string file = folder + "/" + p.at("file").get<std::string>(), stored = p.at("stored");
+        const std::string name = p.at("file"), file = folder + "/" + name, stored = p.at("stored");
+        if (std::filesystem::path(name).is_absolute() || name.find("..") != std::string::npos)
+          input_error("{}: found the file {}, expected one in this folder; dump the step again", path, name);
         if (opened.emplace(file, files_.size()).second) files_.push_back(SafetensorsFile::open(file));
         const Piece piece{rectangle_of(p.at("part")), opened.at(file), stored, p.at("hash")};
         const StoredTensor& info = files_[piece.file].info(stored);
@@ -119,7 +125,12 @@ DumpReader::DumpReader(const std::string& dir) : dir_(dir) {
   for (auto& [order, entry] : all) {
     auto& [tensor, pieces] = entry;
     std::int64_t elements = 0;
-    for (const Piece& p : pieces) elements += p.part.size();
+    for (std::size_t i = 0; i < pieces.size(); ++i) {
+      elements += pieces[i].part.size();
+      for (std::size_t j = 0; j < i; ++j)
+        if (intersection(pieces[i].part, pieces[j].part).size() > 0)
+          input_error("{}: {}: found a part of it twice; dump the step again", dir, tensor.name);
+    }
     if (elements != whole(tensor.shape).size())
       input_error("{}: {}: found {} of its {} elements; dump the step again", dir, tensor.name, elements,
                   whole(tensor.shape).size());

@@ -1,3 +1,4 @@
+#include <cmath>
 #include <fstream>
 
 #include "data/safetensors.h"
@@ -78,8 +79,32 @@ TEST(Dump, BadFoldersAreRefusedBeforeTheRun) {
   expect_refused({"train", config, "--debug.dump=" + file + "/below"}, {"debug.dump: " + file, "cannot make"});
   expect_refused({"train", config, "--debug.dump_step=2"}, {"debug.dump_step: found 2, expected debug.dump"});
   expect_refused({"train", config, "--debug.dump=" + small.file("d"), "--debug.dump_step=7"},
-                 {"debug.dump_step: found 7, expected 1 to 6"});
+                 {"debug.dump_step: found 7, expected at most the run's 6 steps"});
   EXPECT_FALSE(std::filesystem::exists(small.file("run")));
+}
+
+TEST(Dump, AResumedRunLeavesItAndGoesOn) {
+  const SmallRun small;
+  json changes = moe;
+  changes["debug"]["dump_step"] = 1;
+  (void)dump(small, "run", changes);
+  changes["train"]["steps"] = 3;
+  (void)dump(small, "run", changes);
+  EXPECT_EQ(step_lines(small.file("run")).size(), 3u);
+  EXPECT_EQ(json::parse(std::ifstream(small.file("run_dump/rank00000/dump.json")))["step"], 1);
+}
+
+TEST(Diff, AnInfinityOnOneSideIsADifference) {
+  const SmallRun small;
+  const std::string run = small.train("run", moe), a = small.file("a"), b = small.file("b");
+  ASSERT_EQ(run_upcycle({"export", run, a}).exit_code, 0);
+  std::filesystem::copy(a, b);
+  const std::string in_a = a + "/model.safetensors", in_b = b + "/model.safetensors", name = "model.norm.weight";
+  plant(in_a, name, INFINITY);
+  EXPECT_EQ(difference(in_a, in_b, 1)["first"]["name"], name);
+  EXPECT_EQ(difference(in_b, in_a, 1)["furthest"]["name"], name);
+  plant(in_b, name, INFINITY);
+  EXPECT_EQ(difference(in_a, in_b, 0)["differ"], 0);
 }
 
 TEST(Diff, NamesTheFirstTensor) {
@@ -126,9 +151,14 @@ TEST(Diff, BadInputIsOneLine) {
   std::ofstream(list) << pieces;
   expect_refused({"diff", one, one}, {"rank00001/dump.json", "of each of the dump's 2 ranks"});
   pieces["world"] = 1;
-  pieces["pieces"][5]["part"][2] = 1;
-  std::ofstream(list) << pieces;
+  json wrong = pieces;
+  wrong["pieces"][5]["part"][2] = 1;
+  std::ofstream(list) << wrong;
   expect_refused({"diff", one, one}, {"a piece that does not fit"});
+  wrong = pieces;
+  wrong["pieces"][5]["file"] = "../../run/run.json";
+  std::ofstream(list) << wrong;
+  expect_refused({"diff", one, one}, {list, "found the file ../../run/run.json, expected one in this folder"});
   std::ofstream(list) << "[]";
   expect_refused({"diff", one, one}, {list, "expected a dump's list"});
 }
