@@ -19,7 +19,6 @@ class CpuStream final : public Stream {
   void wait(const Event& event) override { finish(event); }
   void synchronize() override {}
   void* native() override { return nullptr; }
-  std::unique_ptr<Stream> make_companion() override { return std::make_unique<CpuStream>(); }
 
   void attach(Progress& progress) override { attached_.push_back(&progress); }
   void detach(Progress& progress) override { std::erase(attached_, &progress); }

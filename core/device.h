@@ -41,8 +41,6 @@ class Stream {
   // expert counts, and what the step reports.
   virtual void synchronize() = 0;
   virtual void* native() = 0;  // cudaStream_t, or null
-  // Another stream of the device, for concurrent work: host waits for it poll what is attached to this stream.
-  virtual std::unique_ptr<Stream> make_companion() = 0;
 
   // CPU transfers advance only while something calls into their library. So a communicator attaches itself, and CPU ops
   // call poll() between pieces of long work (MPI's own progress thread would take a core). On CUDA transfers advance by

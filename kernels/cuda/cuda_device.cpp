@@ -57,7 +57,7 @@ class HostWait {
 // that replaced it in the same stream, so waiting for the later one covers it.
 class CudaEvents final : public Progress {
  public:
-  CudaEvents(int device, std::shared_ptr<HostWait> wait) : host_wait(std::move(wait)), device_(device) {
+  explicit CudaEvents(int device) : device_(device) {
     for (cudaEvent_t& e : events_) UPCYCLE_CUDA(cudaEventCreateWithFlags(&e, cudaEventDisableTiming));
   }
   ~CudaEvents() override {
@@ -77,10 +77,10 @@ class CudaEvents final : public Progress {
   void finish(std::uint64_t ticket) override {
     UPCYCLE_CUDA(cudaSetDevice(device_));
     UPCYCLE_CUDA(
-        host_wait->wait([&] { return cudaEventQuery(at(ticket)); }, [&] { return cudaEventSynchronize(at(ticket)); }));
+        host_wait.wait([&] { return cudaEventQuery(at(ticket)); }, [&] { return cudaEventSynchronize(at(ticket)); }));
   }
 
-  const std::shared_ptr<HostWait> host_wait;  // shared by the stream and its companions
+  HostWait host_wait;  // the stream's
 
  private:
   int device_;
@@ -90,8 +90,7 @@ class CudaEvents final : public Progress {
 
 class CudaStream final : public Stream {
  public:
-  explicit CudaStream(int device, std::shared_ptr<HostWait> wait = std::make_shared<HostWait>())
-      : device_(device), events_(std::make_shared<CudaEvents>(device, std::move(wait))) {
+  explicit CudaStream(int device) : events_(std::make_shared<CudaEvents>(device)) {
     UPCYCLE_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
   }
   ~CudaStream() override {
@@ -111,21 +110,16 @@ class CudaStream final : public Stream {
       event.work->finish(event.ticket);
   }
   void synchronize() override {
-    UPCYCLE_CUDA(events_->host_wait->wait([this] { return cudaStreamQuery(stream_); },
-                                          [this] { return cudaStreamSynchronize(stream_); }));
+    UPCYCLE_CUDA(events_->host_wait.wait([this] { return cudaStreamQuery(stream_); },
+                                         [this] { return cudaStreamSynchronize(stream_); }));
   }
   void* native() override { return stream_; }
-  std::unique_ptr<Stream> make_companion() override {
-    UPCYCLE_CUDA(cudaSetDevice(device_));
-    return std::make_unique<CudaStream>(device_, events_->host_wait);
-  }
 
-  void attach(Progress& progress) override { events_->host_wait->attach(progress); }
-  void detach(Progress& progress) override { events_->host_wait->detach(progress); }
-  void poll() override { events_->host_wait->poll(); }
+  void attach(Progress& progress) override { events_->host_wait.attach(progress); }
+  void detach(Progress& progress) override { events_->host_wait.detach(progress); }
+  void poll() override { events_->host_wait.poll(); }
 
  private:
-  int device_;
   cudaStream_t stream_ = nullptr;
   std::shared_ptr<CudaEvents> events_;
 };

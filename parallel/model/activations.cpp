@@ -3,8 +3,6 @@
 #include "core/error.h"
 #include "parallel/model/moe_buffers.h"
 
-#include "core/error.h"
-
 namespace upcycle {
 namespace {
 

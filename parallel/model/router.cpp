@@ -17,11 +17,14 @@ void logits(const ModelContext& m, const Tensor& x, const Tensor& weight, const 
 
 }  // namespace
 
-void route(const ModelContext& m, const Tensor& weight, const Tensor& metrics, const Tensor& x, double share,
-           const RouterState& saved, const RouterScratch& scratch) {
+void route(const ModelContext& m, const Tensor& weight, const Tensor& x, const RouterState& saved,
+           const RouterScratch& scratch) {
   logits(m, x, weight, scratch);
   m.ops->router_forward(*m.stream, saved.probs, saved.experts, saved.weights, saved.lse, scratch.logits,
                         softmax_order(m.config));
+}
+
+void router_losses(const ModelContext& m, const Tensor& metrics, double share, const RouterState& saved) {
   m.ops->router_stats(*m.stream, m.workspace, saved.stats, saved.probs, saved.experts, saved.lse);
   // T counts the tokens of all tp ranks, so the sums come before what is made of them.
   m.stream->wait(m.mesh->tp->all_reduce(saved.stats));

@@ -26,11 +26,13 @@ struct RouterMetrics {
   double aux = 0, z = 0, entropy = 0, load_max_over_mean = 0;
 };
 
-// x (T_local, H), weight (E, H) -> saved.experts, probs, weights, lse; and of what was chosen the losses: saved.stats
-// and expert_scale, and metrics f64 (4) += RouterMetrics of this microbatch, weighted by `share`, its part of the
-// step's valid tokens.
-void route(const ModelContext& m, const Tensor& weight, const Tensor& metrics, const Tensor& x, double share,
-           const RouterState& saved, const RouterScratch& scratch);
+// x (T_local, H), weight (E, H) -> saved.experts, probs, weights, lse.
+void route(const ModelContext& m, const Tensor& weight, const Tensor& x, const RouterState& saved,
+           const RouterScratch& scratch);
+
+// The losses of what route has chosen: saved.stats and expert_scale, and metrics f64 (4) += RouterMetrics of this
+// microbatch, weighted by `share`, its part of the step's valid tokens.
+void router_losses(const ModelContext& m, const Tensor& metrics, double share, const RouterState& saved);
 
 // saved.probs, weights and lse again, for the experts that were chosen before: what a recomputed layer does.
 void route_again(const ModelContext& m, const Tensor& weight, const Tensor& x, const RouterState& saved,

@@ -138,6 +138,8 @@ void layer_backward(Transformer& m, std::int64_t layer, const Tensor& dx, const 
 }  // namespace
 
 void forward_hidden(Transformer& m, const Batch& batch, double share, std::span<const PastKeysValues> past) {
+  UPCYCLE_CHECK(past.empty() || (static_cast<std::int64_t>(past.size()) == m.sizes.L && m.pass.B == 1),
+                "{} layers' keys and values for {} layers and {} sequences", past.size(), m.sizes.L, m.pass.B);
   const Activations& a = m.activations;
   Tensor x = a.layers.front().x, delta;  // the residual is x + delta: the next norm adds
   m.arrivals.wait(*m.stream, -1);

@@ -15,7 +15,7 @@ namespace upcycle {
 using Refuse = std::function<void(const char* field, const std::string& found, const std::string& expected)>;
 
 // A family of models in Hugging Face's form: its name, config keys and tensor names, and what it can not express.
-// families/FAMILY.cpp defines one as `families::FAMILY`; nothing else names it.
+// families/FAMILY.cpp defines one as `families::FAMILY`; only the default of export names any.
 struct Family {
   const char* name;                        // in messages
   const char* model_type;                  // in config.json

@@ -1,4 +1,5 @@
 #include "parallel/serve/loaded_model.h"
+
 #include "parallel/checkpoint/load.h"
 #include "parallel/model/transformer.h"
 

@@ -44,7 +44,6 @@ class JournalStream final : public Stream {
   }
   void synchronize() override {}
   void* native() override { return nullptr; }
-  std::unique_ptr<Stream> make_companion() override { return test_stream().make_companion(); }
   void attach(Progress& progress) override { test_stream().attach(progress); }
   void detach(Progress& progress) override { test_stream().detach(progress); }
   void poll() override {

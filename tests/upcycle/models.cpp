@@ -1,4 +1,5 @@
 #include "tests/upcycle/models.h"
+
 #include "parallel/checkpoint/load.h"
 
 #include "core/check.h"
