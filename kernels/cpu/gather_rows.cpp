@@ -10,7 +10,8 @@ constexpr std::int64_t kParallelFrom = 1 << 15;  // bytes
 }
 
 void CpuOps::gather_rows(Stream&, const Tensor& out, const Tensor& x, const Tensor& source) {
-  const auto [R, H] = check_gather_rows(out, x, source);
+  const GatherSizes sizes = check_gather_rows(out, x, source);
+  const std::int64_t R = sizes.R, H = sizes.H;  // clang takes no bindings into parallel regions
   const std::int32_t* from = source.as<std::int32_t>();
   check_indices("gather_rows: source", from, R, INT32_MIN, x.shape[0]);
   if (out.size() == 0) return;

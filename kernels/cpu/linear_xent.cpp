@@ -54,7 +54,8 @@ std::size_t CpuOps::linear_xent_stats_workspace(const OpLimits& limits) {
 void CpuOps::linear_xent_stats(Stream& stream, Workspace workspace, const Tensor& stats, const Tensor& x,
                                const Tensor& weight, const Tensor& targets, std::int64_t vocab_begin,
                                std::int64_t vocab_valid) {
-  const auto [T, V, H] = check_linear_xent_stats(stats, x, weight, targets, vocab_valid);
+  const LinearXentSizes sizes = check_linear_xent_stats(stats, x, weight, targets, vocab_valid);
+  const std::int64_t T = sizes.T, V = sizes.V, H = sizes.H;  // clang takes no bindings into parallel regions
   const XentScratch scratch = place_xent_scratch(workspace.data, T, V, H, x.dtype);
   check_workspace("linear_xent_stats", workspace, scratch.bytes);
   float* const running = stats.as<float>();
@@ -90,7 +91,8 @@ void CpuOps::linear_xent_stats(Stream& stream, Workspace workspace, const Tensor
 
 void CpuOps::xent_combine(Stream&, const Tensor& nll, const Tensor& lse, const Tensor& loss_sum, const Tensor& stats,
                           const Tensor& targets) {
-  const auto [ranks, T] = check_xent_combine(nll, lse, loss_sum, stats, targets);
+  const XentCombineSizes sizes = check_xent_combine(nll, lse, loss_sum, stats, targets);
+  const std::int64_t ranks = sizes.ranks, T = sizes.T;  // clang takes no bindings into parallel regions
   const float* const parts = stats.as<float>();
   const std::int32_t* const target = targets.as<std::int32_t>();
   double total = 0;  // in token order

@@ -42,7 +42,8 @@ std::size_t CpuOps::linear_xent_backward_workspace(const OpLimits& limits) {
 void CpuOps::linear_xent_backward(Stream& stream, Workspace workspace, const Tensor& dx, const Tensor& dweight,
                                   const Tensor& x, const Tensor& weight, const Tensor& targets, const Tensor& lse,
                                   std::int64_t vocab_begin, std::int64_t vocab_valid, float scale) {
-  const auto [T, V, H] = check_linear_xent_backward(dx, dweight, x, weight, targets, lse, vocab_valid);
+  const LinearXentSizes sizes = check_linear_xent_backward(dx, dweight, x, weight, targets, lse, vocab_valid);
+  const std::int64_t T = sizes.T, V = sizes.V, H = sizes.H;  // clang takes no bindings into parallel regions
   const XentScratch scratch = place_xent_scratch(workspace.data, T, V, H, x.dtype);
   check_workspace("linear_xent_backward", workspace, scratch.bytes);
   // Sums over vocabulary blocks stay in fp32 and are rounded once.

@@ -67,7 +67,8 @@ void weigh(float* weights, const float* logits, const float* probs, float lse, c
 
 void route(const char* op, const Tensor& probs, const Tensor& experts, const Tensor& weights, const Tensor& lse,
            const Tensor& logits, RouterSoftmax order, bool replay) {
-  const auto [T, E, k] = check_router(op, probs, experts, weights, lse, logits);
+  const RouterSizes sizes = check_router(op, probs, experts, weights, lse, logits);
+  const std::int64_t T = sizes.T, E = sizes.E, k = sizes.k;  // clang takes no bindings into parallel regions
   const float* in = logits.as<float>();
   float *p = probs.as<float>(), *w = weights.as<float>(), *l = lse.as<float>();
   std::int32_t* chosen = experts.as<std::int32_t>();
