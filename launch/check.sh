@@ -77,7 +77,7 @@ declare -A suites=()
 for test in "${chosen[@]+"${chosen[@]}"}"; do
   programs=$(for object in $(outputs "$root/$test"); do outputs "$object"; done |
     grep -E '(^|/)test_[a-z_]+$' | grep -vE '_(files|asan|tsan)$' | sort -u || true)
-  program=$(grep -E "$gpu" <<<"$programs" || grep -v cuda_host <<<"$programs" || echo "$programs")
+  program=$(grep -E "$gpu" <<<"$programs" || grep -vE 'cuda_host|test_gpu' <<<"$programs" || echo "$programs")
   program=${program%%$'\n'*}
   [[ -n $program ]] || fail "$test: found no program that links it, expected one in $build; see tests/README.md"
   for suite in $(sed -nE 's/^(TEST|TEST_F|TEST_P|TYPED_TEST)\((\w+),.*/\2/p' "$test" | sort -u); do
