@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <regex>
 #include <sstream>
 
 #include "tests/cli/small_run.h"
@@ -124,8 +125,10 @@ TEST_F(GpuCheck, EndsInTheMinutesThatItHas) {
   EXPECT_EQ(o.exit_code, 1) << o.out << o.err;
   const std::vector<std::string> rows = rows_of(small.folder.read("out/report.md"));
   ASSERT_GT(rows.size(), 10u);
-  EXPECT_EQ(rows[1].find("| ops | **stopped**: no end in the 3 s that it got | 3 s | 1 tests passed until then"), 0u)
-      << rows[1];
+  // Half of what is left of the six seconds, of which a busy machine takes some to start.
+  const std::regex stopped(
+      R"(\| ops \| \*\*stopped\*\*: no end in the [1-3] s that it got \| [1-3] s \| 1 tests passed.*)");
+  EXPECT_TRUE(std::regex_match(rows[1], stopped)) << rows[1];
   EXPECT_EQ(rows[2].find("| training_steps | passed |"), 0u) << rows[2];
   EXPECT_EQ(rows.back(), "| bench_large_step | not run: no time left | | |");
   for (const char* word : {"none", "0", "-1", "x"})
