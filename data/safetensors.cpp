@@ -151,6 +151,13 @@ void SafetensorsFile::read_rows(const std::string& name, std::int64_t row, std::
   read_rectangle(name, row, rows, 0, info(name).columns, out);
 }
 
+std::vector<char> SafetensorsFile::read_bytes(const std::string& name) const {
+  const StoredTensor& tensor = info(name);
+  std::vector<char> bytes(tensor.bytes());
+  file_.read_at(tensor.begin, bytes.data(), bytes.size());
+  return bytes;
+}
+
 SafetensorsSet SafetensorsSet::open(const std::string& folder) {
   SafetensorsSet set;
   set.folder_ = folder;

@@ -57,6 +57,7 @@ class SafetensorsFile {
   void read_rectangle(const std::string& name, std::int64_t row, std::int64_t rows, std::int64_t column,
                       std::int64_t columns, float* out) const;
   void read_rows(const std::string& name, std::int64_t row, std::int64_t rows, float* out) const;
+  std::vector<char> read_bytes(const std::string& name) const;  // the whole tensor as it is stored
 
  private:
   FileDescriptor file_;

@@ -51,11 +51,7 @@ std::vector<ComparedTensor> open_file(const std::string& path) {
   for (const std::string& name : names) {
     const StoredTensor info = file->info(name);
     all.push_back({name, "tensor", name_of(info.type), info.shape, [file, name, info] {
-                     if (info.type == StoredType::I32) {
-                       std::vector<char> bytes(info.bytes());
-                       open_regular_file(file->path()).read_at(info.begin, bytes.data(), bytes.size());
-                       return as_floats<std::int32_t>(bytes);
-                     }
+                     if (info.type == StoredType::I32) return as_floats<std::int32_t>(file->read_bytes(name));
                      std::vector<float> values(static_cast<std::size_t>(info.rows * info.columns));
                      file->read_rows(name, 0, info.rows, values.data());
                      return values;

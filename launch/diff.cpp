@@ -34,12 +34,13 @@ bool same(float x, float y) { return std::bit_cast<std::uint32_t>(x) == std::bit
 Difference compare(const ComparedTensor& tensor, const std::vector<float>& a, const std::vector<float>& b) {
   Difference d{&tensor};
   // An infinity or NaN that only one side has is a difference; one that both have must not hide the others.
-  std::vector<float> finite = a, x = a, y = b;
+  std::vector<float> finite = a;
   std::ranges::replace_if(
       finite, [](float v) { return !std::isfinite(v); }, 0.0f);
   d.norm = norm(finite);
   d.same_bits = std::ranges::equal(a, b, same);
   if (d.same_bits) return d;
+  std::vector<float> x = a, y = b;
   for (std::size_t i = 0; i < a.size(); ++i)
     if (same(a[i], b[i])) x[i] = y[i] = 0;
   d.distance = distance(x, y);

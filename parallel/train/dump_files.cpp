@@ -143,12 +143,10 @@ std::vector<char> DumpReader::read(std::size_t tensor) const {
   const DumpTensor& t = tensors_[tensor];
   const Rectangle all = whole(t.shape);
   const std::size_t element = size_of(t.type), pitch = static_cast<std::size_t>(all.columns) * element;
-  std::vector<char> values(static_cast<std::size_t>(all.rows) * pitch), piece;
+  std::vector<char> values(static_cast<std::size_t>(all.rows) * pitch);
   for (const Piece& p : pieces_[tensor]) {
     const SafetensorsFile& file = files_[p.file];
-    const StoredTensor& info = file.info(p.stored);
-    piece.resize(info.bytes());
-    open_regular_file(file.path()).read_at(info.begin, piece.data(), piece.size());
+    const std::vector<char> piece = file.read_bytes(p.stored);
     if (hash_bytes(piece.data(), piece.size()) != p.hash)
       input_error("{}: {}: found other values than its hash says; dump the step again", file.path(), p.stored);
     const std::size_t run = static_cast<std::size_t>(p.part.columns) * element;
