@@ -1,0 +1,77 @@
+#pragma once
+#include <span>
+#include <string>
+
+#include "parallel/serve/page_pool.h"
+#include "parallel/serve/request.h"
+
+// Continuous batching (Orca, OSDI 2022; vLLM): which rows of which sequences a step computes. Knows no model and no
+// device, so the prediction runs the same one.
+namespace upcycle {
+
+// mixed          decoding and chunks of prompts in one step under the token budget (vLLM V1; arXiv 2403.02310)
+// prefill_first  whole prompts before any decoding, as many as the token budget holds (vLLM 0.6.2's default)
+enum class SchedulingPolicy : std::uint8_t { Mixed, PrefillFirst };
+
+struct SchedulerOptions {
+  SchedulingPolicy policy = SchedulingPolicy::Mixed;
+  std::int64_t max_num_seqs = 256;             // that run at once
+  std::int64_t max_num_batched_tokens = 2048;  // rows of a step
+  std::int64_t max_model_len = 0;              // tokens of a sequence, prompt and new ones
+  std::int64_t pages = 0, page_rows = 16;      // of the cache
+};
+
+// A request under way.
+struct Sequence {
+  Request request;
+  std::vector<std::int32_t> tokens;  // the prompt, then the new ones
+  std::vector<std::int32_t> pages;   // of the cache, in order
+  std::int64_t computed = 0;         // tokens whose keys and values are in the cache
+  std::int64_t preemptions = 0;      // times it lost its pages, to be computed again
+  std::int64_t new_tokens() const { return static_cast<std::int64_t>(tokens.size() - request.prompt.size()); }
+};
+
+// A sequence's part of a step: its tokens [begin, begin + rows), which have pages.
+struct ScheduledRows {
+  const Sequence* sequence = nullptr;
+  std::int64_t begin = 0, rows = 0;
+  bool samples = false;  // the last row is the sequence's last token: the next one is drawn from its logits
+};
+
+enum class FinishReason : std::uint8_t { None, Length, Stop };
+
+// A token that a step gave a request.
+struct EmittedToken {
+  std::int64_t id = 0;
+  std::int32_t token = 0;
+  FinishReason finished = FinishReason::None;  // not None: its last
+};
+
+class Scheduler {
+ public:
+  explicit Scheduler(const SchedulerOptions& options);
+
+  // Why a request of this size can never be served, as one line naming found and expected; empty if it can.
+  std::string refusal(std::int64_t prompt, std::int64_t max_tokens) const;
+  // Queues it, first come first served. Throws InputError where it is refused.
+  void add(Request request);
+  // Ends it without more tokens, wherever it is; false if it is not here (any more).
+  bool cancel(std::int64_t id);
+
+  // Chooses the next step and gives its rows pages; where pages run out, the sequences that came last lose theirs and
+  // wait to be computed again (preemption by recomputation). Empty: nothing to do. Valid until `complete` or `cancel`.
+  std::span<const ScheduledRows> schedule();
+  // The step was computed; `sampled` has a token for each of its rows that samples, in order. Valid until the next
+  // call.
+  std::span<const EmittedToken> complete(std::span<const std::int32_t> sampled);
+
+  bool busy() const;             // anything waits or runs
+  std::int64_t waiting() const;  // requests without pages
+  std::int64_t running() const;  // with pages
+  std::int64_t load() const;     // tokens still to compute or draw, of all: to choose among replicas
+  std::int64_t free_pages() const;
+  std::int64_t preemptions() const;  // so far
+  const SchedulerOptions& options() const;
+};
+
+}  // namespace upcycle
