@@ -27,7 +27,8 @@ case "$file" in
   kernels/cuda/*) mirrors=(tests/kernels tests/cuda_host) ;;
   core/* | kernels/* | data/*) mirrors=("tests/${file%%/*}") ;;
   parallel/comm/*nccl*) mirrors=(tests/cuda_host/comm) ;;
-  launch/* | parallel/serve/*) mirrors=(tests/launch tests/cli) ;;
+  launch/*) mirrors=(tests/launch tests/cli) ;;
+  parallel/serve/*) mirrors=(tests/serve tests/cli) ;;
   parallel/*/*) room=${file#parallel/} room=${room%%/*} mirrors=("tests/$room" "tests/${room}_mpi") ;;
   *) fail "$1: expected a file below core, data, kernels, launch, parallel or tests" ;;
 esac

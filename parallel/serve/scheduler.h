@@ -1,4 +1,6 @@
 #pragma once
+#include <deque>
+#include <memory>
 #include <span>
 #include <string>
 
@@ -49,29 +51,49 @@ struct EmittedToken {
 
 class Scheduler {
  public:
+  // Throws InputError where an option is impossible.
   explicit Scheduler(const SchedulerOptions& options);
 
   // Why a request of this size can never be served, as one line naming found and expected; empty if it can.
   std::string refusal(std::int64_t prompt, std::int64_t max_tokens) const;
   // Queues it, first come first served. Throws InputError where it is refused.
   void add(Request request);
-  // Ends it without more tokens, wherever it is; false if it is not here (any more).
+  // Ends it without more tokens, wherever it is; false if it is not here (any more). Not between `schedule` and
+  // `complete`.
   bool cancel(std::int64_t id);
 
   // Chooses the next step and gives its rows pages; where pages run out, the sequences that came last lose theirs and
-  // wait to be computed again (preemption by recomputation). Empty: nothing to do. Valid until `complete` or `cancel`.
+  // wait to be computed again (preemption by recomputation). Empty: nothing to do. Valid until `complete`, which has
+  // to follow.
   std::span<const ScheduledRows> schedule();
   // The step was computed; `sampled` has a token for each of its rows that samples, in order. Valid until the next
   // call.
   std::span<const EmittedToken> complete(std::span<const std::int32_t> sampled);
 
-  bool busy() const;             // anything waits or runs
-  std::int64_t waiting() const;  // requests without pages
-  std::int64_t running() const;  // with pages
-  std::int64_t load() const;     // tokens still to compute or draw, of all: to choose among replicas
-  std::int64_t free_pages() const;
-  std::int64_t preemptions() const;  // so far
-  const SchedulerOptions& options() const;
+  bool busy() const { return !waiting_.empty() || !running_.empty(); }                 // anything waits or runs
+  std::int64_t waiting() const { return static_cast<std::int64_t>(waiting_.size()); }  // requests without pages
+  std::int64_t running() const { return static_cast<std::int64_t>(running_.size()); }  // with pages
+  std::int64_t load() const { return load_; }  // tokens still to compute or draw, of all: to choose among replicas
+  std::int64_t free_pages() const { return pool_.free(); }
+  std::int64_t preemptions() const { return preemptions_; }  // so far
+  const SchedulerOptions& options() const { return options_; }
+
+ private:
+  std::int64_t pages_for(std::int64_t rows) const;
+  bool extend(Sequence& s, std::int64_t rows, std::int64_t kept_free);  // false: too few pages, and nothing changed
+  void release(Sequence& s);
+  void preempt_last();
+  void compute(const Sequence& s, std::int64_t rows);
+  void schedule_running(std::int64_t& budget);
+  void admit(std::int64_t& budget);
+
+  SchedulerOptions options_;
+  PagePool pool_;
+  std::deque<std::unique_ptr<Sequence>> waiting_;   // both in the order of arrival,
+  std::vector<std::unique_ptr<Sequence>> running_;  // and these arrived before all that wait
+  std::vector<ScheduledRows> step_;
+  std::vector<EmittedToken> emitted_;
+  std::int64_t load_ = 0, preemptions_ = 0;
 };
 
 }  // namespace upcycle
