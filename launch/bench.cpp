@@ -12,7 +12,7 @@
 #include "core/rng.h"
 #include "core/trace.h"
 #include "launch/agree_on_start.h"
-#include "launch/bench_ops.h"
+#include "launch/bench/ops.h"
 #include "launch/check_fits.h"
 #include "launch/commands.h"
 #include "launch/options.h"

@@ -1,4 +1,4 @@
-#include "launch/bench_ops.h"
+#include "launch/bench/ops.h"
 
 #include <fmt/core.h>
 
@@ -8,7 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/ops.h"
-#include "launch/bench_operands.h"
+#include "launch/bench/operands.h"
 #include "launch/check_fits.h"
 #include "launch/normal_operands.h"
 #include "launch/yardstick.h"

@@ -1,4 +1,4 @@
-#include "launch/bench_operands.h"
+#include "launch/bench/operands.h"
 
 #include <functional>
 
