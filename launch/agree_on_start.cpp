@@ -12,7 +12,7 @@
 namespace upcycle {
 namespace {
 
-void check_same_program(Communicator& ranks, const char* command) {
+void check_same_program(Communicator& ranks, const std::string& command) {
   agree_or_throw(ranks, [] {});
   if (ranks.size() == 1) return;
   check_same(
@@ -29,7 +29,7 @@ void check_same_config(Communicator& ranks, const Config& config) {
 
 }  // namespace
 
-Start agree_on_start(const MpiSession& session, const char* command, const std::function<Config()>& read) {
+Start agree_on_start(const MpiSession& session, const std::string& command, const std::function<Config()>& read) {
   const auto stream = make_cpu_device()->make_stream();
   const auto ranks = make_start_group(session, *stream);
   check_same_program(*ranks, command);

@@ -79,18 +79,6 @@ void check_own_gpu(const std::vector<Place>& places, const MpiSession& session, 
 
 }  // namespace
 
-Backend make_backend(const std::string& device) {
-  if (device == "cpu") return make_cpu_backend();
-  if (device != "cuda") input_error("command line: --device: found '{}', expected cpu or cuda", device);
-#ifdef UPCYCLE_HAS_CUDA
-  (void)count_gpus_for("command line", "--device");
-  check_capability(0, "command line", "--device");
-  return cuda::make_backend(0);
-#else
-  refuse_cuda("command line", "--device");
-#endif
-}
-
 Backend make_backend(const MpiSession& session, const Config& config) {
   if (config.device == "cpu") {
     Backend b = make_cpu_backend();

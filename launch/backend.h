@@ -22,10 +22,6 @@ struct Backend {
   int ranks_on_host = 1;  // ranks that share this host's memory
 };
 
-// For a single-rank command, from its option --device: cpu or cuda. InputError for anything else, or if this build has
-// no CUDA backend or CUDA finds no GPU.
-Backend make_backend(const std::string& device);
-
 // On every rank, from config.device. Each rank of a host takes its own GPU: its index among the host's ranks, modulo
 // the GPUs that it sees (CUDA_VISIBLE_DEVICES, or those that SLURM bound to it). Collective; AgreedError if the build,
 // a driver or GPUs are missing, naming the field and the first rank without.

@@ -52,10 +52,8 @@ void check_fits_machine(const Backend& backend, const std::vector<MemoryClass>& 
       "use a smaller model, train.micro_batch_size or train.seq_length, train.recompute=full, or more machines");
 }
 
-void check_fits_weights(const Backend& backend, const ModelConfig& model, DType dtype) {
-  const ParamTable table = make_param_table(model, {}, {});
-  const auto elements = static_cast<std::size_t>(table.dense.size + table.expert.size);
-  check_memory(backend, {{"weights", elements * size_of(dtype)}}, "use --dtype=bf16 or a smaller model");
+void check_fits_inference(const Backend& backend, const std::vector<MemoryClass>& plan) {
+  check_memory(backend, plan, "use --dtype=bf16, more ranks (--parallel.tp, --parallel.ep) or a smaller model");
 }
 
 }  // namespace upcycle

@@ -15,7 +15,7 @@ void check_kernel_limits(const std::string& device, const ModelConfig& model, co
 // rank allocates its arenas, which would reduce the free memory that the others see.
 void check_fits_machine(const Backend& backend, const std::vector<MemoryClass>& plan);
 
-// The same for a model that is only read: its weights, in `dtype`, on one rank.
-void check_fits_weights(const Backend& backend, const ModelConfig& model, DType dtype);
+// The same for a model that is only read.
+void check_fits_inference(const Backend& backend, const std::vector<MemoryClass>& plan);
 
 }  // namespace upcycle

@@ -1,14 +1,14 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <numeric>
+#include <optional>
 
 #include "core/error.h"
-#include "launch/backend.h"
 #include "launch/check_fits.h"
-#include "launch/commands.h"
+#include "launch/inference.h"
 #include "launch/model_files.h"
-#include "launch/options.h"
-#include "parallel/checkpoint/open_model.h"
-#include "parallel/serve/loaded_model.h"
+#include "launch/run_with_ranks.h"
+#include "parallel/comm/agree.h"
 #include "parallel/train/evaluate.h"
 
 namespace upcycle {
@@ -30,56 +30,84 @@ std::int64_t predicted_bytes(const TokenSet& set, const Tokenizer& tokenizer) {
   return bytes;
 }
 
-}  // namespace
-
-int run_eval(const Arguments& arguments) {
-  std::string dir, data, tokenizer_file, dtype = "fp32", device = "cpu";
+struct EvalOptions {
+  std::string dir, data, tokenizer_file;
   std::int64_t S = 0, B = 0;
   bool json = false;
-  Options options(
-      "eval",
-      "Held-out loss: reads a token set in windows of seq-length; every token but the first is predicted once.");
-  options.positional("model", dir, "a checkpoint or a Hugging Face directory");
-  options.option("--data", data, "PREFIX of the token set", Need::Required);
-  options.option("--tokenizer", tokenizer_file, "for loss per byte; by default the model's own");
-  options.option("--seq-length", S, "0: the model's max_position_embeddings, at most 2048");
-  options.option("--batch", B, "sequences per pass; 0: about 4096 tokens");
-  options.option("--dtype", dtype, "fp32 or bf16");
-  options.option("--device", device, "cpu or cuda");
-  options.flag("--json", json, "print one JSON object: loss, tokens, bytes, loss_per_byte");
-  if (!options.parse(arguments)) return 0;
-  const Backend backend = make_backend(device);
-  const auto source = open_model(dir);
-  const ModelConfig model = source->model();
-  check_kernel_limits(device, model, dir);
-  if (S < 0 || B < 0) input_error("command line: --seq-length and --batch: found {} and {}, expected 0 or more", S, B);
-  if (S > model.max_position_embeddings)
-    input_error("command line: --seq-length: found {}, expected at most the model's max_position_embeddings = {}", S,
-                model.max_position_embeddings);
-  if (S == 0) S = std::min<std::int64_t>(2048, model.max_position_embeddings);
-  if (B == 0) B = std::max<std::int64_t>(1, 4096 / S);
-  const TokenSet set = TokenSet::open(data, model.vocab_size);
-  const auto tokenizer = find_tokenizer(tokenizer_file, dir, model);
-  const EvalWindows windows(set, S);
+};
 
-  check_fits_weights(backend, model, parse_dtype(dtype));
-  const LoadedModel m = load_model(*source, parse_dtype(dtype), *backend.device, *backend.stream, *backend.ops);
-  Pass pass = make_pass(m, std::min(B, windows.count()), S);
-  const EvalResult r = evaluate(*pass.model, pass.batch, windows, 0);
+void check_sizes(EvalOptions& o, const ModelConfig& model) {
+  if (o.S < 0 || o.B < 0)
+    input_error("command line: --seq-length and --batch: found {} and {}, expected 0 or more", o.S, o.B);
+  if (o.S > model.max_position_embeddings)
+    input_error("command line: --seq-length: found {}, expected at most the model's max_position_embeddings = {}", o.S,
+                model.max_position_embeddings);
+  if (o.S == 0) o.S = std::min<std::int64_t>(2048, model.max_position_embeddings);
+  if (o.B == 0) o.B = std::max<std::int64_t>(1, 4096 / o.S);
+}
+
+// Sequences per pass: no more than there are, and so many that tp divides their tokens.
+std::int64_t batch_of(const EvalOptions& o, std::int64_t windows, std::int64_t tp) {
+  const std::int64_t multiple = tp / std::gcd(o.S, tp), B = std::min(o.B, windows);
+  return (B + multiple - 1) / multiple * multiple;
+}
+
+void print(const EvalOptions& o, const EvalResult& r, const TokenSet& set, const Tokenizer* tokenizer) {
   nlohmann::ordered_json result{{"loss", r.loss}, {"tokens", r.tokens}, {"bytes", nullptr}, {"loss_per_byte", nullptr}};
   if (tokenizer != nullptr) {
     const std::int64_t bytes = predicted_bytes(set, *tokenizer);
     result["bytes"] = bytes;
     if (bytes > 0) result["loss_per_byte"] = r.loss * static_cast<double>(r.tokens) / static_cast<double>(bytes);
   }
-  if (json) {
+  if (o.json) {
     fmt::print("{}\n", result.dump());
-  } else {
-    fmt::print("{}: loss {:.4f} nats per token over {} tokens", data, r.loss, r.tokens);
-    if (!result["loss_per_byte"].is_null()) fmt::print(", {:.4f} nats per byte", result["loss_per_byte"].get<double>());
-    fmt::print("\n");
+    return;
   }
+  fmt::print("{}: loss {:.4f} nats per token over {} tokens", o.data, r.loss, r.tokens);
+  if (!result["loss_per_byte"].is_null()) fmt::print(", {:.4f} nats per byte", result["loss_per_byte"].get<double>());
+  fmt::print("\n");
+}
+
+int eval(const MpiSession& session, const Arguments& arguments, const InferenceOptions& inference, EvalOptions o) {
+  const Inference ranks = start_inference(session, "eval", arguments, inference);
+  const auto source = open_over_ranks(ranks, o.dir);
+  const ModelConfig model = source->model();
+  std::optional<TokenSet> set;
+  std::optional<EvalWindows> windows;
+  std::unique_ptr<Tokenizer> tokenizer;
+  agree_or_throw(*ranks.mesh.world, [&] {
+    check_sizes(o, model);
+    set = TokenSet::open(o.data, model.vocab_size);
+    if (session.rank() == 0) tokenizer = find_tokenizer(o.tokenizer_file, o.dir, model);
+    windows.emplace(*set, o.S);
+    o.B = batch_of(o, windows->count(), ranks.mesh.layout.tp);
+    check_fits_inference(ranks.backend,
+                         plan_pass(model, ranks.config.storage(), ranks.mesh, *ranks.backend.ops, o.B, o.S));
+  });
+  const LoadedModel m = load_over_ranks(ranks, *source);
+  const Pass pass = make_pass(m, o.B, o.S);
+  const EvalResult result = evaluate(*pass.model, pass.batch, *windows, 0);
+  if (session.rank() == 0) print(o, result, *set, tokenizer.get());
   return 0;
+}
+
+}  // namespace
+
+int run_eval(const Arguments& arguments) {
+  EvalOptions o;
+  InferenceOptions inference;
+  Options options(
+      "eval",
+      "Held-out loss: reads a token set in windows of seq-length; every token but the first is predicted once.");
+  options.positional("model", o.dir, "a checkpoint or a Hugging Face directory");
+  options.option("--data", o.data, "PREFIX of the token set", Need::Required);
+  options.option("--tokenizer", o.tokenizer_file, "for loss per byte; by default the model's own");
+  options.option("--seq-length", o.S, "0: the model's max_position_embeddings, at most 2048");
+  options.option("--batch", o.B, "sequences per pass and replica; 0: about 4096 tokens");
+  declare(options, inference);
+  options.flag("--json", o.json, "print one JSON object: loss, tokens, bytes, loss_per_byte");
+  if (!options.parse(arguments)) return 0;
+  return run_with_ranks([&](const MpiSession& session) { return eval(session, arguments, inference, o); });
 }
 
 }  // namespace upcycle

@@ -4,12 +4,11 @@
 #include <utility>
 
 #include "core/error.h"
-#include "launch/backend.h"
 #include "launch/check_fits.h"
-#include "launch/commands.h"
+#include "launch/inference.h"
 #include "launch/model_files.h"
-#include "launch/options.h"
-#include "parallel/checkpoint/open_model.h"
+#include "launch/run_with_ranks.h"
+#include "parallel/comm/agree.h"
 
 namespace upcycle {
 namespace {
@@ -27,7 +26,8 @@ void check_sampling(const SamplingOptions& s, std::int64_t most, std::int64_t se
 }  // namespace
 
 int run_generate(const Arguments& arguments) {
-  std::string dir, prompt, tokenizer_file, dtype = "fp32", device = "cpu";
+  std::string dir, prompt, tokenizer_file;
+  InferenceOptions inference;
   std::int64_t most = 128, seed = 1;
   SamplingOptions sampling;
   Options options("generate", "Continues a text.");
@@ -39,53 +39,59 @@ int run_generate(const Arguments& arguments) {
   options.option("--top-p", sampling.top_p, "draw among the most likely that together reach this probability");
   options.option("--seed", seed, "of the draws");
   options.option("--tokenizer", tokenizer_file, "by default the model's own");
-  options.option("--dtype", dtype, "fp32 or bf16");
-  options.option("--device", device, "cpu or cuda");
+  declare(options, inference);
   if (!options.parse(arguments)) return 0;
   check_sampling(sampling, most, seed);
   sampling.seed = static_cast<std::uint64_t>(seed);
-  const Backend backend = make_backend(device);
-  const auto source = open_model(dir);
-  const ModelConfig model = source->model();
-  check_kernel_limits(device, model, dir);
-  const auto tokenizer = find_tokenizer(tokenizer_file, dir, model);
-  if (tokenizer == nullptr)
-    input_error(
-        "{}: found no sentencepiece .model file in it; name one with --tokenizer (a tokenizer.json can not "
-        "be used for generating)",
-        dir);
+  return run_with_ranks([&](const MpiSession& session) {
+    const Inference ranks = start_inference(session, "generate", arguments, inference);
+    const auto source = open_over_ranks(ranks, dir);
+    const ModelConfig model = source->model();
+    agree_or_throw(*ranks.mesh.world, [&] {
+      if (session.size() > 1)
+        input_error("command line: generate: found {} ranks, expected one: start it without mpirun", session.size());
+    });
+    const auto tokenizer = find_tokenizer(tokenizer_file, dir, model);
+    if (tokenizer == nullptr)
+      input_error(
+          "{}: found no sentencepiece .model file in it; name one with --tokenizer (a tokenizer.json can not "
+          "be used for generating)",
+          dir);
 
-  // A document begins after the begin-of-text token if the model has one, else after an end-of-document token.
-  const auto stop = static_cast<std::int32_t>(model.eos_token_id >= 0 ? model.eos_token_id : tokenizer->eod_id());
-  std::vector<std::int32_t> tokens{model.bos_token_id >= 0 ? static_cast<std::int32_t>(model.bos_token_id)
-                                                           : tokenizer->eod_id()};
-  const std::vector<std::int32_t> text = tokenizer->encode(prompt);
-  tokens.insert(tokens.end(), text.begin(), text.end());
-  if (static_cast<std::int64_t>(tokens.size()) >= model.max_position_embeddings)
-    input_error(
-        "command line: prompt: found {} tokens, expected fewer than the model's max_position_embeddings = {}, so that "
-        "there is room to continue it; shorten it",
-        tokens.size(), model.max_position_embeddings);
+    // A document begins after the begin-of-text token if the model has one, else after an end-of-document token.
+    const auto stop = static_cast<std::int32_t>(model.eos_token_id >= 0 ? model.eos_token_id : tokenizer->eod_id());
+    std::vector<std::int32_t> tokens{model.bos_token_id >= 0 ? static_cast<std::int32_t>(model.bos_token_id)
+                                                             : tokenizer->eod_id()};
+    const std::vector<std::int32_t> text = tokenizer->encode(prompt);
+    tokens.insert(tokens.end(), text.begin(), text.end());
+    if (static_cast<std::int64_t>(tokens.size()) >= model.max_position_embeddings)
+      input_error(
+          "command line: prompt: found {} tokens, expected fewer than the model's max_position_embeddings = {}, so "
+          "that "
+          "there is room to continue it; shorten it",
+          tokens.size(), model.max_position_embeddings);
 
-  check_fits_weights(backend, model, parse_dtype(dtype));
-  const LoadedModel m = load_model(*source, parse_dtype(dtype), *backend.device, *backend.stream, *backend.ops);
-  // Prints as it generates: the decoded text beyond what was printed, delayed while it ends inside a character (byte
-  // tokens).
-  std::string shown = prompt;
-  std::vector<std::int32_t> all = text;
-  bool begun = false;
-  generate(m, tokens, most, stop, sampling, [&](std::int32_t id) {
-    if (!std::exchange(begun, true)) fmt::print("{}", prompt);  // not before the model has run successfully
-    if (id == stop) return;
-    all.push_back(id);
-    const std::string now = tokenizer->decode(all);
-    if (now.ends_with("\xEF\xBF\xBD") || now.size() <= shown.size()) return;
-    fmt::print("{}", now.substr(shown.size()));
-    std::fflush(stdout);
-    shown = now;
+    check_fits_inference(ranks.backend, plan_pass(model, ranks.config.storage(), ranks.mesh, *ranks.backend.ops, 1,
+                                                  static_cast<std::int64_t>(tokens.size())));
+    const LoadedModel m = load_over_ranks(ranks, *source);
+    // Prints as it generates: the decoded text beyond what was printed, delayed while it ends inside a character (byte
+    // tokens).
+    std::string shown = prompt;
+    std::vector<std::int32_t> all = text;
+    bool begun = false;
+    generate(m, tokens, most, stop, sampling, [&](std::int32_t id) {
+      if (!std::exchange(begun, true)) fmt::print("{}", prompt);  // not before the model has run successfully
+      if (id == stop) return;
+      all.push_back(id);
+      const std::string now = tokenizer->decode(all);
+      if (now.ends_with("\xEF\xBF\xBD") || now.size() <= shown.size()) return;
+      fmt::print("{}", now.substr(shown.size()));
+      std::fflush(stdout);
+      shown = now;
+    });
+    fmt::print("\n");
+    return 0;
   });
-  fmt::print("\n");
-  return 0;
 }
 
 }  // namespace upcycle

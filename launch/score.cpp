@@ -2,13 +2,11 @@
 
 #include "core/error.h"
 #include "data/files.h"
-#include "launch/backend.h"
 #include "launch/check_fits.h"
-#include "launch/commands.h"
-#include "launch/options.h"
-#include "parallel/checkpoint/open_model.h"
+#include "launch/inference.h"
+#include "launch/run_with_ranks.h"
+#include "parallel/comm/agree.h"
 #include "parallel/model/transformer.h"
-#include "parallel/serve/loaded_model.h"
 
 namespace upcycle {
 namespace {
@@ -38,21 +36,42 @@ std::vector<std::int32_t> read_ids(const std::string& file, const ModelConfig& m
   return ids;
 }
 
-// One pass over all ids; the last one has no target, but its logits are reported.
-Json score(const LoadedModel& m, const std::vector<std::int32_t>& ids) {
-  const auto n = static_cast<std::int64_t>(ids.size());
-  Pass pass = make_pass(m, 1, n);
+// Rows of the pass: uncounted ones fill it up, so that tp divides them.
+std::int64_t rows_of(std::size_t ids, const Mesh& mesh) {
+  const std::int64_t tp = mesh.layout.tp;
+  return (static_cast<std::int64_t>(ids) + tp - 1) / tp * tp;
+}
+
+// The logits (V) of one row, whole on every rank.
+std::vector<float> whole_logits(const LoadedModel& m, Transformer& model, std::int64_t row) {
+  const std::int64_t tp = m.mesh->layout.tp, V_local = model.sizes.V_local;
+  Arena arena("gathered logits");
+  Tensor all;
+  const auto layout = [&] { all = arena.take(DType::F32, {tp, V_local}); };
+  layout();
+  arena.allocate(*m.device);
+  layout();
+  const Tensor mine = model.activations.scratch.logits_row;
+  logits(model, mine, row, 1);
+  m.stream->wait(m.mesh->tp->all_gather(all, mine));
+  std::vector<float> out(static_cast<std::size_t>(m.config.vocab_size));  // without the last ranks' padding
+  m.device->copy_to_host(*m.stream, out.data(), all.data, out.size() * sizeof(float));
+  m.stream->synchronize();
+  return out;
+}
+
+// One pass over all ids; the last one has no target, but its logits are reported. The same on every rank.
+Json score(const LoadedModel& m, std::vector<std::int32_t> ids) {
+  const std::size_t n = ids.size();
+  Pass pass = make_pass(m, 1, rows_of(n, *m.mesh));
   std::vector<std::int32_t> targets(ids.begin() + 1, ids.end());
-  targets.push_back(-1);
+  ids.resize(static_cast<std::size_t>(pass.model->T()));
+  targets.resize(ids.size(), -1);
   set_batch(pass, ids, targets);
   forward(*pass.model, pass.batch, 0);
-  std::vector<float> nll(ids.size()), last(static_cast<std::size_t>(m.config.vocab_size));
-  const Tensor row = pass.model->activations.scratch.logits_row;
-  logits(*pass.model, row, n - 1, 1);
+  std::vector<float> nll(n - 1);
   m.device->copy_to_host(*m.stream, nll.data(), pass.model->activations.head.nll.data, nll.size() * sizeof(float));
-  m.device->copy_to_host(*m.stream, last.data(), row.data, last.size() * sizeof(float));
-  m.stream->synchronize();
-  nll.pop_back();
+  const std::vector<float> last = whole_logits(m, *pass.model, static_cast<std::int64_t>(n) - 1);
   double sum = 0;
   for (const float x : nll) sum += x;
   return Json{
@@ -62,29 +81,35 @@ Json score(const LoadedModel& m, const std::vector<std::int32_t>& ids) {
 }  // namespace
 
 int run_score(const Arguments& arguments) {
-  std::string dir, file, dtype = "fp32", device = "cpu";
+  std::string dir, file;
+  InferenceOptions inference;
   bool json = false;
   Options options("score", "Log-likelihood of given token ids, and the last position's logits.");
   options.positional("model", dir, "a checkpoint or a Hugging Face directory");
   options.option("--ids", file, "JSON file {\"ids\": [...]}", Need::Required);
-  options.option("--dtype", dtype, "fp32 or bf16");
-  options.option("--device", device, "cpu or cuda");
+  declare(options, inference);
   options.flag("--json", json, "print one JSON object: mean_nll, tokens, nll, logits_last");
   if (!options.parse(arguments)) return 0;
-  const Backend backend = make_backend(device);
-  const auto source = open_model(dir);
-  check_kernel_limits(device, source->model(), dir);
-  const std::vector<std::int32_t> ids = read_ids(file, source->model());
-  check_fits_weights(backend, source->model(), parse_dtype(dtype));
-  const LoadedModel m = load_model(*source, parse_dtype(dtype), *backend.device, *backend.stream, *backend.ops);
-  const Json result = score(m, ids);
-  if (json) {
-    fmt::print("{}\n", result.dump());
-  } else {
-    fmt::print("mean negative log-likelihood {:.6f} nats over {} tokens\n", result["mean_nll"].get<double>(),
-               ids.size() - 1);
-  }
-  return 0;
+  return run_with_ranks([&](const MpiSession& session) {
+    const Inference ranks = start_inference(session, "score", arguments, inference);
+    const auto source = open_over_ranks(ranks, dir);
+    std::vector<std::int32_t> ids;
+    agree_or_throw(*ranks.mesh.world, [&] {
+      ids = read_ids(file, source->model());
+      check_fits_inference(ranks.backend, plan_pass(source->model(), ranks.config.storage(), ranks.mesh,
+                                                    *ranks.backend.ops, 1, rows_of(ids.size(), ranks.mesh)));
+    });
+    const LoadedModel m = load_over_ranks(ranks, *source);
+    const Json result = score(m, ids);
+    if (session.rank() != 0) return 0;
+    if (json) {
+      fmt::print("{}\n", result.dump());
+    } else {
+      fmt::print("mean negative log-likelihood {:.6f} nats over {} tokens\n", result["mean_nll"].get<double>(),
+                 ids.size() - 1);
+    }
+    return 0;
+  });
 }
 
 }  // namespace upcycle

@@ -26,11 +26,12 @@ void store_rows(const ParamRow& row, const Rectangle& part, const float* values,
 }
 
 void load_weights(const ParamTable& table, TensorSource& source, Staging& staging, const Tensor& dense,
-                  const Tensor& expert) {
+                  const Tensor& expert, const HostGroup* host) {
   constexpr std::size_t kBuffer = std::size_t{32} << 20;
-  load_parameters(table, source, kBuffer, [&](const ParamRow& row, const Rectangle& part, const float* values) {
+  const auto store = [&](const ParamRow& row, const Rectangle& part, const float* values) {
     store_rows(row, part, values, staging, dense, expert);
-  });
+  };
+  load_parameters(table, source, kBuffer, store, host);
 }
 
 }  // namespace upcycle

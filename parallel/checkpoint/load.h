@@ -22,6 +22,6 @@ void load_parameters(const ParamTable& table, TensorSource& source, std::size_t 
 void store_rows(const ParamRow& row, const Rectangle& part, const float* values, Staging& staging, const Tensor& dense,
                 const Tensor& expert);
 void load_weights(const ParamTable& table, TensorSource& source, Staging& staging, const Tensor& dense,
-                  const Tensor& expert);
+                  const Tensor& expert, const HostGroup* host = nullptr);
 
 }  // namespace upcycle

@@ -10,21 +10,23 @@ namespace upcycle {
 class Ops;
 struct Transformer;
 
-// A model read for inference on one rank: its weights, and a pass laid out over them.
+// A model read for inference: this rank's part of its weights, over which passes are laid out.
 struct LoadedModel {
   Device* device = nullptr;
   Stream* stream = nullptr;
   Ops* ops = nullptr;
-  std::unique_ptr<Mesh> mesh;
+  const Mesh* mesh = nullptr;
   ModelConfig config;
   DType dtype = DType::F32;
   ParamTable table;
   Arena weights{"weights"};
   Tensor dense, expert;  // flat parameters
 };
-LoadedModel load_model(TensorSource& source, DType dtype, Device& device, Stream& stream, Ops& ops);
+// Reads this rank's slices. Collective: the ranks of a host read each byte once. Mesh, device, stream and ops must
+// outlive the result. InputError where the model does not divide over the layout, or a tensor is missing or not finite.
+LoadedModel load_model(TensorSource& source, DType dtype, const Mesh& mesh, Device& device, Stream& stream, Ops& ops);
 
-// One forward pass of B sequences of S over the loaded weights; several may share them.
+// One forward pass of B sequences of S over the loaded weights, on all ranks of the mesh; several may share them.
 struct Pass {
   Pass();
   ~Pass();
@@ -35,9 +37,14 @@ struct Pass {
   std::unique_ptr<Transformer> model;
   Batch batch;
 };
-// `positions`: how far a cache will reach, where that is further than S.
-// InputError where S is longer than the model's max_position_embeddings.
+// B * S must be a multiple of tp. `positions`: how far a cache will reach, where that is further than S.
+// InputError where S is longer than the model's max_position_embeddings, but for rows that fill it up to a multiple of
+// tp.
 Pass make_pass(const LoadedModel& m, std::int64_t B, std::int64_t S, std::int64_t positions = 0);
+
+// Bytes of this rank by class: the weights and such a pass. Allocates nothing.
+std::vector<MemoryClass> plan_pass(const ModelConfig& model, DType dtype, const Mesh& mesh, Ops& ops, std::int64_t B,
+                                   std::int64_t S);
 
 // Copies one microbatch's tokens and targets (B * S each) to the device.
 void set_batch(Pass& pass, std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets);

@@ -136,7 +136,8 @@ TEST_F(BadInput, TokenIds) {
   }
   refused({"score", model, "--ids", file("none.json")}, {"none.json", "No such file"});
   refused({"score", model}, {"--ids is required"});
-  refused({"score", model, "--ids", small.write_ids("ids.json", {1, 2}), "--dtype=fp16"}, {"--dtype: found 'fp16'"});
+  refused({"score", model, "--ids", small.write_ids("ids.json", {1, 2}), "--dtype=fp16"},
+          {"command line: dtype: found 'fp16'"});
 }
 
 TEST_F(BadInput, Checkpoints) {

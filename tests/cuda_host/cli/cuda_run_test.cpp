@@ -112,23 +112,26 @@ TEST_F(CudaRun, UpcyclesAModelAndARunningOne) {
 
 TEST_F(CudaRun, EvalScoreAndGenerateAsOnTheCpu) {
   const std::string run = small.train("run", {{"model", moe}, {"train", {{"steps", 20}}}});
-  const auto both = [&](Words words) {
-    const json expected = json_of(words);
-    words.push_back("--device=cuda");
-    const Outcome o = run_cuda(words);
-    EXPECT_EQ(o.exit_code, 0) << o.err;
-    return std::pair{json::parse(o.out, nullptr, false), expected};
-  };
-  const auto [loss, cpu_loss] = both({"eval", run, "--data=" + file("valid"), "--seq-length=32", "--json"});
-  EXPECT_NEAR(loss["loss"].get<double>(), cpu_loss["loss"].get<double>(), 1e-5);
-  EXPECT_EQ(loss["tokens"], cpu_loss["tokens"]);
-
   const std::string ids = small.write_ids("ids.json", {72, 101, 108, 108, 111, 32, 99, 97, 116});
-  const auto [scores, cpu_scores] = both({"score", run, "--ids=" + ids, "--json"});
-  for (const char* list : {"nll", "logits_last"}) {
-    ASSERT_EQ(scores[list].size(), cpu_scores[list].size());
-    for (std::size_t i = 0; i < scores[list].size(); ++i)
-      EXPECT_NEAR(scores[list][i].get<double>(), cpu_scores[list][i].get<double>(), 1e-4) << list << " " << i;
+  for (const int ranks : {1, 2}) {
+    const auto both = [&](Words words) {
+      const json expected = json_of(words);
+      words.push_back("--device=cuda");
+      if (ranks > 1) words.insert(words.end(), {"--parallel.tp=2", "--parallel.ep=2"});
+      const Outcome o = run_cuda(words, ranks);
+      EXPECT_EQ(o.exit_code, 0) << o.err;
+      return std::pair{json::parse(o.out, nullptr, false), expected};
+    };
+    const auto [loss, cpu_loss] = both({"eval", run, "--data=" + file("valid"), "--seq-length=32", "--json"});
+    EXPECT_NEAR(loss["loss"].get<double>(), cpu_loss["loss"].get<double>(), 1e-5);
+    EXPECT_EQ(loss["tokens"], cpu_loss["tokens"]);
+
+    const auto [scores, cpu_scores] = both({"score", run, "--ids=" + ids, "--json"});
+    for (const char* list : {"nll", "logits_last"}) {
+      ASSERT_EQ(scores[list].size(), cpu_scores[list].size());
+      for (std::size_t i = 0; i < scores[list].size(); ++i)
+        EXPECT_NEAR(scores[list][i].get<double>(), cpu_scores[list][i].get<double>(), 1e-4) << list << " " << i;
+    }
   }
 
   Words words{"generate", run, "The cat", "--tokenizer=bytes", "--temperature=0", "--tokens=12"};
@@ -221,7 +224,7 @@ TEST_F(CudaRefused, WithoutADriverOrAGpu) {
       expect_one_line(run_cuda(words, 2, none), bad);
     }
     expect_one_line(run_cuda({"eval", file("none"), "--data=" + file("valid"), "--device=cuda"}, 1, none),
-                    {"command line: --device: found cuda", reason});
+                    {"command line: device: found cuda", reason});
   }
 }
 
@@ -243,7 +246,7 @@ TEST_F(CudaRun, AModelLargerThanTheGpuIsNotLoaded) {
   for (Words words : {Words{"score", run, "--ids=" + ids}, Words{"eval", run, "--data=" + file("valid")},
                       Words{"generate", run, "The", "--tokenizer=bytes"}}) {
     words.push_back("--device=cuda");
-    expect_one_line(run_cuda(words, 1, tiny), {"memory: found", "free on GPU 0; use --dtype=bf16 or a smaller model"});
+    expect_one_line(run_cuda(words, 1, tiny), {"memory: found", "free on GPU 0; use --dtype=bf16, more ranks"});
   }
 }
 
@@ -286,7 +289,7 @@ TEST_F(CudaRefused, AWindowThatABenchDoesNotReach) {
 
 TEST_F(CudaRefused, AnUnknownDevice) {
   expect_one_line(run_cuda({"score", file("none"), "--ids=" + config, "--device=tpu"}),
-                  {"--device: found 'tpu', expected cpu or cuda"});
+                  {"device: found 'tpu', expected cpu | cuda"});
 }
 
 }  // namespace

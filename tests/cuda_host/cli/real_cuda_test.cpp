@@ -19,7 +19,7 @@ TEST(RealCuda, SaysThatThereIsNoGpu) {
   for (const Words& words : {Words{"train", config}, Words{"bench", "step", config}})
     expect_one_line(run_ranks(2, words), {"device: found cuda", "there is no GPU to compute on", "--device=cpu"});
   expect_one_line(run_upcycle({"eval", small.file("none"), "--data=" + small.file("valid"), "--device=cuda"}),
-                  {"command line: --device: found cuda", "there is no GPU to compute on"});
+                  {"command line: device: found cuda", "there is no GPU to compute on"});
   EXPECT_EQ(files_below(small.folder.path.string()), before);
 }
 

@@ -1,0 +1,74 @@
+#include "launch/inference.h"
+
+#include "core/config/parse.h"
+#include "core/error.h"
+#include "launch/agree_on_start.h"
+#include "launch/check_fits.h"
+#include "parallel/comm/agree.h"
+#include "parallel/model/sizes.h"
+
+namespace upcycle {
+namespace {
+
+Config config_of(const InferenceOptions& o) {
+  return parse_config("", {"dtype=" + o.dtype, "device=" + o.device, fmt::format("parallel.tp={}", o.tp),
+                           fmt::format("parallel.ep={}", o.ep), fmt::format("parallel.etp={}", o.etp),
+                           fmt::format("parallel.timeout_s={}", o.timeout_s)});
+}
+
+std::string problem_of(const ModelConfig& model, const Layout& layout) {
+  try {
+    (void)sizes_of(model, layout, Coordinates{});
+    return "";
+  } catch (const InputError& e) {
+    return e.what();
+  }
+}
+
+void check_model_layout(const ModelConfig& model, const Layout& l, const std::string& dir) {
+  const std::string problem = problem_of(model, l);
+  if (problem.empty()) return;
+  const std::string near = nearest_layouts(l.world, l.tp, l.ep, l.etp,
+                                           [&](const Layout& other) { return problem_of(model, other).empty(); });
+  if (near.empty())
+    input_error("{}: {}; no layout of world={} works for this model: use another number of ranks", dir, problem,
+                l.world);
+  input_error("{}: {}; layouts near it that work with world={} for this model: {}", dir, problem, l.world, near);
+}
+
+}  // namespace
+
+void declare(Options& options, InferenceOptions& o) {
+  options.option("--dtype", o.dtype, "fp32 or bf16");
+  options.option("--device", o.device, "cpu or cuda");
+  options.option("--parallel.tp", o.tp, "ranks that share every matrix");
+  options.option("--parallel.ep", o.ep, "ranks that share the experts");
+  options.option("--parallel.etp", o.etp, "ranks that share one expert: 1, or tp");
+  options.option("--parallel.timeout_s", o.timeout_s, "seconds that a rank waits for others before the run ends");
+}
+
+Inference start_inference(const MpiSession& session, const std::string& command, const Arguments& arguments,
+                          const InferenceOptions& options) {
+  std::string words = command;
+  for (const std::string& argument : arguments) words += " " + argument;
+  Start start = agree_on_start(session, words, [&] { return config_of(options); });
+  Backend backend = make_backend(session, start.config);
+  Mesh mesh = make_backend_mesh(backend, session, start.layout);
+  return {std::move(start.config), std::move(backend), std::move(mesh)};
+}
+
+std::unique_ptr<TensorSource> open_over_ranks(const Inference& ranks, const std::string& dir) {
+  auto source = open_model(dir, ranks.mesh.world.get());
+  agree_or_throw(*ranks.mesh.world, [&] {
+    check_kernel_limits(ranks.config.device, source->model(), dir);
+    check_model_layout(source->model(), ranks.mesh.layout, dir);
+  });
+  return source;
+}
+
+LoadedModel load_over_ranks(const Inference& ranks, TensorSource& source) {
+  const Backend& b = ranks.backend;
+  return load_model(source, ranks.config.storage(), ranks.mesh, *b.device, *b.stream, *b.ops);
+}
+
+}  // namespace upcycle
