@@ -19,6 +19,8 @@ struct OpLimits {
   std::int64_t T = 0, H = 0, F = 0, N = 0, K = 0, D = 0, V = 0, E = 0, k = 0;
   std::int64_t R = 0;      // rows of the expert buffer
   std::int64_t moe_F = 0;  // expert intermediate size
+  // Of serving: most keys of a sequence, most sequences (and rows of logits) at once, the whole vocabulary.
+  std::int64_t keys = 0, sequences = 0, vocabulary = 0;
   DType dtype = DType::F32;
 };
 
@@ -35,6 +37,31 @@ struct PackedSequences {
   Tensor offsets;
   std::int64_t count = 0;
   std::int64_t longest = 0;  // rows of the longest sequence (for launch sizes)
+};
+
+// Keys and values of one layer in pages (arXiv 2309.06180): page p holds P rows of each of the K heads, a head's rows
+// one after another. P is a power of two from 8 to 64.
+struct PagedCache {
+  Tensor k, v;  // (pages, K, P, D), contiguous
+  std::int64_t page_rows() const { return k.shape[2]; }
+};
+
+// Sequences whose keys and values lie in pages. The query rows of sequence i, rows [offsets[i], offsets[i + 1]) packed
+// one sequence after another, are the last of its lengths[i] keys.
+struct PagedSequences {
+  Tensor offsets;  // i32 (count + 1)
+  Tensor lengths;  // i32 (count): keys, at least as many as query rows
+  Tensor pages;    // i32 (count, most): in order; entries past a sequence's length are not read
+  std::int64_t count = 0;
+  std::int64_t most_rows = 0, most_keys = 0;  // of one sequence (for launch sizes)
+};
+
+// How each row of logits is drawn from, on the device.
+struct SamplingRows {
+  Tensor temperature;  // fp32 (rows), 0: the most likely token
+  Tensor top_k;        // i32 (rows), 0: all
+  Tensor top_p;        // fp32 (rows), in (0, 1]
+  Tensor uniform;      // fp32 (rows), in [0, 1): the draw
 };
 
 enum class RouterSoftmax : std::uint8_t { TopkThenSoftmax, SoftmaxThenTopk };

@@ -1,5 +1,7 @@
 #include "kernels/dry/dry_ops.h"
 
+#include <algorithm>
+
 #include "core/check.h"
 #include "kernels/ops.h"
 
@@ -50,6 +52,15 @@ class DryOps final : public NoOps {
                           std::int64_t, const PackedSequences& q_sequences,
                           const PackedSequences& k_sequences) override {
     count(5 * causal_products(q, q_sequences, k_sequences), {&dq, &dk, &dv, &dout, &q, &k, &v, &out, &lse});
+  }
+
+  // The host knows only the largest sizes: exact where all sequences are alike, else an upper bound.
+  void paged_attention(Stream&, Workspace, const Tensor& out, const Tensor& q, const PagedCache& cache,
+                       const PagedSequences& sequences) override {
+    const double keys = number(sequences.most_keys), per_key = number(cache.k.shape[1] * cache.k.shape[3]);
+    const double rows = std::min(number(q.shape[0]), number(sequences.count * sequences.most_rows));
+    count(4 * rows * (keys - number(sequences.most_rows) / 2) * number(q.shape[1]), {&out, &q});
+    count_.memory_bytes += 2 * number(sequences.count) * keys * per_key * static_cast<double>(size_of(cache.k.dtype));
   }
 
   void linear_xent_stats(Stream&, Workspace, const Tensor& stats, const Tensor& x, const Tensor& weight, const Tensor&,
