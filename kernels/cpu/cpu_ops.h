@@ -6,8 +6,10 @@
 namespace upcycle {
 
 class GemmCache;
+enum class CpuIsa : std::uint8_t;
 
-// The CPU implementation: GEMM by oneDNN, the rest hand-written, threads by OpenMP. One op per file in this folder.
+// The CPU implementation: GEMM by oneDNN but for few rows (thin_matmul.h), the rest hand-written, threads by OpenMP.
+// One op per file in this folder.
 class CpuOps : public Ops {
  public:
   CpuOps();
@@ -27,6 +29,7 @@ class CpuOps : public Ops {
 
  private:
   std::unique_ptr<GemmCache> gemms_;  // oneDNN primitives by shape
+  CpuIsa isa_;
 };
 
 std::unique_ptr<Ops> make_cpu_ops();

@@ -90,7 +90,7 @@ void put(void* data, std::int64_t stride, const Block& block, const float* from)
   }
 }
 
-// What oneDNN may use: the processor's instruction sets, less what ONEDNN_MAX_CPU_ISA forbids. Each level adds a bit.
+// Each level adds a bit.
 bool has(dnnl_cpu_isa_t isa) { return (dnnl_get_effective_cpu_isa() & isa) == isa; }
 
 // The number of rows to compute when `rows` are needed. oneDNN's AVX2 product handles six rows at a time, and sums the
@@ -107,6 +107,11 @@ std::int64_t padded_rows(std::int64_t rows) {
 std::int64_t in_lines(std::int64_t floats) { return (floats + 15) / 16 * 16; }
 
 }  // namespace
+
+CpuIsa effective_isa() {
+  if (has(dnnl_cpu_isa_avx512_core_bf16)) return CpuIsa::Avx512Bf16;
+  return has(dnnl_cpu_isa_avx512_core) ? CpuIsa::Avx512 : CpuIsa::Avx2;
+}
 
 struct GemmCache::Engine {
   dnnl::engine engine{dnnl::engine::kind::cpu, 0};
@@ -242,8 +247,8 @@ struct GemmCache::Plan {
 GemmCache::GemmCache(std::size_t thread_bytes)
     : thread_bytes_(thread_bytes),
       engine_(std::make_unique<Engine>()),
-      widens_bf16_(!has(dnnl_cpu_isa_avx512_core_bf16)),
-      before_avx512_(!has(dnnl_cpu_isa_avx512_core)) {}
+      widens_bf16_(effective_isa() != CpuIsa::Avx512Bf16),
+      before_avx512_(effective_isa() == CpuIsa::Avx2) {}
 GemmCache::~GemmCache() = default;
 
 std::size_t GemmCache::workspace_bytes() { return static_cast<std::size_t>(omp_get_max_threads()) * kThreadBytes; }

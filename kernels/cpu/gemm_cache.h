@@ -9,6 +9,11 @@
 
 namespace upcycle {
 
+// What oneDNN may use here: the processor's instruction sets, less what ONEDNN_MAX_CPU_ISA forbids. Each has those
+// before it.
+enum class CpuIsa : std::uint8_t { Avx2, Avx512, Avx512Bf16 };
+CpuIsa effective_isa();
+
 // Matrix products, each cut into tiles of C (see gemm_tiles.h) that the threads take one after another; each tile is
 // computed by one thread with a oneDNN primitive. The bits depend only on the sizes and the thread count, not on which
 // thread takes which tile. Primitives are created on a shape's first use, then kept. One caller at a time, outside

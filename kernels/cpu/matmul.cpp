@@ -3,6 +3,7 @@
 #include "core/device.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/gemm_cache.h"
+#include "kernels/cpu/thin_matmul.h"
 
 namespace upcycle {
 
@@ -11,7 +12,7 @@ constexpr std::int64_t kPieceProducts = std::int64_t{2} << 30;  // about 10 ms o
 constexpr std::int64_t kLeastRows = 256;
 }  // namespace
 
-CpuOps::CpuOps() : gemms_(std::make_unique<GemmCache>()) {}
+CpuOps::CpuOps() : gemms_(std::make_unique<GemmCache>()), isa_(effective_isa()) {}
 CpuOps::~CpuOps() = default;
 std::size_t CpuOps::matmul_primitives() const { return gemms_->size(); }
 
@@ -20,6 +21,11 @@ std::size_t CpuOps::matmul_workspace(const OpLimits&) { return GemmCache::worksp
 void CpuOps::matmul(Stream& stream, Workspace workspace, MatmulKind kind, const Tensor& c, const Tensor& a,
                     const Tensor& b, Store store) {
   GemmShape s = checked_matmul(kind, c, a, b, store);
+  if (is_thin(s)) {
+    const std::int64_t all[] = {0, s.m};
+    thin_matmul(isa_, s, all, 0, c.data, a.data, b.data);
+    return stream.poll();
+  }
   const bool ta = kind == MatmulKind::TN;
   // Long products are cut over the rows of C, so that transfers can be advanced (poll) in between.
   const std::int64_t pieces =

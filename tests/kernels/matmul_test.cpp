@@ -62,8 +62,8 @@ void expect_right(OpBench& bench, Product& p, Types types) {
 
 TEST(Matmul, EqualsAPlainLoopForAllKindsTypesAndStores) {
   OpBench bench({});
-  const std::array<std::int64_t, 3> shapes[] = {{1, 1, 1},    {3, 5, 7},    {16, 64, 32}, {33, 17, 65}, {64, 100, 1},
-                                                {1, 300, 70}, {129, 1, 40}, {2, 40, 515}, {200, 96, 77}};
+  const std::array<std::int64_t, 3> shapes[] = {{1, 1, 1},    {3, 5, 7},    {16, 64, 32}, {33, 17, 65},  {64, 100, 1},
+                                                {1, 300, 70}, {129, 1, 40}, {2, 40, 515}, {200, 96, 77}, {3, 300, 243}};
   for (const MatmulKind kind : kKinds)
     for (const Types types : kTypes)
       for (const auto& [m, n, k] : shapes)
@@ -110,7 +110,7 @@ TEST(Matmul, RefusesWhatItCanNotDo) {
   EXPECT_THROW(run(narrow, a, b), Error);
   EXPECT_THROW(run(c, b, a), Error);
   bench.workspace.bytes = 0;
-  const HostTensor wide_a(DType::BF16, {64, 700}), wide_b(DType::BF16, {96, 700}), wide_c(DType::F32, {64, 96});
+  const HostTensor wide_a(DType::BF16, {64, 700}), wide_b(DType::BF16, {90, 700}), wide_c(DType::F32, {64, 90});
   EXPECT_THROW(run(wide_c, wide_a, wide_b), Error);
 }
 
