@@ -1,5 +1,3 @@
-#include "parallel/serve/generate.h"
-
 #include <cstdio>
 #include <utility>
 
@@ -8,7 +6,9 @@
 #include "launch/inference.h"
 #include "launch/model_files.h"
 #include "launch/run_with_ranks.h"
+#include "launch/serving_options.h"
 #include "parallel/comm/agree.h"
+#include "parallel/serve/engine.h"
 
 namespace upcycle {
 namespace {
@@ -40,6 +40,8 @@ int run_generate(const Arguments& arguments) {
   options.option("--seed", seed, "of the draws");
   options.option("--tokenizer", tokenizer_file, "by default the model's own");
   declare(options, inference);
+  ServingOptions serving;
+  add_serving_options(options, serving);
   if (!options.parse(arguments)) return 0;
   check_sampling(sampling, most, seed);
   sampling.seed = static_cast<std::uint64_t>(seed);
@@ -71,24 +73,38 @@ int run_generate(const Arguments& arguments) {
           "there is room to continue it; shorten it",
           tokens.size(), model.max_position_embeddings);
 
-    check_fits_inference(ranks.backend, plan_pass(model, ranks.config.storage(), ranks.mesh, *ranks.backend.ops, 1,
-                                                  static_cast<std::int64_t>(tokens.size())));
+    Request request;
+    request.prompt = tokens;
+    request.max_tokens = std::min(most, model.max_position_embeddings - static_cast<std::int64_t>(tokens.size()));
+    request.stop = {stop};
+    request.sampling = sampling;
+    serving.max_num_seqs = 1;
+    serving.max_model_len = static_cast<std::int64_t>(tokens.size()) + request.max_tokens;
+    const WorkspaceBytes workspace = workspace_of(ranks.config);
+    const SchedulerOptions scheduling =
+        scheduler_options(serving, model, ranks.mesh.layout, ranks.config.storage(),
+                          memory_of(ranks.backend) / static_cast<std::size_t>(ranks.backend.ranks_on_host), workspace);
+    check_fits_inference(ranks.backend, engine_memory(model, ranks.mesh.layout, session.rank(), ranks.config.storage(),
+                                                      scheduling, workspace));
     const LoadedModel m = load_over_ranks(ranks, *source);
+    const auto engine = make_engine(m, scheduling);
     // Prints as it generates: the decoded text beyond what was printed, delayed while it ends inside a character (byte
     // tokens).
     std::string shown = prompt;
     std::vector<std::int32_t> all = text;
     bool begun = false;
-    generate(m, tokens, most, stop, sampling, [&](std::int32_t id) {
-      if (!std::exchange(begun, true)) fmt::print("{}", prompt);  // not before the model has run successfully
-      if (id == stop) return;
-      all.push_back(id);
-      const std::string now = tokenizer->decode(all);
-      if (now.ends_with("\xEF\xBF\xBD") || now.size() <= shown.size()) return;
-      fmt::print("{}", now.substr(shown.size()));
-      std::fflush(stdout);
-      shown = now;
-    });
+    engine->add(request);
+    while (engine->busy())
+      for (const EmittedToken& t : engine->step().tokens) {
+        if (!std::exchange(begun, true)) fmt::print("{}", prompt);  // not before the model has run successfully
+        if (t.token == stop) continue;
+        all.push_back(t.token);
+        const std::string now = tokenizer->decode(all);
+        if (now.ends_with("\xEF\xBF\xBD") || now.size() <= shown.size()) continue;
+        fmt::print("{}", now.substr(shown.size()));
+        std::fflush(stdout);
+        shown = now;
+      }
     fmt::print("\n");
     return 0;
   });

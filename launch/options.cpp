@@ -139,4 +139,20 @@ DType parse_dtype(const std::string& text) {
   input_error("command line: --dtype: found '{}', expected fp32 or bf16", text);
 }
 
+std::size_t parse_bytes(const std::string& option, const std::string& text) {
+  constexpr double kMiB = 1 << 20, kGiB = 1 << 30;
+  static const std::vector<std::pair<std::string, double>> units = {
+      {"", 1}, {"B", 1}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"MiB", kMiB}, {"GiB", kGiB}, {"TiB", kGiB * 1024}};
+  double number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  std::string unit = error == std::errc{} ? text.substr(static_cast<std::size_t>(end - text.data())) : "?";
+  unit.erase(0, unit.find_first_not_of(' ') == unit.npos ? unit.size() : unit.find_first_not_of(' '));
+  for (const auto& [name, factor] : units) {
+    const double bytes = number * factor;
+    if (unit == name && bytes >= 1 && bytes < 0x1p63) return static_cast<std::size_t>(bytes);
+  }
+  input_error("command line: {}: found {}, expected a size such as 80GiB, 64GB or a number of bytes", option,
+              quote_text(text));
+}
+
 }  // namespace upcycle

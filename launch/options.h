@@ -1,4 +1,5 @@
 #pragma once
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -44,5 +45,8 @@ class Options {
 
 // --dtype's value: fp32 or bf16, else InputError.
 DType parse_dtype(const std::string& text);
+
+// A size in bytes, "80GiB", "64 GB" or "1073741824"; else InputError naming the option.
+std::size_t parse_bytes(const std::string& option, const std::string& text);
 
 }  // namespace upcycle

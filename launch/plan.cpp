@@ -1,19 +1,22 @@
 #include "parallel/plan/plan.h"
 
 #include <algorithm>
-#include <charconv>
+#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "core/config/check.h"
 #include "core/config/describe.h"
 #include "core/config/parse.h"
 #include "core/error.h"
-#include "core/suggest.h"
 #include "launch/check_fits.h"
 #include "launch/commands.h"
 #include "launch/options.h"
 #include "launch/run_setup.h"
+#include "launch/serving_options.h"
+#include "parallel/serve/engine.h"
+#include "parallel/serve/engine_buffers.h"
 
 namespace upcycle {
 namespace {
@@ -26,22 +29,6 @@ std::string size_text(std::uint64_t bytes) {
   return n >= kGiB   ? fmt::format("{:.2f} GiB", n / kGiB)
          : n >= kMiB ? fmt::format("{:.2f} MiB", n / kMiB)
                      : fmt::format("{:.2f} KiB", n / 1024);
-}
-
-// "80GiB", "64 GB", "1073741824".
-std::size_t parse_bytes(const std::string& text) {
-  static const std::vector<std::pair<std::string, double>> units = {
-      {"", 1}, {"B", 1}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"MiB", kMiB}, {"GiB", kGiB}, {"TiB", kGiB * 1024}};
-  double number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  std::string unit = error == std::errc{} ? text.substr(static_cast<std::size_t>(end - text.data())) : "?";
-  unit.erase(0, unit.find_first_not_of(' ') == unit.npos ? unit.size() : unit.find_first_not_of(' '));
-  for (const auto& [name, factor] : units) {
-    const double bytes = number * factor;
-    if (unit == name && bytes >= 1 && bytes < 0x1p63) return static_cast<std::size_t>(bytes);
-  }
-  input_error("command line: --memory: found {}, expected a size such as 80GiB, 64GB or a number of bytes",
-              quote_text(text));
 }
 
 // The run as `train` would resolve it, with the model inherited from init.* or from the run folder.
@@ -194,29 +181,72 @@ void print_row(const Plan& p, const Config& c, std::size_t memory) {
              gib(p.files_total));
 }
 
+// What serving the config's model takes, of one rank.
+int plan_serving(const std::string& file, const std::vector<std::string>& overrides, const ServingOptions& serving,
+                 int world, int rank, bool json) {
+  const Config config = parse_config(file, overrides);
+  const std::string name = file.empty() ? "the config" : file;
+  check_model(config.model, name);
+  check_kernel_limits(config.device, config.model, name);
+  const ParallelConfig& p = config.parallel;
+  const Layout layout = make_layout(world, static_cast<int>(p.tp), static_cast<int>(p.ep), static_cast<int>(p.etp));
+  const WorkspaceBytes workspace = workspace_of(config);
+  const SchedulerOptions o = scheduler_options(serving, config.model, layout, config.storage(),
+                                               std::numeric_limits<std::int64_t>::max(), workspace);
+  const std::vector<MemoryClass> memory = engine_memory(config.model, layout, rank, config.storage(), o, workspace);
+  std::size_t total = 0;
+  for (const MemoryClass& m : memory) total += m.bytes;
+  const std::size_t page = page_bytes(config.model, layout, config.storage(), o.page_rows);
+  if (json) {
+    Json j{{"world", layout.world}, {"rank", rank}, {"memory", Json::object()}, {"memory_total", total}};
+    for (const MemoryClass& m : memory) j["memory"][m.name] = m.bytes;
+    j["pages"] = o.pages;
+    j["page_bytes"] = page;
+    j["tokens_cached"] = o.pages * o.page_rows;
+    j["max_model_len"] = o.max_model_len;
+    j["max_num_seqs"] = o.max_num_seqs;
+    j["max_num_batched_tokens"] = o.max_num_batched_tokens;
+    fmt::print("{}\n", j.dump());
+    return 0;
+  }
+  fmt::print("memory of rank {} of {} while it serves\n", rank, layout.world);
+  for (const MemoryClass& m : memory) fmt::print("  {:<38}{:>14}\n", m.name, size_text(m.bytes));
+  fmt::print("  {:<38}{:>14}\n", "total", size_text(total));
+  fmt::print("the cache holds {} tokens in {} pages of {}: {} sequences of {}\n", o.pages * o.page_rows, o.pages,
+             size_text(page), o.pages / ((o.max_model_len + o.page_rows - 1) / o.page_rows), o.max_model_len);
+  return 0;
+}
+
 }  // namespace
 
 int run_plan(const Arguments& arguments) {
-  std::string file, memory_text;
+  std::string file;
   std::int64_t world = 1, rank = 0;
-  bool json = false, row = false;
+  bool json = false, row = false, serve = false;
+  ServingOptions serving;
   std::vector<std::string> overrides;
-  Options options("plan",
-                  "What a training run needs on any number of ranks: memory by class, bytes of each collective, FLOPs, "
-                  "file sizes. Starts no MPI and computes nothing.");
+  Options options(
+      "plan",
+      "What a training run needs on any number of ranks: memory by class, bytes of each collective, FLOPs, "
+      "file sizes; with --serve, the memory that serving its model needs. Starts no MPI and computes nothing.");
   options.positional("config", file, "JSON config, as for train", Need::Optional);
   options.option("--world", world, "ranks of the run");
   options.option("--rank", rank, "the rank that is planned; rank 0 holds the most");
-  options.option("--memory", memory_text, "memory per rank (80GiB): says whether the run fits");
+  options.flag("--serve", serve, "plan serving the config's model instead; the options from --policy on are for this");
   options.flag("--json", json, "print one JSON object; sizes in bytes");
   options.flag("--row", row, "print one line of a Markdown table, as launch/plan_tables.sh does");
+  add_serving_options(options, serving);
   options.config_overrides(overrides);
   if (!options.parse(arguments)) return 0;
-  const std::size_t memory = memory_text.empty() ? 0 : parse_bytes(memory_text);
   constexpr std::int64_t most = 1 << 24;
   if (world < 1 || world > most) input_error("command line: --world: found {}, expected 1 to {}", world, most);
   if (rank < 0 || rank >= world)
     input_error("command line: --rank: found {}, expected 0 to {}, as --world={}", rank, world - 1, world);
+  if (serve) {
+    if (row) input_error("command line: found --row and --serve, expected one of them");
+    return plan_serving(file, overrides, serving, static_cast<int>(world), static_cast<int>(rank), json);
+  }
+  const std::size_t memory = serving.memory.empty() ? 0 : parse_bytes("--memory", serving.memory);
   const PlannedRun run = resolve(file, overrides);
   const Plan plan = make_plan(run, static_cast<int>(world), static_cast<int>(rank));
   if (row) {

@@ -140,6 +140,9 @@ OpLimits op_limits(const Sizes& s, const PassShape& pass, const Layout& layout) 
   o.k = s.k;
   o.moe_F = s.moe_F_local;
   o.R = s.E > 0 ? moe_buffers(s, layout, pass).rows : 0;
+  o.keys = pass.sequences > 0 ? pass.positions : 0;
+  o.sequences = pass.sequences;
+  o.vocabulary = s.V_local * layout.tp;
   o.dtype = pass.dtype;
   return o;
 }
@@ -177,6 +180,48 @@ Activations layout_activations(Arena& arena, const ModelConfig& model, const Siz
   a.loss_sum = a.step_sums.slice_rows(0, 1);
   a.scratch = take_scratch(arena, model, s, layout, pass, T_local, workspace_bytes);
   return a;
+}
+
+void take_first_rows(Activations& to, const Activations& whole, std::int64_t T, std::int64_t T_local) {
+  const auto cut = [](Tensor& t, const Tensor& all, std::int64_t rows) {
+    if (all) t = all.slice_rows(0, rows);
+  };
+  const auto cut_norm = [&](NormState& t, const NormState& all) {
+    cut(t.out, all.out, T_local);
+    cut(t.rstd, all.rstd, T_local);
+  };
+  const auto cut_mlp = [&](MlpState& t, const MlpState& all) {
+    cut(t.gate_up, all.gate_up, T);
+    cut(t.act, all.act, T);
+  };
+  for (std::size_t l = 0; l < to.layers.size(); ++l) {
+    LayerState& t = to.layers[l];
+    const LayerState& all = whole.layers[l];
+    cut(t.x, all.x, T_local);
+    cut(t.x_mid, all.x_mid, T_local);
+    cut_norm(t.attention_norm, all.attention_norm);
+    cut_norm(t.mlp_norm, all.mlp_norm);
+    cut(t.attention.qkv, all.attention.qkv, T);
+    cut(t.attention.heads, all.attention.heads, T);
+    cut_mlp(t.mlp, all.mlp);
+    cut_mlp(t.moe.shared, all.moe.shared);
+    RouterState& router = t.moe.router;
+    cut(router.experts, all.moe.router.experts, T_local);
+    cut(router.probs, all.moe.router.probs, T_local);
+    cut(router.weights, all.moe.router.weights, T_local);
+    cut(router.lse, all.moe.router.lse, T_local);
+  }
+  cut(to.x_last, whole.x_last, T_local);
+  cut_norm(to.final_norm, whole.final_norm);
+  Scratch& t = to.scratch;
+  const Scratch& all = whole.scratch;
+  cut(t.gathered, all.gathered, T);
+  cut(t.partial, all.partial, T);
+  cut(t.branch, all.branch, T_local);
+  cut(t.moe.router.x, all.moe.router.x, T_local);
+  cut(t.moe.router.logits, all.moe.router.logits, T_local);
+  cut(t.moe.all_experts, all.moe.all_experts, T);
+  cut(t.moe.all_weights, all.moe.all_weights, T);
 }
 
 }  // namespace upcycle

@@ -55,4 +55,8 @@ OpLimits op_limits(const Sizes& sizes, const PassShape& pass, const Layout& layo
 Activations layout_activations(Arena& arena, const ModelConfig& model, const Sizes& sizes, const Layout& layout,
                                const PassShape& pass, std::size_t workspace_bytes);
 
+// `to`, laid out for inference as `whole` is, gets the first T rows of its tensors (the first T_local where those of tp
+// ranks are apart). Scratch of the MoE layers that is cut by its use stays whole. Allocates nothing.
+void take_first_rows(Activations& to, const Activations& whole, std::int64_t T, std::int64_t T_local);
+
 }  // namespace upcycle

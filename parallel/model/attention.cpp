@@ -16,26 +16,41 @@ Heads heads_of(const Tensor& qkv, const Sizes& s) {
           qkv.slice_columns(0, q + kv)};
 }
 
-}  // namespace
-
-void attention_forward(const ModelContext& m, const LayerWeights& w, const Tensor& out, const Tensor& x,
-                       const AttentionState& saved, const Batch& batch, const PastKeysValues* past,
-                       const SequenceBuffers& buffers) {
+// saved.qkv = the projection of x (T_local, H), queries and keys rotated to their positions.
+Heads project(const ModelContext& m, const LayerWeights& w, const Tensor& x, const AttentionState& saved,
+              const Tensor& positions, const SequenceBuffers& buffers) {
   const Tensor all = gather_from_sequence_parallel_region(m, buffers.gathered, x);  // (T, H)
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::NT, saved.qkv, all, w.qkv);
   const Heads h = heads_of(saved.qkv, m.sizes);
-  m.ops->rope(*m.stream, h.qk, m.sizes.D, m.rope_table, batch.positions, false);
-  if (past != nullptr) {
-    m.ops->convert(*m.stream, past->new_k, h.k);
-    m.ops->convert(*m.stream, past->new_v, h.v);
-    m.ops->attention_forward(*m.stream, m.workspace, saved.heads, saved.lse, h.q, past->k, past->v, m.sizes.D,
-                             batch.sequences, past->sequences);
-  } else {
-    m.ops->attention_forward(*m.stream, m.workspace, saved.heads, saved.lse, h.q, h.k, h.v, m.sizes.D, batch.sequences,
-                             batch.sequences);
-  }
+  m.ops->rope(*m.stream, h.qk, m.sizes.D, m.rope_table, positions, false);
+  return h;
+}
+
+// out (T_local, H) = the output projection of saved.heads.
+void project_out(const ModelContext& m, const LayerWeights& w, const Tensor& out, const AttentionState& saved,
+                 const SequenceBuffers& buffers) {
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::NT, buffers.partial, saved.heads, w.attention_out);
   reduce_scatter_to_sequence_parallel_region(m, out, buffers.partial);
+}
+
+}  // namespace
+
+void attention_forward(const ModelContext& m, const LayerWeights& w, const Tensor& out, const Tensor& x,
+                       const AttentionState& saved, const Batch& batch, const SequenceBuffers& buffers) {
+  const Heads h = project(m, w, x, saved, batch.positions, buffers);
+  m.ops->attention_forward(*m.stream, m.workspace, saved.heads, saved.lse, h.q, h.k, h.v, m.sizes.D, batch.sequences,
+                           batch.sequences);
+  project_out(m, w, out, saved, buffers);
+}
+
+void attention_cached(const ModelContext& m, const LayerWeights& w, const Tensor& out, const Tensor& x,
+                      const AttentionState& saved, const Tensor& positions, std::int64_t layer,
+                      const CachedSequences& cached, const SequenceBuffers& buffers) {
+  const Heads h = project(m, w, x, saved, positions, buffers);
+  const PagedCache& cache = cached.layers[static_cast<std::size_t>(layer)];
+  m.ops->store_in_pages(*m.stream, cache, h.k, h.v, cached.slots);
+  m.ops->paged_attention(*m.stream, m.workspace, saved.heads, h.q, cache, cached.sequences);
+  project_out(m, w, out, saved, buffers);
 }
 
 void attention_backward(const ModelContext& m, const LayerWeights& w, const LayerWeights& g, const Tensor& dx,

@@ -1,4 +1,6 @@
 #pragma once
+#include <span>
+
 #include "parallel/model/batch.h"
 #include "parallel/model/sequence_parallel.h"
 #include "parallel/model/weights.h"
@@ -18,18 +20,21 @@ struct AttentionScratch {
   Tensor dqkv, dheads;  // as qkv and heads
 };
 
-// The keys and values of one layer that a pass attends to where they are more than its own: a view, so that their owner
-// decides how to store them. One sequence, not training.
-struct PastKeysValues {
-  Tensor k, v;                // (rows, K_local D): the past, then this pass's
-  Tensor new_k, new_v;        // (T, K_local D): where this pass's are to be written, the last rows of k and v
-  PackedSequences sequences;  // one, of `rows`
+// Where the rows of a pass belong to sequences whose earlier keys and values are in a cache (inference).
+struct CachedSequences {
+  std::span<const PagedCache> layers;  // heads (pages, K_local, P, D), of each layer
+  Tensor slots;                        // i32 (T): where this pass's keys and values are to be stored; -1: a padding row
+  PagedSequences sequences;
 };
 
-// out (T_local, H) = attention of x (T_local, H), the normalised residual. `past` null: within the batch's sequences.
+// out (T_local, H) = attention of x (T_local, H), the normalised residual, within the batch's sequences.
 void attention_forward(const ModelContext& m, const LayerWeights& w, const Tensor& out, const Tensor& x,
-                       const AttentionState& saved, const Batch& batch, const PastKeysValues* past,
-                       const SequenceBuffers& buffers);
+                       const AttentionState& saved, const Batch& batch, const SequenceBuffers& buffers);
+
+// The same over cached sequences: the new keys and values join the layer's cache. Of `saved`, lse is not written.
+void attention_cached(const ModelContext& m, const LayerWeights& w, const Tensor& out, const Tensor& x,
+                      const AttentionState& saved, const Tensor& positions, std::int64_t layer,
+                      const CachedSequences& cached, const SequenceBuffers& buffers);
 
 // dx (T_local, H) = the gradient of x, from dout (T_local, H) that of out; weights' gradients are added to g.
 void attention_backward(const ModelContext& m, const LayerWeights& w, const LayerWeights& g, const Tensor& dx,

@@ -84,7 +84,8 @@ void start_counts(const ModelContext& m, Dispatch& d, const Tensor& experts, std
     c.token_begin = tokens * i / chunks;
     c.token_end = tokens * (i + 1) / chunks;
     c.slot_begin = c.token_begin * m.sizes.k;
-    c.slot_rows = d.travels ? (c.token_end - c.token_begin) * m.sizes.k : d.maps.source.rows();
+    c.slot_rows =
+        d.travels ? (c.token_end - c.token_begin) * m.sizes.k : moe_buffers(m.sizes, m.mesh->layout, m.pass).slots;
     m.ops->sort_by_expert(*m.stream, m.workspace, d.maps.counts.slice_rows(i, i + 1).reshaped({E}),
                           c.slots_of(d.maps.source), c.tokens_of(d.maps.slot), c.tokens_of(experts),
                           d.travels ? 1 : kExpertRowAlign);
@@ -108,6 +109,16 @@ void warn_of_rounds(const ModelContext& m, const Dispatch& d) {
       d.layer, d.rounds, m.pass.imbalance_factor);
 }
 
+void count_use(DispatchHost& host, const AssignmentCounts& counts) {
+  for (std::int64_t e = 0; e < counts.E; ++e) {
+    std::int64_t tokens = 0;
+    for (std::int64_t from = 0; from < counts.ep; ++from)
+      for (std::int64_t c = 0; c < counts.chunks; ++c) tokens += counts.of(from, c, e);
+    host.experts_touched += tokens > 0;
+    host.assignments += tokens;
+  }
+}
+
 // Waits for the counts, lays out who sends what and fills maps.pad and unpad; or finds that it takes more than one
 // round.
 void plan_transfers(const ModelContext& m, Dispatch& d) {
@@ -121,6 +132,7 @@ void plan_transfers(const ModelContext& m, Dispatch& d) {
     warn_of_rounds(m, d);
     return;
   }
+  count_use(*d.host, counts);
   if (d.travels) std::fill(d.host->pad.begin(), d.host->pad.end(), -1);
   std::int64_t row = 0, received = 0;
   for (std::int64_t i = 0; i < counts.chunks; ++i) {

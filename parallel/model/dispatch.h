@@ -38,6 +38,8 @@ struct DispatchHost {
   HostArray<std::int32_t> pad, unpad;  // (R), (received)
   std::vector<std::int64_t> next;      // (E_local)
   bool warned_of_rounds = false;
+  // Since it was made, summed over layers: experts that got tokens of this rank's ep group, and those tokens.
+  std::int64_t experts_touched = 0, assignments = 0;
 };
 DispatchHost make_dispatch_host(Device& device, const Sizes& sizes, int ep, const MoeBuffers& limits);
 

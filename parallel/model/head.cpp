@@ -29,4 +29,11 @@ void head_logits(const ModelContext& m, const Tensor& weight, const Tensor& out,
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::NT, out, all.slice_rows(row, row + rows), weight);
 }
 
+void head_logits_of(const ModelContext& m, const Tensor& weight, const Tensor& out, const Tensor& hidden,
+                    const Tensor& x, const Tensor& rows, const SequenceBuffers& buffers) {
+  const Tensor all = gather_from_sequence_parallel_region(m, buffers.gathered, x);
+  m.ops->gather_rows(*m.stream, hidden, all, rows);
+  m.ops->matmul(*m.stream, m.workspace, MatmulKind::NT, out, hidden, weight);
+}
+
 }  // namespace upcycle

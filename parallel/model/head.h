@@ -24,4 +24,8 @@ void head_backward(const ModelContext& m, const Tensor& weight, const Tensor& dw
 void head_logits(const ModelContext& m, const Tensor& weight, const Tensor& out, const Tensor& x, std::int64_t row,
                  std::int64_t rows, const SequenceBuffers& buffers);
 
+// out fp32 (n, V_local): the same of `rows` i32 (n) of T, in any order. `hidden` (n, H) takes their inputs.
+void head_logits_of(const ModelContext& m, const Tensor& weight, const Tensor& out, const Tensor& hidden,
+                    const Tensor& x, const Tensor& rows, const SequenceBuffers& buffers);
+
 }  // namespace upcycle

@@ -38,7 +38,8 @@ struct MoeScratch {
   Tensor all_experts, all_weights, all_dweights;  // i32, fp32, fp32 (T, k) (etp > 1)
 };
 
-// out (T_local, H) = the experts of x (T_local, H). metrics and share: see router_losses.
+// out (T_local, H) = the experts of x (T_local, H). metrics and share: see router_losses,
+// which only passes of training have.
 void moe_forward(const ModelContext& m, const LayerWeights& w, const Tensor& out, const Tensor& x,
                  const Tensor& metrics, double share, MoeState& saved, const MoeScratch& scratch,
                  const SequenceBuffers& buffers);

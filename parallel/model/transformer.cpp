@@ -82,13 +82,17 @@ void norm_backward(const ModelContext& m, const Tensor& dx, const Tensor& dweigh
 // One layer from its residual a.x = x + delta (without delta, a.x as it is): a.x_mid = a.x + attention, and what the
 // MLP or the experts add to that, in `out`. Without `out`, what the backward reads, made again from a.x.
 void layer_forward(Transformer& m, std::int64_t layer, const Tensor& out, const Tensor& x, const Tensor& delta,
-                   const Batch& batch, double share, const PastKeysValues* past) {
+                   const Batch& batch, double share, const CachedSequences* cached) {
   const TraceRange range("layer_forward");
   const LayerWeights& w = m.weights.layers[static_cast<std::size_t>(layer)];
   LayerState& a = state_of(m, layer);
   const Scratch& c = m.activations.scratch;
   add_and_norm(m, a.attention_norm, a.x, x, delta, w.attention_norm);
-  attention_forward(m, w, c.branch, a.attention_norm.out, a.attention, batch, past, sequence_buffers(m, c.branch));
+  if (cached == nullptr)
+    attention_forward(m, w, c.branch, a.attention_norm.out, a.attention, batch, sequence_buffers(m, c.branch));
+  else
+    attention_cached(m, w, c.branch, a.attention_norm.out, a.attention, batch.positions, layer, *cached,
+                     sequence_buffers(m, c.branch));
   add_and_norm(m, a.mlp_norm, a.x_mid, a.x, c.branch, w.mlp_norm);
   const SequenceBuffers buffers = sequence_buffers(m, out);
   if (!m.config.is_moe_layer(layer))
@@ -137,23 +141,32 @@ void layer_backward(Transformer& m, std::int64_t layer, const Tensor& dx, const 
 
 }  // namespace
 
-void forward_hidden(Transformer& m, const Batch& batch, double share, std::span<const PastKeysValues> past) {
-  UPCYCLE_CHECK(past.empty() || (static_cast<std::int64_t>(past.size()) == m.sizes.L && m.pass.B == 1),
-                "{} layers' keys and values for {} layers and {} sequences", past.size(), m.sizes.L, m.pass.B);
+void forward_hidden(Transformer& m, const Batch& batch, double share, const CachedSequences* cached) {
+  UPCYCLE_CHECK(
+      cached == nullptr || (static_cast<std::int64_t>(cached->layers.size()) == m.sizes.L && !m.pass.training),
+      "a cache of {} layers for a model of {} that {}", cached->layers.size(), m.sizes.L,
+      m.pass.training ? "trains" : "does not train");
   const Activations& a = m.activations;
   Tensor x = a.layers.front().x, delta;  // the residual is x + delta: the next norm adds
   m.arrivals.wait(*m.stream, -1);
   embedding_forward(m, x, m.weights.embedding, batch.tokens, sequence_buffers(m, x));
   for (std::int64_t l = 0; l < m.sizes.L; ++l) {
     m.arrivals.wait(*m.stream, l);
-    layer_forward(m, l, a.scratch.branch, x, delta, batch, share,
-                  past.empty() ? nullptr : &past[static_cast<std::size_t>(l)]);
+    layer_forward(m, l, a.scratch.branch, x, delta, batch, share, cached);
     show_layer(m, l, a.scratch.branch);
     x = state_of(m, l).x_mid;
     delta = a.scratch.branch;
   }
   m.arrivals.wait(*m.stream, m.sizes.L);
   add_and_norm(m, a.final_norm, a.x_last, x, delta, m.weights.final_norm);
+}
+
+void set_rows(Transformer& m, const Activations& whole, std::int64_t T) {
+  const int tp = m.mesh->layout.tp;
+  UPCYCLE_CHECK(!m.pass.training && T > 0 && T % tp == 0, "a pass of {} rows over {} tp ranks", T, tp);
+  m.pass.B = 1;
+  m.pass.S = T;
+  take_first_rows(m.activations, whole, T, T / tp);
 }
 
 void forward(Transformer& m, const Batch& batch, double share) {
@@ -197,6 +210,10 @@ void backward(Transformer& m, const Batch& batch, const LossScale& scale, const 
 
 void logits(Transformer& m, const Tensor& out, std::int64_t row, std::int64_t rows) {
   head_logits(m, m.weights.head, out, m.activations.final_norm.out, row, rows, sequence_buffers(m, Tensor{}));
+}
+
+void logits_of(Transformer& m, const Tensor& out, const Tensor& hidden, const Tensor& rows) {
+  head_logits_of(m, m.weights.head, out, hidden, m.activations.final_norm.out, rows, sequence_buffers(m, Tensor{}));
 }
 
 }  // namespace upcycle

@@ -1,7 +1,6 @@
 #pragma once
 #include <functional>
 #include <memory>
-#include <span>
 
 #include "parallel/model/activations.h"
 #include "parallel/model/arrivals.h"
@@ -40,9 +39,12 @@ struct LossScale {
 };
 
 // Runs the layers up to the final norm, each as soon as its weights have arrived. Router metrics are added with weight
-// `share`. `past`: one per layer, what attention reads beside this pass's own keys and values (B = 1, tp = 1, not
-// training); empty: nothing.
-void forward_hidden(Transformer& m, const Batch& batch, double share, std::span<const PastKeysValues> past = {});
+// `share`. `cached`: what the rows' sequences are, if their earlier keys and values are in a cache; null: the batch's.
+void forward_hidden(Transformer& m, const Batch& batch, double share, const CachedSequences* cached = nullptr);
+
+// From here on passes have T rows, one of which any layout for inference may have up to its own number, a multiple of
+// tp. `whole`: the activations as they were laid out. Allocates nothing.
+void set_rows(Transformer& m, const Activations& whole, std::int64_t T);
 
 // forward_hidden, then the cross-entropy: activations.head.nll (T) and loss_sum += its sum.
 void forward(Transformer& m, const Batch& batch, double share);
@@ -57,5 +59,8 @@ void backward(Transformer& m, const Batch& batch, const LossScale& scale, const 
 // After forward_hidden: logits fp32 (rows, V_local) of rows [row, row + rows) of T, this tp rank's part of the
 // vocabulary, padding included.
 void logits(Transformer& m, const Tensor& out, std::int64_t row, std::int64_t rows);
+
+// The same of `rows` i32 (n) of T, in any order: out fp32 (n, V_local); `hidden` (n, H) takes their inputs.
+void logits_of(Transformer& m, const Tensor& out, const Tensor& hidden, const Tensor& rows);
 
 }  // namespace upcycle

@@ -30,7 +30,7 @@ const std::map<std::string, std::vector<std::string>> kLayers = {
     {"parallel/train", {"parallel/checkpoint"}},
     {"parallel/upcycle", {"parallel/train"}},
     {"parallel/plan", {"parallel/upcycle", "kernels/dry"}},
-    {"parallel/serve", {"parallel/checkpoint"}},
+    {"parallel/serve", {"parallel/checkpoint", "kernels/dry"}},
     {"launch", {"parallel/plan", "parallel/serve", "kernels/cpu"}},
     {"launch/cuda", {"launch", "kernels/cuda"}},
 };
