@@ -37,7 +37,7 @@ GemmShape checked_matmul(MatmulKind kind, const Tensor& c, const Tensor& a, cons
 }
 
 GemmShape checked_grouped_matmul(MatmulKind kind, const Tensor& c, const Tensor& a, const Tensor& b,
-                                 std::span<const std::int64_t> offsets, Store store) {
+                                 std::span<const std::int64_t> offsets, Store store, std::int64_t align) {
   const bool weight_gradient = kind == MatmulKind::TN;
   const Tensor& weight = weight_gradient ? c : b;  // (E, ., .)
   const Tensor& other = weight_gradient ? b : c;   // the second operand with rows
@@ -50,10 +50,12 @@ GemmShape checked_grouped_matmul(MatmulKind kind, const Tensor& c, const Tensor&
   check_product_types(c, a, b, store);
   const std::int64_t E = weight.shape[0];
   UPCYCLE_CHECK(static_cast<std::int64_t>(offsets.size()) == E + 1, "{} offsets for {} experts", offsets.size(), E);
+  const bool whole = align > 0 && align % kExpertRowAlign == 0;
+  UPCYCLE_CHECK(whole || (align > 0 && kind == MatmulKind::NT && store == Store::Overwrite),
+                "segments aligned to {} rows: {} expected, or NT and Overwrite", align, kExpertRowAlign);
   for (std::size_t e = 0; e < offsets.size(); ++e)
-    UPCYCLE_CHECK(
-        offsets[e] % kExpertRowAlign == 0 && offsets[e] <= a.shape[0] && offsets[e] >= (e ? offsets[e - 1] : 0),
-        "offset {} is {}: rising multiples of {} up to {} expected", e, offsets[e], kExpertRowAlign, a.shape[0]);
+    UPCYCLE_CHECK(offsets[e] % align == 0 && offsets[e] <= a.shape[0] && offsets[e] >= (e ? offsets[e - 1] : 0),
+                  "offset {} is {}: rising multiples of {} up to {} expected", e, offsets[e], align, a.shape[0]);
   GemmShape s{.kind = kind, .store = store, .ab = a.dtype, .c = c.dtype};
   s.m = weight_gradient ? a.shape[1] : 0;
   s.n = weight_gradient ? b.shape[1] : c.shape[1];

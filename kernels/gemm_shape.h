@@ -25,7 +25,7 @@ GemmShape checked_matmul(MatmulKind kind, const Tensor& c, const Tensor& a, cons
 
 // The same for Ops::grouped_matmul, but the size that depends on the expert's rows (m, or k for TN) is left zero.
 GemmShape checked_grouped_matmul(MatmulKind kind, const Tensor& c, const Tensor& a, const Tensor& b,
-                                 std::span<const std::int64_t> offsets, Store store);
+                                 std::span<const std::int64_t> offsets, Store store, std::int64_t align);
 
 // The product of `rows` rows of one expert. out, in: the sizes of the expert's weight (out, in), whose gradient is TN.
 inline GemmShape expert_shape(MatmulKind kind, std::int64_t rows, std::int64_t out, std::int64_t in, DType dtype) {

@@ -4,6 +4,7 @@
 #include "core/device.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/gemm_cache.h"
+#include "kernels/cpu/thin_matmul.h"
 
 namespace upcycle {
 namespace {
@@ -39,13 +40,23 @@ void CpuOps::prepare(const OpLimits& limits) {
 std::size_t CpuOps::grouped_matmul_workspace(const OpLimits& limits) { return matmul_workspace(limits); }
 
 void CpuOps::grouped_matmul(Stream& stream, Workspace workspace, MatmulKind kind, const Tensor& c, const Tensor& a,
-                            const Tensor& b, std::span<const std::int64_t> offsets, Store store) {
-  const bool weight_gradient = kind == MatmulKind::TN;
-  GemmShape s = checked_grouped_matmul(kind, c, a, b, offsets, store);
+                            const Tensor& b, std::span<const std::int64_t> offsets, Store store, std::int64_t align) {
+  const bool weight_gradient = kind == MatmulKind::TN, padded = align % kExpertRowAlign == 0;
+  GemmShape s = checked_grouped_matmul(kind, c, a, b, offsets, store, align);
   const std::int64_t E = (weight_gradient ? c : b).shape[0];
+  if (!padded) {
+    thin_matmul(isa_, s, offsets, b.row_stride, c.data, a.data, b.data);  // all segments of few rows
+    stream.poll();
+  }
   for (std::int64_t e = 0; e < E; ++e) {
-    const std::int64_t begin = offsets[static_cast<std::size_t>(e)];
-    const std::int64_t rows = offsets[static_cast<std::size_t>(e) + 1] - begin;
+    const std::int64_t begin = offsets[static_cast<std::size_t>(e)], end = offsets[static_cast<std::size_t>(e) + 1];
+    std::int64_t rows = end - begin;
+    if (!padded) {
+      if (rows <= kThinRows) continue;
+      rows = rows / kExpertRowAlign * kExpertRowAlign;  // those that have prepared primitives
+      const std::int64_t rest[] = {begin + rows, end};
+      thin_matmul(isa_, s, rest, 0, c.data, a.data, row_address(b, e));
+    }
     if (rows == 0 && weight_gradient && store == Store::Overwrite)
       std::memset(row_address(c, e), 0, static_cast<std::size_t>(c.columns()) * size_of(c.dtype));
     // A sum over pieces must not be rounded to bf16 in between.

@@ -56,8 +56,9 @@ void CudaOps::prepare(const OpLimits& limits) {
 std::size_t CudaOps::grouped_matmul_workspace(const OpLimits& limits) { return matmul_workspace(limits); }
 
 void CudaOps::grouped_matmul(Stream& stream, Workspace workspace, MatmulKind kind, const Tensor& c, const Tensor& a,
-                             const Tensor& b, std::span<const std::int64_t> offsets, Store store) {
-  const GemmShape shape = checked_grouped_matmul(kind, c, a, b, offsets, store);
+                             const Tensor& b, std::span<const std::int64_t> offsets, Store store, std::int64_t align) {
+  const GemmShape shape = checked_grouped_matmul(kind, c, a, b, offsets, store, align);
+  UPCYCLE_CHECK(align % kExpertRowAlign == 0, "segments aligned to {} rows, {} expected", align, kExpertRowAlign);
   check_workspace("grouped_matmul", workspace, kGemmWorkspaceBytes);
   const bool weight_gradient = kind == MatmulKind::TN;
   const auto main = static_cast<cudaStream_t>(stream.native());

@@ -36,7 +36,7 @@ class DryOps final : public NoOps {
   }
   // Every kind multiplies each row of A (R, .) once by a matrix with as many columns as C.
   void grouped_matmul(Stream&, Workspace, MatmulKind, const Tensor& c, const Tensor& a, const Tensor& b,
-                      std::span<const std::int64_t> offsets, Store) override {
+                      std::span<const std::int64_t> offsets, Store, std::int64_t) override {
     const std::int64_t columns = c.shape[static_cast<std::size_t>(c.rank - 1)];
     count(2 * number(offsets.back()) * number(a.shape[1]) * number(columns), {&c, &a, &b});
   }

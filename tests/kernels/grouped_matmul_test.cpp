@@ -84,6 +84,44 @@ TEST(GroupedMatmul, EqualsAPlainLoopForAllKindsTypesAndStores) {
       }
 }
 
+// Inference on a CPU does not pad: an expert's rows, few or many, are those of a product of their own.
+TEST(GroupedMatmul, SegmentsWithoutPadding) {
+  OpBench bench({});
+  const std::vector<std::int64_t> offsets = {1, 2, 2, 19, 19 + 301, 330};
+  constexpr std::int64_t E = 5, n = 40, k = 52, R = 332;
+  for (const Types types : kTypes) {
+    if (types.store == Store::Accumulate) continue;
+    HostTensor a(types.ab, {R, k}, 3), b(types.ab, {E, n, k}, 8), c(types.c, {R, n}, 2);
+    a.fill_normal("a");
+    b.fill_normal("b");
+    c.fill_value(7);
+    const auto run = [&] {
+      bench.ops->grouped_matmul(*bench.stream, bench.workspace, MatmulKind::NT, c, a, b, offsets, Store::Overwrite, 1);
+    };
+    if (bench.device->kind() != DeviceKind::Cpu) {
+      EXPECT_THROW(run(), Error);
+      continue;
+    }
+    run();
+    EXPECT_TRUE(c.gaps_untouched());
+    std::size_t e = 0;
+    for (std::int64_t r = 0; r < R; ++r) {
+      while (e < E && offsets[e + 1] <= r) ++e;
+      for (std::int64_t j = 0; j < n; ++j) {
+        double sum = 0, magnitude = 0;
+        for (std::int64_t p = 0; p < k && e < E; ++p) {
+          const double term = a.get(r, p) * b.get(static_cast<std::int64_t>(e), j * k + p);
+          sum += term;
+          magnitude += std::abs(term);
+        }
+        if (r < offsets.front() || e == E) sum = 7;  // rows of no segment
+        const double bound = 6e-7 * magnitude + (types.c == DType::BF16 ? std::abs(sum) * 0x1p-8 : 0);
+        ASSERT_NEAR(c.get(r, j), sum, bound) << r << ", " << j;
+      }
+    }
+  }
+}
+
 TEST(GroupedMatmul, NoExpertHasRows) {
   OpBench bench({});
   const std::int64_t offsets[] = {0, 0, 0};
@@ -108,6 +146,11 @@ TEST(GroupedMatmul, RefusesWrongOffsetsAndSizes) {
   EXPECT_THROW(run(y, x, w, {0, 64, 32}), Error);  // falling
   EXPECT_THROW(run(y, x, w, {0, 32, 80}), Error);  // past the buffer
   EXPECT_THROW(run(x, y, w, {0, 32, 64}), Error);  // sizes
+  const std::int64_t unpadded[] = {0, 3, 64};
+  HostTensor dw(DType::F32, {2, 4, 8});
+  EXPECT_THROW(bench.ops->grouped_matmul(*bench.stream, bench.workspace, MatmulKind::TN, dw, y, x, unpadded,
+                                         Store::Overwrite, 1),
+               Error);  // a gradient
 }
 
 }  // namespace
