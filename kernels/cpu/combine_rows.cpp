@@ -8,7 +8,7 @@
 namespace upcycle {
 namespace {
 
-constexpr std::int64_t kParallelFrom = 1 << 14;  // elements
+constexpr std::int64_t kParallelFrom = 1 << 16;  // elements
 constexpr std::int64_t kBlock = 512;             // columns whose fp32 sums stay in L1 cache
 
 template <class Out, class Row>

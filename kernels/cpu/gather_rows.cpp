@@ -6,7 +6,7 @@
 
 namespace upcycle {
 namespace {
-constexpr std::int64_t kParallelFrom = 1 << 15;  // bytes
+constexpr std::int64_t kParallelFrom = 1 << 17;  // bytes; below, waking threads costs more than the work
 }
 
 void CpuOps::gather_rows(Stream&, const Tensor& out, const Tensor& x, const Tensor& source) {

@@ -12,7 +12,8 @@
 namespace upcycle {
 namespace {
 
-constexpr std::int64_t kParallelFrom = 1 << 14;  // elements; below, waking threads costs more than the work
+// Elements; below, waking threads costs more than the work. The backward's sums depend on the number of threads.
+constexpr std::int64_t kParallelFrom = 1 << 15, kBackwardParallelFrom = 1 << 14;
 
 template <class T>
 void forward_row(T* out, float* rstd, T* sum, const T* x, const T* delta, const T* weight, std::int64_t H, float eps) {
@@ -68,7 +69,7 @@ void backward(float* partials, const Tensor& dx, const Tensor& dweight, const Te
               const Tensor& weight, const Tensor& rstd) {
   const std::int64_t rows = x.rows(), H = x.columns();
   float* total = dweight.as<float>();
-#pragma omp parallel if (rows * H >= kParallelFrom)
+#pragma omp parallel if (rows * H >= kBackwardParallelFrom)
   {
     const std::int64_t threads = omp_get_num_threads(), me = omp_get_thread_num();
     float* partial = partials + me * H;

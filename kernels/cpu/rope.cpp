@@ -7,7 +7,7 @@
 namespace upcycle {
 namespace {
 
-constexpr std::int64_t kParallelFrom = 1 << 15;  // elements; below, waking threads costs more than the work
+constexpr std::int64_t kParallelFrom = 1 << 16;  // elements; below, waking threads costs more than the work
 
 template <class T>
 void rotate(const Tensor& x, std::int64_t D, const float* table, const std::int32_t* positions, float direction) {

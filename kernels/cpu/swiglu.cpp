@@ -8,7 +8,7 @@
 namespace upcycle {
 namespace {
 
-constexpr std::int64_t kParallelFrom = 1 << 13;  // elements; below, waking threads costs more than the work
+constexpr std::int64_t kParallelFrom = 1 << 15;  // elements; below, waking threads costs more than the work
 
 // 1 / (1 + e^-x) to about 2 ulp between -80 and 80, constant beyond. The comparisons are written so that they compile
 // to min and max, which turns NaN into a number; but every result below is multiplied by the gate itself, which is NaN.
