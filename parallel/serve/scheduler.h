@@ -53,6 +53,8 @@ class Scheduler {
  public:
   // Throws InputError where an option is impossible.
   explicit Scheduler(const SchedulerOptions& options);
+  Scheduler(Scheduler&&) noexcept = default;  // a vector of them grows by moving
+  Scheduler& operator=(Scheduler&&) noexcept = default;
 
   // Why a request of this size can never be served, as one line naming found and expected; empty if it can.
   std::string refusal(std::int64_t prompt, std::int64_t max_tokens) const;
