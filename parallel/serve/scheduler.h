@@ -40,13 +40,14 @@ struct ScheduledRows {
   bool samples = false;  // the last row is the sequence's last token: the next one is drawn from its logits
 };
 
-enum class FinishReason : std::uint8_t { None, Length, Stop };
+enum class FinishReason : std::uint8_t { None, Length, Stop, Failed };
 
 // A token that a step gave a request.
 struct EmittedToken {
   std::int64_t id = 0;
   std::int32_t token = 0;
-  FinishReason finished = FinishReason::None;  // not None: its last
+  // Not None: its last. Failed: there is no token, a server on another machine gave the request up.
+  FinishReason finished = FinishReason::None;
 };
 
 class Scheduler {
