@@ -82,10 +82,10 @@ int run_generate(const Arguments& arguments) {
     serving.max_model_len = static_cast<std::int64_t>(tokens.size()) + request.max_tokens;
     const WorkspaceBytes workspace = workspace_of(ranks.config);
     const SchedulerOptions scheduling =
-        scheduler_options(serving, model, ranks.mesh.layout, ranks.config.storage(),
+        scheduler_options(serving, model, ranks.mesh.layout, ranks.config.storage(), ranks.backend.device->kind(),
                           memory_of(ranks.backend) / static_cast<std::size_t>(ranks.backend.ranks_on_host), workspace);
     check_fits_inference(ranks.backend, engine_memory(model, ranks.mesh.layout, session.rank(), ranks.config.storage(),
-                                                      scheduling, workspace));
+                                                      scheduling, ranks.backend.device->kind(), workspace));
     const LoadedModel m = load_over_ranks(ranks, *source);
     const auto engine = make_engine(m, scheduling);
     // Prints as it generates: the decoded text beyond what was printed, delayed while it ends inside a character (byte

@@ -191,9 +191,11 @@ int plan_serving(const std::string& file, const std::vector<std::string>& overri
   const ParallelConfig& p = config.parallel;
   const Layout layout = make_layout(world, static_cast<int>(p.tp), static_cast<int>(p.ep), static_cast<int>(p.etp));
   const WorkspaceBytes workspace = workspace_of(config);
-  const SchedulerOptions o = scheduler_options(serving, config.model, layout, config.storage(),
+  const DeviceKind computes = config.device == "cuda" ? DeviceKind::Cuda : DeviceKind::Cpu;
+  const SchedulerOptions o = scheduler_options(serving, config.model, layout, config.storage(), computes,
                                                std::numeric_limits<std::int64_t>::max(), workspace);
-  const std::vector<MemoryClass> memory = engine_memory(config.model, layout, rank, config.storage(), o, workspace);
+  const std::vector<MemoryClass> memory =
+      engine_memory(config.model, layout, rank, config.storage(), o, computes, workspace);
   std::size_t total = 0;
   for (const MemoryClass& m : memory) total += m.bytes;
   const std::size_t page = page_bytes(config.model, layout, config.storage(), o.page_rows);

@@ -37,7 +37,7 @@ void add_serving_options(Options& options, ServingOptions& s) {
 }
 
 SchedulerOptions scheduler_options(const ServingOptions& s, const ModelConfig& model, const Layout& layout, DType dtype,
-                                   std::size_t available, const WorkspaceBytes& workspace_bytes) {
+                                   DeviceKind computes, std::size_t available, const WorkspaceBytes& workspace_bytes) {
   SchedulerOptions o;
   o.policy = parse_policy(s.policy);
   check_at_least("--max-num-seqs", s.max_num_seqs, 1);
@@ -64,7 +64,7 @@ SchedulerOptions scheduler_options(const ServingOptions& s, const ModelConfig& m
   const std::int64_t longest = (o.max_model_len + o.page_rows - 1) / o.page_rows;  // pages of a sequence
   o.pages = 0;
   std::size_t beside = 0;
-  for (const MemoryClass& c : engine_memory(model, layout, 0, dtype, o, workspace_bytes)) beside += c.bytes;
+  for (const MemoryClass& c : engine_memory(model, layout, 0, dtype, o, computes, workspace_bytes)) beside += c.bytes;
   const std::size_t memory = s.memory.empty() ? available : parse_bytes("--memory", s.memory);
   // A page's keys and values of each layer are parts of tensors that begin at multiples of the arena's alignment.
   const std::size_t slack = static_cast<std::size_t>(2 * model.num_hidden_layers) * Arena::kAlignment;

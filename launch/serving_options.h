@@ -3,6 +3,7 @@
 #include <string>
 
 #include "core/config/config.h"
+#include "core/device.h"
 #include "kernels/dry/dry_ops.h"
 #include "parallel/comm/layout.h"
 #include "parallel/serve/scheduler.h"
@@ -22,6 +23,7 @@ void add_serving_options(Options& options, ServingOptions& serving);
 // --memory, but no more than max_num_seqs sequences can fill. InputError naming the option where that is less than one
 // sequence needs.
 SchedulerOptions scheduler_options(const ServingOptions& serving, const ModelConfig& model, const Layout& layout,
-                                   DType dtype, std::size_t available, const WorkspaceBytes& workspace_bytes);
+                                   DType dtype, DeviceKind computes, std::size_t available,
+                                   const WorkspaceBytes& workspace_bytes);
 
 }  // namespace upcycle

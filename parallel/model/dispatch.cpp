@@ -9,7 +9,7 @@
 namespace upcycle {
 namespace {
 
-std::int64_t aligned(std::int64_t rows) { return (rows + kExpertRowAlign - 1) / kExpertRowAlign * kExpertRowAlign; }
+std::int64_t aligned(std::int64_t rows, std::int64_t align) { return (rows + align - 1) / align * align; }
 
 // How many assignments each rank of the ep group has for each expert, by chunk.
 struct AssignmentCounts {
@@ -35,8 +35,9 @@ std::int64_t most_received(const AssignmentCounts& counts) {
   return most;
 }
 
-// What chunk `index` of rank `me` sends and receives, and its experts' segments.
-void lay_out(DispatchChunk& chunk, const AssignmentCounts& counts, std::int64_t index, std::int64_t me) {
+// What chunk `index` of rank `me` sends and receives, and its experts' segments, of multiples of `align` rows.
+void lay_out(DispatchChunk& chunk, const AssignmentCounts& counts, std::int64_t index, std::int64_t me,
+             std::int64_t align) {
   const std::int64_t E_local = counts.E_local();
   std::fill(chunk.send_counts.begin(), chunk.send_counts.end(), 0);
   std::fill(chunk.recv_counts.begin(), chunk.recv_counts.end(), 0);
@@ -47,7 +48,7 @@ void lay_out(DispatchChunk& chunk, const AssignmentCounts& counts, std::int64_t 
       chunk.recv_counts[static_cast<std::size_t>(from)] += n;
       rows += n;
     }
-    chunk.offsets[static_cast<std::size_t>(e + 1)] = chunk.offsets[static_cast<std::size_t>(e)] + aligned(rows);
+    chunk.offsets[static_cast<std::size_t>(e + 1)] = chunk.offsets[static_cast<std::size_t>(e)] + aligned(rows, align);
   }
   for (std::int64_t e = 0; e < counts.E; ++e)
     chunk.send_counts[static_cast<std::size_t>(e / E_local)] += counts.of(me, index, e);
@@ -88,7 +89,7 @@ void start_counts(const ModelContext& m, Dispatch& d, const Tensor& experts, std
         d.travels ? (c.token_end - c.token_begin) * m.sizes.k : moe_buffers(m.sizes, m.mesh->layout, m.pass).slots;
     m.ops->sort_by_expert(*m.stream, m.workspace, d.maps.counts.slice_rows(i, i + 1).reshaped({E}),
                           c.slots_of(d.maps.source), c.tokens_of(d.maps.slot), c.tokens_of(experts),
-                          d.travels ? 1 : kExpertRowAlign);
+                          d.travels ? 1 : m.pass.expert_row_align);
   }
   Tensor all = d.maps.counts.slice_rows(0, chunks).reshaped({chunks * E});
   if (d.travels) {
@@ -137,7 +138,7 @@ void plan_transfers(const ModelContext& m, Dispatch& d) {
   std::int64_t row = 0, received = 0;
   for (std::int64_t i = 0; i < counts.chunks; ++i) {
     DispatchChunk& c = d.chunks[static_cast<std::size_t>(i)];
-    lay_out(c, counts, i, me);
+    lay_out(c, counts, i, me, m.pass.expert_row_align);
     c.row_begin = row;
     c.received_begin = received;
     row += c.rows();

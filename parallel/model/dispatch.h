@@ -11,7 +11,8 @@
 // in arXiv 2006.16668). Two layouts of the same rows:
 //   slots        one row per assignment, on the rank that has the token, sorted by global expert; Ops::sort_by_expert's
 //                `source` and `slot` lead from tokens to them and back.
-//   expert rows  on the rank that has the expert: a segment per local expert, each padded to kExpertRowAlign.
+//   expert rows  on the rank that has the expert: a segment per local expert, each padded to a multiple of
+//                PassShape::expert_row_align.
 // With ep = 1 the two are one buffer. The ways out and back are each other's inverse and transpose, so the forward's
 // way out is the backward's way back.
 //

@@ -28,10 +28,13 @@ void experts_forward(const ModelContext& m, const LayerWeights& w, Dispatch& d, 
   for (DispatchChunk& chunk : d.in_use()) {
     const Tensor input = rows_at_experts(m, d, chunk, saved.input);
     const Tensor gate_up = chunk.rows_of(saved.gate_up), act = chunk.rows_of(saved.act);
-    m.ops->grouped_matmul(*m.stream, m.workspace, MatmulKind::NT, gate_up, input, w.expert_gate_up, chunk.offsets);
+    const auto product = [&](const Tensor& to, const Tensor& from, const Tensor& weights) {
+      m.ops->grouped_matmul(*m.stream, m.workspace, MatmulKind::NT, to, from, weights, chunk.offsets, Store::Overwrite,
+                            m.pass.expert_row_align);
+    };
+    product(gate_up, input, w.expert_gate_up);
     m.ops->swiglu_forward(*m.stream, act, gate_up);
-    m.ops->grouped_matmul(*m.stream, m.workspace, MatmulKind::NT, chunk.rows_of(output), act, w.expert_down,
-                          chunk.offsets);
+    product(chunk.rows_of(output), act, w.expert_down);
     from_experts(m, d, chunk, saved.output, output);
   }
 }

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/op_types.h"
-
 namespace upcycle {
 
 MoeBuffers moe_buffers(const Sizes& s, const Layout& layout, const PassShape& pass) {
@@ -13,8 +11,8 @@ MoeBuffers moe_buffers(const Sizes& s, const Layout& layout, const PassShape& pa
   b.slots = b.tokens * s.k;
   if (layout.ep > 1) b.chunks = std::clamp<std::int64_t>(pass.dispatch_chunks, 1, b.tokens);
   const auto padded = [&](std::int64_t rows) {
-    const std::int64_t most = rows + b.chunks * s.E_local * (kExpertRowAlign - 1);
-    return (most + kExpertRowAlign - 1) / kExpertRowAlign * kExpertRowAlign;
+    const std::int64_t align = pass.expert_row_align, most = rows + b.chunks * s.E_local * (align - 1);
+    return (most + align - 1) / align * align;
   };
   if (layout.ep == 1) {
     b.slots = b.rows = padded(b.slots);

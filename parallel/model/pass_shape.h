@@ -1,7 +1,7 @@
 #pragma once
 #include <cstdint>
 
-#include "core/dtype.h"
+#include "kernels/op_types.h"
 
 namespace upcycle {
 
@@ -15,8 +15,9 @@ struct PassShape {
   bool training = true;        // false: forward only, one layer's activations are kept
   Recompute recompute = Recompute::None;
   DType dtype = DType::F32;
-  double imbalance_factor = 2;       // expert buffers hold this multiple of the even share (ep > 1)
-  std::int64_t dispatch_chunks = 1;  // see moe_buffers().chunks
+  double imbalance_factor = 2;                      // expert buffers hold this multiple of the even share (ep > 1)
+  std::int64_t expert_row_align = kExpertRowAlign;  // 1 where a CPU infers: padding is not computed
+  std::int64_t dispatch_chunks = 1;                 // see moe_buffers().chunks
   std::int64_t T() const { return B * S; }
 };
 

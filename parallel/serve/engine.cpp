@@ -74,7 +74,8 @@ Engine::Engine(const LoadedModel& model, const SchedulerOptions& options, SeeLog
       see_logits_(std::move(see_logits)),
       weight_bytes_(weight_bytes(model.config, model.dtype)) {
   const auto layout = [&] {
-    b_ = lay_out_engine(cache_, activations_, m_.config, m_.dtype, options_, *m_.device, *m_.stream, *m_.ops, *m_.mesh);
+    b_ = lay_out_engine(cache_, activations_, m_.config, m_.dtype, options_, m_.device->kind(), *m_.device, *m_.stream,
+                        *m_.ops, *m_.mesh);
   };
   layout();
   cache_.allocate(*m_.device);
@@ -289,7 +290,8 @@ std::unique_ptr<Server> make_engine(const LoadedModel& model, const SchedulerOpt
 }
 
 std::vector<MemoryClass> engine_memory(const ModelConfig& model, const Layout& layout, int rank, DType dtype,
-                                       const SchedulerOptions& options, const WorkspaceBytes& workspace_bytes) {
+                                       const SchedulerOptions& options, DeviceKind computes,
+                                       const WorkspaceBytes& workspace_bytes) {
   OpCount count;
   CollectiveTable collectives;
   DryDevice device;
@@ -300,7 +302,7 @@ std::vector<MemoryClass> engine_memory(const ModelConfig& model, const Layout& l
   Arena weights("weights"), cache("key/value cache"), activations("activations");
   weights.take(dtype, {table.dense.size});
   weights.take(dtype, {table.expert.size});
-  (void)lay_out_engine(cache, activations, model, dtype, options, device, *stream, *ops, mesh);
+  (void)lay_out_engine(cache, activations, model, dtype, options, computes, device, *stream, *ops, mesh);
   std::vector<MemoryClass> classes;
   for (const Arena* a : {&weights, &cache, &activations})
     classes.insert(classes.end(), a->classes().begin(), a->classes().end());

@@ -23,6 +23,7 @@ std::unique_ptr<Server> make_engine(const LoadedModel& model, const SchedulerOpt
 // Bytes of one rank by class: weights, key/value cache, and what a step needs, exactly what loading the model and
 // make_engine allocate on its device; and what the communicators hold in host memory.
 std::vector<MemoryClass> engine_memory(const ModelConfig& model, const Layout& layout, int rank, DType dtype,
-                                       const SchedulerOptions& options, const WorkspaceBytes& workspace_bytes);
+                                       const SchedulerOptions& options, DeviceKind computes,
+                                       const WorkspaceBytes& workspace_bytes);
 
 }  // namespace upcycle

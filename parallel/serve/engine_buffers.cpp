@@ -43,7 +43,8 @@ std::size_t page_bytes(const ModelConfig& model, const Layout& layout, DType dty
 }
 
 EngineBuffers lay_out_engine(Arena& cache, Arena& activations, const ModelConfig& model, DType dtype,
-                             const SchedulerOptions& o, Device& device, Stream& stream, Ops& ops, const Mesh& mesh) {
+                             const SchedulerOptions& o, DeviceKind computes, Device& device, Stream& stream, Ops& ops,
+                             const Mesh& mesh) {
   const int tp = mesh.layout.tp, dp = mesh.layout.dp;
   PassShape shape;
   shape.S = most_rows(o, tp);
@@ -51,6 +52,7 @@ EngineBuffers lay_out_engine(Arena& cache, Arena& activations, const ModelConfig
   shape.sequences = o.max_num_seqs;
   shape.training = false;
   shape.dtype = dtype;
+  if (computes == DeviceKind::Cpu) shape.expert_row_align = 1;
   EngineBuffers b;
   b.model = std::make_unique<Transformer>(make_transformer(activations, model, shape, device, stream, ops, mesh));
   b.whole = b.model->activations;

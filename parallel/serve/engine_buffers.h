@@ -38,9 +38,10 @@ std::int64_t most_rows(const SchedulerOptions& options, int tp);
 // Bytes of one page of the whole cache of this rank: keys and values of all layers.
 std::size_t page_bytes(const ModelConfig& model, const Layout& layout, DType dtype, std::int64_t page_rows);
 
-// Call once each way, as all layouts: over planning arenas, then over the allocated ones.
+// Call once each way, as all layouts: over planning arenas, then over the allocated ones. `computes`: the kind of
+// device whose ops will, which a dry device is not.
 EngineBuffers lay_out_engine(Arena& cache, Arena& activations, const ModelConfig& model, DType dtype,
-                             const SchedulerOptions& options, Device& device, Stream& stream, Ops& ops,
-                             const Mesh& mesh);
+                             const SchedulerOptions& options, DeviceKind computes, Device& device, Stream& stream,
+                             Ops& ops, const Mesh& mesh);
 
 }  // namespace upcycle

@@ -274,7 +274,7 @@ TEST(Engine, MemoryIsThePlansAndDecodingAllocatesNothing) {
     const SchedulerOptions options = options_of(m, 40, 48);
     std::size_t planned = 0;
     for (const MemoryClass& c :
-         engine_memory(m, mesh.layout, mesh.rank, DType::F32, options,
+         engine_memory(m, mesh.layout, mesh.rank, DType::F32, options, device.kind(),
                        [&](const OpLimits& limits) { return engines.rig.ops->workspace_bytes(limits); }))
       if (c.name != "collectives") planned += c.bytes;
     const LoadedModel model =
