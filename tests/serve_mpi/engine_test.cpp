@@ -74,7 +74,7 @@ struct Outcome {
 };
 
 struct Engines {
-  Rig rig;
+  Rig rig, cpu = cpu_rig();
   DrawnModel source;
   explicit Engines(Kind kind) : source(model_of(kind), 5) {}
 
@@ -94,9 +94,9 @@ struct Engines {
     return o;
   }
 
-  // Logits (tokens, V) of the training forward on one rank.
+  // Logits (tokens, V) of the training forward on one rank's CPU.
   std::vector<float> reference(const std::vector<std::int32_t>& tokens) {
-    return logits_of(rig, single_mesh(rig), source, DType::F32, tokens);
+    return logits_of(cpu, single_mesh(cpu), source, DType::F32, tokens);
   }
 };
 
