@@ -77,6 +77,12 @@ inline void softmax_row(float* s, int vectors, std::int64_t visible, float log2_
   store_vec(sum, total);
 }
 
+inline float total_of(const float* sum) {
+  float total = 0.0f;
+  for (int i = 0; i < kLanes; ++i) total += sum[i];
+  return total;
+}
+
 // Attention of packed rows [begin, begin + rows) of one sequence and key/value head. `q`: row 0 of the sequence at the
 // first head of the group. load(k, v, first, left): the tile of keys and values from key `first` on, of which there are
 // `left`, in load_keys' form. done(p, o, total, highest): the result of packed row p is o / total, and its highest
@@ -112,9 +118,7 @@ void attend_rows(const RowScratch& w, const T* q, std::int64_t q_stride, const S
   }
 
   for (std::int64_t row = 0; row < rows; ++row) {
-    float total = 0.0f;
-    for (int i = 0; i < kLanes; ++i) total += w.sum[row * kLanes + i];
-    done(begin + row, w.o + row * z.Dp, total, w.highest[row]);
+    done(begin + row, w.o + row * z.Dp, total_of(w.sum + row * kLanes), w.highest[row]);
   }
 }
 

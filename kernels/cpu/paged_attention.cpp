@@ -9,6 +9,7 @@
 #include "kernels/checks/paged_attention.h"
 #include "kernels/cpu/attention_rows.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/decode_row.h"
 
 namespace upcycle {
 namespace attention {
@@ -41,13 +42,19 @@ void check_sequences(const PagedSequences& sequences, const PagedSizes& p) {
   }
 }
 
+// Where a head's rows of a page begin.
+template <class T>
+const T* page_rows(const Tensor& cache, const PagedSizes& p, std::int64_t page, std::int64_t head) {
+  return cache.as<T>() + (page * p.rows.K + head) * p.P * p.rows.D;
+}
+
 // Loads a tile of keys or values from its pages, in load_keys' form.
 template <class T>
-void load_pages(float* to, const T* cache, std::int64_t head, const std::int32_t* pages, std::int64_t left,
+void load_pages(float* to, const Tensor& cache, std::int64_t head, const std::int32_t* pages, std::int64_t left,
                 const PagedSizes& p) {
   const Sizes& z = p.rows;
-  const std::int64_t rows = std::min<std::int64_t>(kKeys, left), head_size = p.P * z.D;
-  const auto at = [&](std::int64_t page) { return cache + (pages[page] * z.K + head) * head_size; };
+  const std::int64_t rows = std::min<std::int64_t>(kKeys, left);
+  const auto at = [&](std::int64_t page) { return page_rows<T>(cache, p, pages[page], head); };
   constexpr std::int64_t kCacheLine = 64 / sizeof(T);
   for (std::int64_t first = 0; first < rows; first += p.P) {
     const std::int64_t here = std::min(p.P, rows - first), next = first + kKeys;
@@ -62,31 +69,145 @@ void load_pages(float* to, const T* cache, std::int64_t head, const std::int32_t
   std::memset(to + rows * z.Dp, 0, static_cast<std::size_t>((kKeys - rows) * z.Dp) * sizeof(float));
 }
 
+// The rows of a tile, where they lie.
 template <class T>
-void attend(const RowScratch& w, const Tensor& out, const Tensor& q, const PagedCache& cache, const PagedSizes& p,
-            const Paged& s, std::int64_t head, std::int64_t begin, std::int64_t rows) {
-  const Sizes& z = p.rows;
-  const auto load = [&](float* keys, float* values, std::int64_t first, std::int64_t left) {
-    load_pages(keys, cache.k.as<T>(), head, s.pages + first / p.P, left, p);
-    load_pages(values, cache.v.as<T>(), head, s.pages + first / p.P, left, p);
-  };
-  const auto done = [&](std::int64_t row, const float* o, float total, float) {
-    const std::int64_t at = s.q_begin + row / z.G, n = head * z.G + row % z.G;
-    store_result(out.as<T>() + at * out.row_stride + n * z.D, o, total, z);
-  };
-  attend_rows(w, q.as<T>() + s.q_begin * q.row_stride + head * z.G * z.D, q.row_stride, z, s.keys - s.q_rows, begin,
-              rows, load, done);
+void find_rows(TileRows<T>& rows, const Tensor& cache, std::int64_t head, const std::int32_t* pages, int n,
+               const PagedSizes& p) {
+  const int P = static_cast<int>(p.P);
+  for (int first = 0; first < n; first += P) {
+    const T* at = page_rows<T>(cache, p, pages[first / P], head);
+    for (int j = 0; j < P; ++j) rows[static_cast<std::size_t>(first + j)] = at + j * p.rows.D;
+  }
+  for (int j = n; j < kKeys; ++j) rows[static_cast<std::size_t>(j)] = rows[static_cast<std::size_t>(n - 1)];
 }
 
-std::size_t paged_workspace(std::int64_t D) {
-  return static_cast<std::size_t>(omp_get_max_threads() * padded(RowScratch::floats(padded(D)))) * sizeof(float);
+struct Call {
+  const Tensor &out, &q;
+  const PagedCache& cache;
+  const PagedSequences& sequences;
+  const PagedSizes& p;
+  const Sizes& z = p.rows;
+
+  // What threads have to themselves, and behind it what ranges of keys give, by sequence, head and range.
+  float* scratch;
+  std::int64_t ranges = 1;  // of a sequence that decodes, if they are given to different threads
+
+  static std::int64_t thread_floats(const Sizes& z) {
+    return padded(std::max(RowScratch::floats(z.Dp), decodes(z) ? DecodeScratch::floats(z) : 0));
+  }
+  float* of_thread() const { return scratch + omp_get_thread_num() * thread_floats(z); }
+  Partial partial(std::int64_t item) const {
+    return {scratch + omp_get_max_threads() * thread_floats(z) + item * Partial::floats(z), z};
+  }
+
+  template <class T>
+  const T* queries(const Paged& s, std::int64_t head) const {
+    return q.as<T>() + s.q_begin * q.row_stride + head * z.G * z.D;
+  }
+  template <class T>
+  void store(const Paged& s, std::int64_t head, std::int64_t row, const float* o, float total) const {
+    const std::int64_t at = s.q_begin + row / z.G, n = head * z.G + row % z.G;
+    store_result(out.as<T>() + at * out.row_stride + n * z.D, o, total, z);
+  }
+  template <class T>
+  void store(const Paged& s, std::int64_t head, const Partial& all) const {
+    for (std::int64_t i = 0; i < z.G; ++i) store<T>(s, head, i, all.o + i * z.Dp, total_of(all.sum + i * kLanes));
+  }
+
+  // Packed rows [begin, begin + rows) of a prompt.
+  template <class T>
+  void attend(const Paged& s, std::int64_t head, std::int64_t begin, std::int64_t rows) const {
+    const auto load = [&](float* keys, float* values, std::int64_t first, std::int64_t left) {
+      load_pages<T>(keys, cache.k, head, s.pages + first / p.P, left, p);
+      load_pages<T>(values, cache.v, head, s.pages + first / p.P, left, p);
+    };
+    const auto done = [&](std::int64_t row, const float* o, float total, float) { store<T>(s, head, row, o, total); };
+    attend_rows(RowScratch(of_thread(), z.Dp), queries<T>(s, head), q.row_stride, z, s.keys - s.q_rows, begin, rows,
+                load, done);
+  }
+
+  // The one row of a sequence that decodes: one range of its keys, or all of them.
+  template <class T>
+  void decode(const Paged& s, std::int64_t head, std::int64_t item, std::int64_t range) const {
+    const DecodeScratch w(of_thread(), z);
+    const auto find = [&](TileRows<T>& keys, TileRows<T>& values, std::int64_t first, int n) {
+      find_rows(keys, cache.k, head, s.pages + first / p.P, n, p);
+      find_rows(values, cache.v, head, s.pages + first / p.P, n, p);
+    };
+    const auto attend_to = [&](const Partial& to, std::int64_t r) {
+      attend_range<T>(to, w, z, r * kRangeKeys, std::min(s.keys, (r + 1) * kRangeKeys), find);
+    };
+    load_queries(w.q, queries<T>(s, head), q.row_stride, 0, z.G, z);
+    if (ranges > 1) {
+      if (range * kRangeKeys < s.keys) attend_to(partial(item * ranges + range), range);
+      return;
+    }
+    attend_to(w.all, 0);
+    for (std::int64_t r = 1; r * kRangeKeys < s.keys; ++r) {
+      attend_to(w.range, r);
+      join(w.all, w.range, z);
+    }
+    store<T>(s, head, w.all);
+  }
+  template <class T>
+  void join_ranges(const Paged& s, std::int64_t head, std::int64_t item) const {
+    const Partial all = partial(item * ranges);
+    for (std::int64_t r = 1; r * kRangeKeys < s.keys; ++r) join(all, partial(item * ranges + r), z);
+    store<T>(s, head, all);
+  }
+
+  template <class T>
+  void run(std::int64_t heads, std::int64_t most_rows) const {
+    const bool decoding = decodes(z);
+    const auto decoded = [&](const Paged& s) { return decoding && s.q_rows == 1; };
+    const std::int64_t per_item = item_rows(heads, most_rows, omp_get_max_threads());
+    const std::int64_t blocks = (most_rows + per_item - 1) / per_item;
+    // Later blocks of prompts see more keys: handing them out first leaves small items to balance the end.
+#pragma omp parallel for schedule(dynamic) if (heads * (blocks + ranges) > 2)
+    for (std::int64_t i = 0; i < heads * (blocks + ranges); ++i) {
+      const std::int64_t item = i % heads, head = item % z.K, block = i / heads;
+      const Paged s = paged_of(sequences, item / z.K);
+      if (decoded(s)) {
+        if (block >= blocks) decode<T>(s, head, item, block - blocks);
+      } else if (block < blocks) {
+        const std::int64_t begin = (blocks - 1 - block) * per_item;
+        const std::int64_t rows = std::min(per_item, s.q_rows * z.G - begin);
+        if (rows > 0) attend<T>(s, head, begin, rows);
+      }
+    }
+    if (ranges == 1) return;
+#pragma omp parallel for schedule(static)
+    for (std::int64_t item = 0; item < heads; ++item) {
+      const Paged s = paged_of(sequences, item / z.K);
+      if (decoded(s)) join_ranges<T>(s, item % z.K, item);
+    }
+  }
+};
+
+// Ranges of keys go to different threads where sequences and heads are too few to keep all of them busy.
+bool splits(std::int64_t heads) { return heads < 2 * omp_get_max_threads(); }
+std::int64_t ranges_of(std::int64_t keys) { return std::max<std::int64_t>(1, (keys + kRangeKeys - 1) / kRangeKeys); }
+
+// For up to `heads` sequences times heads.
+std::size_t paged_workspace(const Sizes& z, std::int64_t heads, std::int64_t keys) {
+  std::int64_t floats = omp_get_max_threads() * Call::thread_floats(z);
+  if (decodes(z) && ranges_of(keys) > 1) {
+    const std::int64_t most = std::min<std::int64_t>(heads, 2 * omp_get_max_threads() - 1);
+    floats += most * ranges_of(keys) * Partial::floats(z);
+  }
+  return static_cast<std::size_t>(floats) * sizeof(float);
 }
 
 }  // namespace
 }  // namespace attention
 
 std::size_t CpuOps::paged_attention_workspace(const OpLimits& limits) {
-  return limits.D == 0 || limits.sequences == 0 ? 0 : attention::paged_workspace(limits.D);
+  if (limits.D == 0 || limits.K == 0 || limits.sequences == 0) return 0;
+  attention::Sizes z{};
+  z.G = limits.N / limits.K;
+  z.D = limits.D;
+  z.Dp = attention::padded(z.D);
+  return attention::paged_workspace(z, limits.sequences * limits.K, limits.keys);
 }
 
 void CpuOps::paged_attention(Stream& stream, Workspace workspace, const Tensor& out, const Tensor& q,
@@ -94,34 +215,20 @@ void CpuOps::paged_attention(Stream& stream, Workspace workspace, const Tensor& 
   using namespace attention;
   const PagedSizes p = check_paged_attention(out, q, cache, sequences);
   check_sequences(sequences, p);
-  check_workspace("paged_attention", workspace, paged_workspace(p.rows.D));
+  const std::int64_t heads = sequences.count * p.rows.K;
+  check_workspace("paged_attention", workspace, paged_workspace(p.rows, heads, sequences.most_keys));
   const std::size_t element = size_of(out.dtype);
   for (std::int64_t row = sequences.offsets.as<std::int32_t>()[sequences.count]; row < p.rows.Tq; ++row) {
     std::memset(static_cast<char*>(out.data) + static_cast<std::size_t>(row * out.row_stride) * element, 0,
                 static_cast<std::size_t>(out.columns()) * element);
   }
-  const std::int64_t heads = sequences.count * p.rows.K, most = sequences.most_rows * p.rows.G;
-  if (heads == 0 || most == 0) return;
-  const std::int64_t per_item = item_rows(heads, most, omp_get_max_threads());
-  const std::int64_t blocks = (most + per_item - 1) / per_item, items = blocks * heads;
-#pragma omp parallel if (items > 1)
-  {
-    float* const mine =
-        static_cast<float*>(workspace.data) + omp_get_thread_num() * padded(RowScratch::floats(p.rows.Dp));
-    const RowScratch scratch(mine, p.rows.Dp);
-    // Later blocks see more keys: handing them out first leaves small ones to balance the end.
-#pragma omp for schedule(dynamic)
-    for (std::int64_t item = 0; item < items; ++item) {
-      const std::int64_t begin = (blocks - 1 - item / heads) * per_item, head = item % heads % p.rows.K;
-      const Paged s = paged_of(sequences, item % heads / p.rows.K);
-      const std::int64_t rows = std::min(per_item, s.q_rows * p.rows.G - begin);
-      if (rows <= 0) continue;
-      if (q.dtype == DType::BF16) {
-        attend<bf16>(scratch, out, q, cache, p, s, head, begin, rows);
-      } else {
-        attend<float>(scratch, out, q, cache, p, s, head, begin, rows);
-      }
-    }
+  if (heads == 0 || sequences.most_rows == 0) return;
+  Call call{out, q, cache, sequences, p, p.rows, static_cast<float*>(workspace.data)};
+  if (decodes(p.rows) && splits(heads)) call.ranges = ranges_of(sequences.most_keys);
+  if (q.dtype == DType::BF16) {
+    call.run<bf16>(heads, sequences.most_rows * p.rows.G);
+  } else {
+    call.run<float>(heads, sequences.most_rows * p.rows.G);
   }
   stream.poll();
 }

@@ -175,6 +175,7 @@ std::vector<Problem> problems() {
     all.push_back({{9, 1}, {75, 88}, 6, 2, 80, 16, dtype, 2, 8});
     all.push_back({{1, 12, 1}, {100, 60, 33}, 5, 1, 43, 8, dtype, 0, 3});  // rows that begin anywhere
     all.push_back({{2, 1, 3}, {40, 70, 3}, 16, 1, 200, 64, dtype});
+    all.push_back({{1, 1, 2}, {1100, 513, 520}, 4, 2, 16, 32, dtype});
     all.push_back({{}, {}, 4, 2, 64, 16, dtype, 5});
     all.push_back({{0, 0}, {12, 0}, 4, 2, 64, 16, dtype, 2});
   }
@@ -197,7 +198,7 @@ TEST_F(PagedAttentionTest, EqualsTheReference) {
 // Bits of a sequence do not depend on the others, on where its pages lie or on the number of threads.
 TEST_F(PagedAttentionTest, SequencesDoNotShowInEachOther) {
   for (const DType dtype : {DType::F32, DType::BF16}) {
-    const Problem together{{1, 40, 1, 1, 7}, {300, 90, 5, 130, 100}, 4, 2, 64, 16, dtype, 2};
+    const Problem together{{1, 40, 1, 1, 7}, {1300, 90, 5, 512, 100}, 4, 2, 32, 16, dtype, 2};
     const Buffers all(together);
     store(all);
     attend(all);
@@ -206,7 +207,7 @@ TEST_F(PagedAttentionTest, SequencesDoNotShowInEachOther) {
       const auto at = static_cast<std::size_t>(i);
       for (const int threads : {1, 2, 5}) {
         const ThreadCount count(threads);
-        const Buffers one({{together.rows[at]}, {together.keys[at]}, 4, 2, 64, 16, dtype}, {i});
+        const Buffers one({{together.rows[at]}, {together.keys[at]}, 4, 2, 32, 16, dtype}, {i});
         store(one);
         attend(one);
         EXPECT_TRUE(same_bits(one.out, all.out.slice_rows(row, row + together.rows[at]))) << i << " of " << threads;
