@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/ops.h"
+#include "launch/bench/decode_ops.h"
 #include "launch/bench/operands.h"
 #include "launch/check_fits.h"
 #include "launch/normal_operands.h"
@@ -29,19 +30,9 @@ std::vector<std::int64_t> segments(const Backend& b, const Operands& o) {
   return offsets;
 }
 
-struct OpCase {
-  const char* name;
-  double flops;
-  std::vector<const Tensor*> touched;  // each read or written once
-  std::function<void()> run;
-};
-
 // FLOPs of causal attention over T tokens in sequences of S: half of full attention's.
 double attention_flops(const Operands& o, std::int64_t S) {
   return 2.0 * static_cast<double>(o.T) * static_cast<double>(S) * static_cast<double>(o.N * o.D);
-}
-double product_flops(std::int64_t m, std::int64_t n, std::int64_t k) {
-  return 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
 }
 
 std::vector<OpCase> dense_cases(const Backend& b, const Config& c, const Operands& o) {
@@ -183,9 +174,12 @@ double time_of(const Backend& b, const std::function<void()>& run, double second
   return best;
 }
 
+// More than caches hold.
+std::size_t large(const Backend& b) { return std::min<std::size_t>(std::size_t{256} << 20, memory_of(b) / 16); }
+
 // Bytes read and written per second by a copy of at most 256 MiB.
 double copy_bandwidth(const Backend& b, double seconds) {
-  const std::size_t bytes = std::min<std::size_t>(std::size_t{256} << 20, memory_of(b) / 16);
+  const std::size_t bytes = large(b);
   Arena arena("copy measurement");
   Tensor from, to;
   const auto layout = [&] {
@@ -210,16 +204,27 @@ double copy_bandwidth(const Backend& b, double seconds) {
 void bench_ops(const Backend& backend, const Config& config, double seconds, bool json) {
   Operands o = sizes_of(config);
   Arena arena("operands");
-  take_all(arena, o, config, *backend.ops);
+  Tensor weights;
+  const auto layout = [&] {
+    take_all(arena, o, config, *backend.ops);
+    weights = arena.take(config.storage(), {static_cast<std::int64_t>(large(backend) / size_of(config.storage()))});
+  };
+  layout();
   check_fits_machine(backend, {{"operands", arena.high_water()}});
   const double peak = measure_peak_flops(backend, config.storage()), bandwidth = copy_bandwidth(backend, seconds);
   arena.allocate(*backend.device);
-  take_all(arena, o, config, *backend.ops);
+  layout();
   fill_all(backend, o, config.train.seq_length);
+  {
+    NormalOperands normal;
+    Staging staging(*backend.device, *backend.stream);
+    normal.write(staging, weights);
+  }
   backend.ops->prepare(limits_of(config));
   std::vector<OpCase> cases = dense_cases(backend, config, o);
   if (o.E > 0)
     for (OpCase& one : moe_cases(backend, o)) cases.push_back(std::move(one));
+  for (OpCase& one : decode_cases(backend, o, weights)) cases.push_back(std::move(one));
 
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
   if (!json)
@@ -228,7 +233,7 @@ void bench_ops(const Backend& backend, const Config& config, double seconds, boo
         "its roof |\n|--|--|--|--|--|\n",
         peak / 1e9, bandwidth / 1e9);
   for (const OpCase& one : cases) {
-    double bytes = 0;
+    double bytes = one.other_bytes;
     for (const Tensor* t : one.touched) bytes += static_cast<double>(t->bytes());
     const double t = time_of(backend, one.run, seconds), share = std::max(one.flops / peak, bytes / bandwidth) / t;
     if (json)

@@ -136,6 +136,8 @@ TEST(Bench, OpsAreTimedAgainstTheirRoof) {
   EXPECT_TRUE(dense.contains("attention_backward") && dense.contains("adamw"));
   EXPECT_FALSE(dense.contains("sort_by_expert"));
   EXPECT_TRUE(moe.contains("sort_by_expert") && moe.contains("grouped_matmul NT (gate and up)"));
+  EXPECT_TRUE(dense.contains("matmul NT (qkv of 8 tokens)"));
+  EXPECT_TRUE(moe.contains("grouped_matmul NT (gate and up of 8 tokens)"));
 }
 
 TEST(Bench, StepPrintsOneObject) {
