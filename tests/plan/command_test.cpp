@@ -146,17 +146,29 @@ TEST(Configs, AllParseAndPlan) {
     EXPECT_GT(plan.peak_bytes(), 0u);
     EXPECT_EQ(plan.parameters.total > plan.parameters.active, c.model.is_moe());
   }
-  EXPECT_GE(found, 11);
+  EXPECT_GE(found, 17);
 }
 
 TEST(Configs, HaveTheSizesTheyAreNamedAfter) {
   const auto billions = [](const char* file) {
     return static_cast<double>(count_parameters(parse_config(kConfigs + file, {}).model).total) / 1e9;
   };
-  EXPECT_NEAR(billions("paper_436m_dense.json"), 0.436, 0.001);
-  EXPECT_NEAR(billions("paper_1.4b_dense.json"), 1.4, 0.05);
-  for (const auto& [dense, moe] :
-       {std::pair{"paper_436m_dense.json", "paper_436m_moe.json"}, {"paper_1.4b_dense.json", "paper_1.4b_moe.json"}}) {
+  EXPECT_NEAR(billions("paper_436m_dense.json"), 0.4362, 0.0001);
+  EXPECT_NEAR(billions("paper_1.4b_dense.json"), 1.4177, 0.0001);
+  EXPECT_NEAR(billions("paper_436m_moe.json"), 1.647, 0.001);
+  EXPECT_NEAR(billions("paper_1.4b_moe.json"), 6.702, 0.001);
+  EXPECT_NEAR(billions("paper_serving_8b_dense.json"), 8.030, 0.001);
+  EXPECT_NEAR(billions("paper_serving_8b_moe.json"), 47.49, 0.01);
+  for (const char* size : {"436m", "1.4b"}) {  // served with another vocabulary
+    ModelConfig m = parse_config(fmt::format("{}paper_serving_{}_moe.json", kConfigs, size), {}).model;
+    m.vocab_size = 100352;
+    EXPECT_EQ(m, parse_config(fmt::format("{}paper_{}_moe.json", kConfigs, size), {}).model);
+  }
+  for (const auto& [dense, moe] : {std::pair{"paper_436m_dense.json", "paper_436m_moe.json"},
+                                   {"paper_1.4b_dense.json", "paper_1.4b_moe.json"},
+                                   {"paper_serving_436m_dense.json", "paper_serving_436m_moe.json"},
+                                   {"paper_serving_1.4b_dense.json", "paper_serving_1.4b_moe.json"},
+                                   {"paper_serving_8b_dense.json", "paper_serving_8b_moe.json"}}) {
     ModelConfig m = parse_config(kConfigs + moe, {}).model;
     EXPECT_EQ(m.num_local_experts, 8);
     m.num_local_experts = 0;
