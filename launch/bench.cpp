@@ -13,6 +13,7 @@
 #include "core/trace.h"
 #include "launch/agree_on_start.h"
 #include "launch/bench/ops.h"
+#include "launch/bench/predict.h"
 #include "launch/check_fits.h"
 #include "launch/commands.h"
 #include "launch/options.h"
@@ -154,15 +155,17 @@ int bench_ops_of(const MpiSession& session, const std::string& file, const std::
 }  // namespace
 
 int run_bench(const Arguments& arguments) {
+  if (!arguments.empty() && arguments[0] == "predict") return bench_predict({arguments.begin() + 1, arguments.end()});
   std::string what, file;
   std::int64_t steps = 6, warmup = 2;
   double seconds = 0.2;
   bool json = false;
   std::vector<std::string> overrides;
-  Options options("bench",
-                  "Benchmarks. `bench step CONFIG`: whole training steps on random tokens. `bench ops CONFIG`: each op "
-                  "by itself against its roof.");
-  options.positional("what", what, "step or ops");
+  Options options(
+      "bench",
+      "Benchmarks. `bench step CONFIG`: whole training steps on random tokens. `bench ops CONFIG`: each op "
+      "by itself against its roof. `bench predict CONFIG`: serving on the machine of a file (see its own --help).");
+  options.positional("what", what, "step, ops or predict");
   options.positional("config", file, "JSON config", Need::Optional);
   options.option("--steps", steps, "step: measured steps");
   options.option("--warmup", warmup, "step: steps before them");
@@ -170,7 +173,8 @@ int run_bench(const Arguments& arguments) {
   options.flag("--json", json, "print one JSON object: tokens_per_s, step_ms and more; of ops a list");
   options.config_overrides(overrides);
   if (!options.parse(arguments)) return 0;
-  if (what != "step" && what != "ops") input_error("command line: bench: found '{}', expected step or ops", what);
+  if (what != "step" && what != "ops")
+    input_error("command line: bench: found '{}', expected step, ops or predict", what);
   if (steps < 1 || warmup < 0)
     input_error("command line: --steps, --warmup: found {}, {}, expected at least 1, 0", steps, warmup);
   if (!(seconds > 0)) input_error("command line: --seconds: found {}, expected more than 0", seconds);

@@ -1,0 +1,99 @@
+#include "launch/bench/predict.h"
+
+#include <nlohmann/json.hpp>
+
+#include "core/check.h"
+#include "core/config/check.h"
+#include "core/config/parse.h"
+#include "core/error.h"
+#include "launch/backend.h"
+#include "launch/options.h"
+#include "launch/serving_options.h"
+#include "parallel/serve/predicted_server.h"
+
+namespace upcycle {
+namespace {
+
+// Seconds at which each of `n` requests that come at once ends, in that order.
+std::vector<double> endings(Server& server, std::int64_t n, std::int64_t input_len, std::int64_t output_len) {
+  const double begin = server.now();
+  for (std::int64_t id = 0; id < n; ++id) {
+    Request r;
+    r.id = id;
+    r.prompt.assign(static_cast<std::size_t>(input_len), 0);
+    r.max_tokens = output_len;
+    server.add(std::move(r));
+  }
+  std::vector<double> seconds;
+  while (server.busy())
+    for (const EmittedToken& token : server.step().tokens)
+      if (token.finished != FinishReason::None) seconds.push_back(server.now() - begin);
+  return seconds;
+}
+
+}  // namespace
+
+SteadyServing measure_steady(Server& server, std::int64_t input_len, std::int64_t output_len, std::int64_t at_once) {
+  SteadyServing s;
+  s.latency_alone = endings(server, 1, input_len, output_len).back();
+  const std::vector<double> ended = endings(server, 5 * at_once, input_len, output_len);
+  const auto first = static_cast<std::size_t>(at_once - 1), last = static_cast<std::size_t>(4 * at_once - 1);
+  s.requests_per_s = static_cast<double>(last - first) / (ended[last] - ended[first]);
+  return s;
+}
+
+int bench_predict(const Arguments& arguments) {
+  std::string file, machine_file;
+  std::int64_t world = 0, input_len = 0, output_len = 0;
+  bool json = false;
+  ServingOptions serving;
+  std::vector<std::string> overrides;
+  Options options("bench predict",
+                  "What serving a model would reach on a machine, by the engine's own scheduler and a cost model: "
+                  "throughput when there is always a next request, and the latency of one alone.");
+  options.positional("config", file, "JSON config; its parallel.tp and parallel.ep are used");
+  options.option("--machine", machine_file, "machine file, such as launch/machines/h100.json", Need::Required);
+  options.option("--input-len", input_len, "tokens of a prompt", Need::Required);
+  options.option("--output-len", output_len, "new tokens", Need::Required);
+  options.option("--world", world, "ranks; 0: as few as the layout needs");
+  add_serving_options(options, serving);
+  options.flag("--json", json, "print one JSON object");
+  options.config_overrides(overrides);
+  if (!options.parse(arguments)) return 0;
+
+  const Machine machine = read_machine(machine_file);
+  const Config c = parse_config(file, overrides);
+  check_model(c.model, file);
+  const ParallelConfig& p = c.parallel;
+  const std::int64_t ranks = world > 0 ? world : std::max(p.tp, p.etp * p.ep);
+  const Layout layout =
+      make_layout(static_cast<int>(ranks), static_cast<int>(p.tp), static_cast<int>(p.ep), static_cast<int>(p.etp));
+  const auto memory = static_cast<std::size_t>(machine.memory_bytes * machine.memory_utilization);
+  const SchedulerOptions o =
+      scheduler_options(serving, c.model, layout, c.storage(), c.device == "cuda" ? DeviceKind::Cuda : DeviceKind::Cpu,
+                        memory, workspace_of(c));
+  const auto server = make_predicted_server(CostModel(c.model, layout, c.storage(), machine), o);
+  const std::int64_t fits = o.pages / ((input_len + output_len - 1 + o.page_rows - 1) / o.page_rows);
+  const std::string refused = Scheduler(o).refusal(input_len, output_len);
+  if (!refused.empty()) input_error("command line: --input-len, --output-len: {}", refused);
+  const SteadyServing s = measure_steady(*server, input_len, output_len, std::min(fits, o.max_num_seqs) * layout.dp);
+  const double tokens_per_s = s.requests_per_s * static_cast<double>(input_len + output_len);
+  if (json) {
+    fmt::print("{}\n", nlohmann::ordered_json{{"machine", machine.name},
+                                              {"policy", serving.policy},
+                                              {"max_num_batched_tokens", o.max_num_batched_tokens},
+                                              {"max_num_seqs", o.max_num_seqs},
+                                              {"cache_requests", fits},
+                                              {"request_throughput", s.requests_per_s},
+                                              {"total_token_throughput", tokens_per_s},
+                                              {"latency_alone_s", s.latency_alone}}
+                           .dump());
+    return 0;
+  }
+  fmt::print(
+      "{}: {:.2f} requests/s, {:.0f} tokens/s in and out, {} requests fit the cache; one request alone {:.3g} s\n",
+      machine.name, s.requests_per_s, tokens_per_s, fits, s.latency_alone);
+  return 0;
+}
+
+}  // namespace upcycle

@@ -1,0 +1,49 @@
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "tests/cli/refused.h"
+#include "tests/cli/small_run.h"
+
+namespace upcycle {
+namespace {
+
+const std::string kLaunch = std::string(UPCYCLE_ROOT) + "/launch/";
+
+Words predict(const std::string& config, const Words& more) {
+  Words words{"bench", "predict", kLaunch + "configs/" + config, "--machine=" + kLaunch + "machines/h100.json"};
+  words.insert(words.end(), more.begin(), more.end());
+  return words;
+}
+
+TEST(Predict, ServesModelsThatNoMachineHereHolds) {
+  const auto rate = [](const Words& more) {
+    Words words{"--input-len=3500", "--output-len=300", "--json"};
+    words.insert(words.end(), more.begin(), more.end());
+    return json_of(predict("paper_serving_8b_moe.json", words))["request_throughput"].get<double>();
+  };
+  const double one = rate({"--parallel.tp=4", "--parallel.etp=4"});
+  EXPECT_GT(rate({"--parallel.tp=8", "--parallel.etp=8"}), one);
+  EXPECT_GT(rate({"--parallel.tp=4", "--parallel.etp=4", "--model.num_experts_per_tok=1"}), one);
+  // Two replicas, which do not wait for each other's experts.
+  EXPECT_NEAR(rate({"--parallel.tp=4", "--parallel.etp=4", "--world=8"}) / one, 2, 0.01);
+}
+
+TEST(Predict, BadInputIsOneLine) {
+  const auto error = [](const Words& words) { return one_line_error(run_upcycle(words)); };
+  const Words sizes{"--input-len=3500", "--output-len=300"};
+  EXPECT_NE(error(predict("paper_serving_436m_moe.json", {"--input-len=4000", "--output-len=300"}))
+                .find("a prompt of 4000 tokens and max_tokens 300, expected at most 4096 together"),
+            std::string::npos);
+  EXPECT_NE(error(predict("paper_serving_8b_moe.json", sizes)).find("use more ranks"), std::string::npos);
+  EXPECT_NE(error(predict("paper_serving_8b_dense.json", {"--input-len=9", "--output-len=9", "--policy=fast"}))
+                .find("--policy: found 'fast', expected mixed or prefill_first"),
+            std::string::npos);
+  EXPECT_NE(error({"bench", "predict", kLaunch + "configs/paper_serving_8b_dense.json", "--machine=none.json",
+                   "--input-len=9", "--output-len=9"})
+                .find("none.json: can not be read"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace upcycle
