@@ -10,7 +10,8 @@ packages() {
   case "$1" in
     build)
       echo build-essential cmake ninja-build ccache pkg-config openmpi-bin libopenmpi-dev libhdf5-dev libdnnl-dev \
-        libsentencepiece-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev libxxhash-dev libgtest-dev ;;
+        libsentencepiece-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev libxxhash-dev libgtest-dev \
+        libcurl4-openssl-dev ;;
     test) echo libbenchmark-dev hdf5-tools sentencepiece clang-format python3-venv ;;
     tidy) echo clang-tidy libomp-dev ;;
     quickstart) echo sentencepiece bible-kjv perl-doc jq ;;

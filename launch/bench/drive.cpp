@@ -4,6 +4,7 @@
 #include <ctime>
 
 #include "core/error.h"
+#include "launch/bench/remote_server.h"
 
 namespace upcycle {
 namespace {
@@ -39,12 +40,26 @@ void record_step(LoadRun& run, const StepReport& report, double begin, double en
       fail(r, end, "the server ended it");
       continue;
     }
-    r.tokens.push_back(end);
-    ++r.output_len;
-    ++run.steps.back().new_tokens;
+    if (emitted.token >= 0) {
+      r.tokens.push_back(end);
+      ++r.output_len;
+      ++run.steps.back().new_tokens;
+    }
     if (emitted.finished == FinishReason::None) continue;
     r.ending = Ending::Completed;
-    r.end = end;
+    r.end = r.tokens.back();
+  }
+}
+
+// A server elsewhere knows why a request failed, and counts tokens where a message may hold several.
+void add_what_it_said(LoadRun& run, const RemoteServer& server) {
+  for (std::size_t i = 0; i < run.requests.size(); ++i) {
+    RequestRecord& r = run.requests[i];
+    if (r.ending == Ending::Unfinished) continue;
+    const RemoteEnd end = server.end_of(static_cast<std::int64_t>(i));
+    if (!end.error.empty()) r.error = end.error;
+    if (end.prompt_tokens > 0) r.prompt_len = end.prompt_tokens;
+    if (end.output_tokens > 0) r.output_len = end.output_tokens;
   }
 }
 
@@ -53,8 +68,10 @@ void record_step(LoadRun& run, const StepReport& report, double begin, double en
 LoadRun drive(Server& server, std::vector<TimedRequest> requests, double stop_at) {
   LoadRun run;
   run.requests = empty_records(requests);
+  const auto* const remote = dynamic_cast<const RemoteServer*>(&server);
   double ours_since = thread_cpu();
   const auto in_server = [&](auto&& call) -> decltype(auto) {
+    if (remote != nullptr) return call();  // all of this process is the generator
     run.generator_cpu += thread_cpu() - ours_since;
     struct Back {
       double& since;
@@ -95,6 +112,7 @@ LoadRun drive(Server& server, std::vector<TimedRequest> requests, double stop_at
   run.generator_cpu += thread_cpu() - ours_since;
   for (std::size_t i = 0; i < next; ++i)
     if (run.requests[i].ending == Ending::Unfinished) server.cancel(static_cast<std::int64_t>(i));
+  if (remote != nullptr) add_what_it_said(run, *remote);
   return run;
 }
 

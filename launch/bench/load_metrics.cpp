@@ -38,7 +38,9 @@ void add_request(const RequestRecord& r, const Window& w, LoadMetrics& m, Sample
     return;
   }
   if (!r.tokens.empty() && inside(r.tokens.front(), w)) m.total_input_tokens += r.prompt_len;
-  m.total_output_tokens += std::count_if(r.tokens.begin(), r.tokens.end(), [&](double t) { return inside(t, w); });
+  if (r.tokens.empty()) return;
+  const std::int64_t came = std::count_if(r.tokens.begin(), r.tokens.end(), [&](double t) { return inside(t, w); });
+  m.total_output_tokens += came * r.output_len / static_cast<std::int64_t>(r.tokens.size());
   if (r.ending != Ending::Completed || !inside(r.end, w)) return;
   ++m.completed;
   if (is_good(r, goodput)) m.request_goodput += 1;

@@ -46,7 +46,7 @@ enum class FinishReason : std::uint8_t { None, Length, Stop, Failed };
 struct EmittedToken {
   std::int64_t id = 0;
   std::int32_t token = 0;
-  // Not None: its last. Failed: there is no token, a server on another machine gave the request up.
+  // Not None: its last. Without a token (-1), from a server elsewhere: it ended with the one before, or Failed.
   FinishReason finished = FinishReason::None;
 };
 

@@ -1,0 +1,284 @@
+#include "launch/bench/remote_server.h"
+
+#include <curl/curl.h>
+
+#include <chrono>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "core/check.h"
+#include "core/error.h"
+#include "launch/bench/event_stream.h"
+
+namespace upcycle {
+namespace {
+
+using nlohmann::json;
+
+// The beginning of what a server wrote, on one line.
+std::string excerpt(std::string_view text) {
+  std::string line(text.substr(0, 120));
+  for (char& c : line)
+    if (static_cast<unsigned char>(c) < ' ' || static_cast<unsigned char>(c) > '~') c = ' ';
+  return line;
+}
+
+std::string text_of(const std::vector<std::int32_t>& ids) {
+  static const char* const words[] = {"the", "of",  "and",  "to",  "in",  "is",   "was", "he",
+                                      "for", "it",  "with", "as",  "his", "on",   "be",  "at",
+                                      "by",  "had", "not",  "are", "but", "from", "or",  "have"};
+  std::string text;
+  for (const std::int32_t id : ids)
+    text += std::string(text.empty() ? "" : " ") + words[static_cast<std::size_t>(id) % std::size(words)];
+  return text;
+}
+
+struct EasyDelete {
+  void operator()(CURL* easy) const { curl_easy_cleanup(easy); }
+};
+using Easy = std::unique_ptr<CURL, EasyDelete>;
+
+// A request under way.
+struct Transfer {
+  std::int64_t id = 0;
+  Easy easy;
+  std::string body, answer;  // answer: the beginning of one that is no stream
+  EventStream stream;
+  std::vector<EmittedToken>* emitted = nullptr;
+  std::int64_t tokens = 0;
+  bool finished = false;  // the stream says so
+  RemoteEnd end;
+
+  void read(std::string_view message) {
+    if (message == "[DONE]") {
+      finished = true;
+      return;
+    }
+    const json j = json::parse(message, nullptr, false);
+    if (!j.is_object()) {
+      end.error = "the stream has a message that is no JSON object: " + excerpt(message);
+    } else if (j.contains("error") && !j["error"].is_null()) {
+      end.error = "the server says: " + excerpt(j["error"].dump());
+    } else {
+      read_completion(j);
+    }
+  }
+
+  void read_completion(const json& j) {
+    if (const auto usage = j.find("usage"); usage != j.end() && usage->is_object()) {
+      end.prompt_tokens = usage->value("prompt_tokens", std::int64_t{-1});
+      end.output_tokens = usage->value("completion_tokens", std::int64_t{-1});
+    }
+    const auto choices = j.find("choices");
+    if (choices == j.end() || !choices->is_array()) {
+      end.error = "the stream has a message without choices: " + excerpt(j.dump());
+      return;
+    }
+    if (choices->empty()) return;
+    const json& choice = (*choices)[0];
+    if (!choice.is_object() || !choice.contains("text") || !choice["text"].is_string()) {
+      end.error = "the stream has a choice without text: " + excerpt(j.dump());
+      return;
+    }
+    const bool last = choice.contains("finish_reason") && !choice["finish_reason"].is_null();
+    finished = finished || last;
+    // A token may add no text yet (a part of a character); a message that only ends the stream is none.
+    if (last && choice["text"].get_ref<const std::string&>().empty()) return;
+    ++tokens;
+    emitted->push_back({id, 0, FinishReason::None});
+  }
+};
+
+std::size_t on_bytes(char* bytes, std::size_t size, std::size_t count, void* user) {
+  Transfer& t = *static_cast<Transfer*>(user);
+  const std::string_view text(bytes, size * count);
+  long status = 0;
+  curl_easy_getinfo(t.easy.get(), CURLINFO_RESPONSE_CODE, &status);
+  if (status != 200) {
+    t.answer += text.substr(0, 1000);
+    return text.size();
+  }
+  try {
+    const bool is_stream = t.stream.feed(text, [&](std::string_view message) {
+      if (t.end.error.empty()) t.read(message);
+    });
+    if (!is_stream && t.end.error.empty()) t.end.error = "the answer is no stream of events: " + excerpt(text);
+  } catch (const json::exception& e) {  // a value of another type
+    t.end.error = "the stream has a message that is no completion: " + excerpt(e.what());
+  }
+  return t.end.error.empty() ? text.size() : 0;  // 0 ends the transfer
+}
+
+std::size_t on_text(char* bytes, std::size_t size, std::size_t count, void* user) {
+  static_cast<std::string*>(user)->append(bytes, size * count);
+  return size * count;
+}
+
+Easy make_easy(const std::string& url) {
+  Easy easy(curl_easy_init());
+  UPCYCLE_CHECK(easy != nullptr, "curl_easy_init failed");
+  curl_easy_setopt(easy.get(), CURLOPT_URL, url.c_str());
+  curl_easy_setopt(easy.get(), CURLOPT_NOSIGNAL, 1L);
+  curl_easy_setopt(easy.get(), CURLOPT_CONNECTTIMEOUT, 10L);
+  curl_easy_setopt(easy.get(), CURLOPT_USERAGENT, "upcycle");
+  return easy;
+}
+
+class CurlServer : public RemoteServer {
+ public:
+  CurlServer(const RemoteOptions& options, RemoteModel& model) : options_(options) {
+    std::string& url = options_.url;
+    if (!url.starts_with("http://") && !url.starts_with("https://"))
+      input_error("command line: --url: found '{}', expected http://host:port/v1", url);
+    while (url.ends_with('/')) url.pop_back();
+    UPCYCLE_CHECK(curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK, "curl_global_init failed");
+    multi_ = curl_multi_init();
+    UPCYCLE_CHECK(multi_ != nullptr, "curl_multi_init failed");
+    headers_ = curl_slist_append(curl_slist_append(nullptr, "Content-Type: application/json"), "Expect:");
+    ask_for_model(model);
+    options_.model = model.name;
+  }
+  ~CurlServer() override {
+    for (auto& [id, transfer] : transfers_) curl_multi_remove_handle(multi_, transfer->easy.get());
+    transfers_.clear();
+    curl_multi_cleanup(multi_);
+    curl_slist_free_all(headers_);
+  }
+  CurlServer(const CurlServer&) = delete;
+
+  void add(Request request) override {
+    auto t = std::make_unique<Transfer>();
+    t->id = request.id;
+    t->emitted = &report_.tokens;
+    json body{{"model", options_.model},
+              {"max_tokens", request.max_tokens},
+              {"temperature", request.sampling.temperature},
+              {"ignore_eos", true},
+              {"stream", true},
+              {"stream_options", {{"include_usage", true}}}};
+    if (options_.text) {
+      body["prompt"] = text_of(request.prompt);
+    } else {
+      body["prompt"] = request.prompt;
+    }
+    t->body = body.dump();
+    t->easy = make_easy(options_.url + "/completions");
+    CURL* const easy = t->easy.get();
+    curl_easy_setopt(easy, CURLOPT_HTTPHEADER, headers_);
+    curl_easy_setopt(easy, CURLOPT_POSTFIELDS, t->body.c_str());
+    curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE, static_cast<long>(t->body.size()));
+    curl_easy_setopt(easy, CURLOPT_TIMEOUT, static_cast<long>(options_.timeout));
+    curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_bytes);
+    curl_easy_setopt(easy, CURLOPT_WRITEDATA, t.get());
+    curl_easy_setopt(easy, CURLOPT_PRIVATE, t.get());
+    UPCYCLE_CHECK(curl_multi_add_handle(multi_, easy) == CURLM_OK, "curl_multi_add_handle failed");
+    ends_.erase(request.id);
+    transfers_[request.id] = std::move(t);
+    perform();  // sends it: what came of others meanwhile is in the next step's report
+  }
+
+  bool cancel(std::int64_t id) override {
+    const auto found = transfers_.find(id);
+    if (found == transfers_.end()) return false;
+    std::erase_if(report_.tokens, [&](const EmittedToken& t) { return t.id == id; });
+    curl_multi_remove_handle(multi_, found->second->easy.get());
+    transfers_.erase(found);
+    return true;
+  }
+
+  bool busy() const override { return !transfers_.empty() || !report_.tokens.empty(); }
+
+  const StepReport& step() override {
+    shown_ = {};
+    if (report_.tokens.empty()) {
+      curl_multi_poll(multi_, nullptr, 0, 1, nullptr);
+      perform();
+    }
+    std::swap(shown_.tokens, report_.tokens);
+    shown_.running = shown_.sequences = static_cast<std::int64_t>(transfers_.size());
+    shown_.rows = static_cast<std::int64_t>(shown_.tokens.size());
+    return shown_;
+  }
+
+  double now() override {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  }
+  void wait_until(double time) override {
+    std::this_thread::sleep_for(std::chrono::duration<double>(std::max(0.0, time - now())));
+  }
+  RemoteEnd end_of(std::int64_t id) const override {
+    const auto found = ends_.find(id);
+    return found == ends_.end() ? RemoteEnd{} : found->second;
+  }
+
+ private:
+  void ask_for_model(RemoteModel& model) {
+    const std::string url = options_.url + "/models";
+    const Easy easy = make_easy(url);
+    std::string text;
+    curl_easy_setopt(easy.get(), CURLOPT_WRITEFUNCTION, on_text);
+    curl_easy_setopt(easy.get(), CURLOPT_WRITEDATA, &text);
+    curl_easy_setopt(easy.get(), CURLOPT_TIMEOUT, 30L);
+    const CURLcode code = curl_easy_perform(easy.get());
+    if (code != CURLE_OK)
+      input_error("{}: found no server that answers ({}), expected an OpenAI-compatible one; start it or correct --url",
+                  url, curl_easy_strerror(code));
+    model.name = options_.model;
+    const json j = json::parse(text, nullptr, false);
+    const auto list = j.is_object() ? j.find("data") : j.end();
+    if (j.is_object() && list != j.end() && list->is_array())
+      for (const json& m : *list) {
+        if (!m.is_object() || !m.contains("id") || !m["id"].is_string()) continue;
+        if (!model.name.empty() && m["id"] != model.name) continue;
+        model.name = m["id"];
+        if (const auto len = m.find("max_model_len"); len != m.end() && len->is_number_integer())
+          model.max_model_len = *len;
+        return;
+      }
+    if (model.name.empty())
+      input_error(
+          "{}: found no list of models, expected {{\"data\": [{{\"id\": ...}}]}}; name the model with --model-name",
+          url);
+  }
+
+  void perform() {
+    int running = 0, left = 0;
+    UPCYCLE_CHECK(curl_multi_perform(multi_, &running) == CURLM_OK, "curl_multi_perform failed");
+    while (CURLMsg* const message = curl_multi_info_read(multi_, &left)) {
+      if (message->msg != CURLMSG_DONE) continue;
+      Transfer* t = nullptr;
+      curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &t);
+      end(*t, message->data.result);
+    }
+  }
+
+  void end(Transfer& t, CURLcode code) {
+    long status = 0;
+    curl_easy_getinfo(t.easy.get(), CURLINFO_RESPONSE_CODE, &status);
+    std::string& error = t.end.error;
+    if (error.empty() && code != CURLE_OK) error = curl_easy_strerror(code);
+    if (error.empty() && status != 200) error = fmt::format("HTTP {}: {}", status, excerpt(t.answer));
+    if (error.empty() && !t.finished) error = "the server closed the stream before its end";
+    if (error.empty() && t.tokens == 0) error = "the stream ended without a token";
+    report_.tokens.push_back({t.id, -1, error.empty() ? FinishReason::Length : FinishReason::Failed});
+    ends_[t.id] = t.end;
+    curl_multi_remove_handle(multi_, t.easy.get());
+    transfers_.erase(t.id);
+  }
+
+  RemoteOptions options_;
+  CURLM* multi_ = nullptr;
+  curl_slist* headers_ = nullptr;
+  std::map<std::int64_t, std::unique_ptr<Transfer>> transfers_;
+  std::map<std::int64_t, RemoteEnd> ends_;
+  StepReport report_, shown_;  // what came since the last step; what it showed
+};
+
+}  // namespace
+
+std::unique_ptr<RemoteServer> connect_to(const RemoteOptions& options, RemoteModel& model) {
+  return std::make_unique<CurlServer>(options, model);
+}
+
+}  // namespace upcycle
