@@ -169,8 +169,7 @@ std::unique_ptr<Tokenizer> open_tokenizer(const std::string& spec) {
   if (spec.ends_with(".json") || content.starts_with('{'))
     input_error(
         "{}: is a Hugging Face tokenizer; here it is a sentencepiece .model file or \"bytes\". Tokenize with "
-        "launch/tokenize_hf.py, which writes the same files; encoding prompts and decoding text (generate, loss per "
-        "byte) is not available for it",
+        "launch/tokenize_hf.py, which writes the same files",
         spec);
   if (content.empty()) input_error("{}: is empty, expected a sentencepiece model", spec);
   return std::make_unique<SentencePieceTokenizer>(spec, content);

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "core/error.h"
+#include "core/log.h"
 #include "launch/check_fits.h"
 #include "launch/inference.h"
 #include "launch/model_files.h"
@@ -52,6 +53,17 @@ std::int64_t batch_of(const EvalOptions& o, std::int64_t windows, std::int64_t t
   return (B + multiple - 1) / multiple * multiple;
 }
 
+// For loss per byte, which is left out with a warning where the model's own tokenizer can not be read here.
+std::unique_ptr<Tokenizer> tokenizer_of(const EvalOptions& o, const ModelConfig& model) {
+  try {
+    return find_tokenizer(o.tokenizer_file, o.dir, model);
+  } catch (const InputError& e) {
+    if (!o.tokenizer_file.empty()) throw;
+    log_warn("no loss per byte: {}", e.what());
+    return nullptr;
+  }
+}
+
 void print(const EvalOptions& o, const EvalResult& r, const TokenSet& set, const Tokenizer* tokenizer) {
   nlohmann::ordered_json result{{"loss", r.loss}, {"tokens", r.tokens}, {"bytes", nullptr}, {"loss_per_byte", nullptr}};
   if (tokenizer != nullptr) {
@@ -78,7 +90,7 @@ int eval(const MpiSession& session, const Arguments& arguments, const InferenceO
   agree_or_throw(*ranks.mesh.world, [&] {
     check_sizes(o, model);
     set = TokenSet::open(o.data, model.vocab_size);
-    if (session.rank() == 0) tokenizer = find_tokenizer(o.tokenizer_file, o.dir, model);
+    if (session.rank() == 0) tokenizer = tokenizer_of(o, model);
     windows.emplace(*set, o.S);
     o.B = batch_of(o, windows->count(), ranks.mesh.layout.tp);
     check_fits_inference(ranks.backend,

@@ -2,6 +2,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "data/streamed_text.h"
 #include "launch/check_fits.h"
 #include "launch/inference.h"
 #include "launch/model_files.h"
@@ -56,8 +57,8 @@ int run_generate(const Arguments& arguments) {
     const auto tokenizer = find_tokenizer(tokenizer_file, dir, model);
     if (tokenizer == nullptr)
       input_error(
-          "{}: found no sentencepiece .model file in it; name one with --tokenizer (a tokenizer.json can not "
-          "be used for generating)",
+          "{}: found no tokenizer in it, expected a sentencepiece .model or tokenizer.json; name one with "
+          "--tokenizer",
           dir);
 
     // A document begins after the begin-of-text token if the model has one, else after an end-of-document token.
@@ -88,23 +89,16 @@ int run_generate(const Arguments& arguments) {
                                                       scheduling, ranks.backend.device->kind(), workspace));
     const LoadedModel m = load_over_ranks(ranks, *source);
     const auto engine = make_engine(m, scheduling);
-    // Prints as it generates: the decoded text beyond what was printed, delayed while it ends inside a character (byte
-    // tokens).
-    std::string shown = prompt;
-    std::vector<std::int32_t> all = text;
+    StreamedText streamed(*tokenizer, text);
     bool begun = false;
     engine->add(request);
     while (engine->busy())
       for (const EmittedToken& t : engine->step().tokens) {
         if (!std::exchange(begun, true)) fmt::print("{}", prompt);  // not before the model has run successfully
-        if (t.token == stop) continue;
-        all.push_back(t.token);
-        const std::string now = tokenizer->decode(all);
-        if (now.ends_with("\xEF\xBF\xBD") || now.size() <= shown.size()) continue;
-        fmt::print("{}", now.substr(shown.size()));
+        if (t.token != stop) fmt::print("{}", streamed.add(t.token));
         std::fflush(stdout);
-        shown = now;
       }
+    fmt::print("{}", streamed.finish());
     fmt::print("\n");
     return 0;
   });

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs what is missing of the named groups: build, test, tidy, quickstart, cluster (Debian 12 packages), and, from
-# Python's package index into build/deps, nvtx (headers of NVIDIA's profiling interface), cuda (if there is no CUDA
-# toolkit: compiler, headers, runtime, cuBLAS and NCCL, 0.8 GB) and cuda_tools (the disassembler of GPU code). Default:
-# build.
+# Python's package index into build/deps, tokenizer_json (a Python with the package tokenizers, which reads
+# tokenizer.json), nvtx (headers of NVIDIA's profiling interface), cuda (if there is no CUDA toolkit: compiler, headers,
+# runtime, cuBLAS and NCCL, 0.8 GB) and cuda_tools (the disassembler of GPU code). Default: build.
 set -euo pipefail
 deps=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/build/deps
 
@@ -16,9 +16,9 @@ packages() {
     tidy) echo clang-tidy libomp-dev ;;
     quickstart) echo sentencepiece bible-kjv perl-doc jq ;;
     cluster) echo slurmctld slurmd slurm-client munge iproute2 jq ;;
-    nvtx | cuda_tools) echo python3-venv ;;
+    tokenizer_json | nvtx | cuda_tools) echo python3-venv ;;
     cuda) have_cuda || echo python3-venv ;;
-    *) echo "install.sh: unknown group '$1' (known: build, test, tidy, quickstart, cluster, nvtx, cuda, cuda_tools)" >&2; return 2 ;;
+    *) echo "install.sh: unknown group '$1' (known: build, test, tidy, quickstart, cluster, tokenizer_json, nvtx, cuda, cuda_tools)" >&2; return 2 ;;
   esac
 }
 
@@ -62,6 +62,22 @@ install_packages() {
     echo "install.sh: apt-get failed; its last lines are above" >&2
     return 1
   fi
+}
+
+# Where upcycle and launch/tokenize_hf.py look for it (data/json_tokenizer.h). Its packages are found by the venv's own
+# path, so it is made in place, and again if it is not complete.
+install_tokenizer_json() {
+  local python=$deps/tokenizer_json/bin/python3
+  "$python" -c 'import tokenizers' 2>/dev/null && return
+  echo "install.sh: fetching the Python package tokenizers into $deps/tokenizer_json"
+  rm -rf "$deps/tokenizer_json"
+  mkdir -p "$deps"
+  python3 -m venv "$deps/tokenizer_json" &&
+    "$python" -m pip --disable-pip-version-check install --quiet --no-deps --no-cache-dir tokenizers==0.23.3 </dev/null &&
+    return
+  rm -rf "$deps/tokenizer_json"
+  echo "install.sh: the package tokenizers could not be fetched; the messages above say why" >&2
+  return 1
 }
 
 # Headers only. They are moved into place last, so that the folder is always complete.
@@ -132,6 +148,7 @@ install_cuda_tools() {
 install_packages "${@:-build}"
 for group in "$@"; do
   case "$group" in
+    tokenizer_json) install_tokenizer_json ;;
     nvtx) install_nvtx ;;
     cuda) install_cuda ;;
     cuda_tools) install_cuda_tools ;;

@@ -6,6 +6,7 @@
 #include "core/config/strict_json.h"
 #include "core/error.h"
 #include "data/files.h"
+#include "data/json_tokenizer.h"
 #include "parallel/checkpoint/import.h"
 #include "parallel/checkpoint/reader.h"
 #include "parallel/checkpoint/step_files.h"
@@ -14,7 +15,7 @@ namespace upcycle {
 namespace {
 
 std::unique_ptr<Tokenizer> open_fitting(const std::string& file, const ModelConfig& model) {
-  auto tokenizer = open_tokenizer(file);
+  auto tokenizer = file.ends_with(".json") ? open_json_tokenizer(file) : open_tokenizer(file);
   if (tokenizer->vocab_size() > model.vocab_size)
     input_error(
         "{}: found a vocabulary of {} tokens, expected at most the model's vocab_size = {}; give the model's own "
@@ -31,7 +32,7 @@ std::unique_ptr<Tokenizer> find_tokenizer(const std::string& given, const std::s
                                           const ModelConfig& model) {
   if (!given.empty()) return open_fitting(given, model);
   const std::string folder = model_folder(model_dir), name = choose_tokenizer(folder);
-  return name.ends_with(".model") ? open_fitting(folder + "/" + name, model) : nullptr;
+  return name.empty() ? nullptr : open_fitting(folder + "/" + name, model);
 }
 
 void check_tokenizer(const std::string& file, const ModelConfig& model) {

@@ -10,8 +10,8 @@ namespace upcycle {
 // The folder with the model's files: the step folder that a run folder's `latest` names, or `dir` itself.
 std::string model_folder(const std::string& dir);
 
-// The tokenizer of a model: `given` if not empty, else the sentencepiece file in the checkpoint or Hugging Face
-// directory; null if there is none. Checks that its ids fit the vocabulary.
+// The tokenizer of a model: `given` if not empty, else the sentencepiece file or tokenizer.json in the checkpoint or
+// Hugging Face directory; null if there is none. Checks that its ids fit the vocabulary.
 std::unique_ptr<Tokenizer> find_tokenizer(const std::string& given, const std::string& model_dir,
                                           const ModelConfig& model);
 

@@ -93,7 +93,7 @@ stage() {
 
 ./launch/install.sh build test
 # Without these the rest can still be tested; the summary says what was not.
-for group in nvtx cluster cuda cuda_tools; do
+for group in tokenizer_json nvtx cluster cuda cuda_tools; do
   ./launch/install.sh "$group" || echo "test.sh: goes on without the group $group" >&2
 done
 # With nvcc also build the real CUDA backend, linked with CUDA's own libraries. No GPU is needed.

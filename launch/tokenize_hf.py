@@ -15,6 +15,8 @@ import struct
 import sys
 
 BATCH_BYTES = 8 << 20
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+INSTALLED = os.path.join(ROOT, "build/deps/tokenizer_json/bin/python3")  # by launch/install.sh tokenizer_json
 
 
 class InputError(Exception):
@@ -137,7 +139,9 @@ def run(args):
     try:
         from tokenizers import Tokenizer
     except ImportError:
-        raise InputError("the Python package `tokenizers` is missing; install it with: pip install tokenizers")
+        if sys.executable != INSTALLED and os.path.exists(INSTALLED):
+            os.execv(INSTALLED, [INSTALLED, *sys.argv])
+        raise InputError("the Python package `tokenizers` is missing; run launch/install.sh tokenizer_json")
     for path in args.files:
         if not os.path.isfile(path):
             raise InputError(f"{path}: is not a file; give text or .jsonl files")
