@@ -6,6 +6,7 @@
 #include "kernels/ops.h"
 #include "parallel/comm/layout.h"
 #include "tests/mpi_tests.h"
+#include "tests/serve_mpi/count_allocations.h"
 #include "tests/upcycle/models.h"
 
 // The engine over ranks against the training forward of one rank.
@@ -287,9 +288,12 @@ TEST(Engine, MemoryIsThePlansAndDecodingAllocatesNothing) {
       engine->add(r);
     }
     for (int i = 0; i < 12; ++i) (void)engine->step();
-    const std::uint64_t before = device_allocation_count();
+    const std::uint64_t arenas = device_allocation_count();
+    const std::int64_t before = allocation_count();
     for (int i = 0; i < 20; ++i) (void)engine->step();
-    EXPECT_EQ(device_allocation_count(), before);
+    EXPECT_EQ(device_allocation_count(), arenas);
+    EXPECT_GT(before, 0);
+    EXPECT_EQ(allocation_count(), before);
   }
 }
 
