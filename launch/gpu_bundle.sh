@@ -51,7 +51,7 @@ if ! OMPI_MCA_ess_singleton_isolated=1 OMPI_MCA_pml=ob1 OMPI_MCA_btl=self HWLOC_
 fi
 {
   sed -n 's/.*calling init: //p' "$work"/opened.*
-  ldd "$build"/test_gpu "$build"/test_gpu_train "$build"/test_gpu_parity_mpi | sed -n 's/.* => \(.*\) (0x.*/\1/p'
+  ldd "$build"/test_gpu "$build"/test_gpu_train "$build"/test_gpu_parity_mpi "$build"/test_gpu_serve_mpi | sed -n 's/.* => \(.*\) (0x.*/\1/p'
 } | sort -u | while read -r library; do
   case "${library##*/}" in
     ld-linux* | libc.so* | libm.so* | libmvec.so* | libdl.so* | librt.so* | libpthread.so* | libresolv.so* | libutil.so*) ;;

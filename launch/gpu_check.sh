@@ -134,6 +134,7 @@ upcycle=$binaries/upcycle
 
 part ops "$binaries/test_gpu"
 part training_steps "$binaries/test_gpu_train"
+part serving "$binaries/test_gpu_serve_mpi" --gtest_filter=-*RandomScheduling*
 
 # The same tokens, weights and steps on the CPU and on the GPU.
 text=$out/text.txt

@@ -182,5 +182,38 @@ TEST(Configs, HaveTheSizesTheyAreNamedAfter) {
   EXPECT_EQ(count_parameters(llama.model).total, 70'553'706'496);
 }
 
+// What the engine allocates is checked in tests/serve_mpi; here, that the cache gets what is left and that nonsense is
+// refused.
+TEST(PlanCommand, SaysWhatServingTakes) {
+  const auto plan = [](std::vector<std::string> more) {
+    more.insert(more.begin(), {"--serve", "--world=4", "--parallel.tp=2", "--parallel.ep=4", "--max-num-seqs=8"});
+    return plan_of("tiny_moe.json", more);
+  };
+  const json all = plan({}), some = plan({"--memory=35MiB"});
+  std::int64_t sum = 0;
+  for (const auto& [name, bytes] : all["memory"].items()) sum += bytes.get<std::int64_t>();
+  EXPECT_EQ(all["memory_total"], sum);
+  const std::int64_t longest = all["max_model_len"].get<std::int64_t>() / 16;
+  EXPECT_EQ(all["pages"], 8 * longest);  // no more than its sequences can fill
+  EXPECT_LT(some["pages"], all["pages"]);
+  EXPECT_EQ(some["tokens_cached"], some["pages"].get<std::int64_t>() * 16);
+  EXPECT_LE(some["memory_total"], 35 << 20);
+  EXPECT_GT(some["memory_total"].get<std::int64_t>() + some["page_bytes"].get<std::int64_t>() * 2,
+            (35 << 20) - (1 << 15));
+
+  const auto refused = [](std::vector<std::string> more, const std::string& says) {
+    more.insert(more.begin(), {"plan", kConfigs + "tiny_moe.json", "--serve"});
+    const Outcome o = run_upcycle(more);
+    EXPECT_EQ(o.exit_code, 2);
+    EXPECT_NE(o.err.find(says), std::string::npos) << o.err;
+    EXPECT_EQ(std::count(o.err.begin(), o.err.end(), '\n'), 1) << o.err;
+  };
+  refused({"--memory=1MiB"}, "--memory: found 1048576 bytes per rank");
+  refused({"--policy=fair"}, "--policy: found 'fair', expected mixed or prefill_first");
+  refused({"--block-size=12"}, "--block-size: found 12");
+  refused({"--max-model-len=100000"}, "at most the model's max_position_embeddings");
+  refused({"--max-num-batched-tokens=100"}, "expected at least --max-num-seqs = 256");
+}
+
 }  // namespace
 }  // namespace upcycle

@@ -66,6 +66,7 @@ cd /upcycle_gpu
 printf '#!/bin/bash\n[[ $1 == -L ]] && echo "GPU 0: A stand-in (UUID: x)" || echo 1.2.3\n' >/usr/bin/nvidia-smi
 printf '#!/bin/bash\necho "[  PASSED  ] 3 tests."\n' >programs/test_gpu
 cat programs/test_gpu >programs/test_gpu_train
+cat programs/test_gpu >programs/test_gpu_serve_mpi
 mv programs/upcycle programs/of_the_cpu
 printf '#!/bin/bash\nfor word; do shift; [[ $word == --device=cuda ]] || set -- "$@" "$word"; done\nexec "${0%%/*}/of_the_cpu" "$@"\n' >programs/upcycle
 python3 -c 'import os, sys

@@ -27,7 +27,7 @@ struct GpuCheck : ::testing::Test {
   void stand_ins() const {
     program("tools/nvidia-smi", "[[ $1 == -L ]] && printf 'GPU %d: A stand-in (UUID: x)\\n' 0 1 || echo 1.2.3");
     program("tools/compute-sanitizer", "echo '== ERROR SUMMARY: 0 errors'");
-    for (const char* suite : {"test_gpu", "test_gpu_train", "test_gpu_parity_mpi"})
+    for (const char* suite : {"test_gpu", "test_gpu_train", "test_gpu_parity_mpi", "test_gpu_serve_mpi"})
       program(std::string("build/") + suite, "echo '[  PASSED  ] 3 tests.'");
   }
   Outcome run(Words arguments, bool gpu) const {
