@@ -19,12 +19,29 @@ std::size_t whole_characters(const std::string& text) {
   return bytes > 1 && end - (first - 1) < bytes ? first - 1 : end;
 }
 
+std::vector<std::int32_t> known(const Tokenizer& tokenizer, std::span<const std::int32_t> ids) {
+  std::vector<std::int32_t> found;
+  std::copy_if(ids.begin(), ids.end(), std::back_inserter(found),
+               [&](std::int32_t id) { return id < tokenizer.vocab_size(); });
+  return found;
+}
+
 }  // namespace
 
-StreamedText::StreamedText(const Tokenizer& tokenizer, std::vector<std::int32_t> prompt)
-    : tokenizer_(&tokenizer), ids_(std::move(prompt)), text_(tokenizer.decode(ids_)), shown_(text_.size()) {}
+std::string added_text(const Tokenizer& tokenizer, std::span<const std::int32_t> prompt,
+                       std::span<const std::int32_t> tokens) {
+  std::vector<std::int32_t> all = known(tokenizer, prompt), added = known(tokenizer, tokens);
+  const std::size_t before = tokenizer.decode(all).size();
+  all.insert(all.end(), added.begin(), added.end());
+  const std::string text = tokenizer.decode(all);
+  return text.substr(std::min(before, text.size()));
+}
+
+StreamedText::StreamedText(const Tokenizer& tokenizer, std::span<const std::int32_t> prompt)
+    : tokenizer_(&tokenizer), ids_(known(tokenizer, prompt)), text_(tokenizer.decode(ids_)), shown_(text_.size()) {}
 
 std::string StreamedText::add(std::int32_t id) {
+  if (id >= tokenizer_->vocab_size()) return "";
   ids_.push_back(id);
   text_ = tokenizer_->decode(ids_);
   return until(whole_characters(text_));

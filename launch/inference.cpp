@@ -66,6 +66,12 @@ std::unique_ptr<TensorSource> open_over_ranks(const Inference& ranks, const std:
   return source;
 }
 
+std::size_t memory_for_serving(const Inference& ranks) {
+  const Backend& b = ranks.backend;
+  const double mine = static_cast<double>(memory_of(b)) / (b.gpu < 0 ? b.ranks_on_host : 1);
+  return static_cast<std::size_t>(-0.9 * ranks.mesh.world->max_of(-mine));
+}
+
 LoadedModel load_over_ranks(const Inference& ranks, TensorSource& source) {
   const Backend& b = ranks.backend;
   return load_model(source, ranks.config.storage(), ranks.mesh, *b.device, *b.stream, *b.ops);

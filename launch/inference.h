@@ -47,6 +47,10 @@ Inference start_inference(const MpiSession& session, const std::string& command,
 // Collective; errors are agreed.
 std::unique_ptr<TensorSource> open_over_ranks(const Inference& ranks, const std::string& dir);
 
+// Bytes that each rank may take for a model that it serves (scheduler_options): nine tenths of what the rank with the
+// least has free for itself. Collective; call it before anything is allocated.
+std::size_t memory_for_serving(const Inference& ranks);
+
 // Reads this rank's part of the weights. First check, on all ranks, that everything fits (check_fits.h). Collective.
 LoadedModel load_over_ranks(const Inference& ranks, TensorSource& source);
 

@@ -142,6 +142,7 @@ TEST_F(JsonTokenizerTest, StreamedTextEndsBetweenCharacters) {
   }
   // What never becomes a character is shown at the end.
   StreamedText broken(*tokenizer, {});
+  EXPECT_EQ(broken.add(300), "");  // no token of it
   EXPECT_EQ(broken.add(0xC3), "");
   EXPECT_EQ(broken.finish(), "\xEF\xBF\xBD");
 }

@@ -1,0 +1,146 @@
+#include <fmt/format.h>
+
+#include <sstream>
+
+#include "tests/cli/refused.h"
+#include "tests/cli/small_run.h"
+#include "tests/real_models.h"
+
+namespace upcycle {
+namespace {
+
+using nlohmann::json;
+
+// The objects that it prints, by index.
+std::map<int, json> answers(const Outcome& o) {
+  EXPECT_EQ(o.exit_code, 0) << o.err;
+  std::map<int, json> found;
+  std::istringstream in(o.out);
+  for (std::string line; std::getline(in, line);) {
+    const json j = json::parse(line, nullptr, false);
+    EXPECT_TRUE(j.is_object()) << line;
+    if (j.is_object()) found[j["index"]] = j;
+  }
+  return found;
+}
+
+struct GenerateFromAFile : ::testing::Test {
+  SmallRun small;
+  const std::string run = small.train("run", {{"train", {{"steps", 20}}}, {"model", {{"num_local_experts", 4}}}});
+
+  Words command(const Words& more) const {
+    Words words{"generate", run, "--tokenizer=bytes"};
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  }
+  std::string prompts(const std::vector<json>& lines) const {
+    std::string text;
+    for (const json& line : lines) text += line.dump() + "\n";
+    return "--prompts=" + small.folder.write("prompts.jsonl", text);
+  }
+};
+
+// Whatever is served beside it, and on every layout, a prompt is answered as it is by itself.
+TEST_F(GenerateFromAFile, PromptsAreAnsweredAsByThemselves) {
+  const std::vector<json> lines = {{{"prompt", "The cat"}, {"max_tokens", 30}},
+                                   {{"prompt", {84, 104, 101}}, {"max_tokens", 7}, {"temperature", 0}},
+                                   {{"prompt", std::string(60, 'o')}, {"seed", 5}, {"max_tokens", 20}, {"top_k", 9}},
+                                   {{"prompt", "The dog sat on"}, {"temperature", 0}, {"max_tokens", 50}}};
+  std::map<int, json> alone;
+  for (std::size_t i = 0; i < lines.size(); ++i) {
+    json line = lines[i];
+    if (!line.contains("seed")) line["seed"] = 1 + i;
+    json only = answers(run_upcycle(command({prompts({line}), "--json"}))).at(0);
+    only["index"] = i;
+    EXPECT_EQ(only["prompt"], line["prompt"]);
+    EXPECT_EQ(only["tokens"].size(), line["max_tokens"]);
+    EXPECT_EQ(only["finish_reason"], "length");
+    alone[static_cast<int>(i)] = only;
+  }
+  const Words together = command({prompts(lines), "--json", "--block-size=8", "--max-num-batched-tokens=16"});
+  EXPECT_EQ(answers(run_upcycle(together)), alone);
+  struct Layout {
+    int ranks;
+    Words words;
+  };
+  for (const Layout& layout : {Layout{2, {"--parallel.tp=2", "--parallel.ep=2"}}, Layout{2, {"--parallel.ep=2"}},
+                               Layout{4, {"--parallel.tp=2", "--parallel.etp=2", "--parallel.ep=2"}}}) {
+    Words words = together;
+    words.insert(words.end(), layout.words.begin(), layout.words.end());
+    EXPECT_EQ(answers(run_ranks(layout.ranks, words)), alone) << layout.words[0];
+  }
+}
+
+TEST_F(GenerateFromAFile, TextsArePrintedInTheirOrder) {
+  const std::string file = small.folder.write("prompts.txt", "The cat\n\nThe dog sat\r\nThe");
+  const auto alone = [&](const std::string& prompt, const std::string& seed) {
+    return run_upcycle(command({prompt, "--tokens=12", "--seed=" + seed})).out;
+  };
+  const std::string expected = alone("The cat", "1") + "\n" + alone("The dog sat", "2") + "\n" + alone("The", "3");
+  EXPECT_EQ(run_upcycle(command({"--prompts=" + file, "--tokens=12", "--max-num-seqs=2"})).out, expected);
+}
+
+TEST_F(GenerateFromAFile, WhatCanNotBeServedIsOneLine) {
+  const auto refused = [&](const json& line, const Words& named, const Words& more = {}) {
+    Words words = command({prompts({{{"prompt", "good"}}, line})});
+    words.insert(words.end(), more.begin(), more.end());
+    const std::string error = one_line_error(run_upcycle(words));
+    for (const std::string& part : named) EXPECT_NE(error.find(part), std::string::npos) << part << " in: " << error;
+  };
+  refused({{"prompt", "x"}, {"temprature", 1}}, {"prompts.jsonl:2: unknown key 'temprature'", "'temperature'"});
+  refused({{"prompt", "x"}, {"top_p", 0}}, {"prompts.jsonl:2: top_p: found 0.0"});
+  refused({{"prompt", "x"}, {"top_k", -1}}, {"top_k: found -1"});
+  refused({{"prompt", "x"}, {"max_tokens", 0}}, {"max_tokens: found 0, expected 1 or more"});
+  refused({{"prompt", "x"}, {"temperature", "hot"}}, {"temperature: found \"hot\", expected a number"});
+  refused({{"prompt", "x"}, {"max_tokens", 127}}, {"prompts.jsonl:2", "2 tokens and max_tokens 127", "= 128"});
+  refused({{"prompt", std::string(128, 'x')}}, {"prompts.jsonl:2", "129 tokens", "= 128"});
+  refused({{"prompt", {1, 258}}}, {"prompts.jsonl:2: prompt[1]: found 258"});
+  refused({{"prompt", 3}}, {"prompts.jsonl:2: prompt: found 3"});
+  refused({{"prompts", "x"}}, {"prompts.jsonl:2", "no object with a \"prompt\""});
+  refused({{"prompt", "x"}}, {"prompt 1", "max_model_len"}, {"--max-model-len=16"});
+  refused({{"prompt", "x"}}, {"a prompt and --prompts"}, {"y"});
+  expect_one_line(run_ranks(2, command({"--prompts=" + small.folder.write("none.txt", "\n")})), {"found no prompts"});
+}
+
+// Against transformers; golden/make_greedy.py says how these were made.
+TEST(RealModels, GreedyTokensAreThoseOfTransformers) {
+  const std::string folder = real_models();
+  if (folder.empty()) GTEST_SKIP();
+  const SmallRun small;
+  const json cases = json::parse(std::ifstream(UPCYCLE_ROOT "/tests/golden/greedy.json"));
+  for (const auto& [name, c] : cases.items()) {
+    std::string model = folder + "/" + c["model"].get<std::string>();
+    if (!c["overrides"].empty()) {
+      Words train{"train", "--init.upcycle=" + model, "--data.train=" + small.file("train"),
+                  "--checkpoint.dir=" + small.file("run")};
+      for (const std::string word : c["overrides"]) train.push_back(word);
+      ASSERT_EQ(run_upcycle(train).exit_code, 0);
+      model = small.file("hf");
+      ASSERT_EQ(run_upcycle({"export", small.file("run"), model}).exit_code, 0);
+    }
+    const json line{{"prompt", c["prompt"]}, {"max_tokens", c["tokens"].size()}};
+    const Words words{"generate",        model,    "--prompts=" + small.folder.write("prompts.jsonl", line.dump()),
+                      "--temperature=0", "--json", "--tokenizer=bytes"};
+    EXPECT_EQ(answers(run_upcycle(words)).at(0)["tokens"], c["tokens"]) << name;
+    Words two = words;
+    two.insert(two.end(), {"--parallel.tp=2", "--parallel.ep=2"});
+    EXPECT_EQ(answers(run_ranks(2, two)).at(0)["tokens"], c["tokens"]) << name;
+  }
+}
+
+TEST(RealModels, ATokenizerJsonIsReadForGenerating) {
+  const std::string folder = real_models();
+  if (folder.empty()) GTEST_SKIP();
+  const Outcome o =
+      run_upcycle({"generate", folder + "/TinyStories-656K", "Once upon a time", "--temperature=0", "--tokens=64"});
+  if (o.err.find("launch/install.sh tokenizer_json") != std::string::npos) {
+    std::printf("not run: no Python with the package tokenizers (launch/install.sh tokenizer_json)\n");
+    GTEST_SKIP();
+  }
+  EXPECT_EQ(o.exit_code, 0) << o.err;
+  EXPECT_TRUE(o.out.starts_with("Once upon a time, a little girl named Lily lived in a small house with her mom,"))
+      << o.out;
+}
+
+}  // namespace
+}  // namespace upcycle
