@@ -33,7 +33,7 @@ function(upcycle_tests_on_gpus folder)
 endfunction()
 upcycle_tests_on_gpus(train_mpi RANKS 2 FULL_RANKS 2 FILTER CheckReplicas.*:*SameLayoutIsBitwise*/Moe*)
 upcycle_tests_on_gpus(parity_mpi FULL_RANKS 2 4)
-upcycle_tests_on_gpus(serve_mpi RANKS 1 2 FULL_RANKS 1 2 4 FILTER *EveryLayout/Moe:Engine.Memory*)
+upcycle_tests_on_gpus(serve_mpi RANKS 1 FULL_RANKS 1 2 4 FILTER *EveryLayout/Moe:Engine.*)
 upcycle_tests_on_gpus(upcycle_mpi RANKS 2 FULL_RANKS 2 4 FILTER Ranks.*)
 
 # On GPUs, one rank each: built wherever CUDA is, run by launch/gpu_check.sh.

@@ -198,13 +198,13 @@ TEST(Engine, SampledTokensAreTheRequestsOwn) {
 
 // Random arrivals and cancellations in a cache so small that sequences lose their pages: what is served is what each
 // request gets alone, and nothing stays behind.
-TEST(Engine, RandomSchedulingLosesNothing) {
+void schedule_randomly(std::int64_t count) {
   Engines engines(Kind::Moe);
   const ModelConfig& m = engines.source.model();
   const Mesh mesh = make_test_mesh(*engines.rig.device, *engines.rig.stream);
   const LoadedModel model =
       load_model(engines.source, DType::F32, mesh, *engines.rig.device, *engines.rig.stream, *engines.rig.ops);
-  const std::vector<Request> all = requests(m, 150, 40, 24, 0);
+  const std::vector<Request> all = requests(m, count, 40, 24, 0);
   const auto engine = make_engine(model, options_of(m, 20, 10));
   std::map<std::int64_t, std::vector<std::int32_t>> tokens;
   std::map<std::int64_t, bool> ended, cancelled;
@@ -238,6 +238,11 @@ TEST(Engine, RandomSchedulingLosesNothing) {
   }
   expect_reference(engines, complete, served);
 }
+TEST(Engine, RandomSchedulingLosesNothing) {
+  const bool fast = mpi_session().size() == 1 && make_rig_device()->kind() == DeviceKind::Cpu;
+  schedule_randomly(fast ? 1000 : 150);
+}
+TEST(FullEngine, RandomSchedulingOfTenThousandLosesNothing) { schedule_randomly(10000); }
 
 // What a device gave out.
 class CountingDevice final : public Device {
