@@ -47,10 +47,12 @@ class Engine final : public Server {
 
  private:
   int dp() const { return m_.mesh->layout.dp; }
-  void fill(std::span<const ScheduledRows> plan);
+  std::int64_t schedule();
+  void hand_over(std::span<const ScheduledRows> plan);
   void compute(std::int64_t drawing);
   void show_logits(std::span<const ScheduledRows> plan, std::int64_t drawing);
   void share_drawn(std::int64_t drawing);
+  void complete();
 
   const LoadedModel& m_;
   SchedulerOptions options_;
@@ -117,7 +119,7 @@ void Engine::wait_until(double time) {
 }
 
 // Writes this replica's part of the step for the device, padded to whole rows of every tp rank, and starts the copies.
-void Engine::fill(std::span<const ScheduledRows> plan) {
+void Engine::hand_over(std::span<const ScheduledRows> plan) {
   const StepTensors& d = b_.step;
   const auto host = [&](const Tensor& t) {  // the same place in the host's copy
     return rows_.data() + (static_cast<const std::int32_t*>(t.data) - static_cast<const std::int32_t*>(d.rows.data));
@@ -234,13 +236,12 @@ void Engine::share_drawn(std::int64_t drawing) {
   m_.stream->synchronize();
 }
 
-const StepReport& Engine::step() {
-  const TraceRange range("serve_step");
-  report_.tokens.clear();
-  report_.rows = report_.prompt_rows = report_.sequences = report_.waiting = report_.running = 0;
-  report_.preemptions = report_.experts_touched = report_.assignments = 0;
-  report_.weight_bytes = 0;
-  const auto me = static_cast<std::size_t>(m_.mesh->at.dp);
+// Every replica's part of the step; returns how many tokens this one draws.
+std::int64_t Engine::schedule() {
+  std::vector<EmittedToken> kept = std::move(report_.tokens);  // its memory
+  kept.clear();
+  report_ = {};
+  report_.tokens = std::move(kept);
   std::int64_t drawing = 0;
   for (std::size_t d = 0; d < schedulers_.size(); ++d) {
     Scheduler& s = schedulers_[d];
@@ -254,18 +255,19 @@ const StepReport& Engine::step() {
       ++report_.sequences;
       const auto prompt = static_cast<std::int64_t>(r.sequence->request.prompt.size());
       report_.prompt_rows += std::clamp<std::int64_t>(prompt - r.begin, 0, r.rows);
-      drawing += d == me && r.samples;
+      drawing += static_cast<int>(d) == m_.mesh->at.dp && r.samples;
     }
   }
-  if (report_.rows == 0) return report_;
-  fill(plans_[me]);
-  compute(drawing);
-  if (see_logits_) show_logits(plans_[me], drawing);
-  share_drawn(drawing);
+  return drawing;
+}
+
+// Every replica's tokens join their sequences.
+void Engine::complete() {
   const std::int64_t width = options_.max_num_seqs + 2;
+  // Each replica counts what its ep group did: one group may be several replicas, and a replica several groups, of
+  // which the others' counts are taken to be its own.
   const Layout& l = m_.mesh->layout;
-  const double copies = std::max(1.0, static_cast<double>(l.tp) / (l.ep * l.etp)),
-               shared = std::max(1.0, static_cast<double>(l.ep * l.etp) / l.tp);
+  const double groups_per_replica = static_cast<double>(l.tp) / (l.ep * l.etp);
   double touched = 0, assignments = 0;
   for (std::size_t d = 0; d < schedulers_.size(); ++d) {
     const std::int32_t* drawn = drawn_.data() + static_cast<std::int64_t>(d) * width;
@@ -273,12 +275,24 @@ const StepReport& Engine::step() {
         std::count_if(plans_[d].begin(), plans_[d].end(), [](const ScheduledRows& r) { return r.samples; }));
     const auto emitted = schedulers_[d].complete({drawn, n});
     report_.tokens.insert(report_.tokens.end(), emitted.begin(), emitted.end());
-    touched += drawn[width - 2] * copies / shared;
-    assignments += drawn[width - 1] * copies / shared;
+    touched += drawn[width - 2] * groups_per_replica;
+    assignments += drawn[width - 1] * groups_per_replica;
   }
   report_.experts_touched = std::llround(touched);
   report_.assignments = std::llround(assignments);
   report_.weight_bytes = weight_bytes_.dense * dp() + touched * weight_bytes_.expert;
+}
+
+const StepReport& Engine::step() {
+  const TraceRange range("serve_step");
+  const std::int64_t drawing = schedule();
+  if (report_.rows == 0) return report_;
+  const auto& mine = plans_[static_cast<std::size_t>(m_.mesh->at.dp)];
+  hand_over(mine);
+  compute(drawing);
+  if (see_logits_) show_logits(mine, drawing);
+  share_drawn(drawing);
+  complete();
   return report_;
 }
 

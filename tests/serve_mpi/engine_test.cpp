@@ -150,7 +150,10 @@ TEST_P(EngineTest, LogitsAreTheTrainingForwardsInEveryLayout) {
     SCOPED_TRACE(fmt::format("tp {} ep {} etp {}", l.tp, l.ep, l.etp));
     const Mesh mesh = make_test_mesh(*engines.rig.device, *engines.rig.stream, l.tp, l.ep, l.etp);
     const std::int64_t enough = 4 * 12;
-    for (const std::int64_t budget : {4, 13, 64}) {  // chunks of any size, mixed with decoding
+    // Chunks of any size, mixed with decoding; where eight ranks share two cores, of one.
+    const auto budgets =
+        mpi_session().size() < 8 ? std::vector<std::int64_t>{4, 13, 64} : std::vector<std::int64_t>{13};
+    for (const std::int64_t budget : budgets) {
       SCOPED_TRACE(budget);
       expect_reference(engines, all, engines.serve(mesh, options_of(m, budget, enough), all));
     }
