@@ -52,7 +52,7 @@ void CpuOps::grouped_matmul(Stream& stream, Workspace workspace, MatmulKind kind
     const std::int64_t begin = offsets[static_cast<std::size_t>(e)], end = offsets[static_cast<std::size_t>(e) + 1];
     std::int64_t rows = end - begin;
     if (!padded) {
-      if (rows <= kThinRows) continue;
+      if (rows <= thin_rows(isa_, s.ab)) continue;
       rows = rows / kExpertRowAlign * kExpertRowAlign;  // those that have prepared primitives
       const std::int64_t rest[] = {begin + rows, end};
       thin_matmul(isa_, s, rest, 0, c.data, a.data, row_address(b, e));

@@ -21,7 +21,7 @@ std::size_t CpuOps::matmul_workspace(const OpLimits&) { return GemmCache::worksp
 void CpuOps::matmul(Stream& stream, Workspace workspace, MatmulKind kind, const Tensor& c, const Tensor& a,
                     const Tensor& b, Store store) {
   GemmShape s = checked_matmul(kind, c, a, b, store);
-  if (is_thin(s)) {
+  if (is_thin(isa_, s)) {
     const std::int64_t all[] = {0, s.m};
     thin_matmul(isa_, s, all, 0, c.data, a.data, b.data);
     return stream.poll();

@@ -56,7 +56,7 @@ void forward(const Tensor& out, const Tensor& rstd, const Tensor& sum, const Ten
   const std::int64_t rows = x.rows(), H = x.columns();
   const T* w = weight.as<T>();
   float* r = rstd.as<float>();
-#pragma omp parallel for schedule(dynamic, 16) if (rows * H >= kParallelFrom)
+#pragma omp parallel for schedule(dynamic, 4) if (rows * H >= kParallelFrom)
   for (std::int64_t t = 0; t < rows; ++t) {
     forward_row(out.as<T>() + t * out.row_stride, r + t, delta ? sum.as<T>() + t * sum.row_stride : nullptr,
                 x.as<T>() + t * x.row_stride, delta ? delta.as<T>() + t * delta.row_stride : nullptr, w, H, eps);

@@ -13,7 +13,7 @@ template <class T>
 void rotate(const Tensor& x, std::int64_t D, const float* table, const std::int32_t* positions, float direction) {
   const std::int64_t rows = x.rows(), heads = x.columns() / D, half = D / 2;
   T* data = x.as<T>();
-#pragma omp parallel for schedule(dynamic, 16) if (x.size() >= kParallelFrom)
+#pragma omp parallel for schedule(dynamic, 4) if (x.size() >= kParallelFrom)
   for (std::int64_t t = 0; t < rows; ++t) {
     const float* cosine = table + positions[t] * D;
     const float* sine = cosine + half;

@@ -35,7 +35,7 @@ float sigmoid(float x) {
 template <class T>
 void forward(const Tensor& out, const Tensor& gate_up) {
   const std::int64_t rows = out.rows(), F = out.columns();
-#pragma omp parallel for schedule(dynamic, 16) if (rows * F >= kParallelFrom)
+#pragma omp parallel for schedule(dynamic, 4) if (rows * F >= kParallelFrom)
   for (std::int64_t t = 0; t < rows; ++t) {
     T* y = out.as<T>() + t * out.row_stride;
     const T* gate = gate_up.as<T>() + t * gate_up.row_stride;
@@ -51,7 +51,7 @@ void forward(const Tensor& out, const Tensor& gate_up) {
 template <class T>
 void backward(const Tensor& dgate_up, const Tensor& dout, const Tensor& gate_up) {
   const std::int64_t rows = dout.rows(), F = dout.columns();
-#pragma omp parallel for schedule(dynamic, 16) if (rows * F >= kParallelFrom)
+#pragma omp parallel for schedule(dynamic, 4) if (rows * F >= kParallelFrom)
   for (std::int64_t t = 0; t < rows; ++t) {
     const T* dy = dout.as<T>() + t * dout.row_stride;
     const T* gate = gate_up.as<T>() + t * gate_up.row_stride;

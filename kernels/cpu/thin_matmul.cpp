@@ -53,30 +53,37 @@ Columns<T, C> columns_for(CpuIsa isa) {
   return avx512_bf16::columns_of<T, C>;
 }
 
-std::int64_t rows_of(std::span<const std::int64_t> offsets, std::int64_t e) {
-  const std::int64_t rows = offsets[static_cast<std::size_t>(e) + 1] - offsets[static_cast<std::size_t>(e)];
-  return rows <= kThinRows ? rows : 0;
-}
+// The rows of each segment that is multiplied here.
+struct Segments {
+  std::span<const std::int64_t> offsets;
+  std::int64_t most;
+
+  std::int64_t count() const { return static_cast<std::int64_t>(offsets.size()) - 1; }
+  std::int64_t begin(std::int64_t e) const { return offsets[static_cast<std::size_t>(e)]; }
+  std::int64_t rows(std::int64_t e) const {
+    const std::int64_t all = begin(e + 1) - begin(e);
+    return all <= most ? all : 0;
+  }
+};
 
 // Below, waking threads costs more than the work.
-bool worth_threads(const GemmShape& s, std::span<const std::int64_t> offsets) {
+bool worth_threads(const GemmShape& s, const Segments& segments) {
   std::int64_t rows = 0;
-  for (std::int64_t e = 0; e + 1 < static_cast<std::int64_t>(offsets.size()); ++e)
-    if (const std::int64_t here = rows_of(offsets, e); here > 0) rows += here + kRowsOfReading;
+  for (std::int64_t e = 0; e < segments.count(); ++e)
+    if (const std::int64_t here = segments.rows(e); here > 0) rows += here + kRowsOfReading;
   return rows * s.n * s.k >= kParallelFrom;
 }
 
 template <class T, class C>
-void multiply(CpuIsa isa, const GemmShape& s, std::span<const std::int64_t> offsets, std::int64_t matrix_stride, C* c,
-              const T* a, const T* b) {
+void multiply(CpuIsa isa, const GemmShape& s, const Segments& segments, std::int64_t matrix_stride, C* c, const T* a,
+              const T* b) {
   const Columns<T, C> columns = columns_for<T, C>(isa);
-  const std::int64_t items = (s.n + kItemColumns - 1) / kItemColumns;
-  const std::int64_t count = (static_cast<std::int64_t>(offsets.size()) - 1) * items;
+  const std::int64_t items = (s.n + kItemColumns - 1) / kItemColumns, count = segments.count() * items;
   // A thread that has lost its core delays the others by one item.
-#pragma omp parallel for schedule(dynamic) if (worth_threads(s, offsets))
+#pragma omp parallel for schedule(dynamic) if (worth_threads(s, segments))
   for (std::int64_t i = 0; i < count; ++i) {
-    const std::int64_t e = i / items, begin = i % items * kItemColumns, row = offsets[static_cast<std::size_t>(e)];
-    if (const std::int64_t rows = rows_of(offsets, e); rows > 0)
+    const std::int64_t e = i / items, begin = i % items * kItemColumns, row = segments.begin(e);
+    if (const std::int64_t rows = segments.rows(e); rows > 0)
       columns(s, rows, c + row * s.ldc, a + row * s.lda, b + e * matrix_stride, begin,
               std::min(begin + kItemColumns, s.n));
   }
@@ -89,7 +96,7 @@ void thin_matmul(CpuIsa isa, const GemmShape& s, std::span<const std::int64_t> o
   UPCYCLE_CHECK(s.kind == MatmulKind::NT && s.store == Store::Overwrite && !offsets.empty(),
                 "a thin product is NT, overwrites and has a segment");
   const auto run = [&]<class T, class C>(const T* x, C* y) {
-    multiply(isa, s, offsets, matrix_stride, y, x, static_cast<const T*>(b));
+    multiply(isa, s, Segments{offsets, thin_rows(isa, s.ab)}, matrix_stride, y, x, static_cast<const T*>(b));
   };
   if (s.ab == DType::F32)
     run(static_cast<const float*>(a), static_cast<float*>(c));

@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <span>
 
@@ -10,18 +11,21 @@
 // The bits of an element of C depend on its row of A and its row of B alone: not on m, n or the threads.
 namespace upcycle {
 
-// More rows are faster with oneDNN (measured on a Zen 5, n and k from 768 to 4096: bf16 up to some 200 rows are faster
-// here, fp32 and widened bf16 up to some 80).
-inline constexpr std::int64_t kThinRows = 96;
+// More rows are faster with oneDNN (measured on a Zen 5, n and k from 768 to 4096).
+constexpr std::int64_t thin_rows(CpuIsa isa, DType ab) {
+  return ab == DType::BF16 && isa == CpuIsa::Avx512Bf16 ? 256 : 96;
+}
 
-// Whether Ops::matmul computes the product so. Training has more rows in a pass, or, in tests, small matrices.
-inline bool is_thin(const GemmShape& s) {
-  constexpr std::int64_t kLeastWeights = 1 << 16;
-  return s.kind == MatmulKind::NT && s.store == Store::Overwrite && s.m <= kThinRows && s.n * s.k >= kLeastWeights;
+// Whether Ops::matmul computes the product so. Training has more rows in a pass, or, in tests, small matrices: its sums
+// keep their order.
+constexpr bool is_thin(CpuIsa isa, const GemmShape& s) {
+  constexpr std::int64_t kLeastWeights = 1 << 16, kMostRows = 128;
+  return s.kind == MatmulKind::NT && s.store == Store::Overwrite && s.m <= std::min(kMostRows, thin_rows(isa, s.ab)) &&
+         s.n * s.k >= kLeastWeights;
 }
 
 // One product per segment: rows [offsets[e], offsets[e + 1]) of A and C (s.m is not read) with matrix e of B, which are
-// `matrix_stride` elements apart. Segments of more than kThinRows rows are left out.
+// `matrix_stride` elements apart. Segments of more than thin_rows rows are left out.
 void thin_matmul(CpuIsa isa, const GemmShape& s, std::span<const std::int64_t> offsets, std::int64_t matrix_stride,
                  void* c, const void* a, const void* b);
 

@@ -57,17 +57,16 @@ TEST(ThinMatmul, EqualsAPlainLoopForEveryNumberOfRows) {
 
 // A request's tokens must not depend on what else is in its batch, nor on how many threads there are.
 TEST(ThinMatmul, AnElementsBitsDependOnItsRowsAlone) {
-  constexpr std::int64_t n = 150, k = 1003;
+  constexpr std::int64_t M = 96, n = 150, k = 1003;
   for (const CpuIsa isa : instruction_sets())
     for (const Types types : kTypes) {
-      HostTensor a(types.ab, {kThinRows, k}), b(types.ab, {n, k}), all(types.c, {kThinRows, n}),
-          c(types.c, {kThinRows, n});
+      HostTensor a(types.ab, {M, k}), b(types.ab, {n, k}), all(types.c, {M, n}), c(types.c, {M, n});
       a.fill_normal("a");
       b.fill_normal("b");
       multiply(isa, all, a, b);
-      for (std::int64_t m = 1; m <= kThinRows; m += m < 14 ? 1 : 7) {
+      for (std::int64_t m = 1; m <= M; m += m < 14 ? 1 : 7) {
         const ThreadCount threads(1 + static_cast<int>(m % 3));
-        const std::int64_t row = kThinRows - m, column = m % 11;
+        const std::int64_t row = M - m, column = m % 11;
         const Tensor part = c.slice_rows(0, m).slice_columns(0, n - column);
         multiply(isa, part, a.slice_rows(row, row + m), b.slice_rows(column, n));
         for (std::int64_t i = 0; i < m; ++i)
@@ -103,10 +102,10 @@ TEST(ThinMatmul, InfinitiesNaNsAndRoundingAreThoseOfTheSum) {
 // Segments are multiplied with matrices of their own; those with too many rows are another's work.
 TEST(ThinMatmul, SegmentsHaveAMatrixEach) {
   constexpr std::int64_t n = 70, k = 45, E = 5;
-  const std::int64_t offsets[] = {1, 3, 3, 10, 10 + kThinRows + 1, 112};
+  const std::int64_t offsets[] = {1, 3, 3, 10, 267, 270};
   for (const CpuIsa isa : instruction_sets())
     for (const Types types : kTypes) {
-      HostTensor a(types.ab, {120, k}, 1), b(types.ab, {E * n, k}), c(types.c, {120, n}, 3), one(types.c, {120, n});
+      HostTensor a(types.ab, {280, k}, 1), b(types.ab, {E * n, k}), c(types.c, {280, n}, 3), one(types.c, {280, n});
       a.fill_normal("a");
       b.fill_normal("b");
       c.fill_value(5);
@@ -122,19 +121,17 @@ TEST(ThinMatmul, SegmentsHaveAMatrixEach) {
 }
 
 TEST(ThinMatmul, TrainingsProductsStayWithOneDnn) {
-  GemmShape s{.m = kThinRows, .n = 256, .k = 256};
-  EXPECT_TRUE(is_thin(s));
-  s.m = kThinRows + 1;
-  EXPECT_FALSE(is_thin(s));
-  s.m = 1;
-  s.n = 255;
-  EXPECT_FALSE(is_thin(s));
-  s.n = 256;
-  s.store = Store::Accumulate;
-  EXPECT_FALSE(is_thin(s));
-  s.store = Store::Overwrite;
-  s.kind = MatmulKind::NN;
-  EXPECT_FALSE(is_thin(s));
+  const auto thin = [](CpuIsa isa, GemmShape s) { return is_thin(isa, s); };
+  const GemmShape fp32{.m = 96, .n = 256, .k = 256}, small{.m = 1, .n = 255, .k = 256};
+  const GemmShape bf16_{.ab = DType::BF16, .m = 128, .n = 256, .k = 256};
+  EXPECT_TRUE(thin(CpuIsa::Avx512Bf16, fp32) && thin(CpuIsa::Avx2, fp32) && thin(CpuIsa::Avx512Bf16, bf16_));
+  EXPECT_FALSE(thin(CpuIsa::Avx512, bf16_) || thin(CpuIsa::Avx2, small));
+  for (const MatmulKind kind : {MatmulKind::NT, MatmulKind::NN, MatmulKind::TN})
+    for (const Store store : {Store::Overwrite, Store::Accumulate})
+      for (const std::int64_t m : {1, 129}) {
+        const GemmShape s{.kind = kind, .store = store, .ab = DType::BF16, .m = m, .n = 512, .k = 512};
+        EXPECT_EQ(thin(CpuIsa::Avx512Bf16, s), kind == MatmulKind::NT && store == Store::Overwrite && m == 1);
+      }
 }
 
 }  // namespace
