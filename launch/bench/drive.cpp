@@ -40,7 +40,7 @@ void record_step(LoadRun& run, const StepReport& report, double begin, double en
       fail(r, end, "the server ended it");
       continue;
     }
-    if (emitted.token >= 0) {
+    if (emitted.finished != FinishReason::Ended) {
       r.tokens.push_back(end);
       ++r.output_len;
       ++run.steps.back().new_tokens;

@@ -261,7 +261,7 @@ class CurlServer : public RemoteServer {
     if (error.empty() && status != 200) error = fmt::format("HTTP {}: {}", status, excerpt(t.answer));
     if (error.empty() && !t.finished) error = "the server closed the stream before its end";
     if (error.empty() && t.tokens == 0) error = "the stream ended without a token";
-    report_.tokens.push_back({t.id, -1, error.empty() ? FinishReason::Length : FinishReason::Failed});
+    report_.tokens.push_back({t.id, -1, error.empty() ? FinishReason::Ended : FinishReason::Failed});
     ends_[t.id] = t.end;
     curl_multi_remove_handle(multi_, t.easy.get());
     transfers_.erase(t.id);

@@ -40,14 +40,14 @@ struct ScheduledRows {
   bool samples = false;  // the last row is the sequence's last token: the next one is drawn from its logits
 };
 
-enum class FinishReason : std::uint8_t { None, Length, Stop, Failed };
+// Ended and Failed are of servers elsewhere and come without a token: the one before was the last; it was given up.
+enum class FinishReason : std::uint8_t { None, Length, Stop, Ended, Failed };
 
 // A token that a step gave a request.
 struct EmittedToken {
   std::int64_t id = 0;
   std::int32_t token = 0;
-  // Not None: its last. Without a token (-1), from a server elsewhere: it ended with the one before, or Failed.
-  FinishReason finished = FinishReason::None;
+  FinishReason finished = FinishReason::None;  // not None: its last
 };
 
 class Scheduler {
