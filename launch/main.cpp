@@ -36,7 +36,7 @@ const std::vector<Command> commands = {
     {"train", run_train, Ranks::Many, "pretrain, continue, or upcycle and train"},
     {"eval", run_eval, Ranks::Many, "held-out loss of a model on a token set"},
     {"score", run_score, Ranks::Many, "log-likelihood of given token ids"},
-    {"generate", run_generate, Ranks::Many, "continue a text"},
+    {"generate", run_generate, Ranks::Many, "continue texts"},
     {"inspect", run_inspect, Ranks::One, "what a model or checkpoint is"},
     {"diff", run_diff, Ranks::One, "the first tensor in which two dumps or models differ, and by how much"},
     {"reshard", run_reshard, Ranks::One, "a checkpoint to the files of another layout"},
