@@ -6,7 +6,7 @@
 Loads the directory with MixtralForCausalLM or LlamaForCausalLM, as its config.json says, with every weight accounted
 for, and compares the negative log-likelihood of each id (`nll`) and the logits after the last one (`logits_last`) of
 several random sequences with those of `upcycle score HF_DIRECTORY --dtype fp32 --json`: 1e-4 absolute, 1e-5 for the
-mean. --same-as also compares the tensors with those of another Hugging Face directory, bit for bit.
+mean. The greedy tokens of `upcycle generate` are transformers' up to the first choice between logits closer than 1e-3. --same-as also compares the tensors with those of another Hugging Face directory, bit for bit.
 Exit status 0: all agree; 1: something differs, with one line saying what.
 """
 import argparse
@@ -86,6 +86,29 @@ def compare_scores(binary, folder, model):
     return worst
 
 
+def compare_greedy(binary, folder, model, most=64):
+    rng = random.Random(2)
+    prompt = [rng.randrange(model.config.vocab_size) for _ in range(5)]
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as f:
+        json.dump({"prompt": prompt, "max_tokens": most, "temperature": 0}, f)
+        f.flush()
+        done = subprocess.run([binary, "generate", folder, "--prompts", f.name, "--json"],
+                              capture_output=True, text=True)
+    if done.returncode:
+        fail(f"upcycle generate {folder}: exit {done.returncode}: {done.stderr.strip()}")
+    ours = json.loads(done.stdout)["tokens"]
+    with torch.no_grad():
+        ids = model.generate(torch.tensor([prompt]), max_new_tokens=most, do_sample=False,
+                             eos_token_id=model.config.eos_token_id)[0]
+        top = model(ids[None], use_cache=False).logits[0, len(prompt) - 1:-1].topk(2).values
+    theirs = ids[len(prompt):].tolist()
+    close = [i for i, (a, b) in enumerate(top.tolist()) if a - b < 1e-3]
+    same = close[0] if close else len(theirs)
+    if ours[:same] != theirs[:same] or (not close and len(ours) != len(theirs)):
+        fail(f"{folder}: greedy tokens {ours} differ from {theirs}")
+    return same
+
+
 def compare_tensors(folder, original):
     ours, theirs = tensors(folder), tensors(original)
     if ours.keys() != theirs.keys():
@@ -107,4 +130,5 @@ if __name__ == "__main__":
         compare_tensors(args.folder, args.same_as)
     model = load(args.folder)
     worst = compare_scores(args.binary, args.folder, model)
-    print(f"{args.folder}: {type(model).__name__}, largest difference {worst:.2g}")
+    greedy = compare_greedy(args.binary, args.folder, model)
+    print(f"{args.folder}: {type(model).__name__}, largest difference {worst:.2g}, {greedy} equal greedy tokens")
