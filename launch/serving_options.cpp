@@ -43,6 +43,8 @@ SchedulerOptions scheduler_options(const ServingOptions& s, const ModelConfig& m
   check_at_least("--max-num-seqs", s.max_num_seqs, 1);
   check_at_least("--max-num-batched-tokens", s.max_num_batched_tokens, 0);
   check_at_least("--max-model-len", s.max_model_len, 0);
+  if (s.max_model_len == 1)
+    input_error("command line: --max-model-len: found 1, expected 2 or more: a token and the next");
   if (s.block_size != 8 && s.block_size != 16 && s.block_size != 32 && s.block_size != 64)
     input_error("command line: --block-size: found {}, expected 8, 16, 32 or 64", s.block_size);
   if (s.max_model_len > model.max_position_embeddings)

@@ -27,7 +27,7 @@ void CpuOps::sort_by_expert(Stream&, Workspace workspace, const Tensor& counts, 
   const SortSizes z = check_sort_by_expert(counts, source, slot, experts, align);
   const std::int64_t E = z.E, k = z.k, R = z.R, n = z.T * k;
   const std::int32_t* expert = experts.as<std::int32_t>();
-  check_indices("sort_by_expert: experts", expert, n, 0, E);
+  check_indices("sort_by_expert: experts", expert, n, -1, E);
 
   const std::int64_t parts =
       std::clamp<std::int64_t>(n / kPartFrom, 1, std::min<std::int64_t>(kMostParts, omp_get_max_threads()));
@@ -38,7 +38,8 @@ void CpuOps::sort_by_expert(Stream&, Workspace workspace, const Tensor& counts, 
 
 #pragma omp parallel for schedule(static) if (parts > 1)
   for (std::int64_t part = 0; part < parts; ++part)
-    for (std::int64_t i = n * part / parts; i < n * (part + 1) / parts; ++i) ++place[part * E + expert[i]];
+    for (std::int64_t i = n * part / parts; i < n * (part + 1) / parts; ++i)
+      if (expert[i] >= 0) ++place[part * E + expert[i]];
 
   std::int32_t* const count = counts.as<std::int32_t>();
   std::int64_t next = 0;
@@ -60,6 +61,8 @@ void CpuOps::sort_by_expert(Stream&, Workspace workspace, const Tensor& counts, 
 #pragma omp parallel for schedule(static) if (parts > 1)
   for (std::int64_t part = 0; part < parts; ++part)
     for (std::int64_t i = n * part / parts; i < n * (part + 1) / parts; ++i) {
+      row[i] = -1;
+      if (expert[i] < 0) continue;
       const std::int32_t at = place[part * E + expert[i]]++;
       token[at] = static_cast<std::int32_t>(i / k);
       row[i] = at;

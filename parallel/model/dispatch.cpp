@@ -106,8 +106,11 @@ void warn_of_rounds(const ModelContext& m, const Dispatch& d) {
   d.host->warned_of_rounds = true;
   log_warn(
       "layer {}: more tokens for one rank's experts than its buffers hold: the layer is done in {} rounds, which is "
-      "slower but the same; raise parallel.imbalance_factor (now {}) or balance the router",
-      d.layer, d.rounds, m.pass.imbalance_factor);
+      "slower but the same{}",
+      d.layer, d.rounds,
+      m.pass.training
+          ? fmt::format("; raise parallel.imbalance_factor (now {}) or balance the router", m.pass.imbalance_factor)
+          : "");
 }
 
 void count_use(DispatchHost& host, const AssignmentCounts& counts) {
@@ -115,8 +118,10 @@ void count_use(DispatchHost& host, const AssignmentCounts& counts) {
     std::int64_t tokens = 0;
     for (std::int64_t from = 0; from < counts.ep; ++from)
       for (std::int64_t c = 0; c < counts.chunks; ++c) tokens += counts.of(from, c, e);
-    host.experts_touched += tokens > 0;
+    char& touched = host.touched[static_cast<std::size_t>(e)];
+    host.experts_touched += tokens > 0 && touched == 0;
     host.assignments += tokens;
+    touched |= tokens > 0;
   }
 }
 
@@ -161,6 +166,7 @@ DispatchHost make_dispatch_host(Device& device, const Sizes& sizes, int ep, cons
   h.pad = HostArray<std::int32_t>(device, static_cast<std::size_t>(limits.rows));
   h.unpad = HostArray<std::int32_t>(device, static_cast<std::size_t>(limits.received));
   h.next.resize(static_cast<std::size_t>(sizes.E_local));
+  h.touched.resize(static_cast<std::size_t>(sizes.E));
   return h;
 }
 
@@ -183,6 +189,7 @@ Dispatch make_dispatch(std::int64_t layer, const Sizes& sizes, int ep, const Moe
 }
 
 void dispatch(const ModelContext& m, Dispatch& d, const Tensor& x, const Tensor& experts, const Tensor& rows) {
+  std::fill(d.host->touched.begin(), d.host->touched.end(), 0);
   start_counts(m, d, experts, d.chunks.size());
   plan_transfers(m, d);
   if (d.rounds == 1) dispatch_again(m, d, x, rows);

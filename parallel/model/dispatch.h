@@ -41,6 +41,7 @@ struct DispatchHost {
   bool warned_of_rounds = false;
   // Since it was made, summed over layers: experts that got tokens of this rank's ep group, and those tokens.
   std::int64_t experts_touched = 0, assignments = 0;
+  std::vector<char> touched;  // (E) in the layer under way, which may take several rounds
 };
 DispatchHost make_dispatch_host(Device& device, const Sizes& sizes, int ep, const MoeBuffers& limits);
 

@@ -10,6 +10,7 @@ enum class Recompute : std::uint8_t { None, Full };
 // The size of one pass over a model, forward or both ways, and how it is run.
 struct PassShape {
   std::int64_t B = 1, S = 1;   // sequences and their length; T = B * S rows, divisible by tp
+  std::int64_t padding = 0;    // of the last rows: no tokens, so no expert's work (inference)
   std::int64_t positions = 0;  // of the RoPE table; 0: S (a pass over cached sequences: the longest's)
   std::int64_t sequences = 0;  // cached ones at most; 0: the pass has its B
   bool training = true;        // false: forward only, one layer's activations are kept

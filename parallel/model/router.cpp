@@ -1,5 +1,9 @@
 #include "parallel/model/router.h"
 
+#include <algorithm>
+#include <vector>
+
+#include "core/check.h"
 #include "kernels/ops.h"
 
 namespace upcycle {
@@ -15,6 +19,16 @@ void logits(const ModelContext& m, const Tensor& x, const Tensor& weight, const 
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::NT, scratch.logits, scratch.x, scratch.w);
 }
 
+// The rows of a pass that are no tokens go to no expert.
+void leave_out_padding(const ModelContext& m, const Tensor& experts) {
+  if (m.pass.padding == 0) return;
+  const std::int64_t tokens = m.T() - m.pass.padding - m.T_local() * m.mesh->at.tp;
+  const Tensor tail = experts.slice_rows(std::clamp<std::int64_t>(tokens, 0, m.T_local()), m.T_local());
+  static const std::vector<std::int32_t> none(4096, -1);
+  UPCYCLE_CHECK(tail.size() <= static_cast<std::int64_t>(none.size()), "{} rows of padding", tail.rows());
+  m.device->copy_from_host(*m.stream, tail.data, none.data(), tail.bytes());
+}
+
 }  // namespace
 
 void route(const ModelContext& m, const Tensor& weight, const Tensor& x, const RouterState& saved,
@@ -22,6 +36,7 @@ void route(const ModelContext& m, const Tensor& weight, const Tensor& x, const R
   logits(m, x, weight, scratch);
   m.ops->router_forward(*m.stream, saved.probs, saved.experts, saved.weights, saved.lse, scratch.logits,
                         softmax_order(m.config));
+  leave_out_padding(m, saved.experts);
 }
 
 void router_losses(const ModelContext& m, const Tensor& metrics, double share, const RouterState& saved) {

@@ -26,7 +26,7 @@ struct RouterMetrics {
   double aux = 0, z = 0, entropy = 0, load_max_over_mean = 0;
 };
 
-// x (T_local, H), weight (E, H) -> saved.experts, probs, weights, lse.
+// x (T_local, H), weight (E, H) -> saved.experts, probs, weights, lse. The experts of padding are -1.
 void route(const ModelContext& m, const Tensor& weight, const Tensor& x, const RouterState& saved,
            const RouterScratch& scratch);
 

@@ -161,11 +161,12 @@ void forward_hidden(Transformer& m, const Batch& batch, double share, const Cach
   add_and_norm(m, a.final_norm, a.x_last, x, delta, m.weights.final_norm);
 }
 
-void set_rows(Transformer& m, const Activations& whole, std::int64_t T) {
+void set_rows(Transformer& m, const Activations& whole, std::int64_t T, std::int64_t padding) {
   const int tp = m.mesh->layout.tp;
   UPCYCLE_CHECK(!m.pass.training && T > 0 && T % tp == 0, "a pass of {} rows over {} tp ranks", T, tp);
   m.pass.B = 1;
   m.pass.S = T;
+  m.pass.padding = padding;
   take_first_rows(m.activations, whole, T, T / tp);
 }
 

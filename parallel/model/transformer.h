@@ -42,9 +42,9 @@ struct LossScale {
 // `share`. `cached`: what the rows' sequences are, if their earlier keys and values are in a cache; null: the batch's.
 void forward_hidden(Transformer& m, const Batch& batch, double share, const CachedSequences* cached = nullptr);
 
-// From here on passes have T rows, one of which any layout for inference may have up to its own number, a multiple of
-// tp. `whole`: the activations as they were laid out. Allocates nothing.
-void set_rows(Transformer& m, const Activations& whole, std::int64_t T);
+// From here on a pass has T rows, a multiple of tp and at most as many as it was laid out for (inference); the last
+// `padding` of them are no tokens. `whole`: the activations as they were laid out. Allocates nothing.
+void set_rows(Transformer& m, const Activations& whole, std::int64_t T, std::int64_t padding);
 
 // forward_hidden, then the cross-entropy: activations.head.nll (T) and loss_sum += its sum.
 void forward(Transformer& m, const Batch& batch, double share);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <deque>
+#include <limits>
 #include <thread>
 
 #include "core/check.h"
@@ -26,12 +27,13 @@ struct WeightBytes {
 };
 
 WeightBytes weight_bytes(const ModelConfig& model, DType dtype) {
-  const Layout one;
-  const ParamTable table = make_param_table(model, one, {});
   const auto size = static_cast<double>(size_of(dtype));
-  const double looked_up = model.tie_word_embeddings ? 0 : static_cast<double>(model.vocab_size * model.hidden_size);
-  return {(static_cast<double>(table.dense.size) - looked_up) * size,
-          model.is_moe() ? 3.0 * static_cast<double>(model.hidden_size * model.expert_size()) * size : 0};
+  const std::int64_t expert = model.is_moe() ? 3 * model.hidden_size * model.expert_size() : 0;
+  std::int64_t dense = count_parameters(model).total;
+  if (!model.tie_word_embeddings) dense -= model.vocab_size * model.hidden_size;
+  for (std::int64_t l = 0; l < model.num_hidden_layers; ++l)
+    if (model.is_moe_layer(l)) dense -= model.num_local_experts * expert;
+  return {static_cast<double>(dense) * size, static_cast<double>(expert) * size};
 }
 
 class Engine final : public Server {
@@ -153,13 +155,13 @@ void Engine::hand_over(std::span<const ScheduledRows> plan) {
     logit_rows[drawing] = static_cast<std::int32_t>(T - 1);
     temperature[drawing] = static_cast<float>(o.temperature);
     top_k[drawing] = static_cast<std::int32_t>(std::min<std::int64_t>(o.top_k, m_.config.vocab_size));
-    top_p[drawing] = static_cast<float>(o.top_p);
+    top_p[drawing] = std::max(static_cast<float>(o.top_p), std::numeric_limits<float>::min());
     // Rounded to fp32 a draw close to 1 must not become 1.
     uniform[drawing++] = std::min(
         static_cast<float>(rng::uniform(o.seed, rng::key_of("generate"), static_cast<std::uint64_t>(q.new_tokens()))),
         0x1.fffffep-1f);
   }
-  const std::int64_t tp = m_.mesh->layout.tp, rows = std::max<std::int64_t>(1, (T + tp - 1) / tp) * tp;
+  const std::int64_t tp = m_.mesh->layout.tp, real = T, rows = std::max<std::int64_t>(1, (T + tp - 1) / tp) * tp;
   for (; T < rows; ++T) {
     tokens[T] = positions[T] = 0;
     slots[T] = -1;
@@ -167,7 +169,7 @@ void Engine::hand_over(std::span<const ScheduledRows> plan) {
   m_.device->copy_from_host(*m_.stream, d.rows.data, rows_.data(), d.rows.bytes());
   m_.device->copy_from_host(*m_.stream, d.pages.data, pages_.data(),
                             static_cast<std::size_t>(n * most_pages) * sizeof(std::int32_t));
-  set_rows(*b_.model, b_.whole, rows);
+  set_rows(*b_.model, b_.whole, rows, rows - real);
   batch_.tokens = d.tokens.slice_rows(0, rows);
   batch_.positions = d.positions.slice_rows(0, rows);
   cached_.layers = b_.cache;
@@ -220,9 +222,15 @@ void Engine::show_logits(std::span<const ScheduledRows> plan, std::int64_t drawi
 void Engine::share_drawn(std::int64_t drawing) {
   std::int32_t use[2] = {0, 0};
   if (DispatchHost* d = b_.model->dispatch_host.get(); d != nullptr) {
-    use[0] = static_cast<std::int32_t>(d->experts_touched);
-    use[1] = static_cast<std::int32_t>(d->assignments);
+    auto touched = static_cast<double>(d->experts_touched), assignments = static_cast<double>(d->assignments);
     d->experts_touched = d->assignments = 0;
+    const Layout& l = m_.mesh->layout;
+    if (l.tp > l.ep * l.etp) {  // several ep groups are this replica
+      touched = m_.mesh->tp->sum_of(touched) / (l.ep * l.etp);
+      assignments = m_.mesh->tp->sum_of(assignments) / (l.ep * l.etp);
+    }
+    use[0] = static_cast<std::int32_t>(touched);
+    use[1] = static_cast<std::int32_t>(assignments);
   }
   const std::int64_t width = options_.max_num_seqs + 2;
   if (dp() == 1) {
@@ -264,10 +272,9 @@ std::int64_t Engine::schedule() {
 // Every replica's tokens join their sequences.
 void Engine::complete() {
   const std::int64_t width = options_.max_num_seqs + 2;
-  // Each replica counts what its ep group did: one group may be several replicas, and a replica several groups, of
-  // which the others' counts are taken to be its own.
+  // Where an ep group is several replicas, each of them has its counts.
   const Layout& l = m_.mesh->layout;
-  const double groups_per_replica = static_cast<double>(l.tp) / (l.ep * l.etp);
+  const double groups_per_replica = std::min(1.0, static_cast<double>(l.tp) / (l.ep * l.etp));
   double touched = 0, assignments = 0;
   for (std::size_t d = 0; d < schedulers_.size(); ++d) {
     const std::int32_t* drawn = drawn_.data() + static_cast<std::int64_t>(d) * width;

@@ -131,9 +131,10 @@ void Scheduler::admit(std::int64_t& budget) {
     Sequence& s = *waiting_.front();
     if (whole && length(s) > budget) return;
     const std::int64_t rows = std::min(budget, length(s));
-    // vLLM's watermark: a whole prompt leaves those that run some pages to grow into.
-    const std::int64_t kept_free = whole && !running_.empty() ? options_.pages / 100 : 0;
-    if (!extend(s, rows, kept_free)) return;
+    // A prompt gets the pages of all its chunks at once, or its later ones would cost it the earlier ones' work; and it
+    // leaves those that run some pages to grow into (vLLM's watermark).
+    const std::int64_t kept_free = running_.empty() ? 0 : options_.pages / 100;
+    if (!extend(s, length(s), kept_free)) return;
     running_.push_back(std::move(waiting_.front()));
     waiting_.pop_front();
     compute(s, rows);

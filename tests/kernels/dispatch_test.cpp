@@ -91,9 +91,24 @@ TEST_F(SortTest, SmallScratchAndSourceThrow) {
 }
 
 // The host throws for what it can read; a device writes nothing out of bounds and says so in slot.
+TEST_F(SortTest, AnAssignmentToNoExpertHasNoRow) {
+  HostTensor experts = draw(9, 2, 4);
+  for (const std::int64_t i : {4, 5, 17}) set(experts, i, -1);
+  const Sorted s = sort(experts, 4, 1);
+  const auto counts = s.counts.values();
+  EXPECT_EQ(std::accumulate(counts.begin(), counts.end(), 0.0), 15);
+  for (std::int64_t i = 0; i < 18; ++i) {
+    const bool none = i == 4 || i == 5 || i == 17;
+    EXPECT_EQ(s.slot.get(i) < 0, none) << i;
+    if (!none) {
+      EXPECT_EQ(s.source.get(static_cast<std::int64_t>(s.slot.get(i))), static_cast<double>(i / 2)) << i;
+    }
+  }
+}
+
 TEST_F(SortTest, ExpertsOutOfRangeAndRowsPastTheEndAreCaught) {
   const bool host = device->kind() == DeviceKind::Cpu;
-  for (const int wrong : {4, -1}) {
+  for (const int wrong : {4, -2}) {
     HostTensor experts = draw(4, 2, 4);
     set(experts, 5, wrong);
     if (host) {

@@ -191,7 +191,8 @@ TEST_P(RandomRequests, GetTheTokensThatTheyGetAlone) {
     }
     // First come, first served.
     EXPECT_TRUE(std::is_sorted(run.first_tokens.begin(), run.first_tokens.end()));
-    EXPECT_TRUE(c.preempts || run.rows <= scheduled_alone);  // a row is computed once
+    // A row is computed once, and again where its sequence loses its pages.
+    EXPECT_LE(run.rows, c.preempts ? 3 * scheduled_alone / 2 : scheduled_alone);
   }
 }
 
