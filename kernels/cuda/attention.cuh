@@ -50,6 +50,60 @@ __device__ __forceinline__ Part part_of(const AttentionShape& s, bool last_first
           static_cast<int>(blockIdx.y)};
 }
 
+// Where the forward's kernels find keys and values: rows packed like those of q.
+template <class T_>
+struct PackedKeys {
+  using T = T_;
+  static constexpr bool kLse = true;  // whether log-sum-exps are wanted
+  Rows<const T> k, v;
+  __device__ __forceinline__ Part part(const AttentionShape& s) const { return part_of(s, true); }
+  // A function of r: where the head's part of key, or value, `first` + r begins.
+  __device__ __forceinline__ auto keys_from(const Part& part, int D, int first) const {
+    return rows_from(k, part, D, first);
+  }
+  __device__ __forceinline__ auto values_from(const Part& part, int D, int first) const {
+    return rows_from(v, part, D, first);
+  }
+
+ private:
+  __device__ __forceinline__ static auto rows_from(const Rows<const T>& rows, const Part& part, int D, int first) {
+    const std::int64_t at = part.k_begin + first, stride = rows.stride;
+    const T* const begin = rows.data + at * stride + static_cast<std::int64_t>(part.head) * D;
+    return [=](int r) { return begin + r * stride; };
+  }
+};
+
+// In pages of 2^log_p rows of each of K heads. `k_begin` of a part is where its sequence's row of the table begins.
+template <class T_>
+struct PagedKeys {
+  using T = T_;
+  static constexpr bool kLse = false;
+  const T *k, *v;
+  const int *lengths, *pages;
+  int columns, K, log_p;  // columns of the table
+  int rows_left_out;      // sequences with so many query rows are another kernel's
+  __device__ __forceinline__ Part part(const AttentionShape& s) const {
+    const unsigned sequence = blockIdx.x / s.tiles, tile = blockIdx.x % s.tiles;
+    const int begin = s.q_offsets[sequence], rows = s.q_offsets[sequence + 1] - begin;
+    return {begin,
+            rows == rows_left_out ? 0 : rows,
+            static_cast<int>(sequence) * columns,
+            lengths[sequence],
+            static_cast<int>(s.tiles - 1 - tile),
+            static_cast<int>(blockIdx.y)};
+  }
+  __device__ __forceinline__ std::int64_t offset(int table, int head, int D, int j) const {
+    const std::int64_t page = pages[table + (j >> log_p)];
+    return (((page * K + head) << log_p) + (j & ((1 << log_p) - 1))) * D;
+  }
+  __device__ __forceinline__ auto keys_from(const Part& part, int D, int first) const {
+    return [=, this](int r) { return k + offset(part.k_begin, part.head, D, first + r); };
+  }
+  __device__ __forceinline__ auto values_from(const Part& part, int D, int first) const {
+    return [=, this](int r) { return v + offset(part.k_begin, part.head, D, first + r); };
+  }
+};
+
 // Layout of a tile, kTile rows of heads of up to kD columns, in shared memory and over threads.
 template <int kD_, int kTile_>
 struct TileShape {
@@ -61,30 +115,36 @@ struct TileShape {
   static constexpr int kTileFloats = kTile * kStride, kScoreFloats = kTile * kScores;
 };
 
-// to (kTile, kD) = packed rows [begin, begin + rows) of `from`, whose row 0 is the first of the sequence at the first
-// head of the group; zeros beyond. Keys have one head (G 1).
-template <class Z, class T>
-__device__ __forceinline__ void load_tile(float* to, const T* from, std::int64_t stride, int G, int begin, int rows,
-                                          const AttentionShape& s) {
+// to (kTile, kD) = `rows` rows, of which r begins at at(r); zeros beyond.
+template <class Z, class T, class At>
+__device__ __forceinline__ void load_rows(float* to, int rows, const AttentionShape& s, const At& at) {
   constexpr int N = Vector<T>::N;
   if (s.whole_vectors) {
     for (int i = threadIdx.x; i < Z::kTile * (Z::kD / N); i += kAttentionThreads) {
       const int r = i / (Z::kD / N), d = i % (Z::kD / N) * N;
       float x[N] = {};
-      if (r < rows && d < s.D) {
-        const int p = begin + r;
-        load_global(x, from + p / G * stride + p % G * s.D + d);
-      }
+      if (r < rows && d < s.D) load_global(x, at(r) + d);
 #pragma unroll
       for (int j = 0; j < N; j += 4)
         *reinterpret_cast<float4*>(to + r * Z::kStride + d + j) = make_float4(x[j], x[j + 1], x[j + 2], x[j + 3]);
     }
   } else {
     for (int i = threadIdx.x; i < Z::kTile * Z::kD; i += kAttentionThreads) {
-      const int r = i / Z::kD, d = i % Z::kD, p = begin + r;
-      to[r * Z::kStride + d] = r < rows && d < s.D ? to_float(from[p / G * stride + p % G * s.D + d]) : 0.0f;
+      const int r = i / Z::kD, d = i % Z::kD;
+      to[r * Z::kStride + d] = r < rows && d < s.D ? to_float(at(r)[d]) : 0.0f;
     }
   }
+}
+
+// to (kTile, kD) = packed rows [begin, begin + rows) of `from`, whose row 0 is the first of the sequence at the first
+// head of the group; zeros beyond. Keys have one head (G 1).
+template <class Z, class T>
+__device__ __forceinline__ void load_tile(float* to, const T* from, std::int64_t stride, int G, int begin, int rows,
+                                          const AttentionShape& s) {
+  load_rows<Z, T>(to, rows, s, [=, &s](int r) {
+    const int p = begin + r;
+    return from + p / G * stride + p % G * s.D;
+  });
 }
 
 // scores[i][j] = row ty * kM + i of `a` times row tx + 16 j of `b`: in ascending d, so the sum does not depend on the
@@ -200,9 +260,17 @@ inline dim3 attention_grid(AttentionShape& s, std::int64_t rows, int tile, std::
 }
 
 // On tensor cores; returns false and does nothing for types and sizes that these kernels do not support.
-bool attention_forward_mma(Stream& stream, const Tensor& out, const Tensor& lse, const Tensor& q, const Tensor& k,
-                           const Tensor& v, const AttentionShape& s, std::int64_t rows, std::int64_t sequences,
-                           std::int64_t K);
+bool attention_forward_mma(Stream& stream, const Tensor& out, const Tensor& lse, const Tensor& q,
+                           const PackedKeys<__nv_bfloat16>& keys, const AttentionShape& s, std::int64_t rows,
+                           std::int64_t sequences, std::int64_t K);
+bool attention_forward_mma(Stream& stream, const Tensor& out, const Tensor& lse, const Tensor& q,
+                           const PagedKeys<__nv_bfloat16>& keys, const AttentionShape& s, std::int64_t rows,
+                           std::int64_t sequences, std::int64_t K);
+// On them or not, over pages; lse is not asked for.
+void attention_forward_tiles(Stream& stream, const Tensor& out, const Tensor& q, const PagedKeys<float>& keys,
+                             const AttentionShape& s, std::int64_t rows, std::int64_t sequences);
+void attention_forward_tiles(Stream& stream, const Tensor& out, const Tensor& q, const PagedKeys<__nv_bfloat16>& keys,
+                             const AttentionShape& s, std::int64_t rows, std::int64_t sequences);
 bool attention_backward_mma(Stream& stream, const Tensor& dq, const Tensor& dk, const Tensor& dv, const Tensor& dout,
                             const Tensor& q, const Tensor& k, const Tensor& v, const float* lse, const float* delta,
                             const AttentionShape& s, std::int64_t q_rows, std::int64_t k_rows, std::int64_t sequences,

@@ -11,17 +11,16 @@ namespace {
 
 constexpr float kNothingSeen = -1e30f;  // finite, so that differences of two of them are 0
 
-template <class T, int kD>
+template <class Keys, int kD, class T = typename Keys::T>
 __global__ void __launch_bounds__(kAttentionThreads, kD == 64 ? 2 : 1)
-    attention_forward_kernel(Rows<T> out, float* __restrict__ lse, Rows<const T> q, Rows<const T> k, Rows<const T> v,
-                             AttentionShape s) {
+    attention_forward_kernel(Rows<T> out, float* __restrict__ lse, Rows<const T> q, Keys kv, AttentionShape s) {
   using Z = TileShape<kD, 64>;
   GPU_DYN_SHARED(float, smem);
   float* const q_tile = smem;
   float* const k_tile = q_tile + Z::kTileFloats;
   float* const v_tile = k_tile + Z::kTileFloats;
   float* const weights = v_tile + Z::kTileFloats;  // (kTile, kTile)
-  const Part part = part_of(s, true);
+  const Part part = kv.part(s);
   const int begin = part.tile * Z::kTile;
   const int rows = min(Z::kTile, part.q_rows * s.G - begin);
   if (rows <= 0) return;
@@ -42,10 +41,9 @@ __global__ void __launch_bounds__(kAttentionThreads, kD == 64 ? 2 : 1)
   const int keys_end = (begin + rows - 1) / s.G + part.shift() + 1;
   for (int first = 0; first < keys_end; first += Z::kTile) {
     const int keys = min(Z::kTile, keys_end - first);
-    const std::int64_t at = part.k_begin + first, column = static_cast<std::int64_t>(part.head) * s.D;
     __syncthreads();  // the tiles before have been used
-    load_tile<Z>(k_tile, k.data + at * k.stride + column, k.stride, 1, 0, keys, s);
-    load_tile<Z>(v_tile, v.data + at * v.stride + column, v.stride, 1, 0, keys, s);
+    load_rows<Z, T>(k_tile, keys, s, kv.keys_from(part, s.D, first));
+    load_rows<Z, T>(v_tile, keys, s, kv.values_from(part, s.D, first));
     __syncthreads();
     float x[Z::kM][Z::kM];
     multiply_rows<Z>(x, q_tile, k_tile, s.D);
@@ -90,11 +88,35 @@ __global__ void __launch_bounds__(kAttentionThreads, kD == 64 ? 2 : 1)
     // Only a row that sees no key at all has weight sum 0; its output is 0.
     const bool nothing = total[i] == 0.0f;
     store_row<Z>(out.data + row * out.stride + n * s.D, sums[i], nothing ? 0.0f : 1.0f / total[i], s.D);
-    if (tx == 0) lse[n * s.Tq + row] = nothing ? -INFINITY : highest[i] * s.scale + logf(total[i]);
+    if constexpr (Keys::kLse)
+      if (tx == 0) lse[n * s.Tq + row] = nothing ? -INFINITY : highest[i] * s.scale + logf(total[i]);
   }
 }
 
+template <class Keys, class T = typename Keys::T>
+void launch(Stream& stream, const Tensor& out, float* lse, const Tensor& q, const Keys& keys, AttentionShape s,
+            std::int64_t rows, std::int64_t sequences, std::int64_t K) {
+  with_head_size(s.D, [&]<int kD>() {
+    using Z = TileShape<kD, 64>;
+    constexpr std::size_t smem = (3 * Z::kTileFloats + Z::kScoreFloats) * sizeof(float);
+    const dim3 grid = attention_grid(s, rows, Z::kTile, sequences, K);
+    UPCYCLE_CUDA(gpu::launch({grid, kAttentionThreads, smem, native(stream)}, attention_forward_kernel<Keys, kD>,
+                             Rows<T>(out), lse, Rows<const T>(q), keys, s));
+  });
+}
+
 }  // namespace
+
+void attention_forward_tiles(Stream& stream, const Tensor& out, const Tensor& q, const PagedKeys<float>& keys,
+                             const AttentionShape& s, std::int64_t rows, std::int64_t sequences) {
+  launch(stream, out, nullptr, q, keys, s, rows, sequences, keys.K);
+}
+void attention_forward_tiles(Stream& stream, const Tensor& out, const Tensor& q, const PagedKeys<__nv_bfloat16>& keys,
+                             const AttentionShape& s, std::int64_t rows, std::int64_t sequences) {
+  if (attention_forward_mma(stream, out, {}, q, keys, s, rows, sequences, keys.K)) return;
+  launch(stream, out, nullptr, q, keys, s, rows, sequences, keys.K);
+}
+
 }  // namespace upcycle::cuda
 
 namespace upcycle {
@@ -108,17 +130,13 @@ void CudaOps::attention_forward(Stream& stream, Workspace, const Tensor& out, co
   const attention::Sizes z = attention::sizes_of(out, lse, q, k, v, D, q_sequences, k_sequences);
   const std::int64_t rows = q_sequences.longest * z.G;
   if (rows == 0 || q_sequences.count == 0) return;
-  AttentionShape s = attention_shape(z, q_sequences, k_sequences, {&q, &k, &v});
-  if (attention_forward_mma(stream, out, lse, q, k, v, s, rows, q_sequences.count, z.K)) return;
-  with_head_size(D, [&]<int kD>() {
-    using Z = TileShape<kD, 64>;
-    constexpr std::size_t smem = (3 * Z::kTileFloats + Z::kScoreFloats) * sizeof(float);
-    const dim3 grid = attention_grid(s, rows, Z::kTile, q_sequences.count, z.K);
-    with_type(q, [&](auto* type) {
-      using T = std::remove_pointer_t<decltype(type)>;
-      UPCYCLE_CUDA(gpu::launch({grid, kAttentionThreads, smem, native(stream)}, attention_forward_kernel<T, kD>,
-                               Rows<T>(out), lse.as<float>(), Rows<const T>(q), Rows<const T>(k), Rows<const T>(v), s));
-    });
+  const AttentionShape s = attention_shape(z, q_sequences, k_sequences, {&q, &k, &v});
+  with_type(q, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    const PackedKeys<T> keys{Rows<const T>(k), Rows<const T>(v)};
+    if constexpr (std::is_same_v<T, __nv_bfloat16>)
+      if (attention_forward_mma(stream, out, lse, q, keys, s, rows, q_sequences.count, z.K)) return;
+    launch(stream, out, lse.as<float>(), q, keys, s, rows, q_sequences.count, z.K);
   });
 }
 

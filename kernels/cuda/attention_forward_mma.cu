@@ -21,15 +21,15 @@ __device__ __forceinline__ float quad_sum(float x) {
   return x + __shfl_xor_sync(kFullWarp, x, 2);
 }
 
-template <class Z>
+template <class Keys, class Z>
 __global__ void __launch_bounds__(kWarps * 32)
-    attention_forward_mma_kernel(Rows<bf16_t> out, float* __restrict__ lse, Rows<const bf16_t> q, Rows<const bf16_t> k,
-                                 Rows<const bf16_t> v, AttentionShape s) {
+    attention_forward_mma_kernel(Rows<bf16_t> out, float* __restrict__ lse, Rows<const bf16_t> q, Keys kv,
+                                 AttentionShape s) {
   constexpr int kM = Z::kM, kKeyGroups = Z::kKeys / 8, kColumnGroups = Z::kD / 8;
   GPU_DYN_SHARED(bf16_t, smem);
   bf16_t* const q_tile = smem;
   bf16_t* const kv_tiles = q_tile + Z::kRowElements;  // keys, values; and again
-  const Part part = part_of(s, true);
+  const Part part = kv.part(s);
   const int begin = part.tile * Z::kRows;
   const int rows = min(Z::kRows, part.q_rows * s.G - begin);
   if (rows <= 0) return;
@@ -54,10 +54,9 @@ __global__ void __launch_bounds__(kWarps * 32)
   const int all_see = begin / s.G + part.shift();  // the last key that every row sees
   const auto fetch_keys = [&](int first, int buffer) {
     bf16_t* const to = kv_tiles + buffer * 2 * Z::kKeyElements;
-    const std::int64_t at = part.k_begin + first;
     const int keys = keys_end - first;
-    fetch_tile<Z, Z::kKeys>(to, k.data + at * k.stride + column, k.stride, 1, 0, keys);
-    fetch_tile<Z, Z::kKeys>(to + Z::kKeyElements, v.data + at * v.stride + column, v.stride, 1, 0, keys);
+    fetch_rows<Z, Z::kKeys>(to, keys, kv.keys_from(part, Z::kD, first));
+    fetch_rows<Z, Z::kKeys>(to + Z::kKeyElements, keys, kv.values_from(part, Z::kD, first));
     gpu::cp_async_commit();
   };
   if (keys_end > 0) {
@@ -127,7 +126,7 @@ __global__ void __launch_bounds__(kWarps * 32)
       const bool nothing = sum == 0.0f;
       factor[m][h] = nothing ? 0.0f : 1.0f / sum;
       const int r = warp_row + m * 16 + h * 8 + lane / 4, p = begin + r;
-      if (r >= rows || lane % 4 != 0) continue;
+      if (!Keys::kLse || r >= rows || lane % 4 != 0) continue;
       const std::int64_t row = part.q_begin + p / s.G, n = static_cast<std::int64_t>(part.head) * s.G + p % s.G;
       lse[n * s.Tq + row] = nothing ? -INFINITY : highest[m][h] * s.scale + logf(sum);
     }
@@ -138,26 +137,36 @@ __global__ void __launch_bounds__(kWarps * 32)
   });
 }
 
-template <class Z>
-void launch(Stream& stream, const Tensor& out, const Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v,
-            AttentionShape s, std::int64_t rows, std::int64_t sequences, std::int64_t K) {
+template <class Z, class Keys>
+void launch(Stream& stream, const Tensor& out, const Tensor& lse, const Tensor& q, const Keys& keys, AttentionShape s,
+            std::int64_t rows, std::int64_t sequences, std::int64_t K) {
   const TraceRange range("attention_forward_mma");
   const dim3 grid = attention_grid(s, rows, Z::kRows, sequences, K);
-  using In = Rows<const bf16_t>;
   constexpr std::size_t smem = (Z::kRowElements + 4 * Z::kKeyElements) * sizeof(bf16_t);
-  UPCYCLE_CUDA(gpu::launch({grid, kWarps * 32, smem, native(stream)}, attention_forward_mma_kernel<Z>,
-                           Rows<bf16_t>(out), lse.as<float>(), In(q), In(k), In(v), s));
+  UPCYCLE_CUDA(gpu::launch({grid, kWarps * 32, smem, native(stream)}, attention_forward_mma_kernel<Keys, Z>,
+                           Rows<bf16_t>(out), lse.as<float>(), Rows<const bf16_t>(q), keys, s));
+}
+
+template <class Keys>
+bool forward(Stream& stream, const Tensor& out, const Tensor& lse, const Tensor& q, const Keys& keys,
+             const AttentionShape& s, std::int64_t rows, std::int64_t sequences, std::int64_t K) {
+  if (!s.whole_vectors || !whole_vectors(out)) return false;
+  if (s.D == 64) return launch<MmaTile<64, 2, 64>>(stream, out, lse, q, keys, s, rows, sequences, K), true;
+  if (s.D == 128) return launch<MmaTile<128, 2, 32>>(stream, out, lse, q, keys, s, rows, sequences, K), true;
+  return false;
 }
 
 }  // namespace
 
-bool attention_forward_mma(Stream& stream, const Tensor& out, const Tensor& lse, const Tensor& q, const Tensor& k,
-                           const Tensor& v, const AttentionShape& s, std::int64_t rows, std::int64_t sequences,
-                           std::int64_t K) {
-  if (q.dtype != DType::BF16 || !s.whole_vectors || !whole_vectors(out)) return false;
-  if (s.D == 64) return launch<MmaTile<64, 2, 64>>(stream, out, lse, q, k, v, s, rows, sequences, K), true;
-  if (s.D == 128) return launch<MmaTile<128, 2, 32>>(stream, out, lse, q, k, v, s, rows, sequences, K), true;
-  return false;
+bool attention_forward_mma(Stream& stream, const Tensor& out, const Tensor& lse, const Tensor& q,
+                           const PackedKeys<bf16_t>& keys, const AttentionShape& s, std::int64_t rows,
+                           std::int64_t sequences, std::int64_t K) {
+  return forward(stream, out, lse, q, keys, s, rows, sequences, K);
+}
+bool attention_forward_mma(Stream& stream, const Tensor& out, const Tensor& lse, const Tensor& q,
+                           const PagedKeys<bf16_t>& keys, const AttentionShape& s, std::int64_t rows,
+                           std::int64_t sequences, std::int64_t K) {
+  return forward(stream, out, lse, q, keys, s, rows, sequences, K);
 }
 
 }  // namespace upcycle::cuda

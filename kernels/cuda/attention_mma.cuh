@@ -23,20 +23,28 @@ struct MmaTile {
   static constexpr int kRowElements = kRows * kStride, kKeyElements = kKeys * kStride;
 };
 
-// Starts to copy packed rows [begin, begin + rows) into a tile of kTileRows; rows beyond become zeros at once.
-template <class Z, int kTileRows>
-__device__ __forceinline__ void fetch_tile(bf16_t* to, const bf16_t* from, std::int64_t stride, int G, int begin,
-                                           int rows) {
+// Starts to copy `rows` rows, of which r begins at at(r), into a tile of kTileRows; rows beyond become zeros at once.
+template <class Z, int kTileRows, class At>
+__device__ __forceinline__ void fetch_rows(bf16_t* to, int rows, const At& from) {
   constexpr int kPieces = Z::kD / 8;
 #pragma unroll 1  // unrolled, its addresses would take registers from the sums
   for (int i = threadIdx.x; i < kTileRows * kPieces; i += kWarps * 32) {
-    const int r = i / kPieces, d = i % kPieces * 8, p = begin + r;
+    const int r = i / kPieces, d = i % kPieces * 8;
     bf16_t* const at = to + r * Z::kStride + d;
     if (r < rows)
-      gpu::cp_async16(at, from + p / G * stride + p % G * Z::kD + d);
+      gpu::cp_async16(at, from(r) + d);
     else
       *reinterpret_cast<uint4*>(at) = make_uint4(0, 0, 0, 0);
   }
+}
+// Packed rows [begin, begin + rows).
+template <class Z, int kTileRows>
+__device__ __forceinline__ void fetch_tile(bf16_t* to, const bf16_t* from, std::int64_t stride, int G, int begin,
+                                           int rows) {
+  fetch_rows<Z, kTileRows>(to, rows, [=](int r) {
+    const int p = begin + r;
+    return from + p / G * stride + p % G * Z::kD;
+  });
 }
 
 __device__ __forceinline__ unsigned pack(float low, float high) {

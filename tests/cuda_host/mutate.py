@@ -19,6 +19,7 @@ hosted = [kernels / "cuda_device.cpp", kernels / "gemms.cpp", root / "core/stagi
 filters = {"attention": ("Attention", "*Attention*"), "linear_xent": ("LinearXent", "*LinearXent*-LinearXent.EqualsAPlainLoop"),
            "xent_combine": ("LinearXent", "*LinearXent*:*CrossEntropy"), "rms_norm": ("RmsNorm", "*RmsNorm*"),
            "router": ("Router", "*Router*"), "router_stats": ("Router", "*Router*:*Stats*"),
+           "paged_attention": ("PagedAttention", "Paged*"), "sample_tokens": ("SampleTokens", "SampleTest.*"),
            "sort_by_expert": ("Dispatch", "Sort*:*SortAndRows"), "token_sort": ("Embedding", "*Embedding*")}
 # Of a header: what a kernel file names that has the dropped line in it.
 used_by_name = {"vector.cuh": "block_sum"}

@@ -64,6 +64,31 @@ TEST_P(SmallShapes, Attention) {
   }
 }
 
+// A prompt's chunk and single rows with one range of keys and with two; a row past the last sequence.
+TEST_P(SmallShapes, PagedAttention) {
+  for (const auto& [D, N, K] : {std::array<std::int64_t, 3>{64, 2, 1}, {128, 1, 1}, {6, 5, 1}}) {
+    const std::int64_t T = 12, P = 64, pages = 9, most = 5;
+    const HostTensor offsets(DType::I32, {4}), lengths(DType::I32, {3}), table(DType::I32, {3, most});
+    for (const auto& [i, begin, keys] : {std::array<std::int64_t, 3>{0, 0, 260}, {1, 1, 70}, {2, 10, 3}, {3, 11, 0}}) {
+      set(offsets, i, static_cast<double>(begin));
+      if (i < 3) set(lengths, i, static_cast<double>(keys));
+    }
+    for (std::int64_t i = 0; i < 3 * most; ++i) set(table, i, static_cast<double>(i * 2 % pages));
+    const PagedSequences sequences{offsets, lengths, table, 3, 9, 260};
+    const HostTensor q = normal({T, N * D}, "q", dtype), k = normal({pages * P, K * D}, "k", dtype),
+                     v = normal({pages * P, K * D}, "v", dtype), slots(DType::I32, {pages * P});
+    for (std::int64_t t = 0; t < slots.size(); ++t) set(slots, t, static_cast<double>((t * 7 + 3) % slots.size()));
+    compare({.T = T, .H = N * D, .N = N, .K = K, .D = D, .keys = 260, .sequences = 3, .dtype = dtype},
+            [&, D = D, N = N, K = K](Ops& o, Stream& s, Workspace w) {
+              Results r{HostTensor(dtype, {T, N * D}), HostTensor(dtype, {pages, K, P, D}),
+                        HostTensor(dtype, {pages, K, P, D})};
+              o.store_in_pages(s, {r[1], r[2]}, k, v, slots);
+              o.paged_attention(s, w, r[0], q, {r[1], r[2]}, sequences);
+              return r;
+            });
+  }
+}
+
 TEST_P(SmallShapes, LinearXent) {
   const std::int64_t T = 6, V = 2100, H = 5, valid = 2090;
   const HostTensor x = normal({T, H}, "x", dtype), weight = normal({V, H}, "weight", dtype);
@@ -111,6 +136,25 @@ TEST_P(SmallShapes, RowsAndElements) {
     o.convert(s, r[3], x);
     o.add(s, r[4], x, x);
     o.fill(s, r[5], 3);
+    return r;
+  });
+}
+
+// Greedy, all tokens, and the last kept token among equal ones, by number and by mass.
+TEST_P(SmallShapes, SampleTokens) {
+  const std::int64_t rows = 4, V = 300, vocabulary = 590;
+  const HostTensor logits(DType::F32, {2, rows, V}), temperature(DType::F32, {rows}), top_k(DType::I32, {rows}),
+      top_p(DType::F32, {rows}), uniform(DType::F32, {rows});
+  for (std::int64_t i = 0; i < logits.size(); ++i) set(logits, i, static_cast<double>(i * 37 % 11));
+  for (std::int64_t r = 0; r < rows; ++r) {
+    set(temperature, r, r == 0 ? 0 : 1);
+    set(top_k, r, r == 2 ? 70 : 0);
+    set(top_p, r, r == 3 ? 0.8 : 1);
+    set(uniform, r, 0.4);
+  }
+  compare({.sequences = rows, .vocabulary = vocabulary}, [&](Ops& o, Stream& s, Workspace w) {
+    Results r{HostTensor(DType::I32, {rows})};
+    o.sample_tokens(s, w, r[0], logits, vocabulary, {temperature, top_k, top_p, uniform});
     return r;
   });
 }
