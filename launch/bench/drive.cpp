@@ -88,7 +88,8 @@ LoadRun drive(Server& server, std::vector<TimedRequest> requests, double stop_at
       try {
         in_server([&] { server.add(std::move(requests[next].request)); });
       } catch (const InputError& e) {
-        fail(run.requests[next], now, e.what());
+        const std::string which = fmt::format("request {}: ", next), why = e.what();  // alike ones are counted together
+        fail(run.requests[next], now, why.starts_with(which) ? why.substr(which.size()) : why);
       }
     }
     if (server.busy()) {

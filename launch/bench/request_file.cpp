@@ -31,8 +31,7 @@ std::vector<std::int32_t> ids_of(const json& list, std::int64_t vocab_size, cons
   return ids;
 }
 
-FileRequest request_of(const json& line, const std::string& where, std::int64_t vocab_size,
-                       const std::function<std::vector<std::int32_t>(const std::string&)>& encode) {
+FileRequest request_of(const json& line, const std::string& where, std::int64_t vocab_size, const Encode& encode) {
   static const std::string expected = R"(expected {"prompt_len", "output_len"} or {"prompt", "max_tokens"})";
   if (!line.is_object()) input_error("{}: found no object, {}", where, expected);
   std::set<std::string> keys;
@@ -66,10 +65,23 @@ FileRequest request_of(const json& line, const std::string& where, std::int64_t 
 
 }  // namespace
 
-std::vector<FileRequest> read_requests(const std::string& file, std::int64_t vocab_size,
-                                       const std::function<std::vector<std::int32_t>(const std::string&)>& encode) {
+std::vector<FileRequest> read_requests(const std::string& file, std::int64_t vocab_size, const Encode& encode) {
   constexpr std::size_t kMaxBytes = std::size_t{256} << 20;
-  const std::string text = read_text(file, kMaxBytes);
+  return parse_requests(read_text(file, kMaxBytes), file, vocab_size, encode);
+}
+
+std::string to_text(const std::vector<FileRequest>& requests) {
+  std::string text;
+  for (const FileRequest& r : requests) {
+    const json line = r.ids.empty() ? json{{"prompt_len", r.prompt_len}, {"output_len", r.output_len}}
+                                    : json{{"prompt", r.ids}, {"max_tokens", r.output_len}};
+    text += line.dump() + "\n";
+  }
+  return text;
+}
+
+std::vector<FileRequest> parse_requests(const std::string& text, const std::string& file, std::int64_t vocab_size,
+                                        const Encode& encode) {
   std::vector<FileRequest> requests;
   std::size_t number = 0;
   for (std::size_t begin = 0; begin < text.size();) {

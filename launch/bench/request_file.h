@@ -12,9 +12,14 @@ struct FileRequest {
   std::vector<std::int32_t> ids;                // empty: random tokens
 };
 
-// InputError naming file and line for anything else, or for an id that is not below vocab_size. `encode` turns text
-// into ids; if it is null (no tokenizer) text is refused.
-std::vector<FileRequest> read_requests(const std::string& file, std::int64_t vocab_size,
-                                       const std::function<std::vector<std::int32_t>(const std::string&)>& encode);
+// Turns text into ids; null where there is no tokenizer: then text is refused.
+using Encode = std::function<std::vector<std::int32_t>(const std::string&)>;
+
+// InputError naming file and line for anything else, or for an id that is not below vocab_size.
+std::vector<FileRequest> read_requests(const std::string& file, std::int64_t vocab_size, const Encode& encode);
+std::vector<FileRequest> parse_requests(const std::string& text, const std::string& file, std::int64_t vocab_size,
+                                        const Encode& encode);
+// Such a text, without text in it.
+std::string to_text(const std::vector<FileRequest>& requests);
 
 }  // namespace upcycle

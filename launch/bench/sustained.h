@@ -8,7 +8,8 @@ namespace upcycle {
 // - at least 95 % of those drawn have ended well by the window's end plus the 90th percentile of the latency of those
 //   that came in its first half (at most a fifth of the window);
 // - requests in the system (come, not ended) do not grow: their mean over the window's last third exceeds that over the
-//   first third by at most two standard deviations of a Poisson number with the latter mean (at least 1).
+//   first third by at most two standard deviations of a Poisson number with the latter mean (at least 1), or a fortieth
+//   of the arrivals drawn where that is more: near capacity a queue that does not grow swings by more than the former.
 struct Verdict {
   bool sustained = false;
   double completed_share = 0;              // of the arrivals drawn

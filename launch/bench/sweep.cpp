@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/rng.h"
+
 namespace upcycle {
 namespace {
 
@@ -23,6 +25,11 @@ WindowedRun run_at_rate(Server& server, const Workload& workload, double rate, d
   const double stop = r.window.end + kDrainShare * window;
   r.run = drive(server, draw_requests(workload, draw_arrivals(workload, rate, stop, number), number), stop);
   return r;
+}
+
+// Arrivals of a rate are the same for every server.
+std::uint64_t number_of(double rate, std::int64_t repetition) {
+  return rng::key_of(fmt::format("{} requests/s, {}", rate, repetition));
 }
 
 }  // namespace
@@ -73,7 +80,7 @@ RatePoint measure_rate(Server& server, const Workload& workload, double rate, co
     point.verdicts.clear();
     double needed = 0;
     for (std::int64_t i = 0; i < options.repetitions; ++i) {
-      runs.push_back(run_at_rate(server, workload, rate, point.window, 1000 + static_cast<std::uint64_t>(i)));
+      runs.push_back(run_at_rate(server, workload, rate, point.window, number_of(rate, i)));
       point.verdicts.push_back(judge(runs.back()));
       tokens_per_s.push_back(metrics_of(std::span(&runs.back(), 1), options.goodput).total_token_throughput);
       needed = std::max(needed, point.verdicts.back().grows ? 0 : kWindowLatencies * point.verdicts.back().latency);

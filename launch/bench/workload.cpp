@@ -40,6 +40,18 @@ std::int64_t draw_length(std::int64_t len, const Workload& w, const char* what, 
 
 }  // namespace
 
+void use_requests(Workload& w, std::vector<FileRequest> file) {
+  w.file = std::move(file);
+  w.input_len = w.output_len = 0;
+  for (const FileRequest& r : w.file) {
+    w.input_len += r.prompt_len;
+    w.output_len += r.output_len;
+  }
+  const auto n = static_cast<std::int64_t>(w.file.size());
+  w.input_len = std::max<std::int64_t>(1, w.input_len / n);
+  w.output_len = std::max<std::int64_t>(1, w.output_len / n);
+}
+
 std::int64_t longest_request(const Workload& w) {
   if (w.file.empty())
     return longest(static_cast<double>(w.input_len), w.range_ratio) +
@@ -47,13 +59,6 @@ std::int64_t longest_request(const Workload& w) {
   std::int64_t most = 0;
   for (const FileRequest& r : w.file) most = std::max(most, r.prompt_len + r.output_len);
   return most;
-}
-
-double mean_tokens(const Workload& w) {
-  if (w.file.empty()) return static_cast<double>(w.input_len + w.output_len);
-  double sum = 0;
-  for (const FileRequest& r : w.file) sum += static_cast<double>(r.prompt_len + r.output_len);
-  return sum / static_cast<double>(w.file.size());
 }
 
 std::vector<double> draw_arrivals(const Workload& w, double rate, double seconds, std::uint64_t run) {

@@ -10,13 +10,13 @@ namespace upcycle {
 struct Workload {
   std::int64_t input_len = 0, output_len = 0;  // tokens
   double range_ratio = 0;         // r of [0, 1): lengths are uniform on the integers of [(1 - r) len, (1 + r) len]
-  std::vector<FileRequest> file;  // if any: these instead of drawn lengths, in order, and from the first again
+  std::vector<FileRequest> file;  // if any: these and no drawn lengths, in order, and from the first again
   double burstiness = 1;          // gaps are gamma with this shape and the mean 1 / rate; 1: a Poisson process
   std::int64_t vocab_size = 0;    // of the random prompts
   std::uint64_t seed = 1;         // of everything drawn
 };
-std::int64_t longest_request(const Workload& workload);  // prompt and new tokens
-double mean_tokens(const Workload& workload);            // of a request, prompt and new ones
+void use_requests(Workload& workload, std::vector<FileRequest> file);  // and their mean lengths
+std::int64_t longest_request(const Workload& workload);                // prompt and new tokens
 
 struct TimedRequest {
   double arrival = 0;  // seconds after the run begins

@@ -76,9 +76,9 @@ TEST(Sweep, FailuresAreNotCompleted) {
 
 TEST(Sweep, AWindowIsAtLeastFiveLatencies) {
   Sixteen s;
-  s.workload.output_len = 400;  // 20 s
+  s.workload.output_len = 270;  // 13.5 s
   const RatePoint p = measure_rate(s.server, s.workload, 0.2, {});
-  EXPECT_GE(p.window, 100);
+  EXPECT_NEAR(p.window, 1.2 * kWindowLatencies * 13.5, 1);
   EXPECT_TRUE(p.sustained_by_all());
   SweepOptions fixed;
   fixed.window_grows = false;

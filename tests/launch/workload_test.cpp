@@ -95,9 +95,8 @@ std::vector<FileRequest> read(const std::string& text, bool tokenizer = true) {
 
 TEST(Workload, RequestsComeFromAFile) {
   Workload w = fixed();
-  w.file = read(
-      "{\"prompt_len\": 20, \"output_len\": 2}\n\n{\"prompt\": [1, 2], \"max_tokens\": 3}\n"
-      "{\"prompt\": \"abcd\", \"max_tokens\": 4}");
+  use_requests(w, read("{\"prompt_len\": 20, \"output_len\": 2}\n\n{\"prompt\": [1, 2], \"max_tokens\": 3}\n"
+                       "{\"prompt\": \"abcd\", \"max_tokens\": 4}"));
   const std::vector<TimedRequest> requests = draw_requests(w, std::vector<double>(4), 1);
   EXPECT_EQ(requests[0].request.prompt.size(), 20);
   EXPECT_EQ(requests[0].request.max_tokens, 2);
@@ -106,7 +105,12 @@ TEST(Workload, RequestsComeFromAFile) {
   EXPECT_EQ(requests[2].request.max_tokens, 4);
   EXPECT_EQ(requests[3].request.prompt.size(), 20);
   EXPECT_EQ(longest_request(w), 22);
-  EXPECT_NEAR(mean_tokens(w), (22 + 5 + 8) / 3.0, 1e-12);
+  EXPECT_EQ(w.input_len, 8);
+  EXPECT_EQ(w.output_len, 3);
+  // What the first rank reads comes to the others as text.
+  const auto again = parse_requests(to_text(w.file), "again", 50, nullptr);
+  for (std::size_t i = 0; i < 3; ++i) EXPECT_EQ(again[i].ids, w.file[i].ids);
+  EXPECT_EQ(again[0].prompt_len, 20);
 }
 
 TEST(Workload, ABadFileIsRefusedWithItsLine) {

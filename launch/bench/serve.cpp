@@ -1,0 +1,278 @@
+#include "launch/bench/serve.h"
+
+#include <chrono>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "core/config/check.h"
+#include "core/config/parse.h"
+#include "core/error.h"
+#include "data/files.h"
+#include "launch/bench/remote_server.h"
+#include "launch/bench/serve_plan.h"
+#include "launch/bench/serve_report.h"
+#include "launch/check_fits.h"
+#include "launch/inference.h"
+#include "launch/model_files.h"
+#include "launch/run_with_ranks.h"
+#include "launch/serving_options.h"
+#include "parallel/comm/agree.h"
+#include "parallel/serve/engine.h"
+#include "parallel/serve/predicted_server.h"
+
+namespace upcycle {
+namespace {
+
+struct ServeOptions {
+  std::string model, baseline, url, model_name, prompt = "ids", machine, svg;
+  bool predict = false, json = false;
+  std::int64_t vocab_size = 0, world = 0, timeout = 600;
+  LoadOptions load;
+  ServingOptions serving;
+  InferenceOptions inference;
+};
+
+void check(const ServeOptions& o) {
+  if (!o.url.empty() && (o.predict || !o.model.empty() || !o.baseline.empty() || !o.machine.empty()))
+    input_error(
+        "command line: bench serve: found --url and a model, --baseline, --predict or --machine, expected --url "
+        "without them: the server has its model");
+  if (o.url.empty() && o.model.empty())
+    input_error("command line: bench serve: found no model, expected one, or --url");
+  if (o.predict && o.machine.empty())
+    input_error("command line: --predict: found no --machine, expected a file such as launch/machines/h100.json");
+  if (o.prompt != "ids" && o.prompt != "text")
+    input_error("command line: --prompt: found '{}', expected ids or text", o.prompt);
+  if (o.vocab_size < 0 || o.world < 0 || o.timeout < 1)
+    input_error(
+        "command line: --vocab-size, --world, --request-timeout: found {}, {} and {}, expected 0 or more, the "
+        "last 1 or more",
+        o.vocab_size, o.world, o.timeout);
+  if (!o.svg.empty() && !std::filesystem::is_directory(parent_folder(o.svg)))
+    input_error("command line: --svg: found no folder {}, expected one to write {} into", parent_folder(o.svg), o.svg);
+}
+
+void show(const ServeReport& report, const ServeOptions& o) {
+  if (!o.svg.empty()) write_text_atomic(o.svg, svg_of(report));
+  if (o.json) {
+    fmt::print("{}\n", to_json(report).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  } else {
+    print_report(report);
+  }
+}
+
+std::function<void(const std::string&)> progress(const ServeOptions& o) {
+  if (o.json) return {};
+  return [](const std::string& line) {
+    fmt::print("{}\n", line);
+    std::fflush(stdout);
+  };
+}
+
+ServedModel served(const std::string& name, const ModelConfig& model, const SchedulerOptions& options, int replicas) {
+  ServedModel s{name, model.vocab_size, options.max_model_len, options.max_num_seqs * replicas, 0, true};
+  for (std::int64_t l = 0; l < model.num_hidden_layers; ++l) s.moe_layers += model.is_moe_layer(l) ? 1 : 0;
+  return s;
+}
+
+// The models beside each other: the baseline first, because the other's rates are compared with it.
+struct Contender {
+  std::string name;
+  ModelConfig model;
+  SchedulerOptions scheduling;
+  Predict predict;
+};
+
+std::int64_t context_of(const std::vector<Contender>& contenders, const ServingOptions& serving) {
+  std::int64_t context = contenders[0].model.max_position_embeddings;
+  for (const Contender& c : contenders) context = std::min(context, c.model.max_position_embeddings);
+  return serving.max_model_len > 0 ? std::min(context, serving.max_model_len) : context;
+}
+
+BenchPlan plan_for(const ServeOptions& o, const std::vector<Contender>& contenders) {
+  BenchPlan plan = plan_of(o.load, context_of(contenders, o.serving), static_cast<int>(contenders.size()));
+  plan.workload.vocab_size = contenders[0].model.vocab_size;
+  for (const Contender& c : contenders)
+    plan.workload.vocab_size = std::min(plan.workload.vocab_size, c.model.vocab_size);
+  return plan;
+}
+
+// The cache is sized for what is asked, from the same memory for both.
+SchedulerOptions scheduling_of(const ServeOptions& o, const BenchPlan& plan, const Contender& c, const Layout& layout,
+                               DType dtype, DeviceKind device, std::size_t memory, const WorkspaceBytes& workspace) {
+  ServingOptions serving = o.serving;
+  if (serving.max_model_len == 0) serving.max_model_len = longest_sequence(plan, c.model.max_position_embeddings);
+  return scheduler_options(serving, c.model, layout, dtype, device, memory, workspace);
+}
+
+ServeReport report_of(BenchPlan plan, std::vector<Measured> measured, const std::vector<Contender>& contenders) {
+  ServeReport r;
+  r.model = std::move(measured.back());
+  if (measured.size() > 1) {
+    r.baseline = std::move(measured.front());
+    r.slowdown = compare(r.model, *r.baseline, plan.workload, contenders.back().predict, contenders.front().predict);
+  }
+  r.plan = std::move(plan);
+  return r;
+}
+
+std::vector<FileRequest> read_requests_of(const ServeOptions& o, std::int64_t vocab_size,
+                                          const std::function<std::unique_ptr<Tokenizer>()>& find) {
+  std::unique_ptr<Tokenizer> tokenizer = find ? find() : nullptr;
+  if (tokenizer == nullptr) return read_requests(o.load.requests, vocab_size, nullptr);
+  return read_requests(o.load.requests, vocab_size, [&](const std::string& text) { return tokenizer->encode(text); });
+}
+
+int serve_here(const MpiSession& session, const Arguments& arguments, const ServeOptions& o) {
+  const auto begin = std::chrono::steady_clock::now();
+  const Inference ranks = start_inference(session, "bench serve", arguments, o.inference);
+  Communicator& world = *ranks.mesh.world;
+  const Layout& layout = ranks.mesh.layout;
+  const DType dtype = ranks.config.storage();
+  const WorkspaceBytes workspace = workspace_of(ranks.config);
+  const DeviceKind device = ranks.backend.device->kind();
+  std::vector<std::unique_ptr<TensorSource>> sources;
+  std::vector<Contender> contenders;
+  for (const std::string& dir : {o.baseline, o.model}) {
+    if (dir.empty()) continue;
+    sources.push_back(open_over_ranks(ranks, dir));
+    contenders.push_back({dir, sources.back()->model(), {}, {}});
+  }
+  const std::size_t memory = memory_for_serving(ranks);
+  BenchPlan plan;
+  std::string requests;
+  agree_or_throw(world, [&] {
+    plan = plan_for(o, contenders);
+    if (o.load.requests.empty() || session.rank() > 0) return;  // one rank reads the file
+    requests = to_text(read_requests_of(o, plan.workload.vocab_size, [&] {
+      return find_tokenizer(o.load.tokenizer, o.model, contenders.back().model);
+    }));
+  });
+  requests = world.broadcast_text(requests, 0);
+  agree_or_throw(world, [&] {
+    if (!requests.empty())
+      use_requests(plan.workload, parse_requests(requests, o.load.requests, plan.workload.vocab_size, nullptr));
+    for (Contender& c : contenders) {
+      c.scheduling = scheduling_of(o, plan, c, layout, dtype, device, memory, workspace);
+      check_fits_inference(ranks.backend,
+                           engine_memory(c.model, layout, session.rank(), dtype, c.scheduling, device, workspace));
+      if (o.machine.empty()) continue;
+      const CostModel cost(c.model, layout, dtype, read_machine(o.machine));
+      c.predict = [cost, options = c.scheduling] { return make_predicted_server(cost, options); };
+    }
+  });
+  if (session.rank() == 0) plan.say = progress(o);
+  std::vector<Measured> measured;
+  for (std::size_t i = 0; i < contenders.size(); ++i) {
+    const LoadedModel loaded = load_over_ranks(ranks, *sources[i]);
+    const auto engine = make_engine(loaded, contenders[i].scheduling);
+    const double spent = world.max_of(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    if (!plan.thorough)
+      plan.seconds = std::max(1.0, (o.load.seconds - spent) / static_cast<double>(contenders.size() - i));
+    const ServedModel model = served(contenders[i].name, contenders[i].model, contenders[i].scheduling, layout.dp);
+    measured.push_back(measure_server(*engine, model, plan));
+  }
+  const ServeReport report = report_of(std::move(plan), std::move(measured), contenders);
+  if (session.rank() == 0) show(report, o);
+  return 0;
+}
+
+// A config's model with the layout that it names, or a checkpoint's with that of the command line.
+Contender described(const ServeOptions& o, const std::string& path, ParallelConfig& parallel) {
+  if (std::filesystem::is_directory(path)) return {path, open_model(path)->model(), {}, {}};
+  const Config c = parse_config(path, {});
+  check_model(c.model, path);
+  if (o.inference.tp == 1 && o.inference.ep == 1) parallel = c.parallel;
+  return {path, c.model, {}, {}};
+}
+
+int predict(const ServeOptions& o) {
+  const Config config = parse_config("", {"dtype=" + o.inference.dtype, "device=" + o.inference.device});
+  const DType dtype = config.storage();
+  const Machine machine = read_machine(o.machine);
+  std::vector<Contender> contenders;
+  std::vector<Layout> layouts;
+  for (const std::string& path : {o.baseline, o.model}) {
+    if (path.empty()) continue;
+    ParallelConfig p;
+    p.tp = o.inference.tp;
+    p.ep = o.inference.ep;
+    p.etp = o.inference.etp;
+    contenders.push_back(described(o, path, p));
+    const std::int64_t world = o.world > 0 ? o.world : std::max(p.tp, p.etp * p.ep);
+    layouts.push_back(
+        make_layout(static_cast<int>(world), static_cast<int>(p.tp), static_cast<int>(p.ep), static_cast<int>(p.etp)));
+  }
+  LoadOptions load = o.load;
+  load.thorough = true;  // a predicted minute passes in no time
+  ServeOptions thorough = o;
+  thorough.load = load;
+  BenchPlan plan = plan_for(thorough, contenders);
+  if (!o.load.requests.empty())
+    use_requests(plan.workload, read_requests_of(o, plan.workload.vocab_size, [&]() -> std::unique_ptr<Tokenizer> {
+                   if (!std::filesystem::is_directory(o.model)) return nullptr;
+                   return find_tokenizer(o.load.tokenizer, o.model, contenders.back().model);
+                 }));
+  plan.say = progress(o);
+  std::vector<Measured> measured;
+  const auto memory = static_cast<std::size_t>(machine.memory_bytes * machine.memory_utilization);
+  for (std::size_t i = 0; i < contenders.size(); ++i) {
+    Contender& c = contenders[i];
+    c.scheduling = scheduling_of(o, plan, c, layouts[i], dtype, DeviceKind::Cuda, memory, workspace_of(config));
+    const CostModel cost(c.model, layouts[i], dtype, machine);
+    const auto server = make_predicted_server(cost, c.scheduling);
+    measured.push_back(measure_server(*server, served(c.name, c.model, c.scheduling, layouts[i].dp), plan));
+  }
+  show(report_of(std::move(plan), std::move(measured), contenders), o);
+  return 0;
+}
+
+int serve_elsewhere(const ServeOptions& o) {
+  constexpr std::int64_t kContext = 4096, kVocabulary = 1000;  // where neither server nor user says
+  (void)plan_of(o.load, 0, 1);  // what is wrong with the options is said before the server is asked
+  RemoteModel remote;
+  const auto server = connect_to({o.url, o.model_name, o.prompt == "text", o.timeout}, remote);
+  const std::int64_t said = o.serving.max_model_len > 0 ? o.serving.max_model_len : remote.max_model_len;
+  ServedModel model{remote.name, o.vocab_size > 0 ? o.vocab_size : kVocabulary, said, o.serving.max_num_seqs, 0, false};
+  BenchPlan plan = plan_of(o.load, said > 0 ? said : kContext, 1);
+  plan.workload.vocab_size = model.vocab_size;
+  if (!o.load.requests.empty()) use_requests(plan.workload, read_requests_of(o, model.vocab_size, nullptr));
+  plan.say = progress(o);
+  std::vector<Measured> measured;
+  measured.push_back(measure_server(*server, model, plan));
+  show(report_of(std::move(plan), std::move(measured), {}), o);
+  return 0;
+}
+
+}  // namespace
+
+int bench_serve(const Arguments& arguments) {
+  ServeOptions o;
+  Options options(
+      "bench serve",
+      "What a model costs to serve: prefill and decoding by batch size, request rates up to the highest that is "
+      "sustained, and beside --baseline how much slower it is. With --url any OpenAI-compatible server.");
+  options.positional("model", o.model, "a checkpoint or a Hugging Face directory; with --predict also a JSON config",
+                     Need::Optional);
+  options.option("--baseline", o.baseline, "the dense model that it is compared with, with the same memory");
+  declare(options, o.load);
+  declare(options, o.inference);
+  add_serving_options(options, o.serving);
+  options.option("--url", o.url, "measure this server: http://host:port/v1");
+  options.option("--model-name", o.model_name, "url: the model to ask for; by default the first it lists");
+  options.option("--prompt", o.prompt, "url: ids (vLLM, SGLang) or text, one short word for each token");
+  options.option("--vocab-size", o.vocab_size, "url: prompts are drawn from ids below it; 0: 1000");
+  options.option("--request-timeout", o.timeout, "url: seconds after which a request has failed");
+  options.flag("--predict", o.predict, "predict all of it for the machine of --machine");
+  options.option("--machine", o.machine, "machine file, such as launch/machines/h100.json: predicts the slowdown too");
+  options.option("--world", o.world, "predict: ranks; 0: as few as the layout needs");
+  options.option("--svg", o.svg, "write throughput against latency to this file");
+  options.flag("--json", o.json, "print one JSON object: model, baseline, slowdown");
+  if (!options.parse(arguments)) return 0;
+  check(o);
+  if (!o.url.empty()) return run_alone("bench serve --url", [&] { return serve_elsewhere(o); });
+  if (o.predict) return run_alone("bench serve --predict", [&] { return predict(o); });
+  return run_with_ranks([&](const MpiSession& session) { return serve_here(session, arguments, o); });
+}
+
+}  // namespace upcycle

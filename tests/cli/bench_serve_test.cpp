@@ -1,0 +1,107 @@
+#include <algorithm>
+#include <fstream>
+
+#include "tests/cli/refused.h"
+#include "tests/cli/small_run.h"
+#include "tests/launch/loopback_server.h"
+
+namespace upcycle {
+namespace {
+
+using nlohmann::json;
+
+const std::string kMoe = std::string(UPCYCLE_ROOT) + "/tests/golden/mixtral_k2",
+                  kDense = std::string(UPCYCLE_ROOT) + "/tests/golden/llama_gqa_tied";
+
+Words quick(const Words& more) {
+  Words words{"bench",         "serve",          "--seconds=3",      "--json",        "--batches=1,2",
+              "--input-len=8", "--output-len=4", "--max-num-seqs=4", "--memory=64MiB"};
+  words.insert(words.end(), more.begin(), more.end());
+  return words;
+}
+
+TEST(BenchServe, AnMoeBesideItsBase) {
+  const TemporaryFolder folder;
+  const std::string svg = folder.file("curves.svg");
+  const json j = json_of(quick({kMoe, "--baseline=" + kDense, "--svg=" + svg}));
+  for (const char* who : {"model", "baseline"}) {
+    EXPECT_EQ(j[who]["offline"].size(), 2);
+    ASSERT_FALSE(j[who]["load"].empty());
+    EXPECT_EQ(j[who]["load"][0]["failed"], 0);
+    EXPECT_GT(j[who]["load"][0]["completed"], 0);
+  }
+  EXPECT_GT(j["model"]["load"][0]["experts_per_step_and_layer"], 0);
+  EXPECT_GT(j["model"]["load"][0]["weight_bytes_per_token"], 0);
+  EXPECT_FALSE(j["slowdown"].empty());
+  EXPECT_NE(text_of(svg).find("</svg>"), std::string::npos);
+}
+
+// The same calls in the same order on every rank: nothing hangs, and one report.
+TEST(BenchServe, OverRanks) {
+  const Outcome outcome = run_ranks(2, quick({kMoe, "--parallel.tp=2"}));
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_GT(json::parse(outcome.out)["model"]["load"][0]["completed"], 0);
+}
+
+TEST(BenchServe, RequestsOfAFileThatAreTooLongAreCounted) {
+  const TemporaryFolder folder;
+  const std::string file = folder.file("requests.jsonl");
+  std::ofstream(file) << "{\"prompt\": [1, 2, 3], \"max_tokens\": 2}\n{\"prompt_len\": 5, \"output_len\": 2}\n"
+                         "{\"prompt_len\": 100000, \"output_len\": 3}\n";
+  const json j = json_of({"bench", "serve", kMoe, "--seconds=3", "--json", "--batches=1", "--requests=" + file,
+                          "--max-num-seqs=4", "--memory=64MiB"});
+  const json& load = j["model"]["load"][0];
+  EXPECT_GT(load["failed"], 0);
+  EXPECT_EQ(load["errors"].size(), 1);
+  EXPECT_NEAR(load["failed"].get<double>() / load["drawn"].get<double>(), 0.33, 0.3);
+}
+
+TEST(BenchServe, AServerElsewhere) {
+  const LoopbackServer server([](int n, const json& request) {
+    // Not the first: a server that answers nothing at all is refused.
+    return n % 10 == 9 ? "HTTP/1.1 500 Broken\r\nContent-Length: 4\r\n\r\nsick"
+                       : LoopbackServer::ok(LoopbackServer::stream(request, request["max_tokens"]));
+  });
+  const json j = json_of({"bench", "serve", "--url=" + server.url(), "--seconds=3", "--json", "--input-len=8",
+                          "--output-len=4", "--rate-step=20", "--max-num-seqs=4"});
+  EXPECT_EQ(j["model"]["name"], "a model");
+  EXPECT_TRUE(j["model"]["offline"].empty());
+  const json& load = j["model"]["load"][0];
+  EXPECT_GT(load["completed"], 0);
+  EXPECT_GT(load["failed"], 0);
+  EXPECT_EQ(load["errors"].begin().key(), "HTTP 500: sick");
+}
+
+TEST(BenchServe, PredictsAConfig) {
+  const std::string root = UPCYCLE_ROOT, machine = "--machine=" + root + "/launch/machines/h100.json";
+  const json j = json_of({"bench", "serve", root + "/launch/configs/tiny_moe.json", "--predict", machine, "--json",
+                          "--input-len=8", "--output-len=4", "--batches=1,8", "--repetitions=1", "--max-num-seqs=4"});
+  EXPECT_GT(j["model"]["max_rate"], 0);
+  EXPECT_EQ(j["model"]["offline"].size(), 1);
+}
+
+TEST(BenchServe, WhatIsWrongIsOneLine) {
+  const LoopbackServer refuses([](int, const json&) { return "HTTP/1.1 401 Who\r\nContent-Length: 5\r\n\r\nno.\r\n"; });
+  const std::string requests = TemporaryFolder().file("none");
+  const auto refused = [](Words words, const Words& named) {
+    words.insert(words.begin(), {"bench", "serve"});
+    const std::string line = one_line_error(run_upcycle(words));
+    for (const std::string& word : named) EXPECT_NE(line.find(word), line.npos) << line;
+  };
+  refused({}, {"--url"});
+  refused({kMoe, "--input-len=100000"}, {"--input-len", "1000"});
+  refused({kMoe, "--max-model-len=16", "--input-len=16"}, {"16"});
+  refused({kMoe, "--policy=best"}, {"--policy", "prefill_first"});
+  refused({kMoe, "--memory=8KiB"}, {"--memory"});
+  refused({kMoe, "--requests=" + requests}, {requests});
+  refused({kMoe, "--temperature=1"}, {"--temperature"});
+  refused({kMoe, "--predict"}, {"--machine"});
+  refused({kMoe, "--machine=" + requests}, {requests});
+  refused({kMoe, "--svg=/none/x.svg"}, {"--svg"});
+  refused({kMoe, "--url=http://127.0.0.1:1/v1"}, {"--url"});
+  refused({"--url=http://127.0.0.1:1/v1"}, {"127.0.0.1:1", "--url"});
+  refused({"--url=" + refuses.url()}, {"HTTP 401", "no."});
+}
+
+}  // namespace
+}  // namespace upcycle
