@@ -68,7 +68,7 @@ void add_what_it_said(LoadRun& run, const RemoteServer& server) {
 LoadRun drive(Server& server, std::vector<TimedRequest> requests, double stop_at) {
   LoadRun run;
   run.requests = empty_records(requests);
-  const auto* const remote = dynamic_cast<const RemoteServer*>(&server);
+  auto* const remote = dynamic_cast<RemoteServer*>(&server);
   double ours_since = thread_cpu();
   const auto in_server = [&](auto&& call) -> decltype(auto) {
     if (remote != nullptr) return call();  // all of this process is the generator
@@ -93,6 +93,8 @@ LoadRun drive(Server& server, std::vector<TimedRequest> requests, double stop_at
       }
     }
     if (server.busy()) {
+      if (remote != nullptr)
+        remote->return_by(start + std::min(next < requests.size() ? requests[next].arrival : stop_at, stop_at));
       const StepReport* report = nullptr;
       const double end = in_server([&] {
         report = &server.step();

@@ -23,11 +23,12 @@ void say(const BenchPlan& plan, const std::string& line) {
 }
 
 // One request by itself, the second time: the first may wait for memory to be laid out.
-double seconds_alone(Server& server, const Workload& workload) {
+double seconds_alone(Server& server, const Workload& workload, const std::string& name) {
   double seconds = 0;
   for (int i = 0; i < 2; ++i) {
     const LoadRun run = drive(server, draw_requests(workload, {0}, 0), kForever);
-    if (run.requests[0].ending == Ending::Failed) input_error("the first request failed: {}", run.requests[0].error);
+    if (run.requests[0].ending == Ending::Failed)
+      input_error("{}: the first request failed: {}", name, run.requests[0].error);
     seconds = run.duration;
   }
   return seconds;
@@ -43,25 +44,25 @@ double window_of(double seconds, std::int64_t repetitions) {
 // Near capacity a request takes about twice as long as alone, and an MoE may take twice as long as the first server.
 constexpr double kSlower = 3;
 
-void shorten(Server& server, BenchPlan& plan, std::vector<std::string>& notes) {
+void shorten(Server& server, BenchPlan& plan, Measured& m) {
   Workload& w = plan.workload;
   const auto fits = [&](double alone) {
     return kSlower * kWindowLatencies * alone <= window_of(seconds_of_a_rate(plan), plan.repetitions);
   };
-  double alone = seconds_alone(server, w);
+  double alone = seconds_alone(server, w, m.model.name);
   const std::int64_t input = w.input_len, output = w.output_len;
   while (plan.may_shorten && !fits(alone) && w.input_len >= 32 && w.output_len >= 8) {
     w.input_len /= 2;
     w.output_len /= 2;
-    alone = seconds_alone(server, w);
+    alone = seconds_alone(server, w, m.model.name);
   }
   plan.may_shorten = false;
   if (w.input_len < input)
-    notes.push_back(
+    m.notes.push_back(
         fmt::format("lengths were shortened from {} in and {} out so that windows hold five latencies", input, output));
   if (!fits(alone) && plan.repetitions > 1) {
     plan.repetitions = 1;
-    notes.push_back("one repetition: the time is too short for more");
+    m.notes.push_back("one repetition: the time is too short for more");
   }
 }
 
@@ -95,9 +96,9 @@ Measured measure_server(Server& server, const ServedModel& model, BenchPlan& pla
   const bool quick = std::isfinite(plan.seconds);
   const double begin = server.now();
   if (quick) {
-    shorten(server, plan, m.notes);
+    shorten(server, plan, m);
   } else {
-    (void)seconds_alone(server, plan.workload);
+    (void)seconds_alone(server, plan.workload, model.name);
   }
   if (model.in_steps) {
     say(plan, fmt::format("{}: prefill and decoding by batch", model.name));

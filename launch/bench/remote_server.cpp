@@ -2,7 +2,9 @@
 
 #include <curl/curl.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -32,6 +34,11 @@ std::string text_of(const std::vector<std::int32_t>& ids) {
   for (const std::int32_t id : ids)
     text += std::string(text.empty() ? "" : " ") + words[static_cast<std::size_t>(id) % std::size(words)];
   return text;
+}
+
+std::string reason_of(CURLcode code) {
+  const bool closed = code == CURLE_PARTIAL_FILE || code == CURLE_GOT_NOTHING || code == CURLE_RECV_ERROR;
+  return fmt::format("{}{}", closed ? "the server closed the connection: " : "", curl_easy_strerror(code));
 }
 
 struct EasyDelete {
@@ -192,7 +199,8 @@ class CurlServer : public RemoteServer {
   const StepReport& step() override {
     shown_ = {};
     if (report_.tokens.empty()) {
-      curl_multi_poll(multi_, nullptr, 0, 1, nullptr);
+      const double wait = std::clamp(std::ceil((return_by_ - now()) * 1e3), 0.0, 1e3);
+      curl_multi_poll(multi_, nullptr, 0, static_cast<int>(wait), nullptr);
       perform();
     }
     std::swap(shown_.tokens, report_.tokens);
@@ -207,6 +215,7 @@ class CurlServer : public RemoteServer {
   void wait_until(double time) override {
     std::this_thread::sleep_for(std::chrono::duration<double>(std::max(0.0, time - now())));
   }
+  void return_by(double time) override { return_by_ = time; }
   RemoteEnd end_of(std::int64_t id) const override {
     const auto found = ends_.find(id);
     return found == ends_.end() ? RemoteEnd{} : found->second;
@@ -257,10 +266,14 @@ class CurlServer : public RemoteServer {
     long status = 0;
     curl_easy_getinfo(t.easy.get(), CURLINFO_RESPONSE_CODE, &status);
     std::string& error = t.end.error;
-    if (error.empty() && code != CURLE_OK) error = curl_easy_strerror(code);
-    if (error.empty() && status != 200) error = fmt::format("HTTP {}: {}", status, excerpt(t.answer));
+    if (error.empty() && code != CURLE_OK) error = reason_of(code);
+    if (error.empty() && status != 200) {
+      error = fmt::format("HTTP {}: {}", status, excerpt(t.answer));
+      if (!answered_ && !options_.text) error += " (a server that takes no token ids needs --prompt=text)";
+    }
     if (error.empty() && !t.finished) error = "the server closed the stream before its end";
     if (error.empty() && t.tokens == 0) error = "the stream ended without a token";
+    answered_ = answered_ || error.empty();
     report_.tokens.push_back({t.id, -1, error.empty() ? FinishReason::Ended : FinishReason::Failed});
     ends_[t.id] = t.end;
     curl_multi_remove_handle(multi_, t.easy.get());
@@ -269,6 +282,8 @@ class CurlServer : public RemoteServer {
 
   RemoteOptions options_;
   CURLM* multi_ = nullptr;
+  double return_by_ = 0;
+  bool answered_ = false;  // a request has completed
   curl_slist* headers_ = nullptr;
   std::map<std::int64_t, std::unique_ptr<Transfer>> transfers_;
   std::map<std::int64_t, RemoteEnd> ends_;

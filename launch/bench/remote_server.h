@@ -18,6 +18,8 @@ struct RemoteEnd {
 class RemoteServer : public Server {
  public:
   virtual RemoteEnd end_of(std::int64_t id) const = 0;
+  // The next step returns at this time (on its clock) if nothing has come till then.
+  virtual void return_by(double time) = 0;
 };
 
 struct RemoteOptions {
@@ -35,7 +37,7 @@ struct RemoteModel {
 // An OpenAI-compatible server (vLLM, SGLang, llama.cpp): POST URL/completions, streamed, greedy, to max_tokens
 // (ignore_eos). InputError if the URL is none, nothing answers there, or no model is known. One thread, libcurl's multi
 // interface. A request that is refused, closed before its end or answered with anything else than a stream of
-// completions ends as Failed. step() returns after a millisecond at the latest.
+// completions ends as Failed.
 std::unique_ptr<RemoteServer> connect_to(const RemoteOptions& options, RemoteModel& model);
 
 }  // namespace upcycle
