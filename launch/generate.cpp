@@ -170,7 +170,7 @@ int run_generate(const Arguments& arguments) {
   options.positional("prompt", o.prompt, "the text to continue", Need::Optional);
   options.option("--prompts", o.file,
                  "a file with one prompt per line; of FILE.jsonl objects {\"prompt\": text or list of ids, and at will "
-                 "max_tokens, temperature, top_k, top_p, seed}");
+                 "max_tokens, temperature, top_k, top_p, seed, stop_token_ids}");
   options.option("--tokens", p.max_tokens, "new tokens at most; 0: as many as the context has room for, at most 128");
   options.option("--temperature", p.sampling.temperature, "0: greedy");
   options.option("--top-k", p.sampling.top_k, "draw among the k most likely; 0: all");

@@ -1,5 +1,7 @@
 #include "launch/prompts.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
@@ -29,23 +31,29 @@ double number(const std::string& where, const std::string& key, const Json& valu
   return value.get<double>();
 }
 
+std::vector<std::int32_t> ids_of(const std::string& where, const std::string& key, const Json& list) {
+  std::vector<std::int32_t> ids;
+  for (const Json& id : list) {
+    const std::string place = fmt::format("{}[{}]", key, ids.size());
+    const std::int64_t i = integer(where, place, id);
+    if (i > INT32_MAX) refuse(where, place, id, "a token id");
+    ids.push_back(static_cast<std::int32_t>(i));
+  }
+  return ids;
+}
+
 void set_prompt(Prompt& p, const Json& value) {
-  p.text.clear();
   if (value.is_string()) {
     p.text = value.get<std::string>();
     return;
   }
   if (!value.is_array() || value.empty()) refuse(p.where, "prompt", value, "a text or a list of token ids");
-  for (const Json& id : value) {
-    const std::string key = fmt::format("prompt[{}]", p.ids.size());
-    const std::int64_t i = integer(p.where, key, id);
-    if (i > INT32_MAX) refuse(p.where, key, id, "a token id");
-    p.ids.push_back(static_cast<std::int32_t>(i));
-  }
+  p.ids = ids_of(p.where, "prompt", value);
 }
 
 void set(Prompt& p, const std::string& key, const Json& value) {
-  static const std::vector<std::string> keys = {"prompt", "max_tokens", "temperature", "top_k", "top_p", "seed"};
+  static const std::vector<std::string> keys = {"prompt", "max_tokens", "temperature",   "top_k",
+                                                "top_p",  "seed",       "stop_token_ids"};
   if (key == "prompt") {
     set_prompt(p, value);
   } else if (key == "max_tokens") {
@@ -59,11 +67,13 @@ void set(Prompt& p, const std::string& key, const Json& value) {
     p.sampling.top_p = number(p.where, key, value);
   } else if (key == "seed") {
     p.sampling.seed = static_cast<std::uint64_t>(integer(p.where, key, value));
+  } else if (key == "stop_token_ids") {
+    if (!value.is_array()) refuse(p.where, key, value, "a list of token ids");
+    p.stop_token_ids = ids_of(p.where, key, value);
   } else {
     const std::string near = nearest(key, keys);
     input_error("{}: unknown key {}{}; expected {}", p.where, quote_text(key),
-                near.empty() ? "" : fmt::format(", did you mean '{}'?", near),
-                "prompt, max_tokens, temperature, top_k, top_p, seed");
+                near.empty() ? "" : fmt::format(", did you mean '{}'?", near), fmt::join(keys, ", "));
   }
 }
 
@@ -150,7 +160,8 @@ std::vector<Request> make_requests(const std::vector<Prompt>& prompts, const Mod
     const std::int64_t ends = model.eos_token_id >= 0 ? model.eos_token_id
                               : tokenizer != nullptr  ? tokenizer->eod_id()
                                                       : -1;
-    if (ends >= 0) r.stop = {static_cast<std::int32_t>(ends)};
+    r.stop = p.stop_token_ids;
+    if (ends >= 0) r.stop.push_back(static_cast<std::int32_t>(ends));
     r.sampling = p.sampling;
     requests.push_back(std::move(r));
   }

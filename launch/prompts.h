@@ -12,15 +12,16 @@ namespace upcycle {
 struct Prompt {
   std::string where;  // for messages: "FILE:LINE", or "command line"
   std::string text;
-  std::vector<std::int32_t> ids;  // instead of a text: the model gets exactly these
-  std::int64_t max_tokens = 0;    // new ones; 0: as many as the context has room for, at most 128
+  std::vector<std::int32_t> ids;             // instead of a text: the model gets exactly these
+  std::int64_t max_tokens = 0;               // new ones; 0: as many as the context has room for, at most 128
+  std::vector<std::int32_t> stop_token_ids;  // end it beside the token that ends a document
   SamplingOptions sampling;
 };
 
 // One prompt per line, without the empty ones: of FILE.jsonl objects {"prompt": text or list of ids, and at will
-// "max_tokens", "temperature", "top_k", "top_p", "seed"}, of other files the text itself. What a line does not say is
-// as in `defaults`; the seed is then `defaults`' plus the index of the prompt. InputError naming file, line, key, found
-// and expected.
+// "max_tokens", "temperature", "top_k", "top_p", "seed", "stop_token_ids"}, of other files the text itself. What a line
+// does not say is as in `defaults`; the seed is then `defaults`' plus the index of the prompt. InputError naming file,
+// line, key, found and expected.
 std::vector<Prompt> read_prompts(const std::string& file, const Prompt& defaults);
 
 void check_sampling(const std::string& where, const Prompt& prompt);  // InputError for values outside their ranges

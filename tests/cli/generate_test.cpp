@@ -57,6 +57,15 @@ TEST_F(GenerateFromAFile, PromptsAreAnsweredAsByThemselves) {
     EXPECT_EQ(only["finish_reason"], "length");
     alone[static_cast<int>(i)] = only;
   }
+  // The third new token of the first ends it.
+  json stopped = lines[0];
+  stopped["seed"] = 1;
+  stopped["stop_token_ids"] = {alone[0]["tokens"][2]};
+  const json ended = answers(run_upcycle(command({prompts({stopped}), "--json"}))).at(0);
+  EXPECT_EQ(ended["finish_reason"], "stop");
+  EXPECT_LE(ended["tokens"].size(), 3u);
+  EXPECT_EQ(ended["tokens"].back(), alone[0]["tokens"][2]);
+
   const Words together = command({prompts(lines), "--json", "--block-size=8", "--max-num-batched-tokens=16"});
   EXPECT_EQ(answers(run_upcycle(together)), alone);
   struct Layout {
@@ -95,6 +104,7 @@ TEST_F(GenerateFromAFile, WhatCanNotBeServedIsOneLine) {
   refused({{"prompt", "x"}, {"max_tokens", 127}}, {"prompts.jsonl:2", "2 tokens and max_tokens 127", "= 128"});
   refused({{"prompt", std::string(128, 'x')}}, {"prompts.jsonl:2", "129 tokens", "= 128"});
   refused({{"prompt", {1, 258}}}, {"prompts.jsonl:2: prompt[1]: found 258"});
+  refused({{"prompt", "x"}, {"stop_token_ids", 3}}, {"stop_token_ids: found 3, expected a list"});
   refused({{"prompt", 3}}, {"prompts.jsonl:2: prompt: found 3"});
   refused({{"prompts", "x"}}, {"prompts.jsonl:2", "no object with a \"prompt\""});
   refused({{"prompt", "x"}}, {"prompt 1", "max_model_len"}, {"--max-model-len=16"});
