@@ -93,9 +93,13 @@ int run_score(const Arguments& arguments) {
   return run_with_ranks([&](const MpiSession& session) {
     const Inference ranks = start_inference(session, "score", arguments, inference);
     const auto source = open_over_ranks(ranks, dir);
+    Communicator& world = *ranks.mesh.world;
     std::vector<std::int32_t> ids;
-    agree_or_throw(*ranks.mesh.world, [&] {
-      ids = read_ids(file, source->model());
+    agree_or_throw(world, [&] {
+      if (session.rank() == 0) ids = read_ids(file, source->model());
+    });
+    ids = Json::parse(world.broadcast_text(Json(ids).dump(), 0)).get<std::vector<std::int32_t>>();
+    agree_or_throw(world, [&] {
       check_fits_inference(ranks.backend, plan_pass(source->model(), ranks.config.storage(), ranks.mesh,
                                                     *ranks.backend.ops, 1, rows_of(ids.size(), ranks.mesh)));
     });
