@@ -197,7 +197,7 @@ int plan_serving(const std::string& file, const std::vector<std::string>& overri
   const std::vector<MemoryClass> memory =
       engine_memory(config.model, layout, rank, config.storage(), o, computes, workspace);
   std::size_t total = 0;
-  for (const MemoryClass& m : memory) total += m.bytes;
+  for (const MemoryClass& m : memory) total += m.beside_gpu ? 0 : m.bytes;
   const std::size_t page = page_bytes(config.model, layout, config.storage(), o.page_rows);
   if (json) {
     Json j{{"world", layout.world}, {"rank", rank}, {"memory", Json::object()}, {"memory_total", total}};
@@ -212,7 +212,8 @@ int plan_serving(const std::string& file, const std::vector<std::string>& overri
     return 0;
   }
   fmt::print("memory of rank {} of {} while it serves\n", rank, layout.world);
-  for (const MemoryClass& m : memory) fmt::print("  {:<38}{:>14}\n", m.name, size_text(m.bytes));
+  for (const MemoryClass& m : memory)
+    fmt::print("  {:<38}{:>14}{}\n", m.name, size_text(m.bytes), m.beside_gpu ? "  in host memory" : "");
   fmt::print("  {:<38}{:>14}\n", "total", size_text(total));
   fmt::print("the cache holds {} tokens in {} pages of {}: {} sequences of {}\n", o.pages * o.page_rows, o.pages,
              size_text(page), o.pages / ((o.max_model_len + o.page_rows - 1) / o.page_rows), o.max_model_len);

@@ -1,6 +1,7 @@
 #include "launch/serving_options.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "core/error.h"
 #include "core/suggest.h"
@@ -66,13 +67,16 @@ SchedulerOptions scheduler_options(const ServingOptions& s, const ModelConfig& m
   const std::int64_t longest = (o.max_model_len + o.page_rows - 1) / o.page_rows;  // pages of a sequence
   o.pages = 0;
   std::size_t beside = 0;
-  for (const MemoryClass& c : engine_memory(model, layout, 0, dtype, o, computes, workspace_bytes)) beside += c.bytes;
+  for (const MemoryClass& c : engine_memory(model, layout, 0, dtype, o, computes, workspace_bytes))
+    if (!c.beside_gpu) beside += c.bytes;
   const std::size_t memory = s.memory.empty() ? available : parse_bytes("--memory", s.memory);
   // A page's keys and values of each layer are parts of tensors that begin at multiples of the arena's alignment.
   const std::size_t slack = static_cast<std::size_t>(2 * model.num_hidden_layers) * Arena::kAlignment;
   const std::size_t page = page_bytes(model, layout, dtype, o.page_rows);
   const std::size_t left = memory > beside + slack ? memory - beside - slack : 0;
-  o.pages = std::min(static_cast<std::int64_t>(left / page), longest * o.max_num_seqs);
+  const std::int64_t numbered =
+      std::numeric_limits<std::int32_t>::max() / o.page_rows;  // rows of the cache have int32 numbers
+  o.pages = std::min({static_cast<std::int64_t>(left / page), longest * o.max_num_seqs, numbered});
   if (o.pages < longest)
     input_error(
         "{}: found {} bytes per rank: weights and a step take {}, and {} are left for the cache, expected at least {} "

@@ -170,6 +170,10 @@ DispatchHost make_dispatch_host(Device& device, const Sizes& sizes, int ep, cons
   return h;
 }
 
+std::size_t dispatch_host_bytes(const Sizes& sizes, int ep, const MoeBuffers& limits) {
+  return static_cast<std::size_t>(ep * limits.chunks * sizes.E + limits.rows + limits.received) * sizeof(std::int32_t);
+}
+
 Dispatch make_dispatch(std::int64_t layer, const Sizes& sizes, int ep, const MoeBuffers& limits,
                        const DispatchMaps& maps, const DispatchBuffers& buffers, DispatchHost* host) {
   Dispatch d;

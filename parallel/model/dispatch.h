@@ -44,6 +44,7 @@ struct DispatchHost {
   std::vector<char> touched;  // (E) in the layer under way, which may take several rounds
 };
 DispatchHost make_dispatch_host(Device& device, const Sizes& sizes, int ep, const MoeBuffers& limits);
+std::size_t dispatch_host_bytes(const Sizes& sizes, int ep, const MoeBuffers& limits);  // of its arrays
 
 // One chunk's part of a layer's buffers, and how its rows travel.
 struct DispatchChunk {

@@ -13,6 +13,7 @@
 #include "kernels/dry/dry_device.h"
 #include "kernels/ops.h"
 #include "parallel/comm/comm_dry.h"
+#include "parallel/comm/cuda_memory.h"
 #include "parallel/serve/engine_buffers.h"
 
 namespace upcycle {
@@ -323,11 +324,19 @@ std::vector<MemoryClass> engine_memory(const ModelConfig& model, const Layout& l
   Arena weights("weights"), cache("key/value cache"), activations("activations");
   weights.take(dtype, {table.dense.size});
   weights.take(dtype, {table.expert.size});
-  (void)lay_out_engine(cache, activations, model, dtype, options, computes, device, *stream, *ops, mesh);
+  const EngineBuffers b =
+      lay_out_engine(cache, activations, model, dtype, options, computes, device, *stream, *ops, mesh);
   std::vector<MemoryClass> classes;
   for (const Arena* a : {&weights, &cache, &activations})
     classes.insert(classes.end(), a->classes().begin(), a->classes().end());
-  classes.push_back({"collectives", collective_scratch_bytes(layout), true});
+  const int communicators = (layout.tp > 1) + (layout.dp > 1) + (layout.ep > 1 && model.is_moe());
+  classes.push_back(computes == DeviceKind::Cuda ? cuda_estimate(communicators)
+                                                 : MemoryClass{"collectives", collective_scratch_bytes(layout)});
+  // The host's copies of what a step hands over, and of what its experts exchange.
+  std::size_t host = b.step.rows.bytes() + b.step.pages.bytes() + b.drawn.bytes() * static_cast<std::size_t>(layout.dp);
+  if (model.is_moe())
+    host += dispatch_host_bytes(b.model->sizes, layout.ep, b.model->activations.layers.front().moe.dispatch.limits);
+  classes.push_back({"host side of a step", host, computes == DeviceKind::Cuda});
   return classes;
 }
 

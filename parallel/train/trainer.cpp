@@ -1,4 +1,5 @@
 #include "parallel/train/trainer.h"
+#include "parallel/comm/cuda_memory.h"
 
 #include <algorithm>
 
@@ -19,15 +20,6 @@ std::int64_t microbatches_here(const Config& c, const Mesh& mesh) {
         c.train.global_batch_size, c.train.micro_batch_size, mesh.layout.dp, unit,
         (c.train.global_batch_size + unit - 1) / unit * unit);
   return c.train.global_batch_size / unit;
-}
-
-// What CUDA and NCCL take on a GPU beside our arenas. An estimate, not measured: half a GiB for CUDA's context, our
-// kernels and cuBLASLt's, and a quarter for the channels' buffers of each NCCL communicator (by default up to 32
-// channels of several MiB). Some of it is already taken when a run asks how much is free.
-MemoryClass cuda_estimate(const Config& config, const Layout& layout) {
-  constexpr std::size_t context = std::size_t{512} << 20, communicator = std::size_t{256} << 20;
-  return {"CUDA and NCCL (estimate)",
-          context + static_cast<std::size_t>(nccl_communicators(config, layout)) * communicator};
 }
 
 }  // namespace
@@ -100,7 +92,7 @@ std::vector<MemoryClass> plan_trainer(const Config& config, const Mesh& mesh, Op
   std::vector<MemoryClass> plan = plan_train_memory(m.table, config.storage(), config.train.optimizer == "adamw");
   plan.insert(plan.end(), arena.classes().begin(), arena.classes().end());
   const bool cuda = config.device == "cuda";
-  plan.push_back(cuda ? cuda_estimate(config, mesh.layout)
+  plan.push_back(cuda ? cuda_estimate(nccl_communicators(config, mesh.layout))
                       : MemoryClass{"collectives", collective_scratch_bytes(mesh.layout)});
   if (!config.checkpoint.dir.empty())
     plan.push_back({"checkpoint snapshot", plan_snapshot(m.table, mesh.at, config.train.optimizer == "adamw"), cuda});

@@ -300,12 +300,18 @@ class CountingDevice final : public Device {
     bytes -= n;
     device_.release(data, n);
   }
-  void* allocate_host(std::size_t n) override { return device_.allocate_host(n); }
-  void release_host(void* data, std::size_t n) override { device_.release_host(data, n); }
+  void* allocate_host(std::size_t n) override {
+    host_bytes += n;
+    return device_.allocate_host(n);
+  }
+  void release_host(void* data, std::size_t n) override {
+    host_bytes -= n;
+    device_.release_host(data, n);
+  }
   void copy(Stream& stream, CopyKind kind, void* to, const void* from, const Runs& runs) override {
     device_.copy(stream, kind, to, from, runs);
   }
-  std::size_t bytes = 0;
+  std::size_t bytes = 0, host_bytes = 0;
 
  private:
   Device& device_;
@@ -320,15 +326,19 @@ TEST(Engine, MemoryIsThePlansAndDecodingAllocatesNothing) {
     CountingDevice device(*engines.rig.device);
     const Mesh mesh = make_test_mesh(device, *engines.rig.stream, tp, ep);
     const SchedulerOptions options = options_of(m, 40, 48);
-    std::size_t planned = 0;
+    std::size_t planned = 0, planned_host = 0;
     for (const MemoryClass& c :
          engine_memory(m, mesh.layout, mesh.rank, DType::F32, options, device.kind(),
                        [&](const OpLimits& limits) { return engines.rig.ops->workspace_bytes(limits); }))
-      if (c.name != "collectives") planned += c.bytes;
+      if (c.name == "host side of a step")
+        planned_host += c.bytes;
+      else if (c.name != "collectives" && !c.name.starts_with("CUDA"))
+        planned += c.bytes;
     const LoadedModel model =
         load_model(engines.source, DType::F32, mesh, device, *engines.rig.stream, *engines.rig.ops);
     const auto engine = make_engine(model, options);
     EXPECT_EQ(device.bytes, planned);
+    EXPECT_EQ(device.host_bytes, planned_host);
     std::vector<Request> all = requests(m, 3 * mesh.layout.dp, 30, 1, 0);
     for (Request& r : all) {
       r.max_tokens = 40;
