@@ -130,17 +130,18 @@ struct Row {
     return kept;
   }
   // The fewest of the highest (ties: the lower index first) whose number, or mass, reaches `target`: a radix selection
-  // over the keys.
+  // over the keys. All tokens with at most the weight `least` can be left out.
   template <bool kByMass>
-  Kept fewest(Weight target) const {
+  Kept fewest(Weight target, Weight least = 0) const {
     Bin above{0, 0};  // all with higher keys than those looked at
     std::uint32_t prefix = 0;
     for (const auto& [shift, bits] : {std::pair{21, 11}, std::pair{10, 11}, std::pair{0, 10}}) {
       std::fill_n(scratch.bins, kBins, Bin{});
       weighted([&, shift = shift, bits = bits](std::int64_t, const float* x, const Weight* w, std::int64_t n) {
         for (std::int64_t i = 0; i < n; ++i) {
+          if (w[i] <= least) continue;
           const std::uint32_t key = key_of(x[i]);
-          if (w[i] == 0 || (shift < 21 && key >> (shift + bits) != prefix)) continue;
+          if (shift < 21 && key >> (shift + bits) != prefix) continue;
           Bin& bin = scratch.bins[key >> shift & ((1u << bits) - 1)];
           bin.mass += w[i];
           bin.count += 1;
@@ -205,7 +206,9 @@ std::int64_t sample(const Logits& logits, float temperature, std::int64_t top_k,
   Kept kept = top_k > 0 && top_k < logits.vocabulary ? row.fewest<false>(static_cast<Weight>(top_k)) : row.all();
   if (top_p < 1) {
     const double needed = std::ceil(static_cast<double>(top_p) * static_cast<double>(kept.mass));
-    kept = row.fewest<true>(std::clamp<Weight>(static_cast<Weight>(needed), 1, kept.mass));
+    const Weight target = std::clamp<Weight>(static_cast<Weight>(needed), 1, kept.mass);
+    // The whole vocabulary, at this weight, is less than what the target leaves over.
+    kept = row.fewest<true>(target, (kept.mass - target) / static_cast<Weight>(logits.vocabulary));
   }
   return row.draw(kept, uniform);
 }

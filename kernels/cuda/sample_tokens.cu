@@ -108,8 +108,8 @@ __device__ int nth_with(const Row& row, unsigned key, unsigned long long n) {
 }
 
 // The fewest of the highest tokens (ties: the lower index first) whose number, or mass, reaches `target`: a radix
-// selection over the keys.
-__device__ Kept fewest(const Row& row, bool by_mass, Weight target) {
+// selection over the keys. All tokens with at most the weight `least` can be left out.
+__device__ Kept fewest(const Row& row, bool by_mass, Weight target, Weight least) {
   GPU_SHARED(Weight, mass, [kBins]);
   GPU_SHARED(unsigned, count, [kBins]);
   GPU_SHARED(Weight, mass_of_warp, [kWarps]);
@@ -131,7 +131,7 @@ __device__ Kept fewest(const Row& row, bool by_mass, Weight target) {
       const unsigned key = key_of(logit);
       if (level > 0 && key >> (shift + bits) != prefix) continue;
       const Weight w = row.weight(logit);
-      if (w == 0) continue;
+      if (w <= least) continue;
       const unsigned b = key >> shift & ((1u << bits) - 1);
       atomicAdd(&mass[b], w);
       atomicAdd(&count[b], 1u);
@@ -224,11 +224,13 @@ __global__ void __launch_bounds__(kThreads) sample(int* tokens, SamplingShape s)
   }
   const int top_k = s.top_k[r];
   const float top_p = s.top_p[r];
-  Kept kept = top_k > 0 && top_k < s.vocabulary ? fewest(row, false, static_cast<Weight>(top_k))
+  Kept kept = top_k > 0 && top_k < s.vocabulary ? fewest(row, false, static_cast<Weight>(top_k), 0)
                                                 : Kept{0, s.vocabulary, whole_mass(row)};
   if (top_p < 1) {
     const double needed = ceil(static_cast<double>(top_p) * static_cast<double>(kept.mass));
-    kept = fewest(row, true, min(max(static_cast<Weight>(needed), Weight{1}), kept.mass));
+    const Weight target = min(max(static_cast<Weight>(needed), Weight{1}), kept.mass);
+    // The whole vocabulary, at this weight, is less than what the target leaves over.
+    kept = fewest(row, true, target, (kept.mass - target) / static_cast<Weight>(s.vocabulary));
   }
   const Weight target = static_cast<Weight>(static_cast<double>(s.uniform[r]) * static_cast<double>(kept.mass));
   draw(tokens + r, row, kept, min(target, kept.mass - 1));
