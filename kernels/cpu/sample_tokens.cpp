@@ -29,6 +29,8 @@ struct Bin {
 struct Scratch {
   Bin bins[kBins];
   Weight weights[kBlock];
+  std::uint32_t counts[kBlock];  // 0 or 1
+  std::int32_t found[kBlock];
 };
 
 // One row of logits, in its parts.
@@ -133,16 +135,22 @@ struct Row {
   // over the keys. All tokens with at most the weight `least` can be left out.
   template <bool kByMass>
   Kept fewest(Weight target, Weight least = 0) const {
-    Bin above{0, 0};  // all with higher keys than those looked at
-    std::uint32_t prefix = 0;
+    Bin above{0, 0};                    // all with higher keys than those looked at
+    std::uint32_t known = 0, mask = 0;  // the upper bits of the keys looked at, and which bits these are
     for (const auto& [shift, bits] : {std::pair{21, 11}, std::pair{10, 11}, std::pair{0, 10}}) {
       std::fill_n(scratch.bins, kBins, Bin{});
       weighted([&, shift = shift, bits = bits](std::int64_t, const float* x, const Weight* w, std::int64_t n) {
+      // First which ones count, without branches, which would be foretold wrongly.
+#pragma omp simd
+        for (std::int64_t i = 0; i < n; ++i) scratch.counts[i] = w[i] > least && (key_of(x[i]) & mask) == known ? 1 : 0;
+        std::int64_t found = 0;
         for (std::int64_t i = 0; i < n; ++i) {
-          if (w[i] <= least) continue;
-          const std::uint32_t key = key_of(x[i]);
-          if (shift < 21 && key >> (shift + bits) != prefix) continue;
-          Bin& bin = scratch.bins[key >> shift & ((1u << bits) - 1)];
+          scratch.found[found] = static_cast<std::int32_t>(i);
+          found += scratch.counts[i];
+        }
+        for (std::int64_t j = 0; j < found; ++j) {
+          const std::int32_t i = scratch.found[j];
+          Bin& bin = scratch.bins[key_of(x[i]) >> shift & ((1u << bits) - 1)];
           bin.mass += w[i];
           bin.count += 1;
         }
@@ -157,14 +165,14 @@ struct Row {
       }
       if (b < 0) return {0, logits.vocabulary, above.mass};  // fewer than the target have any weight
       const Bin& bin = scratch.bins[b];
-      prefix = prefix << bits | static_cast<std::uint32_t>(b);
-      const std::uint32_t lowest = prefix << shift;
+      known |= static_cast<std::uint32_t>(b) << shift;
+      mask |= ((1u << bits) - 1) << shift;
       const bool whole = bin.count == 1 || (!kByMass && above.count + bin.count == target);
-      if (whole) return {lowest, logits.vocabulary, above.mass + bin.mass};
+      if (whole) return {known, logits.vocabulary, above.mass + bin.mass};
       if (shift > 0) continue;
       const Weight each = bin.mass / bin.count;  // equal logits
       const std::uint64_t taken = kByMass ? (target - above.mass + each - 1) / each : target - above.count;
-      return {lowest, nth_with(lowest, taken), above.mass + taken * each};
+      return {known, nth_with(known, taken), above.mass + taken * each};
     }
     __builtin_unreachable();
   }
