@@ -1,6 +1,5 @@
 #pragma once
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <utility>
 
@@ -36,7 +35,9 @@ struct DecodeScratch {
 
 // The rows of a tile: kKeys, of which those past the last are the last one again.
 template <class T>
-using TileRows = std::array<const T*, kKeys>;
+struct TileRows {
+  const T* at[kKeys];
+};
 
 inline Vec load_wide(const float* p) { return load_vec(p); }
 inline Vec load_wide(const bf16* p) {
@@ -70,10 +71,10 @@ void multiply_keys(float* p, const float* q, const TileRows<T>& rows, const Tile
     for (std::int64_t d = 0; d < z.D; d += kLanes) {
       if (d * sizeof(T) % 64 == 0)
 #pragma GCC unroll 16
-        for (int r = 0; r < kAtOnce; ++r) __builtin_prefetch(ahead[static_cast<std::size_t>(j + r)] + d, 0, 2);
+        for (int r = 0; r < kAtOnce; ++r) __builtin_prefetch(ahead.at[j + r] + d, 0, 2);
 #pragma GCC unroll 16
       for (int r = 0; r < kAtOnce; ++r) {
-        const Vec key = load_wide(rows[static_cast<std::size_t>(j + r)] + d);
+        const Vec key = load_wide(rows.at[j + r] + d);
 #pragma GCC unroll 4
         for (int i = 0; i < Q; ++i) sums[i * kAtOnce + r] += key * load_vec(q + i * z.Dp + d);
       }
@@ -96,9 +97,8 @@ void add_columns(float* o, const float* p, const TileRows<T>& rows, const TileRo
   for (int j = 0; j < n; ++j) {
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
-      if (v * kLanes * sizeof(T) % 64 == 0)
-        __builtin_prefetch(ahead[static_cast<std::size_t>(j)] + d + v * kLanes, 0, 2);
-      const Vec value = load_wide(rows[static_cast<std::size_t>(j)] + d + v * kLanes);
+      if (v * kLanes * sizeof(T) % 64 == 0) __builtin_prefetch(ahead.at[j] + d + v * kLanes, 0, 2);
+      const Vec value = load_wide(rows.at[j] + d + v * kLanes);
 #pragma GCC unroll 4
       for (int i = 0; i < Q; ++i) sums[i][v] += value * p[i * kKeys + j];
     }
@@ -142,6 +142,7 @@ void attend_range(const Partial& to, const DecodeScratch& w, const Sizes& z, std
   } tiles[2];
   const auto keys_at = [&](std::int64_t first) { return static_cast<int>(std::min<std::int64_t>(kKeys, end - first)); };
   find(tiles[0].k, tiles[0].v, begin, keys_at(begin));
+  tiles[1] = tiles[0];  // what is prefetched where no tile follows
   for (std::int64_t first = begin, t = 0; first < end; first += kKeys, t ^= 1) {
     const int n = keys_at(first), vectors = (n + kLanes - 1) / kLanes;
     const Tile& tile = tiles[t];

@@ -76,9 +76,9 @@ void find_rows(TileRows<T>& rows, const Tensor& cache, std::int64_t head, const 
   const int P = static_cast<int>(p.P);
   for (int first = 0; first < n; first += P) {
     const T* at = page_rows<T>(cache, p, pages[first / P], head);
-    for (int j = 0; j < P; ++j) rows[static_cast<std::size_t>(first + j)] = at + j * p.rows.D;
+    for (int j = 0; j < P; ++j) rows.at[first + j] = at + j * p.rows.D;
   }
-  for (int j = n; j < kKeys; ++j) rows[static_cast<std::size_t>(j)] = rows[static_cast<std::size_t>(n - 1)];
+  for (int j = n; j < kKeys; ++j) rows.at[j] = rows.at[n - 1];
 }
 
 struct Call {
