@@ -81,6 +81,8 @@ void find_rows(TileRows<T>& rows, const Tensor& cache, std::int64_t head, const 
   for (int j = n; j < kKeys; ++j) rows.at[j] = rows.at[n - 1];
 }
 
+std::int64_t ranges_of(std::int64_t keys) { return (keys + kRangeKeys - 1) / kRangeKeys; }
+
 struct Call {
   const Tensor &out, &q;
   const PagedCache& cache;
@@ -139,7 +141,7 @@ struct Call {
     };
     load_queries(w.q, queries<T>(s, head), q.row_stride, 0, z.G, z);
     if (ranges > 1) {
-      if (range * kRangeKeys < s.keys) attend_to(partial(item * ranges + range), range);
+      attend_to(partial(item * ranges + range), range);
       return;
     }
     attend_to(w.all, 0);
@@ -156,28 +158,48 @@ struct Call {
     store<T>(s, head, all);
   }
 
+  bool decoded(const Paged& s) const { return decodes(z) && s.q_rows == 1; }
+  // Sums units(sequence), or finds the sequence that has the i-th of all units, and which of its own that is.
+  template <class Units>
+  std::int64_t total(const Units& units) const {
+    std::int64_t sum = 0;
+    for (std::int64_t n = 0; n < sequences.count; ++n) sum += units(paged_of(sequences, n));
+    return sum;
+  }
+  struct Place {
+    std::int64_t sequence, unit;
+  };
+  template <class Units>
+  Place find(const Units& units, std::int64_t i) const {
+    std::int64_t n = 0;
+    for (std::int64_t here = 0; i >= (here = units(paged_of(sequences, n))); ++n) i -= here;
+    return {n, i};
+  }
+
   template <class T>
-  void run(std::int64_t heads, std::int64_t most_rows) const {
-    const bool decoding = decodes(z);
-    const auto decoded = [&](const Paged& s) { return decoding && s.q_rows == 1; };
-    const std::int64_t per_item = item_rows(heads, most_rows, omp_get_max_threads());
-    const std::int64_t blocks = (most_rows + per_item - 1) / per_item;
-    // Later blocks of prompts see more keys: handing them out first leaves small items to balance the end.
-#pragma omp parallel for schedule(dynamic) if (heads * (blocks + ranges) > 2)
-    for (std::int64_t i = 0; i < heads * (blocks + ranges); ++i) {
-      const std::int64_t item = i % heads, head = item % z.K, block = i / heads;
-      const Paged s = paged_of(sequences, item / z.K);
-      if (decoded(s)) {
-        if (block >= blocks) decode<T>(s, head, item, block - blocks);
-      } else if (block < blocks) {
-        const std::int64_t begin = (blocks - 1 - block) * per_item;
-        const std::int64_t rows = std::min(per_item, s.q_rows * z.G - begin);
-        if (rows > 0) attend<T>(s, head, begin, rows);
+  void run() const {
+    const std::int64_t prompts = total([&](const Paged& s) { return decoded(s) ? 0 : 1; });
+    const std::int64_t per_item = item_rows(prompts * z.K, sequences.most_rows * z.G, omp_get_max_threads());
+    const auto blocks_of = [&](const Paged& s) { return decoded(s) ? 0 : (s.q_rows * z.G + per_item - 1) / per_item; };
+    const auto parts_of = [&](const Paged& s) { return !decoded(s) ? 0 : ranges > 1 ? ranges_of(s.keys) : 1; };
+    const std::int64_t blocks = total(blocks_of) * z.K, items = blocks + total(parts_of) * z.K;
+    // Prompts first, of each the later blocks, which see more keys: so small items are left to balance the end.
+#pragma omp parallel for schedule(dynamic) if (items > 1)
+    for (std::int64_t i = 0; i < items; ++i) {
+      if (i < blocks) {
+        const Place at = find(blocks_of, i / z.K);
+        const Paged s = paged_of(sequences, at.sequence);
+        const std::int64_t begin = (blocks_of(s) - 1 - at.unit) * per_item;
+        attend<T>(s, i % z.K, begin, std::min(per_item, s.q_rows * z.G - begin));
+      } else {
+        const Place at = find(parts_of, (i - blocks) / z.K);
+        const std::int64_t head = (i - blocks) % z.K;
+        decode<T>(paged_of(sequences, at.sequence), head, at.sequence * z.K + head, at.unit);
       }
     }
     if (ranges == 1) return;
 #pragma omp parallel for schedule(static)
-    for (std::int64_t item = 0; item < heads; ++item) {
+    for (std::int64_t item = 0; item < sequences.count * z.K; ++item) {
       const Paged s = paged_of(sequences, item / z.K);
       if (decoded(s)) join_ranges<T>(s, item % z.K, item);
     }
@@ -186,8 +208,6 @@ struct Call {
 
 // Ranges of keys go to different threads where sequences and heads are too few to keep all of them busy.
 bool splits(std::int64_t heads) { return heads < 2 * omp_get_max_threads(); }
-std::int64_t ranges_of(std::int64_t keys) { return std::max<std::int64_t>(1, (keys + kRangeKeys - 1) / kRangeKeys); }
-
 // For up to `heads` sequences times heads.
 std::size_t paged_workspace(const Sizes& z, std::int64_t heads, std::int64_t keys) {
   std::int64_t floats = omp_get_max_threads() * Call::thread_floats(z);
@@ -226,9 +246,9 @@ void CpuOps::paged_attention(Stream& stream, Workspace workspace, const Tensor& 
   Call call{out, q, cache, sequences, p, p.rows, static_cast<float*>(workspace.data)};
   if (decodes(p.rows) && splits(heads)) call.ranges = ranges_of(sequences.most_keys);
   if (q.dtype == DType::BF16) {
-    call.run<bf16>(heads, sequences.most_rows * p.rows.G);
+    call.run<bf16>();
   } else {
-    call.run<float>(heads, sequences.most_rows * p.rows.G);
+    call.run<float>();
   }
   stream.poll();
 }
