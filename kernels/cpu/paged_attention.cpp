@@ -128,6 +128,20 @@ struct Call {
                 load, done);
   }
 
+  // Starts to fetch the first tile of an item that decodes: within an item each tile fetches the next one.
+  template <class T>
+  void fetch_first_tile(const Paged& s, std::int64_t head) const {
+    const int n = static_cast<int>(std::min<std::int64_t>(kKeys, s.keys));
+    if (n == 0) return;
+    for (const Tensor* t : {&cache.k, &cache.v}) {
+      TileRows<T> rows;
+      find_rows(rows, *t, head, s.pages, n, p);
+      for (int j = 0; j < n; ++j)
+        for (std::int64_t d = 0; d < z.D; d += static_cast<std::int64_t>(64 / sizeof(T)))
+          __builtin_prefetch(rows.at[j] + d, 0, 2);
+    }
+  }
+
   // The one row of a sequence that decodes: one range of its keys, or all of them.
   template <class T>
   void decode(const Paged& s, std::int64_t head, std::int64_t item, std::int64_t range) const {
@@ -184,7 +198,9 @@ struct Call {
     const auto parts_of = [&](const Paged& s) { return !decoded(s) ? 0 : ranges > 1 ? ranges_of(s.keys) : 1; };
     const std::int64_t blocks = total(blocks_of) * z.K, items = blocks + total(parts_of) * z.K;
     // Prompts first, of each the later blocks, which see more keys: so small items are left to balance the end.
-#pragma omp parallel for schedule(dynamic) if (items > 1)
+    // Where all decode, a thread takes several heads in a row, so that the next one is mostly its own.
+    const std::int64_t run = blocks > 0 ? 1 : std::clamp<std::int64_t>(items / (8 * omp_get_max_threads()), 1, 8);
+#pragma omp parallel for schedule(dynamic, run) if (items > 1)
     for (std::int64_t i = 0; i < items; ++i) {
       if (i < blocks) {
         const Place at = find(blocks_of, i / z.K);
@@ -194,6 +210,9 @@ struct Call {
       } else {
         const Place at = find(parts_of, (i - blocks) / z.K);
         const std::int64_t head = (i - blocks) % z.K;
+        if (ranges == 1 && i + 1 < items)
+          fetch_first_tile<T>(paged_of(sequences, find(parts_of, (i + 1 - blocks) / z.K).sequence),
+                              (i + 1 - blocks) % z.K);
         decode<T>(paged_of(sequences, at.sequence), head, at.sequence * z.K + head, at.unit);
       }
     }
