@@ -12,6 +12,7 @@
 #include "core/rng.h"
 #include "core/trace.h"
 #include "launch/agree_on_start.h"
+#include "launch/bench/calibrate.h"
 #include "launch/bench/ops.h"
 #include "launch/bench/predict.h"
 #include "launch/bench/serve.h"
@@ -158,6 +159,8 @@ int bench_ops_of(const MpiSession& session, const std::string& file, const std::
 int run_bench(const Arguments& arguments) {
   if (!arguments.empty() && arguments[0] == "predict") return bench_predict({arguments.begin() + 1, arguments.end()});
   if (!arguments.empty() && arguments[0] == "serve") return bench_serve({arguments.begin() + 1, arguments.end()});
+  if (!arguments.empty() && arguments[0] == "calibrate")
+    return bench_calibrate({arguments.begin() + 1, arguments.end()});
   std::string what, file;
   std::int64_t steps = 6, warmup = 2;
   double seconds = 0.2;
@@ -167,8 +170,8 @@ int run_bench(const Arguments& arguments) {
       "bench",
       "Benchmarks. `bench step CONFIG`: whole training steps on random tokens. `bench ops CONFIG`: each op "
       "by itself against its roof. `bench serve MODEL`: serving under load; `bench predict CONFIG`: serving on the "
-      "machine of a file (each has its own --help).");
-  options.positional("what", what, "step, ops, serve or predict");
+      "machine of a file; `bench calibrate CONFIG`: writes this one's (each has its own --help).");
+  options.positional("what", what, "step, ops, serve, predict or calibrate");
   options.positional("config", file, "JSON config", Need::Optional);
   options.option("--steps", steps, "step: measured steps");
   options.option("--warmup", warmup, "step: steps before them");
@@ -177,7 +180,7 @@ int run_bench(const Arguments& arguments) {
   options.config_overrides(overrides);
   if (!options.parse(arguments)) return 0;
   if (what != "step" && what != "ops")
-    input_error("command line: bench: found '{}', expected step, ops, serve or predict", what);
+    input_error("command line: bench: found '{}', expected step, ops, serve, predict or calibrate", what);
   if (steps < 1 || warmup < 0)
     input_error("command line: --steps, --warmup: found {}, {}, expected at least 1, 0", steps, warmup);
   if (!(seconds > 0)) input_error("command line: --seconds: found {}, expected more than 0", seconds);

@@ -15,13 +15,16 @@ namespace upcycle {
 namespace {
 
 // Seconds at which each of `n` requests that come at once ends, in that order.
-std::vector<double> endings(Server& server, std::int64_t n, std::int64_t input_len, std::int64_t output_len) {
+std::vector<double> endings(Server& server, std::int64_t n, std::int64_t vocab_size, std::int64_t input_len,
+                            std::int64_t output_len) {
   const double begin = server.now();
   for (std::int64_t id = 0; id < n; ++id) {
     Request r;
     r.id = id;
-    r.prompt.assign(static_cast<std::size_t>(input_len), 0);
     r.max_tokens = output_len;
+    r.sampling.temperature = 0;
+    for (std::int64_t i = 0; i < input_len; ++i)  // spread over the vocabulary, so that experts get theirs
+      r.prompt.push_back(static_cast<std::int32_t>((id * 7919 + i * 104729) % vocab_size));
     server.add(std::move(r));
   }
   std::vector<double> seconds;
@@ -33,10 +36,11 @@ std::vector<double> endings(Server& server, std::int64_t n, std::int64_t input_l
 
 }  // namespace
 
-SteadyServing measure_steady(Server& server, std::int64_t input_len, std::int64_t output_len, std::int64_t at_once) {
+SteadyServing measure_steady(Server& server, std::int64_t vocab_size, std::int64_t input_len, std::int64_t output_len,
+                             std::int64_t at_once) {
   SteadyServing s;
-  s.latency_alone = endings(server, 1, input_len, output_len).back();
-  const std::vector<double> ended = endings(server, 5 * at_once, input_len, output_len);
+  s.latency_alone = endings(server, 1, vocab_size, input_len, output_len).back();
+  const std::vector<double> ended = endings(server, 5 * at_once, vocab_size, input_len, output_len);
   const auto first = static_cast<std::size_t>(at_once - 1), last = static_cast<std::size_t>(4 * at_once - 1);
   s.requests_per_s = static_cast<double>(last - first) / (ended[last] - ended[first]);
   return s;
@@ -76,7 +80,8 @@ int bench_predict(const Arguments& arguments) {
   const std::int64_t fits = o.pages / ((input_len + output_len - 1 + o.page_rows - 1) / o.page_rows);
   const std::string refused = Scheduler(o).refusal(input_len, output_len);
   if (!refused.empty()) input_error("command line: --input-len, --output-len: {}", refused);
-  const SteadyServing s = measure_steady(*server, input_len, output_len, std::min(fits, o.max_num_seqs) * layout.dp);
+  const SteadyServing s =
+      measure_steady(*server, c.model.vocab_size, input_len, output_len, std::min(fits, o.max_num_seqs) * layout.dp);
   const double tokens_per_s = s.requests_per_s * static_cast<double>(input_len + output_len);
   if (json) {
     fmt::print("{}\n", nlohmann::ordered_json{{"machine", machine.name},

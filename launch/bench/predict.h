@@ -11,7 +11,8 @@ struct SteadyServing {
 };
 // On an idle server. `at_once`: requests that fill it; five times as many come, and those that end in the middle, after
 // the first fill and before the last, count.
-SteadyServing measure_steady(Server& server, std::int64_t input_len, std::int64_t output_len, std::int64_t at_once);
+SteadyServing measure_steady(Server& server, std::int64_t vocab_size, std::int64_t input_len, std::int64_t output_len,
+                             std::int64_t at_once);
 
 // `bench predict`: the above on the predicted server of a machine file.
 int bench_predict(const Arguments& arguments);

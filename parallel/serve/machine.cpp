@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/suggest.h"
+#include "data/files.h"
 
 namespace upcycle {
 namespace {
@@ -97,6 +98,17 @@ Machine read_machine(const std::string& file) {
                 near.empty() ? "" : ", did you mean " + quote_text(near) + "?");
   }
   return m;
+}
+
+bool possible(const Machine& machine) {
+  return std::all_of(kConstants.begin(), kConstants.end(),
+                     [&](const Constant& c) { return machine.*c.member >= c.least && machine.*c.member <= c.most; });
+}
+
+void write_machine(const std::string& file, const Machine& machine, const std::string& source) {
+  nlohmann::ordered_json j{{"name", machine.name}};
+  for (const Constant& c : kConstants) j[c.key] = {{"value", machine.*c.member}, {"source", source}};
+  write_text_atomic(file, j.dump(2) + "\n");
 }
 
 }  // namespace upcycle

@@ -19,10 +19,14 @@ struct Machine {
   double host_step_time = 0, host_token_time = 0;          // seconds of a step, and of a token that it draws
 
   double product_rate(DType dtype) const { return dtype == DType::BF16 ? product_rate_bf16 : product_rate_fp32; }
+  bool operator==(const Machine&) const = default;
 };
 
 // A JSON object: "name", and for each constant above {"value": number, "source": where it comes from}. InputError
 // naming file, field, found and expected where one is missing, unknown, out of its range or without a source.
 Machine read_machine(const std::string& file);
+bool possible(const Machine& machine);  // each constant within the range that read_machine accepts
+// The same source for all constants.
+void write_machine(const std::string& file, const Machine& machine, const std::string& source);
 
 }  // namespace upcycle

@@ -4,6 +4,7 @@
 
 #include "tests/cli/refused.h"
 #include "tests/cli/small_run.h"
+#include "tests/data/temporary_folder.h"
 
 namespace upcycle {
 namespace {
@@ -27,6 +28,20 @@ TEST(Predict, ServesModelsThatNoMachineHereHolds) {
   EXPECT_GT(rate({"--parallel.tp=4", "--parallel.etp=4", "--model.num_experts_per_tok=1"}), one);
   // Two replicas, which do not wait for each other's experts.
   EXPECT_NEAR(rate({"--parallel.tp=4", "--parallel.etp=4", "--world=8"}) / one, 2, 0.01);
+}
+
+TEST(Predict, CalibratesThisMachine) {
+  const TemporaryFolder folder;
+  const std::string machine = folder.file("machine.json"), config = kLaunch + "configs/tiny_moe.json";
+  const Outcome calibrated = run_upcycle({"bench", "calibrate", config, "--output=" + machine, "--max-num-seqs=8"});
+  EXPECT_EQ(calibrated.exit_code, 0) << calibrated.err;
+  EXPECT_NE(calibrated.out.find("median error"), std::string::npos) << calibrated.out;
+  EXPECT_GT(json_of({"bench", "predict", config, "--machine=" + machine, "--input-len=64", "--output-len=8",
+                     "--json"})["request_throughput"],
+            0);
+  EXPECT_NE(one_line_error(run_upcycle({"bench", "calibrate", kLaunch + "configs/paper_436m_dense.json"}))
+                .find("model.num_local_experts: found 0, expected an MoE"),
+            std::string::npos);
 }
 
 TEST(Predict, BadInputIsOneLine) {

@@ -58,6 +58,17 @@ TEST(Machine, AMissingOrImpossibleValueIsNamed) {
   EXPECT_EQ(refused([](Json& m) { m = Json::array(); }), "found [], expected a JSON object");
 }
 
+TEST(Machine, IsReadAsItWasWritten) {
+  const TemporaryFolder folder;
+  Machine m = read_machine(kH100);
+  m.layer_time = 1.0 / 3;
+  EXPECT_TRUE(possible(m));
+  write_machine(folder.file("machine.json"), m, "a test");
+  EXPECT_EQ(read_machine(folder.file("machine.json")), m);
+  m.memory_rate = 0;
+  EXPECT_FALSE(possible(m));
+}
+
 TEST(Machine, AFileThatIsNoneIsOneLine) {
   const TemporaryFolder folder;
   const std::string file = folder.file("machine.json");
