@@ -79,10 +79,10 @@ StepCost CostModel::cost(std::span<const std::span<const ScheduledRows>> replica
       const double keys = number(part.begin + part.rows);
       const double pairs = number(part.rows) * (number(part.begin) + number(part.rows + 1) / 2);
       const double flops = 4 * pairs * number(sizes_.N_local * sizes_.D * sizes_.L);
-      attention += std::max(keys * cache_row_bytes_ / m.memory_rate, flops / (rate_ * m.attention_efficiency));
+      attention += keys * cache_row_bytes_ / m.memory_rate + flops / (rate_ * m.attention_efficiency);
     }
     const auto product = [&](double elements, double n) {
-      return n > 0 ? std::max(elements * size_ / m.memory_rate, 2 * elements * n / rate_) : 0;
+      return n > 0 ? elements * size_ / m.memory_rate + 2 * elements * n / rate_ : 0;
     };
     all_rows += rows;
     most_rows = std::max(most_rows, rows);
@@ -102,8 +102,8 @@ StepCost CostModel::cost(std::span<const std::span<const ScheduledRows>> replica
     const double E = number(sizes_.E), copies = layout_.edp;
     const double touched = distinct_experts(all_rows / copies);
     const double rows_per_expert = all_rows / copies * number(sizes_.k) / E;
-    c.experts = std::max(experts_ * touched / E * size_ / m.memory_rate,
-                         2 * experts_ * rows_per_expert / (rate_ * m.expert_efficiency));
+    c.experts =
+        experts_ * touched / E * size_ / m.memory_rate + 2 * experts_ * rows_per_expert / (rate_ * m.expert_efficiency);
     c.experts_touched = distinct_experts(all_rows) * number(moe_layers_);
     c.weight_bytes += model_expert_bytes_ * c.experts_touched / (E * number(moe_layers_));
     if (layout_.ep > 1) {

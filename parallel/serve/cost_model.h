@@ -17,9 +17,10 @@ struct StepCost {
   double seconds() const { return host + layers + products + experts + attention + transfers; }
 };
 
-// Predicts steps of a model on a machine, from the parameter table and the rows of a step. Each kind of work takes the
-// longer of its bytes at memory_rate and its FLOPs at their rate, and the kinds add up, because they run one after the
-// other; so does the host's time. Left out: activations' bytes, norms, sampling, uneven loads of ranks.
+// Predicts steps of a model on a machine, from the parameter table and the rows of a step. Work takes its bytes at
+// memory_rate and its FLOPs at their rate, one after the other: their sum predicts the engine's steps on a CPU twice as
+// well as the longer of the two. The host's time adds up too. Left out: activations' bytes, norms, sampling, uneven
+// loads of ranks.
 class CostModel {
  public:
   // `expert_share` (E): the share of the tokens that choose each expert, adding up to k; empty: all alike.

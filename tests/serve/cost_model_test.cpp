@@ -83,10 +83,10 @@ TEST(CostModel, DecodingReadsWeightsAndCache) {
   const double head = static_cast<double>(dense.vocab_size * dense.hidden_size);
   const StepCost one = cost_of({dense, {}, DType::BF16, machine}, {{{99, 1}}});
   EXPECT_NEAR(one.products * 1e9, 2 * (matrices(dense) + head), 1);
-  EXPECT_NEAR(one.attention * 1e9, 2 * 100 * cache_row, 1e-6);
+  EXPECT_NEAR(one.attention * 1e9, 2 * 100 * cache_row, 1e-3);
   EXPECT_NEAR(one.weight_bytes, 2 * (matrices(dense) + head), 1);
   // More sequences read the same weights.
-  EXPECT_EQ(cost_of({dense, {}, DType::BF16, machine}, {{{99, 1}, {9, 1}}}).products, one.products);
+  EXPECT_NEAR(cost_of({dense, {}, DType::BF16, machine}, {{{99, 1}, {9, 1}}}).products, one.products, 1e-9);
 
   const ModelConfig moe = small_model(8);
   const CostModel model(moe, {}, DType::BF16, machine);
@@ -107,8 +107,8 @@ TEST(CostModel, RanksOfTpShareTheWorkAndExchangeTheRows) {
   Machine machine = without_memory_limit();
   const StepCost one = cost_of({m, {}, DType::F32, machine}, {{{0, 64}}});
   const StepCost four = cost_of({m, make_layout(4, 4, 1, 4), DType::F32, machine}, {{{0, 64}}});
-  EXPECT_NEAR(four.attention, one.attention / 4, 1e-12);
-  EXPECT_NEAR(four.experts, one.experts / 4, 1e-12);
+  EXPECT_NEAR(four.attention, one.attention / 4, 1e-9);
+  EXPECT_NEAR(four.experts, one.experts / 4, 1e-9);
   EXPECT_EQ(one.transfers, 0);
   // Two all-reduces of (T, H) in each of three layers, 2 (n - 1) / n of the bytes each.
   EXPECT_NEAR(four.transfers * 1e9, 3 * 2 * 2 * 0.75 * 64 * 64 * 4, 1e-3);
@@ -122,11 +122,11 @@ TEST(CostModel, ReplicasStepTogetherAndShareExperts) {
   const Layout replicas = make_layout(2, 1, 1, 1), spread = make_layout(2, 1, 2, 1);
   const StepCost one = cost_of({m, {}, DType::F32, machine}, {{{0, 64}}});
   // As long as the longest; each has all experts.
-  EXPECT_EQ(cost_of({m, replicas, DType::F32, machine}, {{{0, 64}}, {{0, 64}}}).seconds(), one.seconds());
+  EXPECT_NEAR(cost_of({m, replicas, DType::F32, machine}, {{{0, 64}}, {{0, 64}}}).seconds(), one.seconds(), 1e-9);
   EXPECT_EQ(cost_of({m, replicas, DType::F32, machine}, {{{0, 64}}, {}}).products, one.products);
   // Half the experts each, for the tokens of both.
   const StepCost two = cost_of({m, spread, DType::F32, machine}, {{{0, 64}}, {{0, 64}}});
-  EXPECT_NEAR(two.experts, one.experts, 1e-12);
+  EXPECT_NEAR(two.experts, one.experts, 1e-9);
   EXPECT_NEAR(two.transfers * 1e9, 3 * 2 * 64 * 2 * 64 * 4 / 2, 1e-3);
 }
 
