@@ -152,7 +152,7 @@ LoadMetrics metrics_of(std::span<const WindowedRun> runs, const Goodput& goodput
     m.queue_max = std::max(m.queue_max, queue.most);
     m.queue_mean += queue.mean * r.window.seconds();
     generator += r.run.generator_cpu;
-    time += r.run.duration;
+    for (const StepRecord& step : r.run.steps) time += step.end - step.begin;
   }
   m.queue_mean = ratio(m.queue_mean, m.duration);
   m.request_throughput = ratio(static_cast<double>(m.completed), m.duration);

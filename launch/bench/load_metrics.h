@@ -47,7 +47,7 @@ struct LoadMetrics {
   // Of an MoE, per step and summed over its layers; assignments (token, expert) per expert touched; bytes per token
   // computed.
   double experts_per_step = 0, tokens_per_expert = 0, weight_bytes_per_token = 0;
-  double generator_share = 0;  // of the runs' time: CPU that the load generator used itself
+  double generator_share = 0;  // CPU that the load generator used itself, of the time in which the server had work
 };
 LoadMetrics metrics_of(std::span<const WindowedRun> runs, const Goodput& goodput);
 

@@ -10,7 +10,7 @@ namespace {
 
 constexpr double kForever = std::numeric_limits<double>::infinity();
 // A quick run's parts of its time, and the rates it expects to measure.
-constexpr double kOfflinePart = 0.15, kCapacityPart = 0.2;
+constexpr double kOfflinePart = 0.15, kCalibrationPart = 0.05, kCapacityPart = 0.2;
 constexpr double kQuickRates = 7, kThoroughRates = 10;
 
 double round_to_two_digits(double x) {
@@ -35,7 +35,7 @@ double seconds_alone(Server& server, const Workload& workload, const std::string
 }
 
 double seconds_of_a_rate(const BenchPlan& plan) {
-  return (1 - kOfflinePart - kCapacityPart) * plan.seconds / kQuickRates;
+  return (1 - kOfflinePart - kCalibrationPart - kCapacityPart) * plan.seconds / kQuickRates;
 }
 double window_of(double seconds, std::int64_t repetitions) {
   return seconds / (static_cast<double>(repetitions) * (1 + 2 * kDrainShare));
@@ -88,6 +88,27 @@ void measure_batches(Server& server, const BenchPlan& plan, double seconds, Meas
   }
 }
 
+// Prompts of few and of many tokens, decoding of few and of many sequences; the better of two.
+void measure_for_calibration(Server& server, double seconds, Measured& m) {
+  constexpr std::int64_t kSteps = 6;
+  const double begin = server.now();
+  for (const auto& [PP, B] :
+       {std::pair<std::int64_t, std::int64_t>{16, 1}, {16, 4}, {16, 16}, {16, 32}, {128, 1}, {128, 8}}) {
+    if (B > m.model.max_num_seqs) continue;
+    const auto measure = [&, PP = PP, B = B] {
+      return measure_offline(server, PP, kSteps, B, m.model.vocab_size, m.model.max_model_len);
+    };
+    auto row = measure();
+    const auto again = row && server.now() - begin < seconds ? measure() : row;
+    if (row && again) {
+      row->T_PP = std::min(row->T_PP, again->T_PP);
+      row->T_TG = std::min(row->T_TG, again->T_TG);
+      m.calibration.push_back(*row);
+    }
+    if (server.now() - begin > seconds) return;
+  }
+}
+
 }  // namespace
 
 Measured measure_server(Server& server, const ServedModel& model, BenchPlan& plan) {
@@ -103,6 +124,7 @@ Measured measure_server(Server& server, const ServedModel& model, BenchPlan& pla
   if (model.in_steps) {
     say(plan, fmt::format("{}: prefill and decoding by batch", model.name));
     measure_batches(server, plan, kOfflinePart * plan.seconds, m);
+    if (plan.calibrate) measure_for_calibration(server, quick ? kCalibrationPart * plan.seconds : kForever, m);
   }
   say(plan, fmt::format("{}: capacity", model.name));
   m.capacity = measure_capacity(server, plan.workload, 4 * model.max_num_seqs,

@@ -27,12 +27,14 @@ struct BenchPlan {
   double rate_step = 0;                                      // 0: a part of the capacity
   double seconds = std::numeric_limits<double>::infinity();  // for each server
   Goodput goodput;
+  bool calibrate = false;                       // measure rows for it
   std::function<void(const std::string&)> say;  // a line of progress
 };
 
 struct Measured {
   ServedModel model;
   std::vector<OfflineRow> offline;
+  std::vector<OfflineRow> calibration;  // the same of short prompts: what a machine's constants are fitted to
   Capacity capacity;
   SweepOptions options;
   Sweep sweep;

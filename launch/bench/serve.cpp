@@ -8,6 +8,7 @@
 #include "core/config/parse.h"
 #include "core/error.h"
 #include "data/files.h"
+#include "launch/bench/fit_machine.h"
 #include "launch/bench/remote_server.h"
 #include "launch/bench/serve_plan.h"
 #include "launch/bench/serve_report.h"
@@ -105,6 +106,21 @@ SchedulerOptions scheduling_of(const ServeOptions& o, const BenchPlan& plan, con
   return scheduler_options(serving, c.model, layout, dtype, device, memory, workspace);
 }
 
+// A machine's constants, fitted to what was just measured here, where no file gives them.
+void calibrate(std::vector<Contender>& contenders, const std::vector<Measured>& measured, const Layout& layout,
+               DType dtype, std::size_t memory) {
+  std::vector<MeasuredModel> rows;
+  for (std::size_t i = 0; i < contenders.size(); ++i) {
+    rows.push_back({contenders[i].model, contenders[i].scheduling, measured[i].offline});
+    rows.back().rows.insert(rows.back().rows.end(), measured[i].calibration.begin(), measured[i].calibration.end());
+  }
+  const Machine machine = fit_machine(any_machine(static_cast<double>(memory)), rows, layout, dtype);
+  for (Contender& c : contenders) {
+    const CostModel cost(c.model, layout, dtype, machine);
+    c.predict = [cost, options = c.scheduling] { return make_predicted_server(cost, options); };
+  }
+}
+
 ServeReport report_of(BenchPlan plan, std::vector<Measured> measured, const std::vector<Contender>& contenders) {
   ServeReport r;
   r.model = std::move(measured.back());
@@ -162,6 +178,7 @@ int serve_here(const MpiSession& session, const Arguments& arguments, const Serv
     }
   });
   if (session.rank() == 0) plan.say = progress(o);
+  plan.calibrate = contenders.size() > 1 && o.machine.empty();
   std::vector<Measured> measured;
   for (std::size_t i = 0; i < contenders.size(); ++i) {
     const LoadedModel loaded = load_over_ranks(ranks, *sources[i]);
@@ -172,8 +189,9 @@ int serve_here(const MpiSession& session, const Arguments& arguments, const Serv
     const ServedModel model = served(contenders[i].name, contenders[i].model, contenders[i].scheduling, layout.dp);
     measured.push_back(measure_server(*engine, model, plan));
   }
-  const ServeReport report = report_of(std::move(plan), std::move(measured), contenders);
-  if (session.rank() == 0) show(report, o);
+  if (session.rank() != 0) return 0;
+  if (plan.calibrate) calibrate(contenders, measured, layout, dtype, memory);
+  show(report_of(std::move(plan), std::move(measured), contenders), o);
   return 0;
 }
 

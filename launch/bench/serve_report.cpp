@@ -164,7 +164,8 @@ void print_measured(const Measured& m) {
       m.sweep.max_rate, m.sweep.max_rate_low, m.sweep.max_rate_high, m.options.repetitions,
       m.options.repetitions == 1 ? "" : "s", m.options.rate_step, m.capacity.request_throughput,
       m.capacity.request_throughput_low, m.capacity.request_throughput_high, m.capacity.one_alone);
-  fmt::print("the load generator used at most {:.2g} % of a core\n", 100 * generator_share(m));
+  fmt::print("the load generator's own CPU: at most {:.2g} % of the time in which the server had work\n",
+             100 * generator_share(m));
   for (const auto& [reason, n] : failures(m)) fmt::print("failed {} time{}: {}\n", n, n == 1 ? "" : "s", reason);
   for (const std::string& note : m.notes) fmt::print("note: {}\n", note);
 }

@@ -100,7 +100,7 @@ Sweep sweep_rates(Server& server, const Workload& workload, const SweepOptions& 
   std::vector<double> highest(static_cast<std::size_t>(options.repetitions));
   const double begin = server.now();
   for (std::int64_t i = 1; i <= options.most_rates; ++i) {
-    const double rate = static_cast<double>(i) * options.rate_step;
+    const double rate = std::round(static_cast<double>(i) * options.rate_step * 1e9) / 1e9;  // 0.3, not 3 * 0.1
     const double takes = static_cast<double>(options.repetitions) * options.window * (1 + 2 * kDrainShare);
     if (server.now() - begin + takes > options.seconds) {
       s.ended = "time: higher rates were not tried";

@@ -32,7 +32,8 @@ TEST(BenchServe, AnMoeBesideItsBase) {
   }
   EXPECT_GT(j["model"]["load"][0]["experts_per_step_and_layer"], 0);
   EXPECT_GT(j["model"]["load"][0]["weight_bytes_per_token"], 0);
-  EXPECT_FALSE(j["slowdown"].empty());
+  ASSERT_FALSE(j["slowdown"].empty());
+  for (const json& s : j["slowdown"]) EXPECT_TRUE(s["measured"].is_number() && s["predicted"].is_number()) << s;
   EXPECT_NE(text_of(svg).find("</svg>"), std::string::npos);
 }
 
@@ -74,8 +75,9 @@ TEST(BenchServe, AServerElsewhere) {
 
 TEST(BenchServe, PredictsAConfig) {
   const std::string root = UPCYCLE_ROOT, machine = "--machine=" + root + "/launch/machines/h100.json";
-  const json j = json_of({"bench", "serve", root + "/launch/configs/tiny_moe.json", "--predict", machine, "--json",
-                          "--input-len=8", "--output-len=4", "--batches=1,8", "--repetitions=1", "--max-num-seqs=4"});
+  const json j =
+      json_of({"bench", "serve", root + "/launch/configs/tiny_moe.json", "--predict", machine, "--json",
+               "--input-len=200", "--output-len=100", "--batches=1,8", "--repetitions=1", "--max-num-seqs=4"});
   EXPECT_GT(j["model"]["max_rate"], 0);
   EXPECT_EQ(j["model"]["offline"].size(), 1);
 }
