@@ -122,13 +122,18 @@ void print_load(const Measured& m) {
                    : p.sustained_by_any() ? "sometimes"
                                           : "no");
   print_load_row("inf", m.capacity.metrics, fmt::format("{} at once", m.capacity.requests));
+  if (m.options.goodput.given) {
+    fmt::print("good requests per second, at each rate:");
+    for (const RatePoint& p : m.sweep.points) fmt::print(" {:.3g}", p.metrics.request_goodput);
+    fmt::print("\n");
+  }
   fmt::print("(milliseconds: mean, median, p99; queue: most requests that waited for their first token)\n");
 }
 
 void print_experts(const Measured& m) {
   if (m.model.moe_layers == 0 || !m.model.in_steps) return;
   fmt::print(
-      "\n| rate/s | experts a step touched, per layer | tokens per expert | weight MB read per token "
+      "\n| rate/s | experts a step touched, per layer, of all replicas | tokens per expert | weight MB read per token "
       "|\n|---|---|---|---|\n");
   const auto row = [&](const std::string& rate, const LoadMetrics& x) {
     fmt::print("| {} | {:.2f} | {:.2f} | {:.4g} |\n", rate,

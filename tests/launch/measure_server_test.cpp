@@ -138,27 +138,6 @@ TEST(MeasureServer, NothingThatCompletesIsRefused) {
   EXPECT_THROW(measure_server(server, kModel, plan), InputError);
 }
 
-TEST(ServePlan, BadOptionsAreRefused) {
-  const auto refused = [](auto change) {
-    LoadOptions o;
-    change(o);
-    EXPECT_THROW(plan_of(o, 1000, 1), InputError);
-  };
-  refused([](LoadOptions& o) { o.input_len = 1000; });
-  refused([](LoadOptions& o) { o.input_len = -1; });
-  refused([](LoadOptions& o) { o.burstiness = 0; });
-  refused([](LoadOptions& o) { o.random_range_ratio = 1; });
-  refused([](LoadOptions& o) { o.rate_step = -1; });
-  refused([](LoadOptions& o) { o.repetitions = -1; });
-  refused([](LoadOptions& o) { o.seconds = 0; });
-  refused([](LoadOptions& o) { o.batches = "1,,2"; });
-  refused([](LoadOptions& o) { o.batches = "0"; });
-  refused([](LoadOptions& o) {
-    o.requests = "file";
-    o.input_len = 3;
-  });
-}
-
 TEST(ServeReport, ThePictureHasItsCurves) {
   ServeReport report = Pair().report;
   report.model.model.name = "<moe> & more";

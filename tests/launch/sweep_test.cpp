@@ -2,23 +2,10 @@
 
 #include <gtest/gtest.h>
 
-#include "launch/bench/offline.h"
-#include "tests/launch/fake_server.h"
+#include "tests/launch/sixteen.h"
 
 namespace upcycle {
 namespace {
-
-// 8 requests at a time, 10 steps of 0.05 s each: 16 requests/s at most, 0.5 s of latency.
-constexpr double kCapacity = 16;
-struct Sixteen {
-  FakeServer server{8, 0.05};
-  Workload workload;
-  Sixteen() {
-    workload.input_len = 20;
-    workload.output_len = 10;
-    workload.vocab_size = 50;
-  }
-};
 
 TEST(Sweep, CapacityIsThatOfTheServer) {
   Sixteen s;
@@ -53,25 +40,6 @@ TEST(Sweep, TheHighestRateIsTheLastBelowCapacity) {
     }
     EXPECT_GE(found.points.back().rate, 16);
   }
-}
-
-// Slow growth is growth: 5 % above capacity.
-TEST(Sweep, ALittleTooMuchIsNotSustained) {
-  Sixteen s;
-  s.workload.burstiness = 100;  // nearly even, so that it is the rate that decides
-  SweepOptions options;
-  options.repetitions = 2;
-  EXPECT_FALSE(measure_rate(s.server, s.workload, kCapacity * 1.05, options).sustained_by_any());
-  EXPECT_TRUE(measure_rate(s.server, s.workload, kCapacity * 0.95, options).sustained_by_all());
-}
-
-TEST(Sweep, FailuresAreNotCompleted) {
-  Sixteen s;
-  s.server.fails_every = 10;
-  const RatePoint p = measure_rate(s.server, s.workload, 4, {});
-  EXPECT_FALSE(p.sustained_by_any());
-  EXPECT_NEAR(p.verdicts[0].completed_share, 0.9, 0.02);
-  EXPECT_GT(p.metrics.failed, 20);
 }
 
 TEST(Sweep, AWindowIsAtLeastFiveLatencies) {
@@ -113,22 +81,6 @@ TEST(Sweep, ThroughputIsReadOffTheCurve) {
   EXPECT_EQ(throughput_at(curve, 195), 50 + 10 * 5.0 / 210);
   EXPECT_EQ(throughput_at(curve, 50), 0);
   EXPECT_EQ(throughput_at(curve, 500), 0);
-}
-
-TEST(Offline, PromptsAndDecodingAreMeasuredApart) {
-  FakeServer server(8, 0.05, 0.001);
-  const auto row = measure_offline(server, 100, 10, 4, 50, 1000);
-  ASSERT_TRUE(row.has_value());
-  EXPECT_NEAR(row->T_PP, 0.05 + 0.4, 1e-9);
-  EXPECT_NEAR(row->T_TG, 0.5, 1e-9);
-  EXPECT_NEAR(row->S_PP(), 400 / 0.45, 1e-6);
-  EXPECT_NEAR(row->S_TG(), 80, 1e-6);
-  EXPECT_EQ(row->N_KV(), 440);
-  EXPECT_FALSE(server.busy());
-  EXPECT_FALSE(measure_offline(server, 100, 10, 9, 50, 1000).has_value());  // 8 at a time
-  EXPECT_FALSE(server.busy());
-  EXPECT_FALSE(measure_offline(server, 100, 10, 4, 50, 105).has_value());
-  EXPECT_FALSE(server.busy());
 }
 
 }  // namespace
