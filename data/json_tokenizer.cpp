@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/suggest.h"
 #include "data/line_process.h"
 
 namespace upcycle {
@@ -37,7 +38,7 @@ def byte_counts(tokenizer, added, special, size):
     def length(ids):
         return len(tokenizer.decode(ids, skip_special_tokens=False).encode())
     byte_level = "ByteLevel" in json.dumps(json.loads(tokenizer.to_str())["decoder"])
-    first = next(i for i in range(size) if i not in special and length([i]) > 0)
+    first = next(([i] for i in range(size) if i not in special and length([i]) > 0), [])
     middle, start = [0] * size, [0] * size
     for i in range(size):
         token = tokenizer.id_to_token(i)
@@ -46,7 +47,7 @@ def byte_counts(tokenizer, added, special, size):
         if byte_level or re.fullmatch("<0x[0-9A-F]{2}>", token):
             middle[i] = start[i] = len(token.encode()) if i in added else len(token) if byte_level else 1
         else:
-            middle[i], start[i] = length([first, i]) - length([first]), length([i])
+            middle[i], start[i] = length(first + [i]) - length(first), length([i])
     return middle, start
 
 def main(path):
@@ -92,20 +93,28 @@ class JsonTokenizer final : public Tokenizer {
  public:
   explicit JsonTokenizer(const std::string& file) : process_({python(), "-c", kScript, file}, kAdvice) {
     name_ = file;
-    const Json j = Json::parse(process_.receive());
-    if (j.contains("missing"))
-      input_error("{}: is a Hugging Face tokenizer, read by the Python package tokenizers, which {} does not have; {}",
-                  file, python(), kAdvice);
-    if (j.contains("error"))
-      input_error("{}: is not a Hugging Face tokenizer ({}); give its tokenizer.json", file,
-                  j["error"].get<std::string>());
-    size_ = j["size"], bos_ = j["bos"], eos_ = j["eos"];
+    read(process_.receive(), [&](const Json& j) {
+      if (j.contains("missing"))
+        input_error(
+            "{}: is a Hugging Face tokenizer, read by the Python package tokenizers, which {} does not have; {}", file,
+            python(), kAdvice);
+      if (j.contains("error"))
+        input_error("{}: is not a Hugging Face tokenizer ({}); give its tokenizer.json", file,
+                    j["error"].get<std::string>());
+      size_ = j.at("size"), bos_ = j.at("bos"), eos_ = j.at("eos");
+    });
   }
 
-  std::vector<std::int32_t> encode(std::string_view text) const override { return ask({{"encode", text}})["ids"]; }
+  std::vector<std::int32_t> encode(std::string_view text) const override {
+    std::vector<std::int32_t> ids;
+    ask({{"encode", text}}, [&](const Json& j) { ids = j.at("ids").get<std::vector<std::int32_t>>(); });
+    return ids;
+  }
   std::string decode(std::span<const std::int32_t> ids) const override {
     for (const std::int32_t id : ids) check(id);
-    return ask({{"decode", std::vector<std::int32_t>(ids.begin(), ids.end())}})["text"];
+    std::string text;
+    ask({{"decode", std::vector<std::int32_t>(ids.begin(), ids.end())}}, [&](const Json& j) { text = j.at("text"); });
+    return text;
   }
   std::int64_t vocab_size() const override { return size_; }
   std::int32_t eod_id() const override { return eos_; }
@@ -113,10 +122,12 @@ class JsonTokenizer final : public Tokenizer {
 
   std::int64_t decoded_bytes(std::span<const std::int32_t> ids, bool& at_start) const override {
     std::call_once(counted_, [&] {
-      const Json j = ask({{"bytes", nullptr}});
-      middle_ = j["middle"].get<std::vector<std::int32_t>>(), start_ = j["start"].get<std::vector<std::int32_t>>();
-      special_.resize(middle_.size());
-      for (const std::size_t id : j["special"]) special_[id] = 1;
+      ask({{"bytes", nullptr}}, [&](const Json& j) {
+        middle_ = j.at("middle").get<std::vector<std::int32_t>>(),
+        start_ = j.at("start").get<std::vector<std::int32_t>>();
+        special_.resize(middle_.size());
+        for (const std::size_t id : j.at("special")) special_[id] = 1;
+      });
     });
     std::int64_t bytes = 0;
     for (const std::int32_t id : ids) {
@@ -137,9 +148,19 @@ class JsonTokenizer final : public Tokenizer {
           "{}: token id {} is outside the tokenizer's vocabulary of {}: use the tokenizer that the model was made with",
           name_, id, size_);
   }
-  Json ask(const Json& question) const {
+  // `take` gets what was answered; InputError where that is not what the script answers, so that another program ran.
+  template <class Take>
+  static void read(const std::string& line, const Take& take) {
+    try {
+      take(Json::parse(line));
+    } catch (const Json::exception&) {
+      input_error("{}: found the answer {}, expected a Python's; {}", python(), quote_text(line), kAdvice);
+    }
+  }
+  template <class Take>
+  void ask(const Json& question, const Take& take) const {
     const std::lock_guard lock(mutex_);
-    return Json::parse(process_.ask(question.dump(-1, ' ', false, Json::error_handler_t::replace)));
+    read(process_.ask(question.dump(-1, ' ', false, Json::error_handler_t::replace)), take);
   }
 
   mutable LineProcess process_;

@@ -2,23 +2,42 @@
 
 #include <fcntl.h>
 #include <spawn.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
 #include "core/check.h"
 #include "core/error.h"
+#include "core/suggest.h"
 
 namespace upcycle {
+namespace {
 
-LineProcess::LineProcess(const std::vector<std::string>& words, const std::string& advice) : name_(words[0]) {
+// The last line of a file that is not blank, of its last kilobytes.
+std::string last_line(int file) {
+  char buffer[4096];
+  const off_t size = lseek(file, 0, SEEK_END);
+  const ssize_t n = pread(file, buffer, sizeof buffer, std::max<off_t>(0, size - static_cast<off_t>(sizeof buffer)));
+  std::string text(buffer, static_cast<std::size_t>(std::max<ssize_t>(0, n)));
+  text.erase(text.find_last_not_of(" \r\n") + 1);
+  return text.substr(text.find_last_of('\n') + 1);
+}
+
+}  // namespace
+
+LineProcess::LineProcess(const std::vector<std::string>& words, const std::string& advice)
+    : name_(words[0]), advice_(advice) {
   // A pair of sockets, since a write to a pipe without reader would end this process by SIGPIPE.
   int ends[2];
   UPCYCLE_CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0, "no sockets for {}: {}", name_,
                 std::strerror(errno));
+  errors_ = memfd_create("standard error", MFD_CLOEXEC);
+  UPCYCLE_CHECK(errors_ >= 0, "no memory for what {} says: {}", name_, std::strerror(errno));
   std::vector<char*> arguments;
   for (const std::string& word : words) arguments.push_back(const_cast<char*>(word.c_str()));
   arguments.push_back(nullptr);
@@ -26,20 +45,27 @@ LineProcess::LineProcess(const std::vector<std::string>& words, const std::strin
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_adddup2(&actions, ends[1], STDIN_FILENO);
   posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
-  posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
+  posix_spawn_file_actions_adddup2(&actions, errors_, STDERR_FILENO);
   const int failed = posix_spawnp(&child_, name_.c_str(), &actions, nullptr, arguments.data(), environ);
   posix_spawn_file_actions_destroy(&actions);
   close(ends[1]);
   socket_ = ends[0];
   if (failed == 0) return;
   close(socket_);
+  close(errors_);
   input_error("{}: can not be started ({}); {}", name_, std::strerror(failed), advice);
 }
 
 LineProcess::~LineProcess() {
   close(socket_);
+  close(errors_);
   while (waitpid(child_, nullptr, 0) < 0 && errno == EINTR) {
   }
+}
+
+void LineProcess::fail(const std::string& what) const {
+  const std::string said = last_line(errors_);
+  input_error("{}: {}{}; {}", name_, what, said.empty() ? "" : " and said " + quote_text(said), advice_);
 }
 
 void LineProcess::send(const std::string& line) {
@@ -47,7 +73,7 @@ void LineProcess::send(const std::string& line) {
   for (std::size_t done = 0; done < bytes.size();) {
     const ssize_t n = ::send(socket_, bytes.data() + done, bytes.size() - done, MSG_NOSIGNAL);
     if (n < 0 && errno == EINTR) continue;
-    UPCYCLE_CHECK(n >= 0, "{} has ended before it was asked: {}", name_, std::strerror(errno));
+    if (n < 0) fail("ended before it was asked");
     done += static_cast<std::size_t>(n);
   }
 }
@@ -58,7 +84,7 @@ std::string LineProcess::receive() {
     char buffer[1 << 16];
     const ssize_t n = recv(socket_, buffer, sizeof buffer, 0);
     if (n < 0 && errno == EINTR) continue;
-    UPCYCLE_CHECK(n > 0, "{} has ended without an answer", name_);
+    if (n <= 0) fail("ended without an answer");
     const std::size_t before = received_.size();
     received_.append(buffer, static_cast<std::size_t>(n));
     end = received_.find('\n', before);

@@ -54,23 +54,21 @@ std::int64_t batch_of(const EvalOptions& o, std::int64_t windows, std::int64_t t
 }
 
 // For loss per byte, which is left out with a warning where the model's own tokenizer can not be read here.
-std::unique_ptr<Tokenizer> tokenizer_of(const EvalOptions& o, const ModelConfig& model) {
+std::optional<std::int64_t> bytes_of(const EvalOptions& o, const ModelConfig& model, const TokenSet& set) {
   try {
-    return find_tokenizer(o.tokenizer_file, o.dir, model);
+    const auto tokenizer = find_tokenizer(o.tokenizer_file, o.dir, model);
+    if (tokenizer != nullptr) return predicted_bytes(set, *tokenizer);
   } catch (const InputError& e) {
     if (!o.tokenizer_file.empty()) throw;
     log_warn("no loss per byte: {}", e.what());
-    return nullptr;
   }
+  return {};
 }
 
-void print(const EvalOptions& o, const EvalResult& r, const TokenSet& set, const Tokenizer* tokenizer) {
+void print(const EvalOptions& o, const EvalResult& r, std::optional<std::int64_t> bytes) {
   nlohmann::ordered_json result{{"loss", r.loss}, {"tokens", r.tokens}, {"bytes", nullptr}, {"loss_per_byte", nullptr}};
-  if (tokenizer != nullptr) {
-    const std::int64_t bytes = predicted_bytes(set, *tokenizer);
-    result["bytes"] = bytes;
-    if (bytes > 0) result["loss_per_byte"] = r.loss * static_cast<double>(r.tokens) / static_cast<double>(bytes);
-  }
+  if (bytes) result["bytes"] = *bytes;
+  if (bytes > 0) result["loss_per_byte"] = r.loss * static_cast<double>(r.tokens) / static_cast<double>(*bytes);
   if (o.json) {
     fmt::print("{}\n", result.dump());
     return;
@@ -86,20 +84,20 @@ int eval(const MpiSession& session, const Arguments& arguments, const InferenceO
   const ModelConfig model = source->model();
   std::optional<TokenSet> set;
   std::optional<EvalWindows> windows;
-  std::unique_ptr<Tokenizer> tokenizer;
+  std::optional<std::int64_t> bytes;
   agree_or_throw(*ranks.mesh.world, [&] {
     check_sizes(o, model);
     set = TokenSet::open(o.data, model.vocab_size);
-    if (session.rank() == 0) tokenizer = tokenizer_of(o, model);
     windows.emplace(*set, o.S);
     o.B = batch_of(o, windows->count(), ranks.mesh.layout.tp);
     check_fits_inference(ranks.backend,
                          plan_pass(model, ranks.config.storage(), ranks.mesh, *ranks.backend.ops, o.B, o.S));
+    if (session.rank() == 0) bytes = bytes_of(o, model, *set);
   });
   const LoadedModel m = load_over_ranks(ranks, *source);
   const Pass pass = make_pass(m, o.B, o.S);
   const EvalResult result = evaluate(*pass.model, pass.batch, *windows, 0);
-  if (session.rank() == 0) print(o, result, *set, tokenizer.get());
+  if (session.rank() == 0) print(o, result, bytes);
   return 0;
 }
 

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <set>
 #include <sstream>
 
 #include "data/hash.h"
 #include "data/token_set.h"
+#include "tests/cli/refused.h"
 #include "tests/cli/small_run.h"
 
 namespace upcycle {
@@ -46,6 +48,33 @@ TEST(Eval, IsTheMeanOfScoreOverTheSameWindows) {
   EXPECT_EQ(without["loss"], eval["loss"]);
   EXPECT_TRUE(without.contains("bytes") && without["bytes"].is_null());
   EXPECT_TRUE(without.contains("loss_per_byte") && without["loss_per_byte"].is_null());
+}
+
+// The loss does not need the tokenizer of the model: where it can not be read, or its Python dies when asked, the loss
+// per byte alone is missing. One that was asked for is another matter, and so is a text to generate.
+TEST(Eval, ABrokenPythonCostsTheLossPerByteAlone) {
+  const SmallRun small;
+  const std::string run = small.train("run", {{"train", {{"steps", 1}}}}), model = small.file("hf");
+  ASSERT_EQ(run_upcycle({"export", run, model}).exit_code, 0);
+  const std::string tokenizer = small.folder.write("hf/tokenizer.json", "{}");
+  const Words eval{"eval", model, "--data=" + small.file("valid"), "--json"};
+  for (const char* body : {"exit 1", "echo '{\"size\": 9, \"bos\": 0, \"eos\": 0}'; read line; echo oh >&2"}) {
+    const std::string python = small.folder.write("python", fmt::format("#!/bin/sh\n{}\n", body));
+    std::filesystem::permissions(python, std::filesystem::perms::owner_all);
+    const std::map<std::string, std::string> environment{{"UPCYCLE_PYTHON", python}};
+    const Outcome o = run_upcycle(eval, environment);
+    EXPECT_EQ(o.exit_code, 0) << o.err;
+    EXPECT_NE(o.err.find("no loss per byte: " + python + ": ended without an answer"), std::string::npos) << o.err;
+    const json found = json::parse(o.out, nullptr, false);
+    EXPECT_TRUE(found.is_object() && found["loss"].is_number() && found["loss_per_byte"].is_null()) << o.out;
+    Words given = eval;
+    given.push_back("--tokenizer=" + tokenizer);
+    for (const Words& words : {given, Words{"generate", model, "x"}}) {
+      const std::string error = one_line_error(run_upcycle(words, environment));
+      EXPECT_NE(error.find(python + ": ended without an answer"), std::string::npos) << error;
+      EXPECT_NE(error.find("launch/install.sh tokenizer_json"), std::string::npos) << error;
+    }
+  }
 }
 
 TEST(Inspect, SaysWhatACheckpointIs) {

@@ -1,6 +1,7 @@
 #include "data/json_tokenizer.h"
 
 #include <cstdlib>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "data/streamed_text.h"
@@ -157,15 +158,50 @@ TEST_F(JsonTokenizerTest, ATokenizerThatIsNoneIsOneLine) {
       contains(input_error_of([&] { (void)tokenizer->decode(std::vector<std::int32_t>{260}); }), "token id 260"));
 }
 
+TEST_F(JsonTokenizerTest, TokensWithoutTextHaveNoBytes) {
+  const auto t = open({{"version", "1.0"},
+                       {"added_tokens", {special(0, "<s>")}},
+                       {"normalizer", nullptr},
+                       {"pre_tokenizer", nullptr},
+                       {"post_processor", nullptr},
+                       {"decoder", {{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", ""}}},
+                       {"model", {{"type", "WordLevel"}, {"vocab", {{"<s>", 0}, {"a", 1}}}, {"unk_token", "<s>"}}}});
+  bool at_start = true;
+  EXPECT_EQ(t->decoded_bytes(std::vector<std::int32_t>{0, 1, 1}, at_start), 0);
+}
+
 TEST(JsonTokenizer, WithoutPythonIsOneLine) {
   const TemporaryFolder folder;
   const std::string file = folder.write("tokenizer.json", "{}");
   const char* const before = std::getenv("UPCYCLE_PYTHON");
   const std::string kept = before != nullptr ? before : "";
-  setenv("UPCYCLE_PYTHON", "/nonexistent/python3", 1);
-  EXPECT_TRUE(contains(input_error_of([&] { (void)open_json_tokenizer(file); }),
-                       "/nonexistent/python3: can not be started (No such file or directory); for a tokenizer.json run "
-                       "launch/install.sh"));
+  const auto says = [&](const std::string& python, const std::string& found) {
+    setenv("UPCYCLE_PYTHON", python.c_str(), 1);
+    const std::string error = input_error_of([&] { (void)open_json_tokenizer(file); });
+    EXPECT_TRUE(error.starts_with(python + ": " + found)) << error;
+    EXPECT_TRUE(contains(error, "; for a tokenizer.json run launch/install.sh tokenizer_json")) << error;
+    EXPECT_FALSE(contains(error, "\n")) << error;
+  };
+  const auto program = [&](const std::string& name, const std::string& body) {
+    const std::string path = folder.write(name, "#!/bin/sh\n" + body + "\n");
+    std::filesystem::permissions(path, std::filesystem::perms::owner_all);
+    return path;
+  };
+  says("/nonexistent/python3", "can not be started (No such file or directory)");
+  says(program("silent", "exit 0"), "ended without an answer; ");
+  says(program("broken", "echo first >&2; echo 'no module named this' >&2; exit 1"),
+       "ended without an answer and said 'no module named this'; ");
+  says(program("echo", "echo -c"), "found the answer '-c', expected");
+  says(program("list", "echo '[1]'"), "found the answer '[1]', expected");
+  says(program("object", "echo '{\"size\": \"1\"}'"), "found the answer '{\"size\": \"1\"}', expected");
+  says(program("late", "echo '{\"size\": 1, \"bos\": 0}'"), "found the answer");
+  {
+    setenv("UPCYCLE_PYTHON", program("gone", R"(echo '{"size": 9, "bos": 0, "eos": 0}'; read x; echo oh >&2)").c_str(),
+           1);
+    const auto t = open_json_tokenizer(file);
+    EXPECT_TRUE(contains(input_error_of([&] { (void)t->encode("a"); }), "gone: ended without an answer and said 'oh'"));
+    EXPECT_TRUE(contains(input_error_of([&] { (void)t->encode("a"); }), "gone: ended"));
+  }
   kept.empty() ? unsetenv("UPCYCLE_PYTHON") : setenv("UPCYCLE_PYTHON", kept.c_str(), 1);
 }
 
