@@ -141,9 +141,10 @@ int generate(const MpiSession& session, const Arguments& arguments, const Infere
                          engine_memory(model, ranks.mesh.layout, session.rank(), ranks.config.storage(), scheduling,
                                        ranks.backend.device->kind(), workspace_of(ranks.config)));
     const Scheduler scheduler(scheduling);
-    for (const Request& r : requests) {
+    for (std::size_t i = 0; i < prompts.size(); ++i) {  // of the rank that has them
+      const Request& r = requests[i];
       const std::string refusal = scheduler.refusal(static_cast<std::int64_t>(r.prompt.size()), r.max_tokens);
-      if (!refusal.empty()) input_error("prompt {}: {}", r.id + 1, refusal);
+      if (!refusal.empty()) input_error("{}: found {}", prompts[i].where, refusal);
     }
   });
   const LoadedModel m = load_over_ranks(ranks, *source);

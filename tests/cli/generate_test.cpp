@@ -107,7 +107,7 @@ TEST_F(GenerateFromAFile, WhatCanNotBeServedIsOneLine) {
   refused({{"prompt", "x"}, {"stop_token_ids", 3}}, {"stop_token_ids: found 3, expected a list"});
   refused({{"prompt", 3}}, {"prompts.jsonl:2: prompt: found 3"});
   refused({{"prompts", "x"}}, {"prompts.jsonl:2", "no object with a \"prompt\""});
-  refused({{"prompt", "x"}}, {"prompt 1", "max_model_len"}, {"--max-model-len=16"});
+  refused({{"prompt", "x"}}, {"prompts.jsonl:1: found a prompt of 5 tokens", "max_model_len"}, {"--max-model-len=16"});
   refused({{"prompt", "x"}}, {"a prompt and --prompts"}, {"y"});
   expect_one_line(run_ranks(2, command({"--prompts=" + small.folder.write("none.txt", "\n")})), {"found no prompts"});
 }
