@@ -37,7 +37,7 @@ Start agree_on_start(const MpiSession& session, const std::string& command, cons
   agree_or_throw(*ranks, [&] {
     start.config = read();
     const ParallelConfig& p = start.config.parallel;
-    start.layout = make_layout(session.size(), static_cast<int>(p.tp), static_cast<int>(p.ep), static_cast<int>(p.etp));
+    start.layout = make_layout(session.size(), p.tp, p.ep, p.etp);
   });
   check_same_config(*ranks, start.config);
   session.set_timeout(start.config.parallel.timeout_s);

@@ -16,26 +16,6 @@ Config config_of(const InferenceOptions& o) {
                            fmt::format("parallel.timeout_s={}", o.timeout_s)});
 }
 
-std::string problem_of(const ModelConfig& model, const Layout& layout) {
-  try {
-    (void)sizes_of(model, layout, Coordinates{});
-    return "";
-  } catch (const InputError& e) {
-    return e.what();
-  }
-}
-
-void check_model_layout(const ModelConfig& model, const Layout& l, const std::string& dir) {
-  const std::string problem = problem_of(model, l);
-  if (problem.empty()) return;
-  const std::string near = nearest_layouts(l.world, l.tp, l.ep, l.etp,
-                                           [&](const Layout& other) { return problem_of(model, other).empty(); });
-  if (near.empty())
-    input_error("{}: {}; no layout of world={} works for this model: use another number of ranks", dir, problem,
-                l.world);
-  input_error("{}: {}; layouts near it that work with world={} for this model: {}", dir, problem, l.world, near);
-}
-
 }  // namespace
 
 void declare(Options& options, InferenceOptions& o) {
@@ -57,11 +37,23 @@ Inference start_inference(const MpiSession& session, const std::string& command,
   return {std::move(start.config), std::move(backend), std::move(mesh)};
 }
 
+Layout inference_layout(const ModelConfig& model, int world, const ParallelConfig& p, const std::string& name) {
+  const auto problem_of = [&](const Layout& layout) -> std::string {
+    try {
+      (void)sizes_of(model, layout, Coordinates{});
+      return "";
+    } catch (const InputError& e) {
+      return fmt::format("{}: {}", name, e.what());
+    }
+  };
+  return make_layout(world, p.tp, p.ep, p.etp, {problem_of});
+}
+
 std::unique_ptr<TensorSource> open_over_ranks(const Inference& ranks, const std::string& dir) {
   auto source = open_model(dir, ranks.mesh.world.get());
   agree_or_throw(*ranks.mesh.world, [&] {
     check_kernel_limits(ranks.config.device, source->model(), dir);
-    check_model_layout(source->model(), ranks.mesh.layout, dir);
+    (void)inference_layout(source->model(), ranks.mesh.layout.world, ranks.config.parallel, dir);
   });
   return source;
 }

@@ -43,6 +43,10 @@ struct Inference {
 Inference start_inference(const MpiSession& session, const std::string& command, const Arguments& arguments,
                           const InferenceOptions& options);
 
+// The layout of `world` ranks that the model is used with; `name` says where the model comes from. InputError naming
+// the nearest layouts that work where it does not divide over it.
+Layout inference_layout(const ModelConfig& model, int world, const ParallelConfig& parallel, const std::string& name);
+
 // A checkpoint or a Hugging Face directory whose model this layout can be used with and the device can compute.
 // Collective; errors are agreed.
 std::unique_ptr<TensorSource> open_over_ranks(const Inference& ranks, const std::string& dir);

@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "launch/check_fits.h"
 #include "launch/commands.h"
+#include "launch/inference.h"
 #include "launch/options.h"
 #include "launch/run_setup.h"
 #include "launch/serving_options.h"
@@ -188,8 +189,7 @@ int plan_serving(const std::string& file, const std::vector<std::string>& overri
   const std::string name = file.empty() ? "the config" : file;
   check_model(config.model, name);
   check_kernel_limits(config.device, config.model, name);
-  const ParallelConfig& p = config.parallel;
-  const Layout layout = make_layout(world, static_cast<int>(p.tp), static_cast<int>(p.ep), static_cast<int>(p.etp));
+  const Layout layout = inference_layout(config.model, world, config.parallel, name);
   const WorkspaceBytes workspace = workspace_of(config);
   const DeviceKind computes = config.device == "cuda" ? DeviceKind::Cuda : DeviceKind::Cpu;
   const SchedulerOptions o = scheduler_options(serving, config.model, layout, config.storage(), computes,

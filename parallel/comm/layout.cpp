@@ -91,11 +91,21 @@ std::string layout_problem(int world, std::int64_t tp, std::int64_t ep, std::int
   return "";
 }
 
-Layout make_layout(int world, int tp, int ep, int etp) {
+Layout make_layout(int world, std::int64_t tp, std::int64_t ep, std::int64_t etp, const LayoutNeeds& needs) {
   if (world < 1) input_error("world={}: a run has at least 1 rank", world);
-  if (const std::string problem = layout_problem(world, tp, ep, etp); !problem.empty())
+  std::string problem = layout_problem(world, tp, ep, etp);
+  if (problem.empty()) {
+    const Layout layout = layout_of(world, tp, ep, etp);
+    if (needs.problem_of) problem = needs.problem_of(layout);
+    if (problem.empty()) return layout;
+  }
+  if (!needs.problem_of)
     input_error("{}; layouts near it that work with world={}: {}", problem, world, nearest_layouts(world, tp, ep, etp));
-  return layout_of(world, tp, ep, etp);
+  const std::string near =
+      nearest_layouts(world, tp, ep, etp, [&](const Layout& other) { return needs.problem_of(other).empty(); });
+  if (near.empty())
+    input_error("{}; no layout of world={} works for {}: change {}", problem, world, needs.of, needs.change);
+  input_error("{}; layouts near it that work with world={} for {}: {}", problem, world, needs.of, near);
 }
 
 Coordinates coordinates_of(const Layout& layout, int rank) {

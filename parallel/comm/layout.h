@@ -11,9 +11,16 @@ struct Layout {
   int world = 1, tp = 1, dp = 1, ep = 1, etp = 1, edp = 1;
 };
 
+// What a layout must suit beside the number of ranks.
+struct LayoutNeeds {
+  std::function<std::string(const Layout&)> problem_of;  // "" where it works
+  std::string of = "this model";                         // whose needs they are
+  std::string change = "the number of ranks";            // what to change where no layout works
+};
+
 // Fills dp and edp in; throws InputError naming the fields and the nearest layouts that work.
 // etp is 1 (an expert whole on one rank) or tp.
-Layout make_layout(int world, int tp, int ep, int etp);
+Layout make_layout(int world, std::int64_t tp, std::int64_t ep, std::int64_t etp, const LayoutNeeds& needs = {});
 
 // What make_layout would refuse (world is at least 1), "" where nothing is wrong; and up to three layouts near the one
 // asked for, of those that `works` accepts (all where it is empty): "tp=2 ep=4 etp=1, ...".

@@ -142,7 +142,6 @@ std::size_t start_bytes(DryRank& r, const ModelConfig& dense) {
 }  // namespace
 
 Layout check_layout(const PlannedRun& run, int world) {
-  const ParallelConfig& p = run.config.parallel;
   const auto problem_of = [&](const Layout& layout) -> std::string {
     try {
       if (run.dense) (void)sizes_of(*run.dense, layout, Coordinates{});
@@ -153,20 +152,11 @@ Layout check_layout(const PlannedRun& run, int world) {
       return e.what();
     }
   };
-  std::string problem = layout_problem(world, p.tp, p.ep, p.etp);
-  if (problem.empty()) {
-    const Layout layout = make_layout(world, static_cast<int>(p.tp), static_cast<int>(p.ep), static_cast<int>(p.etp));
-    problem = problem_of(layout);
-    if (problem.empty()) return layout;
-  }
-  const std::string near =
-      nearest_layouts(world, p.tp, p.ep, p.etp, [&](const Layout& layout) { return problem_of(layout).empty(); });
-  if (near.empty())
-    input_error(
-        "{}; no layout of world={} works for this model and batch: change train.global_batch_size ({}) or the number "
-        "of ranks",
-        problem, world, run.config.train.global_batch_size);
-  input_error("{}; layouts near it that work with world={} for this model and batch: {}", problem, world, near);
+  const ParallelConfig& p = run.config.parallel;
+  return make_layout(
+      world, p.tp, p.ep, p.etp,
+      {problem_of, "this model and batch",
+       fmt::format("train.global_batch_size ({}) or the number of ranks", run.config.train.global_batch_size)});
 }
 
 std::vector<MemoryClass> conversion_memory(const std::vector<MemoryClass>& dense, const std::vector<MemoryClass>& moe) {

@@ -212,6 +212,9 @@ TEST(PlanCommand, SaysWhatServingTakes) {
   refused({"--policy=fair"}, "--policy: found 'fair', expected mixed or prefill_first");
   refused({"--block-size=12"}, "--block-size: found 12");
   refused({"--max-model-len=100000"}, "at most the model's max_position_embeddings");
+  refused({"--world=8", "--parallel.tp=4"}, "num_key_value_heads");
+  refused({"--world=8", "--parallel.tp=4"}, "work with world=8 for this model: tp=2 ep=");
+  refused({"--world=32", "--parallel.ep=32"}, "ep=16");
   refused({"--max-num-batched-tokens=100"}, "expected at least --max-num-seqs = 256");
 }
 
