@@ -81,6 +81,8 @@ void find_rows(TileRows<T>& rows, const Tensor& cache, std::int64_t head, const 
   for (int j = n; j < kKeys; ++j) rows.at[j] = rows.at[n - 1];
 }
 
+constexpr std::int64_t kParallelFrom = 1 << 19;  // multiply-adds; below, waking threads costs more than the work
+
 std::int64_t ranges_of(std::int64_t keys) { return (keys + kRangeKeys - 1) / kRangeKeys; }
 
 struct Call {
@@ -197,10 +199,12 @@ struct Call {
     const auto blocks_of = [&](const Paged& s) { return decoded(s) ? 0 : (s.q_rows * z.G + per_item - 1) / per_item; };
     const auto parts_of = [&](const Paged& s) { return !decoded(s) ? 0 : ranges > 1 ? ranges_of(s.keys) : 1; };
     const std::int64_t blocks = total(blocks_of) * z.K, items = blocks + total(parts_of) * z.K;
+    const bool parallel =
+        items > 1 && total([](const Paged& s) { return s.q_rows * s.keys; }) * z.N * z.D >= kParallelFrom;
     // Prompts first, of each the later blocks, which see more keys: so small items are left to balance the end.
     // Where all decode, a thread takes several heads in a row, so that the next one is mostly its own.
     const std::int64_t run = blocks > 0 ? 1 : std::clamp<std::int64_t>(items / (8 * omp_get_max_threads()), 1, 8);
-#pragma omp parallel for schedule(dynamic, run) if (items > 1)
+#pragma omp parallel for schedule(dynamic, run) if (parallel)
     for (std::int64_t i = 0; i < items; ++i) {
       if (i < blocks) {
         const Place at = find(blocks_of, i / z.K);
@@ -217,7 +221,7 @@ struct Call {
       }
     }
     if (ranges == 1) return;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (parallel)
     for (std::int64_t item = 0; item < sequences.count * z.K; ++item) {
       const Paged s = paged_of(sequences, item / z.K);
       if (decoded(s)) join_ranges<T>(s, item % z.K, item);

@@ -20,6 +20,8 @@ namespace {
 
 constexpr std::int64_t kBlock = 1024;  // logits whose weights are computed at once
 constexpr int kBins = 2048;
+// Logits, of which one at a temperature takes as long as 16 others; below, waking threads costs more than the work.
+constexpr std::int64_t kParallelFrom = 1 << 20;
 
 using Weight = std::uint64_t;
 struct Bin {
@@ -236,7 +238,9 @@ void CpuOps::sample_tokens(Stream&, Workspace workspace, const Tensor& tokens, c
   const float *temperature = rows.temperature.as<float>(), *top_p = rows.top_p.as<float>();
   const float* uniform = rows.uniform.as<float>();
   const std::int32_t* top_k = rows.top_k.as<std::int32_t>();
+  std::int64_t work = 0;
   for (std::int64_t r = 0; r < z.rows; ++r) {
+    work += temperature[r] == 0 ? vocabulary : 16 * vocabulary;
     UPCYCLE_CHECK(
         temperature[r] >= 0 && top_k[r] >= 0 && top_p[r] > 0 && top_p[r] <= 1 && uniform[r] >= 0 && uniform[r] < 1,
         "sample_tokens: row {} has temperature {}, top_k {}, top_p {}, uniform {}", r, temperature[r], top_k[r],
@@ -245,7 +249,7 @@ void CpuOps::sample_tokens(Stream&, Workspace workspace, const Tensor& tokens, c
   std::int32_t* to = tokens.as<std::int32_t>();
   const float* data = logits.as<float>();
   Scratch* scratch = static_cast<Scratch*>(workspace.data);
-#pragma omp parallel for schedule(dynamic) if (z.rows > 1)
+#pragma omp parallel for schedule(dynamic) if (z.rows > 1 && work >= kParallelFrom)
   for (std::int64_t r = 0; r < z.rows; ++r) {
     const Logits of_row{data + r * z.V, z.rows * z.V, z.V, vocabulary};
     to[r] = static_cast<std::int32_t>(

@@ -198,7 +198,7 @@ TEST_F(PagedAttentionTest, EqualsTheReference) {
 // Bits of a sequence do not depend on the others, on where its pages lie or on the number of threads.
 TEST_F(PagedAttentionTest, SequencesDoNotShowInEachOther) {
   for (const DType dtype : {DType::F32, DType::BF16}) {
-    const Problem together{{1, 40, 1, 1, 7}, {1300, 90, 5, 512, 100}, 4, 2, 32, 16, dtype, 2};
+    const Problem together{{1, 20, 1, 1, 7}, {1300, 90, 5, 512, 100}, 8, 2, 64, 16, dtype, 2};
     const Buffers all(together);
     store(all);
     attend(all);
@@ -207,7 +207,7 @@ TEST_F(PagedAttentionTest, SequencesDoNotShowInEachOther) {
       const auto at = static_cast<std::size_t>(i);
       for (const int threads : {1, 2, 5}) {
         const ThreadCount count(threads);
-        const Buffers one({{together.rows[at]}, {together.keys[at]}, 4, 2, 32, 16, dtype}, {i});
+        const Buffers one({{together.rows[at]}, {together.keys[at]}, 8, 2, 64, 16, dtype}, {i});
         store(one);
         attend(one);
         EXPECT_TRUE(same_bits(one.out, all.out.slice_rows(row, row + together.rows[at]))) << i << " of " << threads;

@@ -165,7 +165,7 @@ TEST_F(SampleTest, TheLastKeptTokenIsExact) {
 }
 
 TEST_F(SampleTest, NeitherOtherRowsNorThreadsShow) {
-  const std::vector<double> logits = random_logits(3000, 3);
+  const std::vector<double> logits = random_logits(8000, 3);
   std::vector<Draw> draws;
   for (std::size_t i = 0; i < 9; ++i)
     draws.push_back({0.5 + 0.25 * static_cast<double>(i), static_cast<int>(i % 3) * 50, i % 2 == 0 ? 1 : 0.9,
