@@ -205,7 +205,10 @@ Contender described(const ServeOptions& o, const std::string& path, ParallelConf
 }
 
 int predict(const ServeOptions& o) {
-  const Config config = parse_config("", {"dtype=" + o.inference.dtype, "device=" + o.inference.device});
+  // A config says its own dtype.
+  const std::string dtype_name =
+      std::filesystem::is_directory(o.model) ? o.inference.dtype : parse_config(o.model, {}).dtype;
+  const Config config = parse_config("", {"dtype=" + dtype_name, "device=" + o.inference.device});
   const DType dtype = config.storage();
   const Machine machine = read_machine(o.machine);
   std::vector<Contender> contenders;
