@@ -142,7 +142,8 @@ Measured measure_server(Server& server, const ServedModel& model, BenchPlan& pla
   m.options.window = std::max(m.options.window, 1.2 * kWindowLatencies * m.capacity.one_alone);
   if (quick) {
     m.options.seconds = plan.seconds - (server.now() - begin);
-    const double rates = std::ceil(m.capacity.request_throughput / plan.rate_step) + 1;
+    // Up to two rates beyond the capacity, and some time for steps that begin in one run and end after it.
+    const double rates = (std::ceil(m.capacity.request_throughput / plan.rate_step) + 2) / 0.95;
     m.options.window =
         std::min(60.0, window_of(m.options.seconds / std::min(rates, 2 * kQuickRates), plan.repetitions));
   }

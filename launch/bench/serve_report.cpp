@@ -175,6 +175,11 @@ void print_measured(const Measured& m) {
   for (const std::string& note : m.notes) fmt::print("note: {}\n", note);
 }
 
+// A sweep that ended for another reason than the queue has no highest rate to compare.
+bool both_found(const Measured& model, const Measured& baseline) {
+  return model.sweep.ended.empty() && baseline.sweep.ended.empty() && model.sweep.max_rate > 0;
+}
+
 double below(double model, double baseline) { return baseline > 0 ? 100 * (1 - model / baseline) : 0; }
 
 void print_slowdown(const Slowdown& s, const Measured& model, const Measured& baseline) {
@@ -192,8 +197,9 @@ void print_slowdown(const Slowdown& s, const Measured& model, const Measured& ba
   for (const EqualLatency& l : s.at_latency)
     fmt::print("| {:.0f} ms mean latency | {:.0f} tokens/s | {:.0f} tokens/s | {:.0f} % below |\n", l.e2e_ms,
                l.model_tokens_per_s, l.baseline_tokens_per_s, below(l.model_tokens_per_s, l.baseline_tokens_per_s));
-  fmt::print("| highest rate | {:.3g} requests/s | {:.3g} requests/s | {:.0f} % below |\n", model.sweep.max_rate,
-             baseline.sweep.max_rate, below(model.sweep.max_rate, baseline.sweep.max_rate));
+  if (both_found(model, baseline))
+    fmt::print("| highest rate | {:.3g} requests/s | {:.3g} requests/s | {:.0f} % below |\n", model.sweep.max_rate,
+               baseline.sweep.max_rate, below(model.sweep.max_rate, baseline.sweep.max_rate));
   fmt::print("| capacity | {:.3g} requests/s | {:.3g} requests/s | {:.0f} % below |\n",
              model.capacity.request_throughput, baseline.capacity.request_throughput,
              below(model.capacity.request_throughput, baseline.capacity.request_throughput));
