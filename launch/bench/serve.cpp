@@ -8,6 +8,7 @@
 #include "core/config/parse.h"
 #include "core/error.h"
 #include "data/files.h"
+#include "data/json_tokenizer.h"
 #include "launch/bench/fit_machine.h"
 #include "launch/bench/remote_server.h"
 #include "launch/bench/serve_plan.h"
@@ -38,6 +39,8 @@ void check(const ServeOptions& o) {
     input_error(
         "command line: bench serve: found --url and a model, --baseline, --predict or --machine, expected --url "
         "without them: the server has its model");
+  if (!o.url.empty() && o.prompt == "text" && !o.load.requests.empty())
+    input_error("command line: --prompt: found text and --requests, expected ids: a file's prompts are sent as ids");
   if (o.url.empty() && o.model.empty())
     input_error("command line: bench serve: found no model, expected one, or --url");
   if (o.predict && o.machine.empty())
@@ -134,7 +137,7 @@ ServeReport report_of(BenchPlan plan, std::vector<Measured> measured, const std:
 
 std::vector<FileRequest> read_requests_of(const ServeOptions& o, std::int64_t vocab_size,
                                           const std::function<std::unique_ptr<Tokenizer>()>& find) {
-  std::unique_ptr<Tokenizer> tokenizer = find ? find() : nullptr;
+  const std::unique_ptr<Tokenizer> tokenizer = find();
   if (tokenizer == nullptr) return read_requests(o.load.requests, vocab_size, nullptr);
   return read_requests(o.load.requests, vocab_size, [&](const std::string& text) { return tokenizer->encode(text); });
 }
@@ -244,7 +247,9 @@ int predict(const ServeOptions& o) {
     const auto server = make_predicted_server(cost, c.scheduling);
     measured.push_back(measure_server(*server, served(c.name, c.model, c.scheduling, layouts[i].dp), plan));
   }
-  show(report_of(std::move(plan), std::move(measured), contenders), o);
+  ServeReport report = report_of(std::move(plan), std::move(measured), contenders);
+  for (EqualRate& r : report.slowdown.at_rate) r.predicted = r.measured;  // all of it is predicted
+  show(report, o);
   return 0;
 }
 
@@ -257,7 +262,12 @@ int serve_elsewhere(const ServeOptions& o) {
   ServedModel model{remote.name, o.vocab_size > 0 ? o.vocab_size : kVocabulary, said, o.serving.max_num_seqs, 0, false};
   BenchPlan plan = plan_of(o.load, said > 0 ? said : kContext, 1);
   plan.workload.vocab_size = model.vocab_size;
-  if (!o.load.requests.empty()) use_requests(plan.workload, read_requests_of(o, model.vocab_size, nullptr));
+  if (!o.load.requests.empty())
+    use_requests(plan.workload, read_requests_of(o, model.vocab_size, [&]() -> std::unique_ptr<Tokenizer> {
+                   const std::string& file = o.load.tokenizer;
+                   if (file.empty()) return nullptr;
+                   return file.ends_with(".json") ? open_json_tokenizer(file) : open_tokenizer(file);
+                 }));
   plan.say = progress(o);
   std::vector<Measured> measured;
   measured.push_back(measure_server(*server, model, plan));

@@ -20,6 +20,13 @@ Words quick(const Words& more) {
   return words;
 }
 
+// Of all its runs: beside other load a single short one may complete nothing.
+std::int64_t total(const json& measured, const char* key) {
+  std::int64_t sum = measured["capacity"][key];
+  for (const json& entry : measured["load"]) sum += entry[key].get<std::int64_t>();
+  return sum;
+}
+
 TEST(BenchServe, AnMoeBesideItsBase) {
   const TemporaryFolder folder;
   const std::string svg = folder.file("curves.svg");
@@ -27,12 +34,12 @@ TEST(BenchServe, AnMoeBesideItsBase) {
   for (const char* who : {"model", "baseline"}) {
     EXPECT_EQ(j[who]["offline"].size(), 2);
     ASSERT_FALSE(j[who]["load"].empty());
-    EXPECT_EQ(j[who]["load"][0]["failed"], 0);
-    EXPECT_GT(j[who]["load"][0]["completed"], 0);
+    EXPECT_EQ(total(j[who], "failed"), 0);
+    EXPECT_GT(total(j[who], "completed"), 0);
   }
-  EXPECT_GT(j["model"]["load"][0]["experts_per_step_and_layer"], 0);
-  EXPECT_GT(j["model"]["load"][0]["weight_bytes_per_token"], 0);
-  ASSERT_FALSE(j["slowdown"].empty());
+  EXPECT_GT(j["model"]["capacity"]["experts_per_step_and_layer"], 0);
+  EXPECT_GT(j["model"]["capacity"]["weight_bytes_per_token"], 0);
+  EXPECT_LT(j["model"]["capacity"]["generator_cpu_share"], 0.02);
   for (const json& s : j["slowdown"]) EXPECT_TRUE(s["measured"].is_number() && s["predicted"].is_number()) << s;
   EXPECT_NE(text_of(svg).find("</svg>"), std::string::npos);
 }
@@ -41,7 +48,7 @@ TEST(BenchServe, AnMoeBesideItsBase) {
 TEST(BenchServe, OverRanks) {
   const Outcome outcome = run_ranks(2, quick({kMoe, "--parallel.tp=2"}));
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
-  EXPECT_GT(json::parse(outcome.out)["model"]["load"][0]["completed"], 0);
+  EXPECT_GT(total(json::parse(outcome.out)["model"], "completed"), 0);
 }
 
 TEST(BenchServe, RequestsOfAFileThatAreTooLongAreCounted) {
@@ -51,10 +58,10 @@ TEST(BenchServe, RequestsOfAFileThatAreTooLongAreCounted) {
                          "{\"prompt_len\": 100000, \"output_len\": 3}\n";
   const json j = json_of({"bench", "serve", kMoe, "--seconds=3", "--json", "--batches=1", "--requests=" + file,
                           "--max-num-seqs=4", "--memory=64MiB"});
-  const json& load = j["model"]["load"][0];
-  EXPECT_GT(load["failed"], 0);
-  EXPECT_EQ(load["errors"].size(), 1);
-  EXPECT_NEAR(load["failed"].get<double>() / load["drawn"].get<double>(), 0.33, 0.3);
+  const json& at_once = j["model"]["capacity"];  // 1, 2, 4 or more of them in turn
+  EXPECT_EQ(at_once["drawn"], at_once["completed"].get<std::int64_t>() + at_once["failed"].get<std::int64_t>());
+  EXPECT_GT(total(j["model"], "failed"), 0);
+  EXPECT_EQ(at_once["errors"].size(), 1);
 }
 
 TEST(BenchServe, AServerElsewhere) {
@@ -67,10 +74,9 @@ TEST(BenchServe, AServerElsewhere) {
                           "--output-len=4", "--rate-step=20", "--max-num-seqs=4"});
   EXPECT_EQ(j["model"]["name"], "a model");
   EXPECT_TRUE(j["model"]["offline"].empty());
-  const json& load = j["model"]["load"][0];
-  EXPECT_GT(load["completed"], 0);
-  EXPECT_GT(load["failed"], 0);
-  EXPECT_EQ(load["errors"].begin().key(), "HTTP 500: sick");
+  EXPECT_GT(total(j["model"], "completed"), 0);
+  EXPECT_GT(total(j["model"], "failed"), 0);
+  EXPECT_NE(j.dump().find("\"HTTP 500: sick\":"), std::string::npos);
 }
 
 TEST(BenchServe, PredictsAConfig) {
@@ -101,6 +107,7 @@ TEST(BenchServe, WhatIsWrongIsOneLine) {
   refused({kMoe, "--machine=" + requests}, {requests});
   refused({kMoe, "--svg=/none/x.svg"}, {"--svg"});
   refused({kMoe, "--url=http://127.0.0.1:1/v1"}, {"--url"});
+  refused({"--url=http://127.0.0.1:1/v1", "--prompt=text", "--requests=" + requests}, {"--prompt"});
   refused({"--url=http://127.0.0.1:1/v1"}, {"127.0.0.1:1", "--url"});
   refused({"--url=" + refuses.url()}, {"HTTP 401", "no."});
 }
