@@ -9,6 +9,7 @@ namespace upcycle {
 namespace {
 
 constexpr double kForever = std::numeric_limits<double>::infinity();
+constexpr double kMostTokens = 4e8;  // of a run: prompts take four bytes each, times of new tokens eight
 
 WindowedRun run_at_once(Server& server, const Workload& workload, std::int64_t requests, std::uint64_t number) {
   WindowedRun r;
@@ -102,6 +103,12 @@ Sweep sweep_rates(Server& server, const Workload& workload, const SweepOptions& 
   for (std::int64_t i = 1; i <= options.most_rates; ++i) {
     const double rate = std::round(static_cast<double>(i) * options.rate_step * 1e9) / 1e9;  // 0.3, not 3 * 0.1
     const double takes = static_cast<double>(options.repetitions) * options.window * (1 + 2 * kDrainShare);
+    const double tokens =
+        rate * options.window * (1 + 2 * kDrainShare) * static_cast<double>(workload.input_len + workload.output_len);
+    if (tokens > kMostTokens) {
+      s.ended = "memory: the requests of higher rates are too many to be drawn before their run";
+      break;
+    }
     if (server.now() - begin + takes > options.seconds) {
       s.ended = "time: higher rates were not tried";
       break;

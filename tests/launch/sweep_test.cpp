@@ -67,6 +67,8 @@ TEST(Sweep, TimeAndTheNumberOfRatesAreBounds) {
   options.rate_step = 1;
   options.most_rates = 3;
   EXPECT_EQ(sweep_rates(s.server, s.workload, options).points.size(), 3);
+  options.rate_step = 1e6;  // a command line may ask for it
+  EXPECT_NE(sweep_rates(s.server, s.workload, options).ended.find("memory"), std::string::npos);
 }
 
 TEST(Sweep, ThroughputIsReadOffTheCurve) {
