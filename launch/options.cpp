@@ -133,6 +133,8 @@ bool Options::parse(const std::vector<std::string>& arguments) {
   return true;
 }
 
+bool Options::given(const std::string& name) const { return parser_->app.count(name) > 0; }
+
 DType parse_dtype(const std::string& text) {
   if (text == "fp32") return DType::F32;
   if (text == "bf16") return DType::BF16;

@@ -38,6 +38,8 @@ class Options {
   // False if --help was given and printed. Throws InputError naming the option, found and expected.
   bool parse(const std::vector<std::string>& arguments);
 
+  bool given(const std::string& name) const;  // whether the parsed arguments had it
+
  private:
   struct Parser;
   std::unique_ptr<Parser> parser_;

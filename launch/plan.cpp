@@ -235,7 +235,10 @@ int run_plan(const Arguments& arguments) {
   options.positional("config", file, "JSON config, as for train", Need::Optional);
   options.option("--world", world, "ranks of the run");
   options.option("--rank", rank, "the rank that is planned; rank 0 holds the most");
-  options.flag("--serve", serve, "plan serving the config's model instead; the options from --policy on are for this");
+  options.flag(
+      "--serve", serve,
+      "plan serving the config's model instead, over its tp, ep and etp, with its dtype and device: no other key "
+      "counts; the options from --policy on are for this");
   options.flag("--json", json, "print one JSON object; sizes in bytes");
   options.flag("--row", row, "print one line of a Markdown table, as launch/plan_tables.sh does");
   add_serving_options(options, serving);
@@ -249,6 +252,9 @@ int run_plan(const Arguments& arguments) {
     if (row) input_error("command line: found --row and --serve, expected one of them");
     return plan_serving(file, overrides, serving, static_cast<int>(world), static_cast<int>(rank), json);
   }
+  for (const char* name : {"--policy", "--max-num-seqs", "--max-num-batched-tokens", "--max-model-len", "--block-size"})
+    if (options.given(name))
+      input_error("command line: found {} without --serve, expected both: a training run has no use for it", name);
   const std::size_t memory = serving.memory.empty() ? 0 : parse_bytes("--memory", serving.memory);
   const PlannedRun run = resolve(file, overrides);
   const Plan plan = make_plan(run, static_cast<int>(world), static_cast<int>(rank));

@@ -98,6 +98,11 @@ TEST(PlanCommand, BadInputIsOneLine) {
   EXPECT_NE(error({"--world=0"}).find("--world"), std::string::npos);
   EXPECT_NE(error({"--rank=1"}).find("--rank"), std::string::npos);
   EXPECT_NE(error({"--memory=lots"}).find("--memory"), std::string::npos);
+  for (const std::string option : {"--policy=mixed", "--max-num-seqs=256", "--max-num-batched-tokens=4096",
+                                   "--max-model-len=64", "--block-size=16"}) {
+    const std::string found = error({option}), name = option.substr(0, option.find('='));
+    EXPECT_NE(found.find("found " + name + " without --serve"), std::string::npos) << found;
+  }
 }
 
 // `train` refuses a conversion that the machine can not hold, by the plan's number.
