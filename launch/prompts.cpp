@@ -8,7 +8,7 @@
 #include "core/config/strict_json.h"
 #include "core/error.h"
 #include "core/suggest.h"
-#include "data/text_reader.h"
+#include "launch/file_lines.h"
 
 namespace upcycle {
 namespace {
@@ -118,21 +118,12 @@ void check_sampling(const std::string& where, const Prompt& p) {
 std::vector<Prompt> read_prompts(const std::string& file, const Prompt& defaults) {
   const bool json = file.ends_with(".jsonl");
   std::vector<Prompt> prompts;
-  TextReader reader(file);
-  std::string line;
-  for (TextReader::Piece piece; reader.next(piece);) {
-    line += piece.text;
-    if (!piece.ends_line) continue;
-    if (line.ends_with('\r')) line.pop_back();
-    if (line.find_first_not_of(" \t") != line.npos) {
-      Prompt p = defaults;
-      p.where = fmt::format("{}:{}", file, reader.line());
-      p.sampling.seed += prompts.size();
-      prompts.push_back(prompt_of(line, std::move(p), json));
-    }
-    line.clear();
-  }
-  if (prompts.empty()) input_error("{}: found no prompts, expected one per line", file);
+  for_each_line(file, "prompts", [&](const std::string& where, const std::string& line) {
+    Prompt p = defaults;
+    p.where = where;
+    p.sampling.seed += prompts.size();
+    prompts.push_back(prompt_of(line, std::move(p), json));
+  });
   return prompts;
 }
 
