@@ -39,8 +39,12 @@ MpiSession::MpiSession(int* argc, char*** argv) : exceptions_at_start_(std::unca
   UPCYCLE_MPI(MPI_Initialized(&started));
   UPCYCLE_CHECK(started == 0, "MPI runs already: one session a process");
   const bool launched = has_launcher();
-  // Open MPI would start a daemon for a rank by itself, which takes 0.2 s and serves only to spawn others.
-  if (!launched) setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
+  // Open MPI would start a daemon for a rank by itself, which takes 0.2 s and serves only to spawn others; and look for
+  // fast networks, which takes as long.
+  if (!launched) {
+    setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
+    setenv("OMPI_MCA_pml", "ob1", 0);
+  }
   int provided = MPI_THREAD_SINGLE;
   UPCYCLE_MPI(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided));
   UPCYCLE_CHECK(provided >= MPI_THREAD_FUNNELED, "this MPI gives thread level {}, MPI_THREAD_FUNNELED is {}", provided,
