@@ -110,26 +110,33 @@ TEST(Inspect, SaysWhatACheckpointIs) {
 }
 
 // Greedy generation with a key/value cache equals scoring all ids again for every token.
+// One scoring of all shows most tokens to be the likeliest, as those of more than half the probability; what stands
+// before each of the others is scored by itself.
 TEST(Generate, GreedyIsRepeatedScoring) {
   const SmallRun small;
   const std::string run = small.train("run", {{"train", {{"steps", 60}}}});
   const std::string prompt = "The ";
-  std::vector<std::int32_t> ids{256};  // the end of the document before
-  for (const char c : prompt) ids.push_back(c);
-  std::string expected = prompt;
-  for (int i = 0; i < 24; ++i) {
-    const json scored = json_of({"score", run, "--ids", small.write_ids("ids.json", ids), "--json"});
-    const auto logits = scored["logits_last"].get<std::vector<float>>();
-    ids.push_back(static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin()));
-    ASSERT_LT(ids.back(), 128) << "the model has not learnt its text: " << expected;
-    expected.push_back(static_cast<char>(ids.back()));
-  }
   const std::vector<std::string> command{"generate",        run,          prompt, "--tokenizer=bytes",
                                          "--temperature=0", "--tokens=24"};
-  const Outcome first = run_upcycle(command);
-  EXPECT_EQ(first.exit_code, 0) << first.err;
-  EXPECT_EQ(first.out, expected + "\n");
-  EXPECT_EQ(run_upcycle(command).out, first.out);
+  const Outcome o = run_upcycle(command);
+  EXPECT_EQ(o.exit_code, 0) << o.err;
+  ASSERT_TRUE(o.out.starts_with(prompt) && o.out.size() == prompt.size() + 24 + 1 && o.out.back() == '\n') << o.out;
+  std::vector<std::int32_t> ids{256};  // the end of the document before
+  for (const char c : o.out) ids.push_back(c);
+  ids.pop_back();
+  const auto scored = [&](std::size_t n) {
+    return json_of({"score", run, "--ids",
+                    small.write_ids("ids.json", {ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(n)}),
+                    "--json"});
+  };
+  const json nll = scored(ids.size())["nll"];
+  for (std::size_t at = 1 + prompt.size(); at < ids.size(); ++at) {
+    ASSERT_TRUE(0 <= ids[at] && ids[at] < 128) << "the model has not learnt its text: " << o.out;
+    if (nll[at - 1].get<double>() < 0.69) continue;
+    const auto logits = scored(at)["logits_last"].get<std::vector<float>>();
+    EXPECT_EQ(ids[at], std::max_element(logits.begin(), logits.end()) - logits.begin()) << at << " of " << o.out;
+  }
+  EXPECT_EQ(run_upcycle(command).out, o.out);
 }
 
 TEST(Generate, DrawsDependOnlyOnTheSeed) {
