@@ -66,8 +66,13 @@ TEST_F(GenerateFromAFile, PromptsAreAnsweredAsByThemselves) {
   EXPECT_LE(ended["tokens"].size(), 3u);
   EXPECT_EQ(ended["tokens"].back(), alone[0]["tokens"][2]);
 
-  const Words together = command({prompts(lines), "--json", "--block-size=8", "--max-num-batched-tokens=16"});
+  std::vector<json> more = lines;
+  more.push_back(stopped);
+  alone[4] = ended;
+  alone[4]["index"] = 4;
+  const Words together = command({prompts(more), "--json", "--block-size=8", "--max-num-batched-tokens=16"});
   EXPECT_EQ(answers(run_upcycle(together)), alone);
+  EXPECT_EQ(answers(run_upcycle(command({prompts(more), "--json", "--policy=prefill_first"}))), alone);
   struct Layout {
     int ranks;
     Words words;
@@ -100,6 +105,8 @@ TEST_F(GenerateFromAFile, WhatCanNotBeServedIsOneLine) {
   refused({{"prompt", std::string(128, 'x')}}, {"prompts.jsonl:2", "129 tokens", "= 128"});
   refused({{"prompt", "x"}}, {"prompts.jsonl:1: found a prompt of 5 tokens", "max_model_len"}, {"--max-model-len=16"});
   refused({{"prompt", "x"}}, {"a prompt and --prompts"}, {"y"});
+  refused({{"prompt", "x"}}, {"--memory: found 1000 bytes per rank"}, {"--memory=1000"});
+  refused({{"prompt", "x"}}, {"--policy: found 'fair'"}, {"--policy=fair"});
   expect_one_line(run_ranks(2, command({"--prompts=" + small.folder.write("none.txt", "\n")})), {"found no prompts"});
 }
 
@@ -119,6 +126,7 @@ TEST(RealModels, GreedyTokensAreThoseOfTransformers) {
       model = small.file("hf");
       ASSERT_EQ(run_upcycle({"export", small.file("run"), model}).exit_code, 0);
     }
+    EXPECT_EQ(c["tokens"].size(), 64u) << name;
     const json line{{"prompt", c["prompt"]}, {"max_tokens", c["tokens"].size()}};
     const Words words{"generate",        model,    "--prompts=" + small.folder.write("prompts.jsonl", line.dump()),
                       "--temperature=0", "--json", "--tokenizer=bytes"};

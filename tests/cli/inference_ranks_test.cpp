@@ -54,6 +54,7 @@ TEST_F(InferenceRanks, ScoresAreThoseOfOneRank) {
     const Words words{"score", run, "--ids=" + small.write_ids("ids.json", ids), "--json"};
     const json one = json_of(words);
     EXPECT_EQ(one["logits_last"].size(), 259u);
+    EXPECT_EQ(one["nll"].size(), ids.size() - 1);
     for (const Layout& layout : layouts) {
       const json found = of_ranks(layout, words);
       for (const char* list : {"nll", "logits_last"})
@@ -67,6 +68,7 @@ TEST_F(InferenceRanks, LossesAreThoseOfOneRank) {
   const Words words{"eval",  run, "--data=" + small.file("valid"), "--seq-length=31", "--batch=2", "--tokenizer=bytes",
                     "--json"};
   const json one = json_of(words);
+  for (const char* key : {"tokens", "bytes"}) EXPECT_GT(one[key], 0) << key;
   for (const Layout& layout : layouts) {
     const json found = of_ranks(layout, words);
     for (const char* key : {"tokens", "bytes"}) EXPECT_EQ(found[key], one[key]) << key;
