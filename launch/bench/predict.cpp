@@ -1,6 +1,7 @@
 #include "launch/bench/predict.h"
 
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "core/check.h"
 #include "core/config/check.h"
@@ -69,7 +70,9 @@ int bench_predict(const Arguments& arguments) {
   const Config c = parse_config(file, overrides);
   check_model(c.model, file);
   const ParallelConfig& p = c.parallel;
-  const std::int64_t ranks = world > 0 ? world : std::max(p.tp, p.etp * p.ep);
+  constexpr std::int64_t most = 1 << 24;
+  if (world < 0 || world > most) input_error("command line: --world: found {}, expected 0 to {}", world, most);
+  const std::int64_t ranks = world > 0 ? world : std::lcm(p.tp, p.etp * p.ep);
   const Layout layout =
       make_layout(static_cast<int>(ranks), static_cast<int>(p.tp), static_cast<int>(p.ep), static_cast<int>(p.etp));
   const auto memory = static_cast<std::size_t>(machine.memory_bytes * machine.memory_utilization);
@@ -77,9 +80,10 @@ int bench_predict(const Arguments& arguments) {
       scheduler_options(serving, c.model, layout, c.storage(), c.device == "cuda" ? DeviceKind::Cuda : DeviceKind::Cpu,
                         memory, workspace_of(c));
   const auto server = make_predicted_server(CostModel(c.model, layout, c.storage(), machine), o);
-  const std::int64_t fits = o.pages / ((input_len + output_len - 1 + o.page_rows - 1) / o.page_rows);
   const std::string refused = Scheduler(o).refusal(input_len, output_len);
   if (!refused.empty()) input_error("command line: --input-len, --output-len: {}", refused);
+  const std::int64_t fits =
+      o.pages / std::max<std::int64_t>(1, (input_len + output_len - 1 + o.page_rows - 1) / o.page_rows);
   const SteadyServing s =
       measure_steady(*server, c.model.vocab_size, input_len, output_len, std::min(fits, o.max_num_seqs) * layout.dp);
   const double tokens_per_s = s.requests_per_s * static_cast<double>(input_len + output_len);

@@ -23,7 +23,7 @@ Verdict judge(const WindowedRun& r) {
     drawn += 1;
     completed += request.ending == Ending::Completed && request.end <= until ? 1 : 0;
   }
-  v.completed_share = drawn > 0 ? completed / drawn : 0;
+  v.completed_share = drawn > 0 ? completed / drawn : 1;  // a rate so low that none came is served
   v.crowd_first = crowd_of(r.run, {w.begin, w.begin + third}, Leaves::AtEnd).mean;
   v.crowd_last = crowd_of(r.run, {w.end - third, w.end}, Leaves::AtEnd).mean;
   v.grows = v.crowd_last - v.crowd_first > std::max(2 * std::sqrt(std::max(1.0, v.crowd_first)), drawn / 40);

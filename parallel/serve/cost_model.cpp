@@ -92,9 +92,8 @@ StepCost CostModel::cost(std::span<const std::span<const ScheduledRows>> replica
   }
   if (all_rows == 0) return {};
   c.host = m.host_step_time + m.host_token_time * most_drawn;
-  c.layers = m.layer_time * number(sizes_.L) +
-             number(moe_layers_) * (m.moe_layer_time + m.moe_row_time * all_rows / layout_.dp);
-  c.weight_bytes = model_dense_bytes_;
+  c.layers = m.layer_time * number(sizes_.L) + number(moe_layers_) * (m.moe_layer_time + m.moe_row_time * most_rows);
+  c.weight_bytes = model_dense_bytes_ * layout_.dp;
   const double row_bytes = number(sizes_.H) * size_;
   std::int64_t all_reduces = layout_.tp > 1 ? 2 * sizes_.L : 0;
   if (moe_layers_ > 0) {
@@ -104,12 +103,12 @@ StepCost CostModel::cost(std::span<const std::span<const ScheduledRows>> replica
     const double rows_per_expert = all_rows / copies * number(sizes_.k) / E;
     c.experts =
         experts_ * touched / E * size_ / m.memory_rate + 2 * experts_ * rows_per_expert / (rate_ * m.expert_efficiency);
-    c.experts_touched = distinct_experts(all_rows) * number(moe_layers_);
+    c.experts_touched = touched * copies * number(moe_layers_);
     c.weight_bytes += model_expert_bytes_ * c.experts_touched / (E * number(moe_layers_));
-    if (layout_.ep > 1) {
-      // To the experts and back; with etp = 1 the ranks of tp send a part of the tokens each.
-      const bool cut = layout_.etp == layout_.tp;
-      if (!cut) all_reduces -= moe_layers_;
+    // With etp = 1 the ranks of tp send a part of the tokens each, and their results are whole.
+    const bool cut = layout_.etp == layout_.tp;
+    if (!cut) all_reduces -= moe_layers_;
+    if (layout_.ep > 1) {  // to the experts and back
       const double sent =
           most_rows / (cut ? 1 : layout_.tp) * number(sizes_.k) * row_bytes * (layout_.ep - 1) / layout_.ep;
       c.transfers += 2 * number(moe_layers_) * transfer(sent);

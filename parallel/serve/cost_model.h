@@ -12,8 +12,8 @@ namespace upcycle {
 struct StepCost {
   double host = 0, layers = 0;                                     // the machine's fixed times
   double products = 0, experts = 0, attention = 0, transfers = 0;  // of the slowest replica
-  double experts_touched = 0;                                      // expected, summed over the MoE layers
-  double weight_bytes = 0;                                         // of the whole model
+  double experts_touched = 0;  // expected, summed over the MoE layers and over copies of the experts (edp)
+  double weight_bytes = 0;     // of all replicas
   double seconds() const { return host + layers + products + experts + attention + transfers; }
 };
 

@@ -20,8 +20,8 @@ using SeeLogits = std::function<void(const Sequence&, std::span<const float> log
 std::unique_ptr<Server> make_engine(const LoadedModel& model, const SchedulerOptions& options,
                                     const SeeLogits& see_logits = {});
 
-// Bytes of one rank by class: weights, key/value cache, and what a step needs on its device and on its host, exactly what
-// loading the model and make_engine allocate; and what communicators take (on CUDA an estimate).
+// Bytes of one rank by class: weights, key/value cache, and what a step needs on its device and on its host, exactly
+// what loading the model and make_engine allocate; and what communicators take (on CUDA an estimate).
 std::vector<MemoryClass> engine_memory(const ModelConfig& model, const Layout& layout, int rank, DType dtype,
                                        const SchedulerOptions& options, DeviceKind computes,
                                        const WorkspaceBytes& workspace_bytes);

@@ -7,6 +7,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "core/config/strict_json.h"
 #include "core/error.h"
 #include "core/suggest.h"
 #include "data/files.h"
@@ -70,16 +71,9 @@ double read_constant(const std::string& file, const Json& machine, const Constan
 }  // namespace
 
 Machine read_machine(const std::string& file) {
-  std::ifstream in(file);
-  if (!in) input_error("{}: can not be read, expected a machine file such as launch/machines/h100.json", file);
-  Json machine;
-  try {
-    machine = Json::parse(in);
-  } catch (const Json::exception& e) {
-    std::string what = e.what();
-    std::replace(what.begin(), what.end(), '\n', ' ');
-    input_error("{}: is no JSON: {}", file, what);
-  }
+  if (!std::ifstream(file))
+    input_error("{}: can not be read, expected a machine file such as launch/machines/h100.json", file);
+  const Json machine = parse_strict_json(read_config_file(file), file);
   if (!machine.is_object()) input_error("{}: found {}, expected a JSON object", file, shown(machine));
   Machine m;
   const Json name = machine.value("name", Json{});

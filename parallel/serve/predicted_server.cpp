@@ -49,10 +49,11 @@ const StepReport& PredictedServer::step() {
   tokens.clear();
   r = {};
   r.tokens = std::move(tokens);
-  for (const Scheduler& s : schedulers_) r.waiting += s.waiting(), r.running += s.running();
   r.preemptions = -preemptions();
   for (std::size_t d = 0; d < schedulers_.size(); ++d) {
     plans_[d] = schedulers_[d].schedule();
+    r.waiting += schedulers_[d].waiting();
+    r.running += schedulers_[d].running();
     for (const ScheduledRows& part : plans_[d]) {
       r.rows += part.rows;
       const auto prompt = static_cast<std::int64_t>(part.sequence->request.prompt.size());

@@ -50,6 +50,13 @@ TEST(Predict, BadInputIsOneLine) {
   EXPECT_NE(error(predict("paper_serving_436m_moe.json", {"--input-len=4000", "--output-len=300"}))
                 .find("a prompt of 4000 tokens and max_tokens 300, expected at most 4096 together"),
             std::string::npos);
+  EXPECT_NE(error(predict("paper_serving_436m_moe.json", {"--input-len=0", "--output-len=1"})).find("no tokens"),
+            std::string::npos);
+  EXPECT_NE(error(predict("paper_serving_436m_moe.json", {"--input-len=1", "--output-len=0"})).find("max_tokens is 0"),
+            std::string::npos);
+  EXPECT_NE(error(predict("paper_serving_436m_moe.json", {"--input-len=9", "--output-len=9", "--world=4294967297"}))
+                .find("--world: found 4294967297, expected 0 to"),
+            std::string::npos);
   EXPECT_NE(error(predict("paper_serving_8b_moe.json", sizes)).find("use more ranks"), std::string::npos);
   EXPECT_NE(error(predict("paper_serving_8b_dense.json", {"--input-len=9", "--output-len=9", "--policy=fast"}))
                 .find("--policy: found 'fast', expected mixed or prefill_first"),
