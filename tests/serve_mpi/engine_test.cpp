@@ -149,6 +149,13 @@ void expect_reference(Engines& engines, const std::vector<Request>& all, const O
   }
 }
 
+// Each rank saw the logits of all that its replica drew: none of the comparisons is left out.
+void expect_all_seen(const Mesh& mesh, const std::vector<Request>& all, const Outcome& o) {
+  std::int64_t drawn = 0;
+  for (const Request& r : all) drawn += r.max_tokens;
+  EXPECT_EQ(mesh.world->sum_of(static_cast<double>(o.logits.size())), static_cast<double>(mesh.layout.tp * drawn));
+}
+
 class EngineTest : public ::testing::TestWithParam<Kind> {};
 
 TEST_P(EngineTest, LogitsAreTheTrainingForwardsInEveryLayout) {
@@ -164,7 +171,9 @@ TEST_P(EngineTest, LogitsAreTheTrainingForwardsInEveryLayout) {
         mpi_session().size() < 8 ? std::vector<std::int64_t>{4, 13, 64} : std::vector<std::int64_t>{13};
     for (const std::int64_t budget : budgets) {
       SCOPED_TRACE(budget);
-      expect_reference(engines, all, engines.serve(mesh, options_of(m, budget, enough), all));
+      const Outcome o = engines.serve(mesh, options_of(m, budget, enough), all);
+      expect_all_seen(mesh, all, o);
+      expect_reference(engines, all, o);
     }
     SchedulerOptions whole = options_of(m, 96, enough);
     whole.policy = SchedulingPolicy::PrefillFirst;
@@ -181,6 +190,7 @@ TEST_P(EngineTest, ACacheTooSmallForAllComputesThemAgain) {
     const std::vector<Request> all = requests(m, 12 * mesh.layout.dp, 30, 30, 0);
     const Outcome o = engines.serve(mesh, options_of(m, 32, 8), all);
     EXPECT_GT(o.preemptions, 0);
+    expect_all_seen(mesh, all, o);
     expect_reference(engines, all, o);
   }
 }
@@ -208,6 +218,51 @@ TEST(Engine, SampledTokensAreTheRequestsOwn) {
     different += alone.tokens.at(r.id) != together.tokens.at(r.id);
   }
   EXPECT_LE(different, 1);  // a draw within rounding of the border between two tokens may fall on either side
+
+  // They are draws: another seed's are others, and among one token they are the greedy ones.
+  const auto served = [&](double temperature, std::int64_t top_k, std::uint64_t seed) {
+    for (Request& r : all) {
+      r.max_tokens = 15;
+      r.sampling = {.temperature = temperature, .top_k = top_k, .seed = seed};
+    }
+    return engines.serve(mesh, options_of(m, 16, 48), all).tokens;
+  };
+  const auto greedy = served(0, 0, 1), one = served(1, 0, 1);
+  EXPECT_EQ(served(1, 1, 1), greedy);
+  EXPECT_NE(one, greedy);
+  EXPECT_NE(served(1, 0, 2), one);
+  EXPECT_EQ(served(1, 0, 1), one);
+}
+
+// What a step in bf16 computes is the training forward in bf16, but for the order of its sums.
+TEST(Engine, Bf16LogitsAreNearTheTrainingForwards) {
+  Engines engines(Kind::Dense);
+  const ModelConfig& m = engines.source.model();
+  const auto V = static_cast<std::size_t>(m.vocab_size);
+  const Layout3 l = some_layouts(Kind::Dense).front();
+  const Mesh mesh = make_test_mesh(*engines.rig.device, *engines.rig.stream, l.tp, l.ep, l.etp);
+  const std::vector<Request> all = requests(m, 5, 30, 8, 0);
+  const Outcome o = engines.serve(mesh, options_of(m, 13, 48), all, DType::BF16);
+  expect_all_seen(mesh, all, o);
+  for (const Request& r : all) {
+    std::vector<std::int32_t> sequence = r.prompt;
+    const std::vector<std::int32_t>& drawn = o.tokens.at(r.id);
+    sequence.insert(sequence.end(), drawn.begin(), drawn.end());
+    const std::vector<float> expected =
+        logits_of(engines.cpu, single_mesh(engines.cpu), engines.source, DType::BF16, sequence);
+    for (std::size_t i = 0; i < drawn.size(); ++i) {
+      const std::size_t length = r.prompt.size() + i;
+      const auto seen = o.logits.find({r.id, length});
+      if (seen == o.logits.end()) continue;  // another replica's
+      double difference = 0, norm = 0;
+      for (std::size_t v = 0; v < V; ++v) {
+        const double x = expected[(length - 1) * V + v];
+        difference += std::pow(seen->second[v] - x, 2);
+        norm += x * x;
+      }
+      EXPECT_LT(std::sqrt(difference / norm), 5e-3) << "request " << r.id << ", token " << i;
+    }
+  }
 }
 
 // Random arrivals and cancellations in a cache so small that sequences lose their pages: what is served is what each
@@ -242,6 +297,16 @@ void schedule_randomly(std::int64_t count) {
   }
   EXPECT_GT(preemptions, 0);
   EXPECT_GT(cancelled.size(), 3u);
+  // All pages of each replica are free: a sequence that needs all of them is served.
+  for (std::int64_t i = 0; i < mesh.layout.dp; ++i) {
+    Request r;
+    r.id = i;
+    r.prompt.assign(73, 1);
+    r.max_tokens = 8;
+    engine->add(r);
+  }
+  for (int i = 0; i < 20 && engine->busy(); ++i) EXPECT_EQ(engine->step().preemptions, 0);
+  EXPECT_FALSE(engine->busy());
   Outcome served;
   served.tokens = tokens;
   std::vector<Request> complete;
@@ -347,7 +412,9 @@ TEST(Engine, MemoryIsThePlansAndDecodingAllocatesNothing) {
     for (int i = 0; i < 12; ++i) (void)engine->step();
     const std::uint64_t arenas = device_allocation_count();
     const std::int64_t before = allocation_count();
-    for (int i = 0; i < 20; ++i) (void)engine->step();
+    std::size_t drawn = 0;
+    for (int i = 0; i < 20; ++i) drawn += engine->step().tokens.size();
+    EXPECT_EQ(drawn, 20 * all.size());
     EXPECT_EQ(device_allocation_count(), arenas);
     EXPECT_GT(before, 0);
     EXPECT_EQ(allocation_count(), before);
