@@ -85,6 +85,16 @@ TEST_F(GenerateFromAFile, PromptsAreAnsweredAsByThemselves) {
   }
 }
 
+// Ids need no tokenizer, but for a text to print.
+TEST_F(GenerateFromAFile, IdsNeedNoTokenizer) {
+  const std::string file = prompts({{{"prompt", {84, 104, 101}}, {"max_tokens", 5}}});
+  const json ids = answers(run_upcycle({"generate", run, file, "--json"})).at(0);
+  EXPECT_TRUE(ids["text"].is_null()) << ids;
+  EXPECT_EQ(ids["tokens"], answers(run_upcycle(command({file, "--json"}))).at(0)["tokens"]);
+  EXPECT_EQ(ids["tokens"].size(), 5u);
+  EXPECT_NE(one_line_error(run_upcycle({"generate", run, file})).find("--tokenizer, or use --json"), std::string::npos);
+}
+
 TEST_F(GenerateFromAFile, TextsArePrintedInTheirOrder) {
   const std::string file = small.folder.write("prompts.txt", "The cat\n\nThe dog sat\r\nThe");
   const auto alone = [&](const std::string& prompt, const std::string& seed) {
@@ -107,6 +117,8 @@ TEST_F(GenerateFromAFile, WhatCanNotBeServedIsOneLine) {
   refused({{"prompt", "x"}}, {"a prompt and --prompts"}, {"y"});
   refused({{"prompt", "x"}}, {"--memory: found 1000 bytes per rank"}, {"--memory=1000"});
   refused({{"prompt", "x"}}, {"--policy: found 'fair'"}, {"--policy=fair"});
+  refused({{"prompt", "x"}}, {"temperature: found -1.0"}, {"--temperature=-1"});
+  refused({{"prompt", "x"}}, {"top_p: found 2.0"}, {"--top-p=2"});
   expect_one_line(run_ranks(2, command({"--prompts=" + small.folder.write("none.txt", "\n")})), {"found no prompts"});
 }
 
