@@ -8,6 +8,7 @@
 #include "core/config/parse.h"
 #include "core/error.h"
 #include "launch/backend.h"
+#include "launch/inference.h"
 #include "launch/options.h"
 #include "launch/serving_options.h"
 #include "parallel/serve/predicted_server.h"
@@ -36,6 +37,14 @@ std::vector<double> endings(Server& server, std::int64_t n, std::int64_t vocab_s
 }
 
 }  // namespace
+
+Layout predicted_layout(const ModelConfig& model, std::int64_t world, const ParallelConfig& parallel,
+                        const std::string& name) {
+  constexpr std::int64_t most = 1 << 24;
+  if (world < 0 || world > most) input_error("command line: --world: found {}, expected 0 to {}", world, most);
+  const std::int64_t ranks = world > 0 ? world : std::lcm(parallel.tp, parallel.etp * parallel.ep);
+  return inference_layout(model, static_cast<int>(ranks), parallel, name);
+}
 
 SteadyServing measure_steady(Server& server, std::int64_t vocab_size, std::int64_t input_len, std::int64_t output_len,
                              std::int64_t at_once) {
@@ -69,12 +78,7 @@ int bench_predict(const Arguments& arguments) {
   const Machine machine = read_machine(machine_file);
   const Config c = parse_config(file, overrides);
   check_model(c.model, file);
-  const ParallelConfig& p = c.parallel;
-  constexpr std::int64_t most = 1 << 24;
-  if (world < 0 || world > most) input_error("command line: --world: found {}, expected 0 to {}", world, most);
-  const std::int64_t ranks = world > 0 ? world : std::lcm(p.tp, p.etp * p.ep);
-  const Layout layout =
-      make_layout(static_cast<int>(ranks), static_cast<int>(p.tp), static_cast<int>(p.ep), static_cast<int>(p.etp));
+  const Layout layout = predicted_layout(c.model, world, c.parallel, file);
   const auto memory = static_cast<std::size_t>(machine.memory_bytes * machine.memory_utilization);
   const SchedulerOptions o =
       scheduler_options(serving, c.model, layout, c.storage(), c.device == "cuda" ? DeviceKind::Cuda : DeviceKind::Cpu,

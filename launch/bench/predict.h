@@ -1,5 +1,7 @@
 #pragma once
+#include "core/config/config.h"
 #include "launch/commands.h"
+#include "parallel/comm/layout.h"
 #include "parallel/serve/server.h"
 
 namespace upcycle {
@@ -16,5 +18,9 @@ SteadyServing measure_steady(Server& server, std::int64_t vocab_size, std::int64
 
 // `bench predict`: the above on the predicted server of a machine file.
 int bench_predict(const Arguments& arguments);
+
+// Of a prediction with --world ranks; 0: as few as tp, ep and etp need. InputError naming layouts that work.
+Layout predicted_layout(const ModelConfig& model, std::int64_t world, const ParallelConfig& parallel,
+                        const std::string& name);
 
 }  // namespace upcycle

@@ -1,4 +1,5 @@
 #include "launch/bench/serve.h"
+#include "launch/bench/predict.h"
 
 #include <chrono>
 #include <filesystem>
@@ -223,9 +224,7 @@ int predict(const ServeOptions& o) {
     p.ep = o.inference.ep;
     p.etp = o.inference.etp;
     contenders.push_back(described(o, path, p));
-    const std::int64_t world = o.world > 0 ? o.world : std::max(p.tp, p.etp * p.ep);
-    layouts.push_back(
-        make_layout(static_cast<int>(world), static_cast<int>(p.tp), static_cast<int>(p.ep), static_cast<int>(p.etp)));
+    layouts.push_back(predicted_layout(contenders.back().model, o.world, p, path));
   }
   LoadOptions load = o.load;
   load.thorough = true;  // a predicted minute passes in no time
