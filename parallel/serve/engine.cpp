@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <deque>
 #include <limits>
 #include <thread>
 
@@ -15,6 +14,7 @@
 #include "parallel/comm/comm_dry.h"
 #include "parallel/comm/cuda_memory.h"
 #include "parallel/serve/engine_buffers.h"
+#include "parallel/serve/replicas.h"
 
 namespace upcycle {
 namespace {
@@ -41,16 +41,15 @@ class Engine final : public Server {
  public:
   Engine(const LoadedModel& model, const SchedulerOptions& options, SeeLogits see_logits);
 
-  void add(Request request) override;
-  bool cancel(std::int64_t id) override;
-  bool busy() const override;
+  void add(Request request) override { replicas_.add(std::move(request)); }
+  bool cancel(std::int64_t id) override { return replicas_.cancel(id); }
+  bool busy() const override { return replicas_.busy(); }
   const StepReport& step() override;
   double now() override;
   void wait_until(double time) override;
 
  private:
   int dp() const { return m_.mesh->layout.dp; }
-  std::int64_t schedule();
   void hand_over(std::span<const ScheduledRows> plan);
   void compute(std::int64_t drawing);
   void show_logits(std::span<const ScheduledRows> plan, std::int64_t drawing);
@@ -67,8 +66,7 @@ class Engine final : public Server {
   CachedSequences cached_;
   HostArray<std::int32_t> rows_, pages_;  // of StepTensors, to be copied
   HostArray<std::int32_t> drawn_;         // (dp, max_num_seqs + 2)
-  std::deque<Scheduler> schedulers_;      // one per replica
-  std::vector<std::span<const ScheduledRows>> plans_;
+  Replicas replicas_;
   StepReport report_;
   Clock::time_point start_;
 };
@@ -77,7 +75,8 @@ Engine::Engine(const LoadedModel& model, const SchedulerOptions& options, SeeLog
     : m_(model),
       options_(options),
       see_logits_(std::move(see_logits)),
-      weight_bytes_(weight_bytes(model.config, model.dtype)) {
+      weight_bytes_(weight_bytes(model.config, model.dtype)),
+      replicas_(model.mesh->layout.dp, options) {
   const auto layout = [&] {
     b_ = lay_out_engine(cache_, activations_, m_.config, m_.dtype, options_, m_.device->kind(), *m_.device, *m_.stream,
                         *m_.ops, *m_.mesh);
@@ -90,25 +89,9 @@ Engine::Engine(const LoadedModel& model, const SchedulerOptions& options, SeeLog
   rows_ = HostArray<std::int32_t>(*m_.device, static_cast<std::size_t>(b_.step.rows.size()));
   pages_ = HostArray<std::int32_t>(*m_.device, static_cast<std::size_t>(b_.step.pages.size()));
   drawn_ = HostArray<std::int32_t>(*m_.device, static_cast<std::size_t>(dp() * (options_.max_num_seqs + 2)));
-  for (int d = 0; d < dp(); ++d) schedulers_.emplace_back(options_);
-  plans_.resize(schedulers_.size());
   report_.tokens.reserve(static_cast<std::size_t>(dp() * options_.max_num_seqs));
   m_.mesh->world->barrier();
   start_ = Clock::now();
-}
-
-void Engine::add(Request request) {
-  const auto least = std::min_element(schedulers_.begin(), schedulers_.end(),
-                                      [](const Scheduler& a, const Scheduler& b) { return a.load() < b.load(); });
-  least->add(std::move(request));
-}
-
-bool Engine::cancel(std::int64_t id) {
-  return std::any_of(schedulers_.begin(), schedulers_.end(), [&](Scheduler& s) { return s.cancel(id); });
-}
-
-bool Engine::busy() const {
-  return std::any_of(schedulers_.begin(), schedulers_.end(), [](const Scheduler& s) { return s.busy(); });
 }
 
 double Engine::now() {
@@ -245,31 +228,6 @@ void Engine::share_drawn(std::int64_t drawing) {
   m_.stream->synchronize();
 }
 
-// Every replica's part of the step; returns how many tokens this one draws.
-std::int64_t Engine::schedule() {
-  std::vector<EmittedToken> kept = std::move(report_.tokens);  // its memory
-  kept.clear();
-  report_ = {};
-  report_.tokens = std::move(kept);
-  std::int64_t drawing = 0;
-  for (std::size_t d = 0; d < schedulers_.size(); ++d) {
-    Scheduler& s = schedulers_[d];
-    const std::int64_t before = s.preemptions();
-    plans_[d] = s.schedule();
-    report_.waiting += s.waiting();
-    report_.running += s.running();
-    report_.preemptions += s.preemptions() - before;
-    for (const ScheduledRows& r : plans_[d]) {
-      report_.rows += r.rows;
-      ++report_.sequences;
-      const auto prompt = static_cast<std::int64_t>(r.sequence->request.prompt.size());
-      report_.prompt_rows += std::clamp<std::int64_t>(prompt - r.begin, 0, r.rows);
-      drawing += static_cast<int>(d) == m_.mesh->at.dp && r.samples;
-    }
-  }
-  return drawing;
-}
-
 // Every replica's tokens join their sequences.
 void Engine::complete() {
   const std::int64_t width = options_.max_num_seqs + 2;
@@ -277,12 +235,10 @@ void Engine::complete() {
   const Layout& l = m_.mesh->layout;
   const double groups_per_replica = std::min(1.0, static_cast<double>(l.tp) / (l.ep * l.etp));
   double touched = 0, assignments = 0;
-  for (std::size_t d = 0; d < schedulers_.size(); ++d) {
-    const std::int32_t* drawn = drawn_.data() + static_cast<std::int64_t>(d) * width;
-    const auto n = static_cast<std::size_t>(
-        std::count_if(plans_[d].begin(), plans_[d].end(), [](const ScheduledRows& r) { return r.samples; }));
-    const auto emitted = schedulers_[d].complete({drawn, n});
-    report_.tokens.insert(report_.tokens.end(), emitted.begin(), emitted.end());
+  for (int d = 0; d < dp(); ++d) {
+    const std::int32_t* drawn = drawn_.data() + d * width;
+    const auto replica = static_cast<std::size_t>(d);
+    replicas_.complete(replica, {drawn, static_cast<std::size_t>(replicas_.draws(replica))}, report_);
     touched += drawn[width - 2] * groups_per_replica;
     assignments += drawn[width - 1] * groups_per_replica;
   }
@@ -293,9 +249,11 @@ void Engine::complete() {
 
 const StepReport& Engine::step() {
   const TraceRange range("serve_step");
-  const std::int64_t drawing = schedule();
+  replicas_.schedule(report_);
   if (report_.rows == 0) return report_;
-  const auto& mine = plans_[static_cast<std::size_t>(m_.mesh->at.dp)];
+  const auto me = static_cast<std::size_t>(m_.mesh->at.dp);
+  const std::span<const ScheduledRows> mine = replicas_.plans()[me];
+  const std::int64_t drawing = replicas_.draws(me);
   hand_over(mine);
   compute(drawing);
   if (see_logits_) show_logits(mine, drawing);
