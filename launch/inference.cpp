@@ -58,10 +58,13 @@ std::unique_ptr<TensorSource> open_over_ranks(const Inference& ranks, const std:
   return source;
 }
 
+double memory_of_each(const Backend& backend, const Mesh& mesh) {
+  const double mine = static_cast<double>(memory_of(backend)) / (backend.gpu < 0 ? backend.ranks_on_host : 1);
+  return -mesh.world->max_of(-mine);
+}
+
 std::size_t memory_for_serving(const Inference& ranks) {
-  const Backend& b = ranks.backend;
-  const double mine = static_cast<double>(memory_of(b)) / (b.gpu < 0 ? b.ranks_on_host : 1);
-  return static_cast<std::size_t>(-0.9 * ranks.mesh.world->max_of(-mine));
+  return static_cast<std::size_t>(0.9 * memory_of_each(ranks.backend, ranks.mesh));
 }
 
 LoadedModel load_over_ranks(const Inference& ranks, TensorSource& source) {

@@ -51,6 +51,10 @@ Layout inference_layout(const ModelConfig& model, int world, const ParallelConfi
 // Collective; errors are agreed.
 std::unique_ptr<TensorSource> open_over_ranks(const Inference& ranks, const std::string& dir);
 
+// Bytes that are free to each rank, on the machine or its GPU: the least of all ranks, which must schedule alike.
+// Collective.
+double memory_of_each(const Backend& backend, const Mesh& mesh);
+
 // Bytes that each rank may take for a model that it serves (scheduler_options): nine tenths of what the rank with the
 // least has free for itself. Collective; call it before anything is allocated.
 std::size_t memory_for_serving(const Inference& ranks);

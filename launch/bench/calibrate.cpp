@@ -2,14 +2,17 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 
 #include "core/config/check.h"
 #include "core/config/parse.h"
 #include "core/error.h"
+#include "data/files.h"
 #include "launch/agree_on_start.h"
 #include "launch/bench/fit_machine.h"
 #include "launch/bench/predict.h"
 #include "launch/check_fits.h"
+#include "launch/inference.h"
 #include "launch/options.h"
 #include "launch/run_with_ranks.h"
 #include "launch/serving_options.h"
@@ -122,6 +125,18 @@ std::vector<ModelConfig> pair_of(const ModelConfig& moe) {
 
 }  // namespace
 
+namespace {
+
+Config moe_config(const std::string& file, const std::vector<std::string>& overrides) {
+  Config c = parse_config(file, overrides);
+  check_model(c.model, file);
+  if (!c.model.is_moe())
+    input_error("{}: model.num_local_experts: found 0, expected an MoE: its dense base is measured beside it", file);
+  return c;
+}
+
+}  // namespace
+
 int bench_calibrate(const Arguments& arguments) {
   std::string file, check, output;
   std::vector<std::string> overrides;
@@ -136,20 +151,18 @@ int bench_calibrate(const Arguments& arguments) {
   if (!options.parse(arguments)) return 0;
   return run_with_ranks([&](const MpiSession& session) {
     const Start start = agree_on_start(session, "bench calibrate", [&] {
-      Config c = parse_config(file, overrides);
-      check_model(c.model, file);
-      if (!c.model.is_moe())
-        input_error("{}: model.num_local_experts: found 0, expected an MoE: its dense base is measured beside it",
-                    file);
-      return c;
+      if (!check.empty()) (void)moe_config(check, overrides);
+      if (!output.empty() && !std::filesystem::is_directory(parent_folder(output)))
+        input_error("command line: --output: found no folder {}, expected one to write {} into", parent_folder(output),
+                    output);
+      return moe_config(file, overrides);
     });
     const Config& c = start.config;
     const Backend backend = make_backend(session, c);
     const Mesh mesh = make_backend_mesh(backend, session, start.layout);
     const WorkspaceBytes workspace = workspace_of(c);
     const Measuring here{backend, mesh, c.storage(), workspace};
-    // The least of all ranks: they must schedule alike.
-    const double memory = -mesh.world->max_of(-static_cast<double>(memory_of(backend)) / backend.ranks_on_host);
+    const double memory = memory_of_each(backend, mesh);
     const auto scheduling = [&](const ModelConfig& model) {
       return scheduler_options(serving, model, start.layout, c.storage(), backend.device->kind(),
                                static_cast<std::size_t>(memory * 0.9), workspace);

@@ -42,6 +42,12 @@ TEST(Predict, CalibratesThisMachine) {
   EXPECT_NE(one_line_error(run_upcycle({"bench", "calibrate", kLaunch + "configs/paper_436m_dense.json"}))
                 .find("model.num_local_experts: found 0, expected an MoE"),
             std::string::npos);
+  // Before anything is measured.
+  EXPECT_NE(one_line_error(run_upcycle({"bench", "calibrate", config, "--check=none.json"})).find("none.json"),
+            std::string::npos);
+  EXPECT_NE(one_line_error(run_upcycle({"bench", "calibrate", config, "--output=no/such/folder/machine.json"}))
+                .find("--output: found no folder no/such/folder"),
+            std::string::npos);
 }
 
 TEST(Predict, BadInputIsOneLine) {
