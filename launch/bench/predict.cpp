@@ -6,6 +6,7 @@
 #include "core/check.h"
 #include "core/config/check.h"
 #include "core/config/parse.h"
+#include "core/config/strict_json.h"
 #include "core/error.h"
 #include "launch/backend.h"
 #include "launch/inference.h"
@@ -36,6 +37,26 @@ std::vector<double> endings(Server& server, std::int64_t n, std::int64_t vocab_s
   return seconds;
 }
 
+// InputError unless the list can be the model's: each expert gets a token at most once.
+std::vector<double> read_expert_shares(const std::string& file, const ModelConfig& model) {
+  const nlohmann::json list = parse_strict_json(read_config_file(file), file);
+  const std::int64_t E = model.num_local_experts, k = model.num_experts_per_tok;
+  std::vector<std::int64_t> tokens;
+  if (list.is_array())
+    for (const nlohmann::json& n : list)
+      if (n.is_number_unsigned()) tokens.push_back(n.get<std::int64_t>());
+  if (!model.is_moe() || !list.is_array() || static_cast<std::int64_t>(list.size()) != E ||
+      static_cast<std::int64_t>(tokens.size()) != E)
+    input_error("{}: found {}, expected a list of the tokens of each of the model's {} experts", file,
+                list.dump().substr(0, 40), E);
+  const std::vector<double> shares = expert_shares(tokens, k);
+  for (std::size_t e = 0; e < shares.size(); ++e)
+    if (shares[e] > 1)
+      input_error("{}: [{}]: found {}, expected at most one in {} of all: a token goes to {} different experts", file,
+                  e, tokens[e], k, k);
+  return shares;
+}
+
 }  // namespace
 
 Layout predicted_layout(const ModelConfig& model, std::int64_t world, const ParallelConfig& parallel,
@@ -57,7 +78,7 @@ SteadyServing measure_steady(Server& server, std::int64_t vocab_size, std::int64
 }
 
 int bench_predict(const Arguments& arguments) {
-  std::string file, machine_file;
+  std::string file, machine_file, expert_file;
   std::int64_t world = 0, input_len = 0, output_len = 0;
   bool json = false;
   ServingOptions serving;
@@ -70,6 +91,9 @@ int bench_predict(const Arguments& arguments) {
   options.option("--input-len", input_len, "tokens of a prompt", Need::Required);
   options.option("--output-len", output_len, "new tokens", Need::Required);
   options.option("--world", world, "ranks; 0: as few as the layout needs");
+  options.option("--expert-tokens", expert_file,
+                 "JSON file with the tokens that each expert got, a list of E numbers (`bench serve --json` reports "
+                 "expert_tokens); by default all alike");
   add_serving_options(options, serving);
   options.flag("--json", json, "print one JSON object");
   options.config_overrides(overrides);
@@ -83,7 +107,9 @@ int bench_predict(const Arguments& arguments) {
   const SchedulerOptions o =
       scheduler_options(serving, c.model, layout, c.storage(), c.device == "cuda" ? DeviceKind::Cuda : DeviceKind::Cpu,
                         memory, workspace_of(c));
-  const auto server = make_predicted_server(CostModel(c.model, layout, c.storage(), machine), o);
+  const std::vector<double> shares =
+      expert_file.empty() ? std::vector<double>{} : read_expert_shares(expert_file, c.model);
+  const auto server = make_predicted_server(CostModel(c.model, layout, c.storage(), machine, shares), o);
   const std::string refused = Scheduler(o).refusal(input_len, output_len);
   if (!refused.empty()) input_error("command line: --input-len, --output-len: {}", refused);
   const std::int64_t fits =

@@ -121,6 +121,7 @@ void count_use(DispatchHost& host, const AssignmentCounts& counts) {
     char& touched = host.touched[static_cast<std::size_t>(e)];
     host.experts_touched += tokens > 0 && touched == 0;
     host.assignments += tokens;
+    host.expert_tokens[static_cast<std::size_t>(e)] += tokens;
     touched |= tokens > 0;
   }
 }
@@ -167,6 +168,7 @@ DispatchHost make_dispatch_host(Device& device, const Sizes& sizes, int ep, cons
   h.unpad = HostArray<std::int32_t>(device, static_cast<std::size_t>(limits.received));
   h.next.resize(static_cast<std::size_t>(sizes.E_local));
   h.touched.resize(static_cast<std::size_t>(sizes.E));
+  h.expert_tokens.resize(static_cast<std::size_t>(sizes.E));
   return h;
 }
 

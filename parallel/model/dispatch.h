@@ -41,7 +41,8 @@ struct DispatchHost {
   bool warned_of_rounds = false;
   // Since it was made, summed over layers: experts that got tokens of this rank's ep group, and those tokens.
   std::int64_t experts_touched = 0, assignments = 0;
-  std::vector<char> touched;  // (E) in the layer under way, which may take several rounds
+  std::vector<std::int64_t> expert_tokens;  // (E): the same tokens, by expert
+  std::vector<char> touched;                // (E) in the layer under way, which may take several rounds
 };
 DispatchHost make_dispatch_host(Device& device, const Sizes& sizes, int ep, const MoeBuffers& limits);
 std::size_t dispatch_host_bytes(const Sizes& sizes, int ep, const MoeBuffers& limits);  // of its arrays

@@ -32,6 +32,14 @@ Elements elements_of(const ParamTable& table, bool tied) {
 
 }  // namespace
 
+std::vector<double> expert_shares(std::span<const std::int64_t> tokens, std::int64_t k) {
+  double all = 0;
+  for (const std::int64_t n : tokens) all += number(n);
+  std::vector<double> shares;
+  for (const std::int64_t n : tokens) shares.push_back(all > 0 ? number(n) * number(k) / all : 0);
+  return shares;
+}
+
 CostModel::CostModel(const ModelConfig& model, const Layout& layout, DType dtype, const Machine& machine,
                      std::vector<double> expert_share)
     : machine_(machine),

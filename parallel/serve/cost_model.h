@@ -17,6 +17,9 @@ struct StepCost {
   double seconds() const { return host + layers + products + experts + attention + transfers; }
 };
 
+// Shares of the tokens that choose each expert, adding up to k, from how many each expert got (Server::expert_tokens).
+std::vector<double> expert_shares(std::span<const std::int64_t> tokens, std::int64_t k);
+
 // Predicts steps of a model on a machine, from the parameter table and the rows of a step. Work takes its bytes at
 // memory_rate and its FLOPs at their rate, one after the other: their sum predicts the engine's steps on a CPU twice as
 // well as the longer of the two. The host's time adds up too. Left out: activations' bytes, norms, sampling, uneven

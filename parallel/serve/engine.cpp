@@ -45,6 +45,10 @@ class Engine final : public Server {
   bool cancel(std::int64_t id) override { return replicas_.cancel(id); }
   bool busy() const override { return replicas_.busy(); }
   const StepReport& step() override;
+  std::span<const std::int64_t> expert_tokens() const override {
+    if (b_.model->dispatch_host == nullptr) return {};
+    return b_.model->dispatch_host->expert_tokens;
+  }
   double now() override;
   void wait_until(double time) override;
 

@@ -20,7 +20,7 @@ class Replicas {
   // empties the rest.
   void schedule(StepReport& report);
   std::span<const std::span<const ScheduledRows>> plans() const { return plans_; }  // by replica
-  std::int64_t draws(std::size_t replica) const;  // tokens that its part draws
+  std::int64_t draws(std::size_t replica) const;                                    // tokens that its part draws
   // Replica `replica` drew these: they join their sequences and the report.
   void complete(std::size_t replica, std::span<const std::int32_t> drawn, StepReport& report);
 

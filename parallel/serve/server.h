@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "parallel/serve/scheduler.h"
@@ -26,7 +27,9 @@ class Server {
   virtual void add(Request request) = 0;  // InputError if it can never be served
   virtual bool cancel(std::int64_t id) = 0;
   virtual bool busy() const = 0;
-  virtual const StepReport& step() = 0;      // one step of all replicas; valid until the next
+  virtual const StepReport& step() = 0;  // one step of all replicas; valid until the next
+  // Tokens that each expert got so far, over the MoE layers, of this rank's ep group; empty where that is not known.
+  virtual std::span<const std::int64_t> expert_tokens() const { return {}; }
   virtual double now() = 0;                  // seconds, equal on all ranks
   virtual void wait_until(double time) = 0;  // returns at `time` or later; at once if it is past
 };

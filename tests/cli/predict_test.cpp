@@ -50,6 +50,28 @@ TEST(Predict, CalibratesThisMachine) {
             std::string::npos);
 }
 
+// Fewer distinct experts are read where most tokens go to the same ones.
+TEST(Predict, TakesMeasuredRouting) {
+  const TemporaryFolder folder;
+  folder.write("even.json", "[5, 5, 5, 5, 5, 5, 5, 5]");
+  folder.write("skewed.json", "[1000, 1000, 1, 1, 1, 1, 1, 1]");
+  folder.write("none.json", "[1, 2]");
+  folder.write("impossible.json", "[1000, 1, 1, 1, 1, 1, 1, 1]");
+  const auto with = [&](const std::string& file) {
+    Words words{"--input-len=16", "--output-len=64", "--max-num-seqs=4", "--json"};
+    if (!file.empty()) words.push_back("--expert-tokens=" + folder.file(file));
+    return predict("paper_serving_1.4b_moe.json", words);
+  };
+  const auto rate = [&](const std::string& file) { return json_of(with(file))["request_throughput"].get<double>(); };
+  EXPECT_DOUBLE_EQ(rate("even.json"), rate(""));
+  EXPECT_GT(rate("skewed.json"), 1.1 * rate("even.json"));
+  EXPECT_NE(
+      one_line_error(run_upcycle(with("none.json"))).find("expected a list of the tokens of each of the model's 8"),
+      std::string::npos);
+  EXPECT_NE(one_line_error(run_upcycle(with("impossible.json"))).find("expected at most one in 2 of all"),
+            std::string::npos);
+}
+
 TEST(Predict, BadInputIsOneLine) {
   const auto error = [](const Words& words) { return one_line_error(run_upcycle(words)); };
   const Words sizes{"--input-len=3500", "--output-len=300"};

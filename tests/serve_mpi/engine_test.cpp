@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <map>
+#include <numeric>
 
 #include "core/rng.h"
 #include "kernels/ops.h"
@@ -347,6 +348,10 @@ TEST(Engine, CountsTheExpertsThatTokensTouch) {
       EXPECT_EQ(report.rows, 1);
       EXPECT_EQ(report.assignments, 4);
       EXPECT_EQ(report.experts_touched, 4);
+      const auto tokens = engine->expert_tokens();  // zeros where another ep group computed it
+      const std::int64_t sum = std::accumulate(tokens.begin(), tokens.end(), std::int64_t{0});
+      const bool whole = mesh.layout.edp == 1;  // one group is all
+      EXPECT_TRUE(whole ? sum == 12 + 4 * (i + 1) : sum <= 12 + 4 * (i + 1)) << sum;
       EXPECT_EQ(report.weight_bytes, dense * mesh.layout.dp + 4 * expert);
     }
   }
