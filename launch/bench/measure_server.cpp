@@ -69,6 +69,9 @@ void shorten(Server& server, BenchPlan& plan, Measured& m) {
 void measure_batches(Server& server, const BenchPlan& plan, double seconds, Measured& m) {
   const double begin = server.now();
   double longest = 0;
+  if (*std::max_element(plan.batches.begin(), plan.batches.end()) > m.model.max_num_seqs)
+    m.notes.push_back(
+        fmt::format("offline: batches above the {} sequences that run at once were left out", m.model.max_num_seqs));
   for (const std::int64_t B : plan.batches) {
     if (B > m.model.max_num_seqs) continue;
     if (server.now() - begin + 2 * longest > seconds) {
@@ -160,7 +163,7 @@ Slowdown compare(const Measured& model, const Measured& baseline, const Workload
   for (const RatePoint& b : baseline.sweep.points) {
     for (const RatePoint& a : model.sweep.points) {
       if (a.rate != b.rate || a.metrics.completed == 0 || b.metrics.completed == 0) continue;
-      EqualRate at{a.rate, a.metrics.e2el.mean / b.metrics.e2el.mean, {}};
+      EqualRate at{a.rate, a.metrics.e2el.mean / b.metrics.e2el.mean, {}, a.sustained_by_all(), b.sustained_by_all()};
       if (predict_model && predict_baseline) {
         SweepOptions options = model.options;
         options.window = a.window;

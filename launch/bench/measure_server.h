@@ -47,8 +47,10 @@ Measured measure_server(Server& server, const ServedModel& model, BenchPlan& pla
 
 // The MoE beside its dense base.
 struct EqualRate {
-  double rate = 0, measured = 0;    // the MoE's mean end-to-end latency over the dense model's
-  std::optional<double> predicted;  // the same by the cost model
+  double rate = 0;
+  std::optional<double> measured;                            // the MoE's mean end-to-end latency over the dense model's
+  std::optional<double> predicted;                           // the same by the cost model
+  bool model_sustained = false, baseline_sustained = false;  // by all repetitions
 };
 struct EqualLatency {
   double e2e_ms = 0, model_tokens_per_s = 0, baseline_tokens_per_s = 0;

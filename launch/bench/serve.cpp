@@ -4,6 +4,7 @@
 #include <chrono>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "core/config/check.h"
 #include "core/config/parse.h"
@@ -247,7 +248,8 @@ int predict(const ServeOptions& o) {
     measured.push_back(measure_server(*server, served(c.name, c.model, c.scheduling, layouts[i].dp), plan));
   }
   ServeReport report = report_of(std::move(plan), std::move(measured), contenders);
-  for (EqualRate& r : report.slowdown.at_rate) r.predicted = r.measured;  // all of it is predicted
+  report.predicted_for = machine.name;
+  for (EqualRate& r : report.slowdown.at_rate) r.predicted = std::exchange(r.measured, {});
   show(report, o);
   return 0;
 }

@@ -27,7 +27,6 @@ Json load_json(const LoadMetrics& m, const Json& rate, const ServedModel& model,
          {"errors", m.errors},
          {"queue_max", m.queue_max},
          {"queue_mean", m.queue_mean},
-         {"running_mean", m.running_mean},
          {"generator_cpu_share", m.generator_share},
          {"duration", m.duration},
          {"total_input_tokens", m.total_input_tokens},
@@ -44,6 +43,7 @@ Json load_json(const LoadMetrics& m, const Json& rate, const ServedModel& model,
     j[fmt::format("p99_{}_ms", name)] = s.p99;
   }
   if (!model.in_steps) return j;
+  j["running_mean"] = m.running_mean;
   j["preemptions"] = m.preemptions;
   j["weight_bytes_per_token"] = m.weight_bytes_per_token;
   if (model.moe_layers == 0) return j;
@@ -82,6 +82,7 @@ Json measured_json(const Measured& m) {
   for (const RatePoint& p : m.sweep.points) j["load"].push_back(point_json(p, m));
   j["max_rate"] = m.sweep.max_rate;
   j["max_rate_range"] = {m.sweep.max_rate_low, m.sweep.max_rate_high};
+  j["sweep_ended"] = m.sweep.ended.empty() ? Json() : Json(m.sweep.ended);
   j["rate_step"] = m.options.rate_step;
   j["capacity"] = load_json(m.capacity.metrics, "inf", m.model, m.options.goodput.given);
   j["capacity"]["requests_at_once"] = m.capacity.requests;
@@ -130,15 +131,18 @@ void print_load(const Measured& m) {
   fmt::print("(milliseconds: mean, median, p99; queue: most requests that waited for their first token)\n");
 }
 
-void print_experts(const Measured& m) {
-  if (m.model.moe_layers == 0 || !m.model.in_steps) return;
-  fmt::print(
-      "\n| rate/s | experts a step touched, per layer, of all replicas | tokens per expert | weight MB read per token "
-      "|\n|---|---|---|---|\n");
+void print_weights(const Measured& m) {
+  if (!m.model.in_steps) return;
+  const bool moe = m.model.moe_layers > 0;
+  fmt::print("\n| rate/s | weight MB read per token |{}\n|---|---|{}\n",
+             moe ? " experts a step touched, per layer, of all replicas | tokens per expert |" : "",
+             moe ? "---|---|" : "");
   const auto row = [&](const std::string& rate, const LoadMetrics& x) {
-    fmt::print("| {} | {:.2f} | {:.2f} | {:.4g} |\n", rate,
-               x.experts_per_step / static_cast<double>(m.model.moe_layers), x.tokens_per_expert,
-               x.weight_bytes_per_token / 1e6);
+    fmt::print("| {} | {:.4g} |", rate, x.weight_bytes_per_token / 1e6);
+    if (moe)
+      fmt::print(" {:.2f} | {:.2f} |", x.experts_per_step / static_cast<double>(m.model.moe_layers),
+                 x.tokens_per_expert);
+    fmt::print("\n");
   };
   for (const RatePoint& p : m.sweep.points) row(fmt::format("{:.4g}", p.rate), p.metrics);
   row("inf", m.capacity.metrics);
@@ -162,7 +166,7 @@ void print_measured(const Measured& m) {
   fmt::print("\n## {}\n", m.model.name);
   print_offline(m);
   print_load(m);
-  print_experts(m);
+  print_weights(m);
   fmt::print(
       "\nhighest rate sustained {:.4g} requests/s ({:.3g} to {:.3g} in {} repetition{}, steps of {:.3g}); capacity "
       "{:.3g} ({:.3g} to {:.3g}); one request alone {:.3g} s\n",
@@ -177,7 +181,8 @@ void print_measured(const Measured& m) {
 
 // A sweep that ended for another reason than the queue has no highest rate to compare.
 bool both_found(const Measured& model, const Measured& baseline) {
-  return model.sweep.ended.empty() && baseline.sweep.ended.empty() && model.sweep.max_rate > 0;
+  return model.sweep.ended.empty() && baseline.sweep.ended.empty() && model.sweep.max_rate > 0 &&
+         baseline.sweep.max_rate > 0;
 }
 
 double below(double model, double baseline) { return baseline > 0 ? 100 * (1 - model / baseline) : 0; }
@@ -190,10 +195,14 @@ void print_slowdown(const Slowdown& s, const Measured& model, const Measured& ba
       if (p.rate == rate) return p.metrics;
     return m.capacity.metrics;
   };
+  const auto latency = [&](const Measured& m, double rate, bool sustained) {
+    return fmt::format("{:.0f} ms{}", point(m, rate).e2el.mean, sustained ? "" : " (not sustained)");
+  };
   for (const EqualRate& r : s.at_rate)
-    fmt::print("| {:.3g} requests/s | {:.0f} ms | {:.0f} ms | {:.2f} x as long{} |\n", r.rate,
-               point(model, r.rate).e2el.mean, point(baseline, r.rate).e2el.mean, r.measured,
-               r.predicted ? fmt::format(", predicted {:.2f}", *r.predicted) : "");
+    fmt::print("| {:.3g} requests/s | {} | {} | {}{} |\n", r.rate, latency(model, r.rate, r.model_sustained),
+               latency(baseline, r.rate, r.baseline_sustained),
+               r.measured ? fmt::format("{:.2f} x as long", *r.measured) : "",
+               r.predicted ? fmt::format("{}predicted {:.2f}", r.measured ? ", " : "", *r.predicted) : "");
   for (const EqualLatency& l : s.at_latency)
     fmt::print("| {:.0f} ms mean latency | {:.0f} tokens/s | {:.0f} tokens/s | {:.0f} % below |\n", l.e2e_ms,
                l.model_tokens_per_s, l.baseline_tokens_per_s, below(l.model_tokens_per_s, l.baseline_tokens_per_s));
@@ -211,9 +220,6 @@ std::string lengths_of(const Workload& w) {
   return fmt::format("{} tokens in, {} out{}", w.input_len, w.output_len, range);
 }
 
-const char* const kRule =
-    "at least 95 % of the arrivals drawn in the window completed, requests in the system not growing over it, ramp and "
-    "drain left out";
 std::string windows_of(const ServeReport& r) {
   return r.plan.thorough ? "windows of at least 60 s and 5 latencies"
                          : fmt::format("short windows ({:.2g} s; --thorough: at least 60 s and 5 latencies)",
@@ -225,32 +231,43 @@ std::string windows_of(const ServeReport& r) {
 Json to_json(const ServeReport& r) {
   const Workload& w = r.plan.workload;
   Json j;
-  j["setup"] = {
-      {"input_len", w.input_len},          {"output_len", w.output_len},        {"random_range_ratio", w.range_ratio},
-      {"requests_of_file", w.file.size()}, {"burstiness", w.burstiness},        {"seed", w.seed},
-      {"thorough", r.plan.thorough},       {"repetitions", r.plan.repetitions}, {"rule", kRule},
-      {"windows", windows_of(r)}};
+  j["setup"] = {{"input_len", w.input_len},
+                {"output_len", w.output_len},
+                {"random_range_ratio", w.range_ratio},
+                {"requests_of_file", w.file.size()},
+                {"burstiness", w.burstiness},
+                {"seed", w.seed},
+                {"thorough", r.plan.thorough},
+                {"repetitions", r.plan.repetitions},
+                {"rule", kRule},
+                {"windows", windows_of(r)},
+                {"predicted", !r.predicted_for.empty()}};
+  j["setup"]["machine"] = r.predicted_for.empty() ? Json() : Json(r.predicted_for);
   j["model"] = measured_json(r.model);
   j["baseline"] = r.baseline ? measured_json(*r.baseline) : Json();
   j["slowdown"] = Json::array();
   for (const EqualRate& s : r.slowdown.at_rate)
-    j["slowdown"].push_back(
-        {{"rate", s.rate}, {"measured", s.measured}, {"predicted", s.predicted ? Json(*s.predicted) : Json()}});
+    j["slowdown"].push_back({{"rate", s.rate},
+                             {"measured", s.measured ? Json(*s.measured) : Json()},
+                             {"predicted", s.predicted ? Json(*s.predicted) : Json()},
+                             {"sustained", {{"model", s.model_sustained}, {"baseline", s.baseline_sustained}}}});
   j["slowdown_at_equal_latency"] = Json::array();
   for (const EqualLatency& s : r.slowdown.at_latency)
     j["slowdown_at_equal_latency"].push_back({{"e2e_ms", s.e2e_ms},
                                               {"model_tokens_per_s", s.model_tokens_per_s},
                                               {"baseline_tokens_per_s", s.baseline_tokens_per_s},
                                               {"slowdown", s.baseline_tokens_per_s / s.model_tokens_per_s}});
-  j["slowdown_at_max_rate"] =
-      r.baseline && r.model.sweep.max_rate > 0 ? Json(r.baseline->sweep.max_rate / r.model.sweep.max_rate) : Json();
+  j["slowdown_at_max_rate"] = r.baseline && both_found(r.model, *r.baseline)
+                                  ? Json(r.baseline->sweep.max_rate / r.model.sweep.max_rate)
+                                  : Json();
   j["slowdown_at_capacity"] =
       r.baseline ? Json(r.baseline->capacity.request_throughput / r.model.capacity.request_throughput) : Json();
   return j;
 }
 
 void print_report(const ServeReport& r) {
-  fmt::print("\n{}; {}\nsustained: {}\n", lengths_of(r.plan.workload), windows_of(r), kRule);
+  if (!r.predicted_for.empty()) fmt::print("\nall of this is predicted, for {}\n", r.predicted_for);
+  fmt::print("\n{}; {}\na rate is sustained if {}\n", lengths_of(r.plan.workload), windows_of(r), kRule);
   if (r.baseline) print_measured(*r.baseline);
   print_measured(r.model);
   if (r.baseline) print_slowdown(r.slowdown, r.model, *r.baseline);

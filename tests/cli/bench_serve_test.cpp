@@ -86,6 +86,8 @@ TEST(BenchServe, PredictsAConfig) {
                "--input-len=200", "--output-len=100", "--batches=1,8", "--repetitions=1", "--max-num-seqs=4"});
   EXPECT_GT(j["model"]["max_rate"], 0);
   EXPECT_EQ(j["model"]["offline"].size(), 1);
+  EXPECT_EQ(j["setup"]["predicted"], true);
+  EXPECT_TRUE(j["setup"]["machine"].is_string());
 }
 
 TEST(BenchServe, WhatIsWrongIsOneLine) {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "launch/bench/serve_plan.h"
@@ -47,13 +48,17 @@ TEST(MeasureServer, TheMoeBesideItsBase) {
   EXPECT_NEAR(dense.sweep.max_rate, 72, 16);
   EXPECT_NEAR(moe.sweep.max_rate, 36, 10);
   ASSERT_EQ(dense.offline.size(), 2);  // 8 run at once: no batch of 16
+  EXPECT_EQ(std::count_if(dense.notes.begin(), dense.notes.end(),
+                          [](auto& n) { return n.starts_with("offline: batches above"); }),
+            1);
   EXPECT_NEAR(dense.offline[1].S_TG() / moe.offline[1].S_TG(), 2, 1e-6);
   ASSERT_GE(p.report.slowdown.at_rate.size(), 2);
   const EqualRate& lowest = p.report.slowdown.at_rate[0];
-  EXPECT_NEAR(lowest.measured, 2, 0.2);
+  EXPECT_NEAR(lowest.measured.value(), 2, 0.2);
+  EXPECT_TRUE(lowest.model_sustained && lowest.baseline_sustained);
   for (const EqualRate& r : p.report.slowdown.at_rate) {
     ASSERT_TRUE(r.predicted.has_value());
-    EXPECT_NEAR(*r.predicted / r.measured, 1, 0.05);
+    EXPECT_NEAR(*r.predicted / r.measured.value(), 1, 0.05);
   }
 }
 
@@ -104,8 +109,22 @@ TEST(MeasureServer, WhatIsReportedHasItsKeys) {
   for (const auto& s : j["slowdown"]) {
     EXPECT_TRUE(s["rate"].is_number() && s["measured"].is_number());
     EXPECT_TRUE(s.contains("predicted"));
+    for (const char* who : {"model", "baseline"}) EXPECT_TRUE(s["sustained"][who].is_boolean());
   }
+  EXPECT_EQ(j["setup"]["predicted"], false);
   EXPECT_EQ(nlohmann::json::parse(j.dump()).size(), j.size());  // no number that JSON does not know
+}
+
+// A sweep that ended early has no highest rate, and so has the comparison.
+TEST(ServeReport, HighestRatesAreComparedWhereBothAreFound) {
+  ServeReport report;
+  report.baseline.emplace();
+  report.model.sweep.max_rate = report.baseline->sweep.max_rate = 2;
+  EXPECT_EQ(to_json(report)["slowdown_at_max_rate"], 1.0);
+  EXPECT_TRUE(to_json(report)["baseline"]["sweep_ended"].is_null());
+  report.baseline->sweep.ended = "time";
+  EXPECT_TRUE(to_json(report)["slowdown_at_max_rate"].is_null());
+  EXPECT_EQ(to_json(report)["baseline"]["sweep_ended"], "time");
 }
 
 TEST(MeasureServer, AQuickRunShortensItsLengthsAndKeepsItsTime) {
