@@ -153,6 +153,8 @@ Measured measure_server(Server& server, const ServedModel& model, BenchPlan& pla
   m.options.say = plan.say;
   m.sweep = sweep_rates(server, plan.workload, m.options);
   if (!m.sweep.ended.empty()) m.notes.push_back("the sweep ended because of " + m.sweep.ended);
+  const auto tokens = server.expert_tokens();
+  m.expert_tokens.assign(tokens.begin(), tokens.end());
   return m;
 }
 

@@ -38,7 +38,8 @@ struct Measured {
   Capacity capacity;
   SweepOptions options;
   Sweep sweep;
-  std::vector<std::string> notes;  // what fell short
+  std::vector<std::int64_t> expert_tokens;  // see Server
+  std::vector<std::string> notes;           // what fell short
 };
 
 // Offline table, capacity and rates of an idle server. The first server decides what is left open in the plan (shorter

@@ -80,6 +80,7 @@ Json measured_json(const Measured& m) {
                             {"t", r.T()},
                             {"speed", r.S()}});
   for (const RatePoint& p : m.sweep.points) j["load"].push_back(point_json(p, m));
+  if (!m.expert_tokens.empty()) j["expert_tokens"] = m.expert_tokens;
   j["max_rate"] = m.sweep.max_rate;
   j["max_rate_range"] = {m.sweep.max_rate_low, m.sweep.max_rate_high};
   j["sweep_ended"] = m.sweep.ended.empty() ? Json() : Json(m.sweep.ended);

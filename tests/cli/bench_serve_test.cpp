@@ -39,6 +39,8 @@ TEST(BenchServe, AnMoeBesideItsBase) {
   }
   EXPECT_GT(j["model"]["capacity"]["experts_per_step_and_layer"], 0);
   EXPECT_GT(j["model"]["capacity"]["weight_bytes_per_token"], 0);
+  EXPECT_GT(j["model"]["expert_tokens"].at(0), 0);
+  EXPECT_FALSE(j["baseline"].contains("expert_tokens"));
   EXPECT_LT(j["model"]["capacity"]["generator_cpu_share"], 0.02);
   for (const json& s : j["slowdown"]) EXPECT_TRUE(s["measured"].is_number() && s["predicted"].is_number()) << s;
   EXPECT_NE(text_of(svg).find("</svg>"), std::string::npos);
