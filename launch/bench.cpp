@@ -169,8 +169,10 @@ int run_bench(const Arguments& arguments) {
   Options options(
       "bench",
       "Benchmarks. `bench step CONFIG`: whole training steps on random tokens. `bench ops CONFIG`: each op "
-      "by itself against its roof. `bench serve MODEL`: serving under load; `bench predict CONFIG`: serving on the "
-      "machine of a file; `bench calibrate CONFIG`: writes this one's (each has its own --help).");
+      "by itself against its roof. `bench serve MODEL`: serving under load; `bench predict CONFIG`: serving predicted "
+      "for the machine of a file; `bench calibrate CONFIG`: measures this machine and writes such a file (each of "
+      "these "
+      "three has its own --help).");
   options.positional("what", what, "step, ops, serve, predict or calibrate");
   options.positional("config", file, "JSON config", Need::Optional);
   options.option("--steps", steps, "step: measured steps");

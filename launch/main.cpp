@@ -41,7 +41,7 @@ const std::vector<Command> commands = {
     {"diff", run_diff, Ranks::One, "the first tensor in which two dumps or models differ, and by how much"},
     {"reshard", run_reshard, Ranks::One, "a checkpoint to the files of another layout"},
     {"export", run_export, Ranks::One, "a model to a Hugging Face directory"},
-    {"bench", run_bench, Ranks::Many, "measure: whole training steps"},
+    {"bench", run_bench, Ranks::Many, "measure or predict: training steps, ops, serving"},
 };
 
 void print_usage() {

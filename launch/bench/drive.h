@@ -12,9 +12,9 @@ enum class Ending : std::uint8_t { Unfinished, Completed, Failed };
 // What became of a request; times in seconds after the run began.
 struct RequestRecord {
   double arrival = 0;          // as drawn, whenever the server could take it: waiting counts
-  std::vector<double> tokens;  // when each new token came
-  double end = 0;              // of a completed request the last token's time
-  std::int64_t prompt_len = 0, output_len = 0;
+  std::vector<double> tokens;  // when each new token came; of a server elsewhere each message, which may hold several
+  double end = 0;              // of a completed request the last token's time, of a failed one that of its failure
+  std::int64_t prompt_len = 0, output_len = 0;  // tokens
   Ending ending = Ending::Unfinished;
   std::string error;  // of a failed one
 

@@ -17,8 +17,8 @@ struct MeasuredModel {
 std::vector<OfflineRow> predicted_rows(const Machine& machine, const MeasuredModel& measured, const Layout& layout,
                                        DType dtype);
 
-// The constants with which the cost model comes nearest to all rows, T_PP and T_TG: least squares of their logs, by
-// coordinate search from `start`. A constant that no row depends on keeps its value.
+// The constants with which the cost model comes nearest to T_PP and T_TG of all rows: the least sum of squares of
+// log(predicted / measured), searched one constant after the other from `start`. One that no row depends on stays.
 Machine fit_machine(const Machine& start, const std::vector<MeasuredModel>& measured, const Layout& layout,
                     DType dtype);
 

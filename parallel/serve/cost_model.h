@@ -20,10 +20,10 @@ struct StepCost {
 // Shares of the tokens that choose each expert, adding up to k, from how many each expert got (Server::expert_tokens).
 std::vector<double> expert_shares(std::span<const std::int64_t> tokens, std::int64_t k);
 
-// Predicts steps of a model on a machine, from the parameter table and the rows of a step. Work takes its bytes at
-// memory_rate and its FLOPs at their rate, one after the other: their sum predicts the engine's steps on a CPU twice as
-// well as the longer of the two. The host's time adds up too. Left out: activations' bytes, norms, sampling, uneven
-// loads of ranks.
+// Predicts steps of a model on a machine, from the parameter table and the rows of a step. Products, experts and
+// attention each take the time of their bytes at memory_rate plus that of their FLOPs: predictions of the engine's
+// steps on a CPU are half as far off as with the longer of the two. The host's time is added as well. Left out:
+// activations' bytes, norms, sampling, and that some experts, so some ranks, get more tokens than others.
 class CostModel {
  public:
   // `expert_share` (E): the share of the tokens that choose each expert, adding up to k; empty: all alike.

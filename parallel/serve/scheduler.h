@@ -40,7 +40,8 @@ struct ScheduledRows {
   bool samples = false;  // the last row is the sequence's last token: the next one is drawn from its logits
 };
 
-// Ended and Failed are of servers elsewhere and come without a token: the one before was the last; it was given up.
+// Ended and Failed come without a token, from servers elsewhere only. Ended: the token before was the last. Failed: the
+// server gave the request up.
 enum class FinishReason : std::uint8_t { None, Length, Stop, Ended, Failed };
 
 // A token that a step gave a request.
