@@ -114,9 +114,10 @@ def summary(errors):
 
 
 def throughput_table(predicted):
-    lines = ["| model | GPUs | k | published | " + " | ".join(f"{p} | error" for p in POLICIES) + " |", "|--|--|--|--|--|--|--|--|"]
-    for row, (name, _, gpus, k, published, _) in enumerate(ROWS):
-        cells = [name, str(gpus), str(k or "-"), f"{published:,}"]
+    lines = ["| model | of `configs/` | GPUs | k | published | " + " | ".join(f"{p} | error" for p in POLICIES) + " |",
+             "|--|--|--|--|--|--|--|--|--|"]
+    for row, (name, config, gpus, k, published, _) in enumerate(ROWS):
+        cells = [name, f"`paper_serving_{config}.json`", str(gpus), str(k or "-"), f"{published:,}"]
         for policy in POLICIES:
             tokens = predicted[policy][row][0]
             cells += [f"{tokens:,.0f}", "fitted" if row in FITTED_ON else f"{100 * (tokens / published - 1):+.1f} %"]
@@ -197,8 +198,8 @@ def main():
                      f"{c['moe_row_time'] * 1e6:.3g} us per token and MoE layer, experts' products at {rate:.3g} TFLOP/s.")
     lines += ["", "Loss of throughput against the dense model:", ""] + drop_table(predicted)
     lines += ["", "Latency of a whole request at the lowest load (no queue, one request at a time):", ""] + latency_table(predicted)
-    lines += ["", f"What each constant does ({POLICIES[0]}; geometric means over the dense and the MoE rows; then errors of the six rows "
-              "where the three constants are fitted again):", ""] + sensitivity_table(constants[POLICIES[0]], predicted[POLICIES[0]])
+    lines += ["", f"Each constant alone x 1.25 ({POLICIES[0]}): change of throughput and latency, geometric means over the dense and the MoE rows "
+              "(the three fitted constants kept). Then, with it x 0.8 or x 1.25 and the three fitted again: errors of the other six rows.", ""] + sensitivity_table(constants[POLICIES[0]], predicted[POLICIES[0]])
     tables = "\n".join(lines) + "\n"
 
     new_machine = machine_text
