@@ -6,6 +6,7 @@
 
 #include "launch/bench/offline.h"
 #include "launch/bench/sweep.h"
+#include "parallel/comm/layout.h"
 
 namespace upcycle {
 
@@ -16,6 +17,7 @@ struct ServedModel {
   std::int64_t max_num_seqs = 256;                 // of all replicas
   std::int64_t moe_layers = 0;                     // 0: dense
   bool in_steps = true;                            // false: elsewhere; its steps are not known, and offline is left out
+  Layout layout;                                   // where in_steps
 };
 
 struct BenchPlan {

@@ -30,6 +30,7 @@ namespace {
 struct ServeOptions {
   std::string model, baseline, url, model_name, prompt = "ids", machine, svg;
   bool predict = false, json = false;
+  bool dtype_given = false, tp_given = false, ep_given = false, etp_given = false;  // these win over a config's
   std::int64_t vocab_size = 0, world = 0, timeout = 600;
   LoadOptions load;
   ServingOptions serving;
@@ -75,8 +76,9 @@ std::function<void(const std::string&)> progress(const ServeOptions& o) {
   };
 }
 
-ServedModel served(const std::string& name, const ModelConfig& model, const SchedulerOptions& options, int replicas) {
-  ServedModel s{name, model.vocab_size, options.max_model_len, options.max_num_seqs * replicas, 0, true};
+ServedModel served(const std::string& name, const ModelConfig& model, const SchedulerOptions& options,
+                   const Layout& layout) {
+  ServedModel s{name, model.vocab_size, options.max_model_len, options.max_num_seqs * layout.dp, 0, true, layout};
   for (std::int64_t l = 0; l < model.num_hidden_layers; ++l) s.moe_layers += model.is_moe_layer(l) ? 1 : 0;
   return s;
 }
@@ -191,7 +193,7 @@ int serve_here(const MpiSession& session, const Arguments& arguments, const Serv
     const double spent = world.max_of(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
     if (!plan.thorough)
       plan.seconds = std::max(1.0, (o.load.seconds - spent) / static_cast<double>(contenders.size() - i));
-    const ServedModel model = served(contenders[i].name, contenders[i].model, contenders[i].scheduling, layout.dp);
+    const ServedModel model = served(contenders[i].name, contenders[i].model, contenders[i].scheduling, layout);
     measured.push_back(measure_server(*engine, model, plan));
   }
   if (session.rank() != 0) return 0;
@@ -200,33 +202,45 @@ int serve_here(const MpiSession& session, const Arguments& arguments, const Serv
   return 0;
 }
 
-// A config's model with the layout that it names, or a checkpoint's with that of the command line.
-Contender described(const ServeOptions& o, const std::string& path, ParallelConfig& parallel) {
-  if (std::filesystem::is_directory(path)) return {path, open_model(path)->model(), {}, {}};
-  const Config c = parse_config(path, {});
+// A config's model, layout and dtype, or a checkpoint's model; what the command line gives wins.
+Config described(const ServeOptions& o, const std::string& path) {
+  const bool checkpoint = std::filesystem::is_directory(path);
+  Config c = checkpoint ? Config{} : parse_config(path, {});
+  if (checkpoint) c.model = open_model(path)->model();
   check_model(c.model, path);
-  if (o.inference.tp == 1 && o.inference.ep == 1) parallel = c.parallel;
-  return {path, c.model, {}, {}};
+  if (checkpoint || o.dtype_given) c.dtype = o.inference.dtype;
+  if (o.tp_given) c.parallel.tp = o.inference.tp;
+  if (o.ep_given) c.parallel.ep = o.inference.ep;
+  if (o.etp_given) c.parallel.etp = o.inference.etp;
+  return c;
+}
+
+// Slowdowns are of the same number of ranks, and of the same dtype.
+void check_alike(const ServeOptions& o, const Config& model, const Config& baseline,
+                 const std::vector<Layout>& layouts) {
+  if (model.dtype != baseline.dtype)
+    input_error("{}: dtype: found {}, expected {} as {} has it; give both one with --dtype", o.baseline, baseline.dtype,
+                model.dtype, o.model);
+  if (layouts.front().world != layouts.back().world)
+    input_error("{}: found {} ranks, expected {} as {} has them; give both the same number with --world", o.baseline,
+                layouts.front().world, layouts.back().world, o.model);
 }
 
 int predict(const ServeOptions& o) {
-  // A config says its own dtype.
-  const std::string dtype_name =
-      std::filesystem::is_directory(o.model) ? o.inference.dtype : parse_config(o.model, {}).dtype;
-  const Config config = parse_config("", {"dtype=" + dtype_name, "device=" + o.inference.device});
+  std::vector<Config> configs;
+  for (const std::string& path : {o.baseline, o.model})
+    if (!path.empty()) configs.push_back(described(o, path));
+  const Config config = parse_config("", {"dtype=" + configs.back().dtype, "device=" + o.inference.device});
   const DType dtype = config.storage();
   const Machine machine = read_machine(o.machine);
   std::vector<Contender> contenders;
   std::vector<Layout> layouts;
-  for (const std::string& path : {o.baseline, o.model}) {
-    if (path.empty()) continue;
-    ParallelConfig p;
-    p.tp = o.inference.tp;
-    p.ep = o.inference.ep;
-    p.etp = o.inference.etp;
-    contenders.push_back(described(o, path, p));
-    layouts.push_back(predicted_layout(contenders.back().model, o.world, p, path));
+  for (const Config& c : configs) {
+    const std::string& path = &c == &configs.back() ? o.model : o.baseline;
+    contenders.push_back({path, c.model, {}, {}});
+    layouts.push_back(predicted_layout(c.model, o.world, c.parallel, path));
   }
+  check_alike(o, configs.back(), configs.front(), layouts);
   LoadOptions load = o.load;
   load.thorough = true;  // a predicted minute passes in no time
   ServeOptions thorough = o;
@@ -245,7 +259,7 @@ int predict(const ServeOptions& o) {
     c.scheduling = scheduling_of(o, plan, c, layouts[i], dtype, DeviceKind::Cuda, memory, workspace_of(config));
     const CostModel cost(c.model, layouts[i], dtype, machine);
     const auto server = make_predicted_server(cost, c.scheduling);
-    measured.push_back(measure_server(*server, served(c.name, c.model, c.scheduling, layouts[i].dp), plan));
+    measured.push_back(measure_server(*server, served(c.name, c.model, c.scheduling, layouts[i]), plan));
   }
   ServeReport report = report_of(std::move(plan), std::move(measured), contenders);
   report.predicted_for = machine.name;
@@ -260,7 +274,8 @@ int serve_elsewhere(const ServeOptions& o) {
   RemoteModel remote;
   const auto server = connect_to({o.url, o.model_name, o.prompt == "text", o.timeout}, remote);
   const std::int64_t said = o.serving.max_model_len > 0 ? o.serving.max_model_len : remote.max_model_len;
-  ServedModel model{remote.name, o.vocab_size > 0 ? o.vocab_size : kVocabulary, said, o.serving.max_num_seqs, 0, false};
+  ServedModel model{remote.name, o.vocab_size > 0 ? o.vocab_size : kVocabulary, said, o.serving.max_num_seqs, 0, false,
+                    {}};
   BenchPlan plan = plan_of(o.load, said > 0 ? said : kContext, 1);
   plan.workload.vocab_size = model.vocab_size;
   if (!o.load.requests.empty())
@@ -301,6 +316,10 @@ int bench_serve(const Arguments& arguments) {
   options.option("--svg", o.svg, "write throughput against latency to this file");
   options.flag("--json", o.json, "print one JSON object: model, baseline, slowdown");
   if (!options.parse(arguments)) return 0;
+  o.dtype_given = options.given("--dtype");
+  o.tp_given = options.given("--parallel.tp");
+  o.ep_given = options.given("--parallel.ep");
+  o.etp_given = options.given("--parallel.etp");
   check(o);
   if (!o.url.empty()) return run_alone("bench serve --url", [&] { return serve_elsewhere(o); });
   if (o.predict) return run_alone("bench serve --predict", [&] { return predict(o); });

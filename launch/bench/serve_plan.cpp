@@ -69,8 +69,7 @@ void declare(Options& options, LoadOptions& o) {
   options.option("--repetitions", o.repetitions, "of each rate, with other arrivals; 0: 2, or 3 if thorough");
   options.option("--batches", o.batches,
                  "of the offline table; by default 1,8,32, or 1,2,4 to 256 if thorough; those above the sequences that "
-                 "run at once "
-                 "are left out");
+                 "run at once are left out");
   options.option("--goodput", o.goodput, "limits of a good request in ms, such as ttft:200,tpot:50,e2el:1000");
   options.option("--seconds", o.seconds, "that all of it takes at most, roughly, if not thorough");
   options.option("--seed", o.seed, "of arrivals, lengths and prompts");

@@ -67,7 +67,11 @@ Json point_json(const RatePoint& p, const Measured& m) {
 }
 
 Json measured_json(const Measured& m) {
-  Json j{{"name", m.model.name}, {"offline", Json::array()}, {"load", Json::array()}};
+  const Layout& l = m.model.layout;
+  Json j{{"name", m.model.name}};
+  j["layout"] =
+      m.model.in_steps ? Json{{"ranks", l.world}, {"tp", l.tp}, {"ep", l.ep}, {"etp", l.etp}, {"dp", l.dp}} : Json();
+  j["offline"] = j["load"] = Json::array();
   for (const OfflineRow& r : m.offline)
     j["offline"].push_back({{"batch", r.B},
                             {"prefill_tokens_per_s", r.S_PP()},
@@ -165,6 +169,10 @@ double generator_share(const Measured& m) {
 
 void print_measured(const Measured& m) {
   fmt::print("\n## {}\n", m.model.name);
+  const Layout& l = m.model.layout;
+  if (m.model.in_steps)
+    fmt::print("\n{} rank{}: tp={} ep={} etp={}, {} replica{}\n", l.world, l.world == 1 ? "" : "s", l.tp, l.ep, l.etp,
+               l.dp, l.dp == 1 ? "" : "s");
   print_offline(m);
   print_load(m);
   print_weights(m);

@@ -92,6 +92,38 @@ TEST(BenchServe, PredictsAConfig) {
   EXPECT_TRUE(j["setup"]["machine"].is_string());
 }
 
+// What the command line gives wins over the configs; the two are predicted alike or not at all.
+TEST(BenchServe, PredictsTwoAlike) {
+  const TemporaryFolder folder;
+  const std::string root = UPCYCLE_ROOT, dense = folder.file("base.json");
+  json config = json::parse(text_of(root + "/launch/configs/tiny_moe.json"));
+  config["dtype"] = "bf16";
+  config["parallel"]["tp"] = 2;
+  std::ofstream(dense) << config;
+  const auto words = [&](const Words& more) {
+    Words all{"bench",
+              "serve",
+              root + "/launch/configs/tiny_moe.json",
+              "--predict",
+              "--json",
+              "--machine=" + root + "/launch/machines/h100.json",
+              "--input-len=200",
+              "--output-len=100",
+              "--batches=1",
+              "--repetitions=1",
+              "--max-num-seqs=4",
+              "--baseline=" + dense};
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  };
+  EXPECT_NE(one_line_error(run_upcycle(words({}))).find("--dtype"), std::string::npos);
+  EXPECT_NE(one_line_error(run_upcycle(words({"--dtype=bf16"}))).find("--world"), std::string::npos);
+  const json j = json_of(words({"--dtype=bf16", "--parallel.tp=1"}));
+  EXPECT_EQ(j["baseline"]["layout"]["ranks"], 1);
+  ASSERT_FALSE(j["slowdown"].empty());
+  EXPECT_TRUE(j["slowdown"][0]["measured"].is_null() && j["slowdown"][0]["predicted"].is_number());
+}
+
 TEST(BenchServe, WhatIsWrongIsOneLine) {
   const LoopbackServer refuses([](int, const json&) { return "HTTP/1.1 401 Who\r\nContent-Length: 5\r\n\r\nno.\r\n"; });
   const std::string requests = TemporaryFolder().file("none");

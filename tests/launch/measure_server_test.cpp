@@ -12,7 +12,7 @@
 namespace upcycle {
 namespace {
 
-const ServedModel kModel{"a model", 50, 1000, 8, 0, true};
+const ServedModel kModel{"a model", 50, 1000, 8, 0, true, {}};
 
 LoadOptions lengths(std::int64_t input, std::int64_t output) {
   LoadOptions o;
