@@ -59,6 +59,37 @@ void check(const ServeOptions& o) {
     input_error("command line: --svg: found no folder {}, expected one to write {} into", parent_folder(o.svg), o.svg);
 }
 
+// An option that would change nothing is refused by name.
+void refuse(const Options& options, const std::vector<std::string>& names, const std::string& why) {
+  for (const std::string& name : names)
+    if (options.given(name)) input_error("command line: bench serve: found {} {}", name, why);
+}
+
+void check_given(const Options& options, const ServeOptions& o) {
+  const std::vector<std::string> local{"--dtype",        "--device",
+                                       "--parallel.tp",  "--parallel.ep",
+                                       "--parallel.etp", "--parallel.timeout_s",
+                                       "--policy",       "--max-num-batched-tokens",
+                                       "--block-size",   "--memory",
+                                       "--batches",      "--world"},
+      remote{"--model-name", "--prompt", "--vocab-size", "--request-timeout"};
+  if (o.url.empty()) {
+    refuse(options, remote, "without --url, expected both: it is for a server elsewhere");
+  } else {
+    refuse(options, local, "and --url, expected one of them: it is for a server that runs here");
+  }
+  if (o.predict) {
+    refuse(options, {"--seconds", "--parallel.timeout_s"},
+           "and --predict, expected one of them: nothing is waited for");
+  } else {
+    refuse(options, {"--world"}, "without --predict, expected both: mpirun says how many ranks run");
+  }
+  if (o.load.thorough) refuse(options, {"--seconds"}, "and --thorough, expected one of them: that takes what it takes");
+  if (o.load.requests.empty()) refuse(options, {"--tokenizer"}, "without --requests, expected both: prompts are drawn");
+  if (!o.predict && o.baseline.empty())
+    refuse(options, {"--machine"}, "without --predict or --baseline, expected one of them: nothing is predicted");
+}
+
 void show(const ServeReport& report, const ServeOptions& o) {
   if (!o.svg.empty()) write_text_atomic(o.svg, svg_of(report));
   if (o.json) {
@@ -321,6 +352,7 @@ int bench_serve(const Arguments& arguments) {
   o.ep_given = options.given("--parallel.ep");
   o.etp_given = options.given("--parallel.etp");
   check(o);
+  check_given(options, o);
   if (!o.url.empty()) return run_alone("bench serve --url", [&] { return serve_elsewhere(o); });
   if (o.predict) return run_alone("bench serve --predict", [&] { return predict(o); });
   return run_with_ranks([&](const MpiSession& session) { return serve_here(session, arguments, o); });

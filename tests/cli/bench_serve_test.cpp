@@ -140,7 +140,13 @@ TEST(BenchServe, WhatIsWrongIsOneLine) {
   refused({kMoe, "--requests=" + requests}, {requests});
   refused({kMoe, "--temperature=1"}, {"--temperature"});
   refused({kMoe, "--predict"}, {"--machine"});
-  refused({kMoe, "--machine=" + requests}, {requests});
+  refused({kMoe, "--baseline=" + kDense, "--machine=" + requests}, {requests});
+  refused({kMoe, "--machine=" + requests}, {"--machine", "--baseline"});
+  refused({kMoe, "--world=2"}, {"--world", "--predict"});
+  refused({kMoe, "--vocab-size=2"}, {"--vocab-size", "--url"});
+  refused({kMoe, "--thorough", "--seconds=9"}, {"--seconds", "--thorough"});
+  refused({kMoe, "--tokenizer=byte"}, {"--tokenizer", "--requests"});
+  refused({"--url=http://127.0.0.1:1/v1", "--memory=1GiB"}, {"--memory", "--url"});
   refused({kMoe, "--svg=/none/x.svg"}, {"--svg"});
   refused({kMoe, "--url=http://127.0.0.1:1/v1"}, {"--url"});
   refused({"--url=http://127.0.0.1:1/v1", "--prompt=text", "--requests=" + requests}, {"--prompt"});
