@@ -41,6 +41,12 @@ std::string reason_of(CURLcode code) {
   return fmt::format("{}{}", closed ? "the server closed the connection: " : "", curl_easy_strerror(code));
 }
 
+void check_header(const char* name, const std::string& text, bool good) {
+  if (!good || std::any_of(text.begin(), text.end(), [](unsigned char c) { return c < ' '; }))
+    input_error("{}: found one that is no HTTP header, expected one line{}", name,
+                name[0] == '$' ? "" : " such as 'Authorization: Bearer KEY'");
+}
+
 struct EasyDelete {
   void operator()(CURL* easy) const { curl_easy_cleanup(easy); }
 };
@@ -139,10 +145,17 @@ class CurlServer : public RemoteServer {
     if (!url.starts_with("http://") && !url.starts_with("https://"))
       input_error("command line: --url: found '{}', expected http://host:port/v1", url);
     while (url.ends_with('/')) url.pop_back();
+    check_header("$OPENAI_API_KEY", options_.api_key, true);
+    const std::size_t colon = options_.header.find(':');
+    check_header("command line: --header", options_.header,
+                 options_.header.empty() || (colon > 0 && colon != std::string::npos));
     UPCYCLE_CHECK(curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK, "curl_global_init failed");
     multi_ = curl_multi_init();
     UPCYCLE_CHECK(multi_ != nullptr, "curl_multi_init failed");
     headers_ = curl_slist_append(curl_slist_append(nullptr, "Content-Type: application/json"), "Expect:");
+    if (!options_.api_key.empty() && curl_strnequal(options_.header.c_str(), "authorization:", 14) == 0)
+      headers_ = curl_slist_append(headers_, ("Authorization: Bearer " + options_.api_key).c_str());
+    if (!options_.header.empty()) headers_ = curl_slist_append(headers_, options_.header.c_str());
     ask_for_model(model);
     options_.model = model.name;
   }
@@ -226,6 +239,7 @@ class CurlServer : public RemoteServer {
     const std::string url = options_.url + "/models";
     const Easy easy = make_easy(url);
     std::string text;
+    curl_easy_setopt(easy.get(), CURLOPT_HTTPHEADER, headers_);
     curl_easy_setopt(easy.get(), CURLOPT_WRITEFUNCTION, on_text);
     curl_easy_setopt(easy.get(), CURLOPT_WRITEDATA, &text);
     curl_easy_setopt(easy.get(), CURLOPT_TIMEOUT, 30L);

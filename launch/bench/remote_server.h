@@ -27,6 +27,8 @@ struct RemoteOptions {
   std::string model;           // empty: the first that the server lists
   bool text = false;           // prompts as text, one short word for each token; else as token ids
   std::int64_t timeout = 600;  // seconds that a request may take
+  std::string api_key;         // sent as a bearer token, unless the header is Authorization; empty: none
+  std::string header;          // "Name: value", sent with every request; empty: none
 };
 
 struct RemoteModel {
@@ -35,9 +37,9 @@ struct RemoteModel {
 };
 
 // An OpenAI-compatible server (vLLM, SGLang, llama.cpp): POST URL/completions, streamed, greedy, to max_tokens
-// (ignore_eos). InputError if the URL is none, nothing answers there, or no model is known. One thread, libcurl's multi
-// interface. A request that is refused, closed before its end or answered with anything else than a stream of
-// completions ends as Failed.
+// (ignore_eos). InputError if the URL is none, key or header are not of one line, nothing answers there, or no model is
+// known. One thread, libcurl's multi interface. A request that is refused, closed before its end or answered with
+// anything else than a stream of completions ends as Failed.
 std::unique_ptr<RemoteServer> connect_to(const RemoteOptions& options, RemoteModel& model);
 
 }  // namespace upcycle

@@ -2,6 +2,7 @@
 #include "launch/bench/predict.h"
 
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -9,6 +10,7 @@
 #include "core/config/check.h"
 #include "core/config/parse.h"
 #include "core/error.h"
+#include "core/suggest.h"
 #include "data/files.h"
 #include "data/json_tokenizer.h"
 #include "launch/bench/fit_machine.h"
@@ -28,7 +30,7 @@ namespace upcycle {
 namespace {
 
 struct ServeOptions {
-  std::string model, baseline, url, model_name, prompt = "ids", machine, svg;
+  std::string model, baseline, url, model_name, header, prompt = "ids", machine, svg;
   bool predict = false, json = false;
   bool dtype_given = false, tp_given = false, ep_given = false, etp_given = false;  // these win over a config's
   std::int64_t vocab_size = 0, world = 0, timeout = 600;
@@ -72,7 +74,7 @@ void check_given(const Options& options, const ServeOptions& o) {
                                        "--policy",       "--max-num-batched-tokens",
                                        "--block-size",   "--memory",
                                        "--batches",      "--world"},
-      remote{"--model-name", "--prompt", "--vocab-size", "--request-timeout"};
+      remote{"--model-name", "--prompt", "--vocab-size", "--request-timeout", "--header"};
   if (o.url.empty()) {
     refuse(options, remote, "without --url, expected both: it is for a server elsewhere");
   } else {
@@ -303,7 +305,9 @@ int serve_elsewhere(const ServeOptions& o) {
   constexpr std::int64_t kContext = 4096, kVocabulary = 1000;  // where neither server nor user says
   (void)plan_of(o.load, 0, 1);  // what is wrong with the options is said before the server is asked
   RemoteModel remote;
-  const auto server = connect_to({o.url, o.model_name, o.prompt == "text", o.timeout}, remote);
+  const char* const key = std::getenv("OPENAI_API_KEY");
+  const auto server =
+      connect_to({o.url, o.model_name, o.prompt == "text", o.timeout, key != nullptr ? key : "", o.header}, remote);
   const std::int64_t said = o.serving.max_model_len > 0 ? o.serving.max_model_len : remote.max_model_len;
   ServedModel model{remote.name, o.vocab_size > 0 ? o.vocab_size : kVocabulary, said, o.serving.max_num_seqs, 0, false,
                     {}};
@@ -325,6 +329,13 @@ int serve_elsewhere(const ServeOptions& o) {
 }  // namespace
 
 int bench_serve(const Arguments& arguments) {
+  for (std::size_t i = 0; i < arguments.size(); ++i)
+    for (const char* name : {"ttft:", "tpot:", "e2el:"})
+      if (arguments[i].starts_with(name) && (i == 0 || arguments[i - 1] != "--goodput"))
+        input_error(
+            "command line: --goodput: found {} as a word of its own, expected limits joined by commas, such as "
+            "--goodput=ttft:200,tpot:50",
+            quote_text(arguments[i]));
   ServeOptions o;
   Options options(
       "bench serve",
@@ -341,6 +352,8 @@ int bench_serve(const Arguments& arguments) {
   options.option("--prompt", o.prompt, "url: ids (vLLM, SGLang) or text, one short word for each token");
   options.option("--vocab-size", o.vocab_size, "url: prompts are drawn from ids below it; 0: 1000");
   options.option("--request-timeout", o.timeout, "url: seconds after which a request has failed");
+  options.option("--header", o.header,
+                 "url: 'Name: value' to send with each request; $OPENAI_API_KEY goes as a bearer");
   options.flag("--predict", o.predict, "predict all of it for the machine of --machine");
   options.option("--machine", o.machine, "machine file, such as launch/machines/h100.json: predicts the slowdown too");
   options.option("--world", o.world, "predict: ranks; 0: as few as the layout needs");

@@ -147,6 +147,8 @@ TEST(BenchServe, WhatIsWrongIsOneLine) {
   refused({kMoe, "--thorough", "--seconds=9"}, {"--seconds", "--thorough"});
   refused({kMoe, "--tokenizer=byte"}, {"--tokenizer", "--requests"});
   refused({"--url=http://127.0.0.1:1/v1", "--memory=1GiB"}, {"--memory", "--url"});
+  refused({kMoe, "--goodput", "ttft:200", "tpot:50"}, {"--goodput", "tpot:50", "commas"});
+  refused({"--url=http://127.0.0.1:1/v1", "--header=key"}, {"--header"});
   refused({kMoe, "--svg=/none/x.svg"}, {"--svg"});
   refused({kMoe, "--url=http://127.0.0.1:1/v1"}, {"--url"});
   refused({"--url=http://127.0.0.1:1/v1", "--prompt=text", "--requests=" + requests}, {"--prompt"});

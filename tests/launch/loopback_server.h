@@ -45,6 +45,7 @@ class LoopbackServer {
 
   std::string url() const { return "http://127.0.0.1:" + std::to_string(port_) + "/v1"; }
   const std::vector<nlohmann::json>& requests() const { return requests_; }
+  const std::vector<std::string>& heads() const { return heads_; }  // of all, the list of models too
 
   static std::string ok(const std::string& body, const std::string& type = "text/event-stream") {
     return "HTTP/1.1 200 OK\r\nContent-Type: " + type + "\r\nConnection: close\r\n\r\n" + body;
@@ -77,6 +78,7 @@ class LoopbackServer {
         length = at < body ? std::stoul(text.substr(at + 16)) : 0;
       }
     }
+    heads_.push_back(text.substr(0, body));
     std::string answer;
     if (text.starts_with("GET /v1/models ")) {
       answer = ok(R"({"data": [{"id": "a model", "max_model_len": 64}]})", "application/json");
@@ -95,6 +97,7 @@ class LoopbackServer {
   int listening_ = -1, port_ = 0;
   std::thread thread_;
   std::vector<nlohmann::json> requests_;
+  std::vector<std::string> heads_;
 };
 
 }  // namespace upcycle

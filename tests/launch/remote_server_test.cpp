@@ -21,7 +21,7 @@ LoadRun load(const LoopbackServer& loopback, std::int64_t requests, bool text = 
   w.vocab_size = 50;
   w.burstiness = 1;
   RemoteModel model;
-  const auto server = connect_to({loopback.url(), "", text, 20}, model);
+  const auto server = connect_to({loopback.url(), "", text, 20, "", ""}, model);
   EXPECT_EQ(model.name, "a model");
   EXPECT_EQ(model.max_model_len, 64);
   std::vector<double> arrivals;
@@ -48,6 +48,25 @@ TEST(RemoteServer, AStreamIsMeasured) {
   EXPECT_EQ(sent["ignore_eos"], true);
   EXPECT_EQ(sent["stream"], true);
   EXPECT_EQ(sent["prompt"].size(), 6);
+}
+
+TEST(RemoteServer, KeyAndHeaderAreSent) {
+  const LoopbackServer loopback(
+      [](int, const json& request) { return LoopbackServer::ok(LoopbackServer::stream(request, 4)); });
+  RemoteModel model;
+  const auto server = connect_to({loopback.url(), "", false, 20, "secret", "X-Team: a"}, model);
+  Request request;
+  request.prompt = {1, 2};
+  request.max_tokens = 4;
+  server->add(request);
+  while (server->busy()) server->step();
+  ASSERT_EQ(loopback.heads().size(), 2);
+  for (const std::string& head : loopback.heads()) {
+    EXPECT_NE(head.find("Authorization: Bearer secret\r\n"), head.npos) << head;
+    EXPECT_NE(head.find("X-Team: a\r\n"), head.npos) << head;
+  }
+  EXPECT_THROW(connect_to({loopback.url(), "", false, 20, "two\nlines", ""}, model), InputError);
+  EXPECT_THROW(connect_to({loopback.url(), "", false, 20, "", "no header"}, model), InputError);
 }
 
 // Several tokens in a message: the server's own count is what counts.
@@ -107,7 +126,7 @@ TEST(RemoteServer, WhatCanNotBeReachedIsOneLine) {
   RemoteModel model;
   for (const std::string& url : {closed, std::string("ftp://x"), std::string("127.0.0.1"), std::string("")}) {
     try {
-      connect_to({url, "", false, 20}, model);
+      connect_to({url, "", false, 20, "", ""}, model);
       ADD_FAILURE() << url;
     } catch (const InputError& e) {
       EXPECT_EQ(std::string(e.what()).find('\n'), std::string::npos);
