@@ -142,7 +142,8 @@ BenchPlan plan_for(const ServeOptions& o, const std::vector<Contender>& contende
 SchedulerOptions scheduling_of(const ServeOptions& o, const BenchPlan& plan, const Contender& c, const Layout& layout,
                                DType dtype, DeviceKind device, std::size_t memory, const WorkspaceBytes& workspace) {
   ServingOptions serving = o.serving;
-  if (serving.max_model_len == 0) serving.max_model_len = longest_sequence(plan, c.model.max_position_embeddings);
+  if (serving.max_model_len == 0)
+    serving.max_model_len = longest_sequence(plan, c.model.max_position_embeddings, serving.max_num_batched_tokens);
   return scheduler_options(serving, c.model, layout, dtype, device, memory, workspace);
 }
 

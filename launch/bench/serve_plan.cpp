@@ -108,12 +108,12 @@ BenchPlan plan_of(const LoadOptions& o, std::int64_t context, int servers) {
   return plan;
 }
 
-std::int64_t longest_sequence(const BenchPlan& plan, std::int64_t context) {
+std::int64_t longest_sequence(const BenchPlan& plan, std::int64_t context, std::int64_t max_num_batched_tokens) {
   const Workload& w = plan.workload;
   const std::int64_t largest = *std::max_element(plan.batches.begin(), plan.batches.end());
   // The offline table's sequences go on decoding while the last prompts of the batch are read.
-  constexpr std::int64_t kRowsOfAStep = 2048;
-  return std::min(context, longest_request(w) + 16 + 2 * largest * w.input_len / kRowsOfAStep);
+  const std::int64_t rows_of_a_step = max_num_batched_tokens > 0 ? max_num_batched_tokens : 2048;
+  return std::min(context, longest_request(w) + 16 + 2 * largest * w.input_len / rows_of_a_step);
 }
 
 }  // namespace upcycle

@@ -21,6 +21,7 @@ void declare(Options& options, LoadOptions& load);
 // share the time. The requests of a file are read later. InputError.
 BenchPlan plan_of(const LoadOptions& load, std::int64_t context, int servers);
 // Tokens of a sequence that this plan needs at most, if `context` allows: with them the cache is sized.
-std::int64_t longest_sequence(const BenchPlan& plan, std::int64_t context);
+// max_num_batched_tokens: of a step; 0: 2048.
+std::int64_t longest_sequence(const BenchPlan& plan, std::int64_t context, std::int64_t max_num_batched_tokens);
 
 }  // namespace upcycle

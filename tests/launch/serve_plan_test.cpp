@@ -28,5 +28,17 @@ TEST(ServePlan, BadOptionsAreRefused) {
   });
 }
 
+// A prompt takes more steps where a step takes fewer tokens, and the offline table's sequences decode in all of them.
+TEST(ServePlan, SmallStepsMakeLongSequences) {
+  LoadOptions o;
+  o.input_len = 512;
+  o.output_len = 8;
+  o.batches = "4";
+  const BenchPlan plan = plan_of(o, 100000, 1);
+  EXPECT_EQ(longest_sequence(plan, 100000, 0), longest_sequence(plan, 100000, 2048));
+  EXPECT_GE(longest_sequence(plan, 100000, 128), 512 + 8 + 4 * 512 / 128 * 3 / 2);
+  EXPECT_EQ(longest_sequence(plan, 530, 128), 530);
+}
+
 }  // namespace
 }  // namespace upcycle
