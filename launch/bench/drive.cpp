@@ -20,6 +20,7 @@ std::vector<RequestRecord> empty_records(const std::vector<TimedRequest>& reques
   for (std::size_t i = 0; i < requests.size(); ++i) {
     records[i].arrival = requests[i].arrival;
     records[i].prompt_len = static_cast<std::int64_t>(requests[i].request.prompt.size());
+    records[i].asked_len = requests[i].request.max_tokens;
     records[i].tokens.reserve(static_cast<std::size_t>(requests[i].request.max_tokens));
   }
   return records;

@@ -15,6 +15,7 @@ struct RequestRecord {
   std::vector<double> tokens;  // when each new token came; of a server elsewhere each message, which may hold several
   double end = 0;              // of a completed request the last token's time, of a failed one that of its failure
   std::int64_t prompt_len = 0, output_len = 0;  // tokens
+  std::int64_t asked_len = 0;                   // new tokens that were asked for
   Ending ending = Ending::Unfinished;
   std::string error;  // of a failed one
 

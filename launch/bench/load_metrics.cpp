@@ -43,6 +43,8 @@ void add_request(const RequestRecord& r, const Window& w, LoadMetrics& m, Sample
   m.total_output_tokens += came * r.output_len / static_cast<std::int64_t>(r.tokens.size());
   if (r.ending != Ending::Completed || !inside(r.end, w)) return;
   ++m.completed;
+  m.mean_output += static_cast<double>(r.output_len);
+  m.mean_asked += static_cast<double>(r.asked_len);
   if (is_good(r, goodput)) m.request_goodput += 1;
   samples.ttft.push_back(r.ttft() * kMs);
   samples.e2el.push_back(r.e2el() * kMs);
@@ -156,6 +158,8 @@ LoadMetrics metrics_of(std::span<const WindowedRun> runs, const Goodput& goodput
   }
   m.queue_mean = ratio(m.queue_mean, m.duration);
   m.request_throughput = ratio(static_cast<double>(m.completed), m.duration);
+  m.mean_output = ratio(m.mean_output, static_cast<double>(m.completed));
+  m.mean_asked = ratio(m.mean_asked, static_cast<double>(m.completed));
   m.request_goodput = ratio(m.request_goodput, m.duration);
   m.output_throughput = ratio(static_cast<double>(m.total_output_tokens), m.duration);
   m.total_token_throughput = ratio(static_cast<double>(m.total_input_tokens + m.total_output_tokens), m.duration);

@@ -39,6 +39,7 @@ struct LoadMetrics {
   std::int64_t drawn = 0, completed = 0, failed = 0;  // drawn: arrivals inside the windows
   std::map<std::string, std::int64_t> errors;         // why requests failed
   std::int64_t total_input_tokens = 0, total_output_tokens = 0;
+  double mean_output = 0, mean_asked = 0;  // new tokens of a request that completed there
   double request_throughput = 0, request_goodput = 0, output_throughput = 0, total_token_throughput = 0;  // per second
   Summary ttft, tpot, itl, e2el;  // ms, of the requests that completed there
   std::int64_t queue_max = 0;     // requests that had come and had no token yet

@@ -135,6 +135,9 @@ Measured measure_server(Server& server, const ServedModel& model, BenchPlan& pla
   if (m.capacity.metrics.completed == 0)
     input_error("{}: found no request that completed, expected some: {}", model.name,
                 m.capacity.metrics.errors.empty() ? "no reason is known" : m.capacity.metrics.errors.begin()->first);
+  if (m.capacity.metrics.mean_output < m.capacity.metrics.mean_asked)
+    m.notes.push_back(fmt::format("mean output {:.4g} of {:.4g} tokens asked for: the server ends requests before that",
+                                  m.capacity.metrics.mean_output, m.capacity.metrics.mean_asked));
   if (plan.rate_step == 0)
     plan.rate_step = round_to_two_digits(m.capacity.request_throughput / (quick ? kQuickRates - 1 : kThoroughRates));
   m.options.rate_step = plan.rate_step;

@@ -81,6 +81,17 @@ TEST(BenchServe, AServerElsewhere) {
   EXPECT_NE(j.dump().find("\"HTTP 500: sick\":"), std::string::npos);
 }
 
+TEST(BenchServe, AServerThatEndsEarlyIsNoted) {
+  const LoopbackServer server([](int, const json& request) {
+    json shorter = request;
+    shorter["max_tokens"] = 2;
+    return LoopbackServer::ok(LoopbackServer::stream(shorter, 2));
+  });
+  const json j = json_of({"bench", "serve", "--url=" + server.url(), "--seconds=1", "--json", "--input-len=8",
+                          "--output-len=4", "--rate-step=20", "--max-num-seqs=2"});
+  EXPECT_NE(j["model"]["notes"].dump().find("mean output 2 of 4"), std::string::npos) << j["model"]["notes"];
+}
+
 TEST(BenchServe, PredictsAConfig) {
   const std::string root = UPCYCLE_ROOT, machine = "--machine=" + root + "/launch/machines/h100.json";
   const json j =
