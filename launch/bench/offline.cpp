@@ -1,6 +1,7 @@
 #include "launch/bench/offline.h"
 
 #include "core/rng.h"
+#include "launch/bench/workload.h"
 
 namespace upcycle {
 namespace {
@@ -11,10 +12,7 @@ void add_batch(Server& server, std::int64_t PP, std::int64_t max_tokens, std::in
     r.id = id;
     r.max_tokens = max_tokens;
     r.sampling.temperature = 0;
-    for (std::int64_t i = 0; i < PP; ++i)
-      r.prompt.push_back(
-          static_cast<std::int32_t>(rng::below(static_cast<std::uint64_t>(vocab_size), 1, rng::key_of("offline prompt"),
-                                               static_cast<std::uint64_t>(id << 24 | i))));
+    r.prompt = random_prompt(PP, vocab_size, 1, rng::key_of("offline prompt"), static_cast<std::uint64_t>(id));
     server.add(std::move(r));
   }
 }

@@ -61,6 +61,14 @@ std::int64_t longest_request(const Workload& w) {
   return most;
 }
 
+std::vector<std::int32_t> random_prompt(std::int64_t len, std::int64_t vocab_size, std::uint64_t seed,
+                                        std::uint64_t key, std::uint64_t id) {
+  std::vector<std::int32_t> prompt(static_cast<std::size_t>(len));
+  for (std::uint64_t t = 0; t < prompt.size(); ++t)
+    prompt[t] = static_cast<std::int32_t>(rng::below(static_cast<std::uint64_t>(vocab_size), seed, key, id << 24 | t));
+  return prompt;
+}
+
 std::vector<double> draw_arrivals(const Workload& w, double rate, double seconds, std::uint64_t run) {
   std::vector<double> arrivals;
   double at = 0;
@@ -84,11 +92,8 @@ std::vector<TimedRequest> draw_requests(const Workload& w, const std::vector<dou
       r.prompt = given->ids;
       continue;
     }
-    r.prompt.resize(static_cast<std::size_t>(given != nullptr ? given->prompt_len
-                                                              : draw_length(w.input_len, w, "input length", run, i)));
-    for (std::uint64_t t = 0; t < r.prompt.size(); ++t)
-      r.prompt[t] = static_cast<std::int32_t>(
-          rng::below(static_cast<std::uint64_t>(w.vocab_size), w.seed, stream("prompt", run), i << 24 | t));
+    const std::int64_t len = given != nullptr ? given->prompt_len : draw_length(w.input_len, w, "input length", run, i);
+    r.prompt = random_prompt(len, w.vocab_size, w.seed, stream("prompt", run), i);
   }
   return requests;
 }

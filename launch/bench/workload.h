@@ -23,6 +23,9 @@ struct TimedRequest {
   Request request;     // greedy, stops at nothing but its length; its id is its place in the run
 };
 
+// `len` token ids below vocab_size; `key` and `id` (of one request) number the draw.
+std::vector<std::int32_t> random_prompt(std::int64_t len, std::int64_t vocab_size, std::uint64_t seed,
+                                        std::uint64_t key, std::uint64_t id);
 // Times of arrival in [0, seconds), open loop: they do not depend on the server. `run` numbers the runs of one seed.
 std::vector<double> draw_arrivals(const Workload& workload, double rate, double seconds, std::uint64_t run);
 // The requests that come at these times.
