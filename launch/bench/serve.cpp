@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <utility>
 
 #include "core/config/check.h"
@@ -32,6 +33,7 @@ namespace {
 struct ServeOptions {
   std::string model, baseline, url, model_name, header, prompt = "ids", machine, svg;
   bool predict = false, json = false;
+  bool seed_given = false;
   bool dtype_given = false, tp_given = false, ep_given = false, etp_given = false;  // these win over a config's
   std::int64_t vocab_size = 0, world = 0, timeout = 600;
   LoadOptions load;
@@ -314,6 +316,8 @@ int serve_elsewhere(const ServeOptions& o) {
                     {}};
   BenchPlan plan = plan_of(o.load, said > 0 ? said : kContext, 1);
   plan.workload.vocab_size = model.vocab_size;
+  // A server that keeps prompts would answer a second run from its cache.
+  if (!o.seed_given) plan.workload.seed = std::random_device()();
   if (!o.load.requests.empty())
     use_requests(plan.workload, read_requests_of(o, model.vocab_size, [&]() -> std::unique_ptr<Tokenizer> {
                    const std::string& file = o.load.tokenizer;
@@ -361,6 +365,7 @@ int bench_serve(const Arguments& arguments) {
   options.option("--svg", o.svg, "write throughput against latency to this file");
   options.flag("--json", o.json, "print one JSON object: model, baseline, slowdown");
   if (!options.parse(arguments)) return 0;
+  o.seed_given = options.given("--seed");
   o.dtype_given = options.given("--dtype");
   o.tp_given = options.given("--parallel.tp");
   o.ep_given = options.given("--parallel.ep");

@@ -72,7 +72,7 @@ void declare(Options& options, LoadOptions& o) {
                  "run at once are left out");
   options.option("--goodput", o.goodput, "limits of a good request in ms, such as ttft:200,tpot:50,e2el:1000");
   options.option("--seconds", o.seconds, "that all of it takes at most, roughly, if not thorough");
-  options.option("--seed", o.seed, "of arrivals, lengths and prompts");
+  options.option("--seed", o.seed, "of arrivals, lengths and prompts; with --url another each time if not given");
   options.flag("--thorough", o.thorough,
                "windows of at least 60 s and 5 latencies, lengths as in the paper; by default all takes three minutes");
 }

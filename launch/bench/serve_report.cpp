@@ -276,7 +276,8 @@ Json to_json(const ServeReport& r) {
 
 void print_report(const ServeReport& r) {
   if (!r.predicted_for.empty()) fmt::print("\nall of this is predicted, for {}\n", r.predicted_for);
-  fmt::print("\n{}; {}\na rate is sustained if {}\n", lengths_of(r.plan.workload), windows_of(r), kRule);
+  fmt::print("\n{}; seed {}; {}\na rate is sustained if {}\n", lengths_of(r.plan.workload), r.plan.workload.seed,
+             windows_of(r), kRule);
   if (r.baseline) print_measured(*r.baseline);
   print_measured(r.model);
   if (r.baseline) print_slowdown(r.slowdown, r.model, *r.baseline);
