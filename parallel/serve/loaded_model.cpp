@@ -8,11 +8,10 @@
 namespace upcycle {
 namespace {
 
-PassShape forward_only(DType dtype, std::int64_t B, std::int64_t S, std::int64_t positions = 0) {
+PassShape forward_only(DType dtype, std::int64_t B, std::int64_t S) {
   PassShape shape;
   shape.B = B;
   shape.S = S;
-  shape.positions = positions;
   shape.training = false;
   shape.dtype = dtype;
   return shape;
@@ -46,12 +45,12 @@ Pass::~Pass() = default;
 Pass::Pass(Pass&&) noexcept = default;
 Pass& Pass::operator=(Pass&&) noexcept = default;
 
-Pass make_pass(const LoadedModel& m, std::int64_t B, std::int64_t S, std::int64_t positions) {
+Pass make_pass(const LoadedModel& m, std::int64_t B, std::int64_t S) {
   if (S >= m.config.max_position_embeddings + m.mesh->layout.tp)
     input_error("a sequence of {} tokens is longer than the model's max_position_embeddings {}; shorten it", S,
                 m.config.max_position_embeddings);
   Pass pass;
-  const PassShape shape = forward_only(m.dtype, B, S, positions);
+  const PassShape shape = forward_only(m.dtype, B, S);
   const auto layout = [&] {
     pass.model = std::make_unique<Transformer>(
         make_transformer(pass.arena, m.config, shape, *m.device, *m.stream, *m.ops, *m.mesh));

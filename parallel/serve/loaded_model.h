@@ -37,10 +37,9 @@ struct Pass {
   std::unique_ptr<Transformer> model;
   Batch batch;
 };
-// B * S must be a multiple of tp. `positions`: how far a cache will reach, where that is further than S.
-// InputError where S is longer than the model's max_position_embeddings, but for rows that fill it up to a multiple of
-// tp.
-Pass make_pass(const LoadedModel& m, std::int64_t B, std::int64_t S, std::int64_t positions = 0);
+// B * S must be a multiple of tp. InputError where S is longer than the model's max_position_embeddings, but for rows
+// that fill it up to a multiple of tp.
+Pass make_pass(const LoadedModel& m, std::int64_t B, std::int64_t S);
 
 // Bytes of this rank by class: the weights and such a pass. Allocates nothing.
 std::vector<MemoryClass> plan_pass(const ModelConfig& model, DType dtype, const Mesh& mesh, Ops& ops, std::int64_t B,
