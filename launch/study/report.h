@@ -1,0 +1,27 @@
+#pragma once
+#include <string>
+#include <vector>
+
+#include "launch/study/measures.h"
+
+namespace upcycle {
+
+// Serving of one arm's model (or of the dense one: arm "").
+struct ServingResult {
+  std::string size, arm;
+  std::string source;   // "measured" | "predicted"
+  std::string machine;  // name of the machine
+  std::int64_t devices = 1;
+  double requests_per_s = 0, tokens_per_s = 0;  // highest sustained, in and out
+  double latency_alone = 0;                     // seconds
+  Json curve;                                   // [{"request_rate", "tokens_per_s", "latency", "sustained"}]
+};
+
+// report.json, whose keys launch/README.md lists; everything that report.html shows is in it.
+Json make_report(const Study& study, const std::vector<StudyResult>& runs, const std::vector<ServingResult>& serving);
+std::string runs_csv(const Json& report);
+
+// One self-contained page that needs no network. `report`: as make_report gives it, perhaps read back from a file.
+std::string report_html(const Json& report);
+
+}  // namespace upcycle
