@@ -27,9 +27,14 @@ struct StudyRun {
   std::string continues;               // name of the run whose newest checkpoint this one goes on from, as its own
 };
 
-// The learning rate that a sweep chose for an arm, once its runs are finished: by loss on the half of the held-out text
-// that is for choosing (measures.h). Null: not yet, or a run of it failed.
-using ChosenRate = std::function<std::optional<double>(const StudyArm& arm)>;
+// Where an arm that has several learning rates is swept: for each size at the shortest duration (as the paper did), and
+// for the verdict's size again at the largest budget of the verdict's duration.
+Cell sweep_cell(const Study& study, const std::string& size);
+Cell second_sweep_cell(const Study& study);
+
+// The learning rate that the sweep of an arm at a cell (one of the two above) chose, once all its runs are finished: by
+// loss on the half of the held-out text that is for choosing (measures.h). Null: not yet, or all runs of it failed.
+using ChosenRate = std::function<std::optional<double>(const StudyArm& arm, const Cell& cell)>;
 // Tokens/s of an arm's model (of the dense model for ""), measured once and stored; null: not yet.
 using MeasuredRate = std::function<std::optional<double>(const std::string& size, const std::string& arm)>;
 
