@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/config/config.h"
+#include "parallel/model/params.h"
 
 // A study: a grid of dense sizes x pretraining durations x budgets x arms, as written in study.json (`upcycle help
 // study` prints its keys). What runs it consists of is grid.h's.
@@ -12,7 +13,6 @@ namespace upcycle {
 
 using Json = nlohmann::ordered_json;
 
-enum class FlopsCount { Causal, Paper };           // training_flops_per_token (parallel/model/params.h)
 enum class Match { Flops, Tokens, WallTime };      // what is equal between the arms of a budget
 enum class StartsFrom { Dense, Upcycle, Random };  // CPT, upcycling, from scratch
 

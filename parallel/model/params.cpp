@@ -213,14 +213,15 @@ ParameterCount count_parameters(const ModelConfig& model) {
   return count;
 }
 
-double training_flops_per_token(const ModelConfig& model, std::int64_t seq_length) {
+double training_flops_per_token(const ModelConfig& model, std::int64_t seq_length, FlopsCount count) {
   // Norms multiply no matrix, nor does the embedding look-up; a tied table is the output projection too.
+  const bool paper = count == FlopsCount::Paper;
   std::int64_t products = count_parameters(model).active;
   for (const ParamRow& row : make_global_table(model).rows)
-    if (row.is_vector) products -= row.global_size();
+    if (row.is_vector || (paper && row.role == ParamRole::Router)) products -= row.global_size();
   if (!model.tie_word_embeddings) products -= model.vocab_size * model.hidden_size;
-  const double attention =
-      static_cast<double>(model.num_hidden_layers * seq_length * model.num_attention_heads * model.head_size());
+  const std::int64_t width = paper ? 2 * model.hidden_size : model.num_attention_heads * model.head_size();
+  const double attention = static_cast<double>(model.num_hidden_layers * seq_length * width);
   return 6.0 * static_cast<double>(products) + 6.0 * attention;
 }
 

@@ -91,8 +91,16 @@ struct ParameterCount {
 };
 ParameterCount count_parameters(const ModelConfig& model);
 
-// Training FLOPs of one token: 6 per matmul parameter in use, plus causal attention's 6 * L * S * N * D (forward and
-// backward, half of S x S; as Megatron and PaLM's appendix B count). Inference: a third of it.
-double training_flops_per_token(const ModelConfig& model, std::int64_t seq_length);
+// How training FLOPs are counted: 6 per matmul parameter in use, forward and backward, plus attention's.
+enum class FlopsCount {
+  Causal,  // 6 * L * S * N * D: half of S x S, which is what our kernels compute
+  Paper,   // 12 * L * S * H: all of S x S, but without the routers' products, under a thousandth (arXiv 2411.08968; its
+           // token ratios at equal FLOPs come out so)
+};
+
+// Training FLOPs of one token, without recomputation. Causal is what Megatron and PaLM's appendix B count. Inference: a
+// third of it.
+double training_flops_per_token(const ModelConfig& model, std::int64_t seq_length,
+                                FlopsCount count = FlopsCount::Causal);
 
 }  // namespace upcycle

@@ -7,8 +7,10 @@
 #include <map>
 #include <tuple>
 
+#include "core/config/parse.h"
 #include "core/error.h"
 #include "parallel/model/weights.h"
+#include "tests/source_root.h"
 
 namespace upcycle {
 namespace {
@@ -294,6 +296,34 @@ TEST(TrainingFlops, ByHand) {
   m.num_experts_per_tok = 3;
   m.moe_intermediate_size = 10;
   EXPECT_EQ(training_flops_per_token(m, 9), 6 * (2 * (3168 - 1440 + 3 * 720 + 96) + 888) + 2592);
+}
+
+TEST(TrainingFlops, ByHandAsThePaperCounts) {
+  ModelConfig m = counted_model();
+  // Attention 12 * 2 * 24 * 9, whatever the heads' size; the router's 96 per layer are left out.
+  EXPECT_EQ(training_flops_per_token(m, 9, FlopsCount::Paper), 6 * (2 * 3168 + 888) + 5184);
+  m.num_local_experts = 4;
+  m.num_experts_per_tok = 3;
+  m.moe_intermediate_size = 10;
+  EXPECT_EQ(training_flops_per_token(m, 9, FlopsCount::Paper), 6 * (2 * (3168 - 1440 + 3 * 720) + 888) + 5184);
+  m.head_dim = 12;  // q, k, v and o twice as large: 2*24*48 and 2*24*24
+  m.tie_word_embeddings = true;
+  EXPECT_EQ(training_flops_per_token(m, 9, FlopsCount::Paper), 6 * (2 * (3456 + 3 * 720) + 888) + 5184);
+}
+
+// Tokens of the upcycled model for one of the dense model's, at equal FLOPs.
+double token_ratio(const std::string& size, FlopsCount count) {
+  const std::string start = (tests_root().parent_path() / "launch/configs/paper_").string() + size;
+  const Config dense = parse_config(start + "_dense.json", {}), moe = parse_config(start + "_moe.json", {});
+  return training_flops_per_token(dense.model, dense.train.seq_length, count) /
+         training_flops_per_token(moe.model, moe.train.seq_length, count);
+}
+
+TEST(TrainingFlops, GiveThePapersTokenRatios) {
+  EXPECT_NEAR(token_ratio("436m", FlopsCount::Paper), 0.750, 0.0005);
+  EXPECT_NEAR(token_ratio("1.4b", FlopsCount::Paper), 0.681, 0.0005);
+  EXPECT_NEAR(token_ratio("436m", FlopsCount::Causal), 0.711, 0.0005);
+  EXPECT_NEAR(token_ratio("1.4b", FlopsCount::Causal), 0.652, 0.0005);
 }
 
 }  // namespace
