@@ -16,6 +16,7 @@
 #include "launch/options.h"
 #include "launch/run_setup.h"
 #include "launch/serving_options.h"
+#include "launch/study/study_plan.h"
 #include "parallel/serve/engine.h"
 #include "parallel/serve/engine_buffers.h"
 
@@ -227,12 +228,13 @@ int run_plan(const Arguments& arguments) {
   std::int64_t world = 1, rank = 0;
   bool json = false, row = false, serve = false;
   ServingOptions serving;
+  PlanRates rates{0.4, 989.4e12};
   std::vector<std::string> overrides;
   Options options(
       "plan",
       "What a training run needs on any number of ranks: memory by class, bytes of each collective, FLOPs, "
       "file sizes; with --serve, the memory that serving its model needs. Starts no MPI and computes nothing.");
-  options.positional("config", file, "JSON config, as for train", Need::Optional);
+  options.positional("config", file, "JSON config, as for train; or a study, as for compare", Need::Optional);
   options.option("--world", world, "ranks of the run");
   options.option("--rank", rank, "the rank that is planned; rank 0 holds the most");
   options.flag(
@@ -240,6 +242,8 @@ int run_plan(const Arguments& arguments) {
       "plan serving the config's model instead, over its tp, ep and etp, with its dtype and device: no other key "
       "counts; the options from --policy on are for this");
   options.flag("--json", json, "print one JSON object; sizes in bytes");
+  options.option("--mfu", rates.mfu, "of a study: the share of --peak that training reaches");
+  options.option("--peak", rates.peak, "of a study: FLOP/s of one device; by default those of an H100 SXM, bf16");
   options.flag("--row", row, "print one line of a Markdown table, as launch/plan_tables.sh does");
   add_serving_options(options, serving);
   options.config_overrides(overrides);
@@ -248,6 +252,18 @@ int run_plan(const Arguments& arguments) {
   if (world < 1 || world > most) input_error("command line: --world: found {}, expected 1 to {}", world, most);
   if (rank < 0 || rank >= world)
     input_error("command line: --rank: found {}, expected 0 to {}, as --world={}", rank, world - 1, world);
+  if (!file.empty() && is_study(file)) {
+    for (const char* name : {"--world", "--rank", "--serve", "--row"})
+      if (options.given(name)) input_error("command line: found {} with a study, expected it absent", name);
+    if (!(rates.mfu > 0 && rates.mfu <= 1) || !(rates.peak > 0))
+      input_error("command line: --mfu and --peak: found {:g} and {:g}, expected (0, 1] and above 0", rates.mfu,
+                  rates.peak);
+    const Study study = read_study(file, overrides);
+    print_study_plan(study, planned_runs(study), rates, json);
+    return 0;
+  }
+  for (const char* name : {"--mfu", "--peak"})
+    if (options.given(name)) input_error("command line: found {} without a study, expected both", name);
   if (serve) {
     if (row) input_error("command line: found --row and --serve, expected one of them");
     return plan_serving(file, overrides, serving, static_cast<int>(world), static_cast<int>(rank), json);

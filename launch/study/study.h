@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,16 +25,6 @@ struct StudySize {
   Json run;                            // config keys of all runs of this size
 };
 
-struct StudyArm {
-  std::string name;
-  StartsFrom from = StartsFrom::Dense;
-  bool total_budget = false;           // Random: pretrained too, with as many FLOPs as the dense model, then continued
-  bool verdict_cell_only = false;      // "cells": "verdict"
-  std::vector<double> learning_rates;  // one: given, not swept; else at least 3
-  std::string lr_of;                   // takes the rate that this arm's sweep chose; "" = its own
-  Json run;                            // config keys of its runs: model, upcycle, train
-};
-
 // One cell of the grid: a size, how long it was pretrained, and what it is continued with.
 struct Cell {
   std::string size;
@@ -41,6 +32,17 @@ struct Cell {
       0;  // pretraining tokens per parameter; of a loaded model pretrained_tokens / parameters, 0: not known
   double budget = 0;  // share of the pretraining's FLOPs; where that is not known, CPT's tokens
   bool operator==(const Cell&) const = default;
+};
+
+struct StudyArm {
+  std::string name;
+  StartsFrom from = StartsFrom::Dense;
+  bool total_budget = false;  // Random: pretrained too, with as many FLOPs as the dense model, then continued
+  std::optional<Cell> only;   // runs on this cell alone, with `only_seeds`; null: on all
+  std::int64_t only_seeds = 0;
+  std::vector<double> learning_rates;  // one: given, not swept; else at least 3
+  std::string lr_of;                   // takes the rate that this arm's sweep chose; "" = its own
+  Json run;                            // config keys of its runs: model, upcycle, train
 };
 
 struct Study {
@@ -57,7 +59,8 @@ struct Study {
   std::vector<double> durations;  // tokens per parameter
   std::vector<double> budgets;    // ascending; shares, or tokens (budgets_in_tokens)
   bool budgets_in_tokens = false;
-  bool trunk = false;  // budgets are branches of one warm-up-stable-decay trunk, not runs of their own
+  double sweep_budget = 0;  // of the first sweep of learning rates
+  bool trunk = false;       // budgets are branches of one warm-up-stable-decay trunk, not runs of their own
   std::vector<StudyArm> arms;
   std::string baseline, candidate;  // the arms that the verdict compares: CPT and the upcycled one
   std::int64_t seeds = 1, verdict_seeds = 1;
@@ -81,6 +84,11 @@ struct Study {
   const StudyArm& arm(const std::string& name) const;
   const StudySize& size(const std::string& name) const;
 };
+
+// Pretraining tokens per parameter of a size; one for a loaded model, 0 where it is not known.
+std::vector<double> durations_of(const Study& study, const std::string& size);
+
+bool is_study(const std::string& file);  // rather than the config of one run
 
 // Reads study.json with overrides "--a.b=value" (dotted paths into it). InputError: file, field, found, expected, what
 // to do, also for arms that can not be compared.
