@@ -167,6 +167,13 @@ std::int64_t TokenSet::sequence_start(std::int64_t sequence) const {
   return starts_.empty() ? pointer_of_sequence(sequence) / width_ : starts_[static_cast<std::size_t>(sequence)];
 }
 
+std::vector<std::int64_t> TokenSet::document_starts() const {
+  std::vector<std::int64_t> starts;
+  const char* const indices = index_.data() + header_size + 12 * sequences_;
+  for (std::int64_t d = 0; d <= documents_; ++d) starts.push_back(sequence_start(load<std::int64_t>(indices + 8 * d)));
+  return starts;
+}
+
 void TokenSet::convert(const char* from, std::int64_t first, std::int64_t count, std::int32_t* out) const {
   with_stored_type(code_, [&](auto example) {
     using T = decltype(example);

@@ -23,6 +23,8 @@ class TokenSet {
   std::int64_t vocab_size() const { return vocab_size_; }
   std::int64_t tokens() const { return tokens_; }
   std::int64_t documents() const { return documents_; }
+  // Where each document starts, in tokens, and at last the set's size: document d is tokens [starts[d], starts[d + 1]).
+  std::vector<std::int64_t> document_starts() const;
 
   // Copies tokens [first, first + count) to `out`. InputError if an id is negative or not below vocab_size, naming
   // file, position, id and vocabulary. Allocates nothing; may be called from several threads.

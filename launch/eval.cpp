@@ -10,34 +10,55 @@
 #include "launch/model_files.h"
 #include "launch/run_with_ranks.h"
 #include "parallel/comm/agree.h"
+#include "parallel/comm/sum_over_ranks.h"
 #include "parallel/train/evaluate.h"
 
 namespace upcycle {
 namespace {
 
-// UTF-8 bytes to which the predicted tokens (all but the first) decode.
-std::int64_t predicted_bytes(const TokenSet& set, const Tokenizer& tokenizer) {
+// UTF-8 bytes to which the predicted tokens (all but the first) of each part decode; part i is tokens [cuts[i],
+// cuts[i + 1]), the parts are the whole set.
+std::vector<std::int64_t> predicted_bytes(const TokenSet& set, const Tokenizer& tokenizer,
+                                          const std::vector<std::int64_t>& cuts) {
   constexpr std::int64_t kPiece = 1 << 16;
   std::vector<std::int32_t> ids(kPiece);
   bool at_start = true;
   set.read(0, 1, ids.data());
   (void)tokenizer.decoded_bytes(std::span(ids).first(1), at_start);
-  std::int64_t bytes = 0;
-  for (std::int64_t first = 1; first < set.tokens(); first += kPiece) {
-    const std::int64_t n = std::min(kPiece, set.tokens() - first);
-    set.read(first, n, ids.data());
-    bytes += tokenizer.decoded_bytes(std::span(ids).first(static_cast<std::size_t>(n)), at_start);
+  std::vector<std::int64_t> bytes;
+  for (std::size_t i = 0; i + 1 < cuts.size(); ++i) {
+    bytes.push_back(0);
+    for (std::int64_t first = std::max<std::int64_t>(1, cuts[i]); first < cuts[i + 1]; first += kPiece) {
+      const std::int64_t n = std::min(kPiece, cuts[i + 1] - first);
+      set.read(first, n, ids.data());
+      bytes.back() += tokenizer.decoded_bytes(std::span(ids).first(static_cast<std::size_t>(n)), at_start);
+    }
   }
   return bytes;
+}
+
+// Adds the loss of consecutive tokens from `first` on to the parts in which they lie.
+void add_to_parts(std::vector<double>& loss, const std::vector<std::int64_t>& cuts, std::int64_t first,
+                  std::span<const float> nll) {
+  std::size_t part = 0;
+  for (std::size_t i = 0; i < nll.size(); ++i) {
+    const std::int64_t token = first + static_cast<std::int64_t>(i);
+    if (token >= cuts.back()) break;
+    if (i == 0 || token >= cuts[part + 1])
+      part = static_cast<std::size_t>(std::upper_bound(cuts.begin(), cuts.end(), token) - cuts.begin()) - 1;
+    loss[part] += static_cast<double>(nll[i]);
+  }
 }
 
 struct EvalOptions {
   std::string dir, data, tokenizer_file;
   std::int64_t S = 0, B = 0;
-  bool json = false;
+  bool documents = false, json = false;
 };
 
-void check_sizes(EvalOptions& o, const ModelConfig& model) {
+void check_options(EvalOptions& o, const ModelConfig& model) {
+  if (o.documents && !o.json)
+    input_error("command line: --documents: found no --json, expected both; its list is part of that object");
   if (o.S < 0 || o.B < 0)
     input_error("command line: --seq-length and --batch: found {} and {}, expected 0 or more", o.S, o.B);
   if (o.S > model.max_position_embeddings)
@@ -54,10 +75,11 @@ std::int64_t batch_of(const EvalOptions& o, std::int64_t windows, std::int64_t t
 }
 
 // For loss per byte, which is left out with a warning where the model's own tokenizer can not be read here.
-std::optional<std::int64_t> bytes_of(const EvalOptions& o, const ModelConfig& model, const TokenSet& set) {
+std::optional<std::vector<std::int64_t>> bytes_of(const EvalOptions& o, const ModelConfig& model, const TokenSet& set,
+                                                  const std::vector<std::int64_t>& cuts) {
   try {
     const auto tokenizer = find_tokenizer(o.tokenizer_file, o.dir, model);
-    if (tokenizer != nullptr) return predicted_bytes(set, *tokenizer);
+    if (tokenizer != nullptr) return predicted_bytes(set, *tokenizer, cuts);
   } catch (const InputError& e) {
     if (!o.tokenizer_file.empty()) throw;
     log_warn("no loss per byte: {}", e.what());
@@ -65,15 +87,30 @@ std::optional<std::int64_t> bytes_of(const EvalOptions& o, const ModelConfig& mo
   return {};
 }
 
-void print(const EvalOptions& o, const EvalResult& r, std::optional<std::int64_t> bytes) {
-  nlohmann::ordered_json result{{"loss", r.loss}, {"tokens", r.tokens}, {"bytes", nullptr}, {"loss_per_byte", nullptr}};
-  if (bytes) result["bytes"] = *bytes;
-  if (bytes > 0) result["loss_per_byte"] = r.loss * static_cast<double>(r.tokens) / static_cast<double>(*bytes);
-  if (o.json) {
-    fmt::print("{}\n", result.dump());
-    return;
+// One entry per document: the sum of its tokens' losses, their number, and their bytes.
+nlohmann::ordered_json documents_json(const std::vector<double>& loss, const std::vector<std::int64_t>& cuts,
+                                      const std::optional<std::vector<std::int64_t>>& bytes) {
+  auto list = nlohmann::ordered_json::array();
+  for (std::size_t d = 0; d < loss.size(); ++d) {
+    const std::int64_t predicted = cuts[d + 1] - std::max<std::int64_t>(1, cuts[d]);
+    list.push_back({loss[d], std::max<std::int64_t>(0, predicted), nullptr});
+    if (bytes) list.back()[2] = (*bytes)[d];
   }
-  fmt::print("{}: loss {:.4f} nats per token over {} tokens", o.data, r.loss, r.tokens);
+  return list;
+}
+
+nlohmann::ordered_json result_json(const EvalResult& r, const std::optional<std::vector<std::int64_t>>& bytes) {
+  nlohmann::ordered_json result{{"loss", r.loss}, {"tokens", r.tokens}, {"bytes", nullptr}, {"loss_per_byte", nullptr}};
+  if (!bytes) return result;
+  const std::int64_t all = std::accumulate(bytes->begin(), bytes->end(), std::int64_t{0});
+  result["bytes"] = all;
+  if (all > 0) result["loss_per_byte"] = r.loss * static_cast<double>(r.tokens) / static_cast<double>(all);
+  return result;
+}
+
+void print(const std::string& data, const nlohmann::ordered_json& result) {
+  fmt::print("{}: loss {:.4f} nats per token over {} tokens", data, result["loss"].get<double>(),
+             result["tokens"].get<std::int64_t>());
   if (!result["loss_per_byte"].is_null()) fmt::print(", {:.4f} nats per byte", result["loss_per_byte"].get<double>());
   fmt::print("\n");
 }
@@ -84,20 +121,34 @@ int eval(const MpiSession& session, const Arguments& arguments, const InferenceO
   const ModelConfig model = source->model();
   std::optional<TokenSet> set;
   std::optional<EvalWindows> windows;
-  std::optional<std::int64_t> bytes;
+  std::vector<std::int64_t> cuts;
+  std::optional<std::vector<std::int64_t>> bytes;
   agree_or_throw(*ranks.mesh.world, [&] {
-    check_sizes(o, model);
+    check_options(o, model);
     set = TokenSet::open(o.data, model.vocab_size);
     windows.emplace(*set, o.S);
     o.B = batch_of(o, windows->count(), ranks.mesh.layout.tp);
     check_fits_inference(ranks.backend,
                          plan_pass(model, ranks.config.storage(), ranks.mesh, *ranks.backend.ops, o.B, o.S));
-    if (session.rank() == 0) bytes = bytes_of(o, model, *set);
+    cuts = o.documents ? set->document_starts() : std::vector<std::int64_t>{0, set->tokens()};
+    if (session.rank() == 0) bytes = bytes_of(o, model, *set, cuts);
   });
   const LoadedModel m = load_over_ranks(ranks, *source);
   const Pass pass = make_pass(m, o.B, o.S);
-  const EvalResult result = evaluate(*pass.model, pass.batch, *windows, 0);
-  if (session.rank() == 0) print(o, result, bytes);
+  std::vector<double> loss(cuts.size() - 1);
+  WindowSeen seen;
+  if (o.documents)
+    seen = [&](std::int64_t window, std::span<const float> nll) { add_to_parts(loss, cuts, window * o.S + 1, nll); };
+  nlohmann::ordered_json result = result_json(evaluate(*pass.model, pass.batch, *windows, 0, seen), bytes);
+  if (o.documents) {
+    sum_over_ranks(loss, *ranks.mesh.dp, *m.device, *m.stream);
+    result["documents"] = documents_json(loss, cuts, bytes);
+  }
+  if (session.rank() != 0) return 0;
+  if (o.json)
+    fmt::print("{}\n", result.dump());
+  else
+    print(o.data, result);
   return 0;
 }
 
@@ -115,6 +166,9 @@ int run_eval(const Arguments& arguments) {
   options.option("--seq-length", o.S, "0: the model's max_position_embeddings, at most 2048");
   options.option("--batch", o.B, "sequences per pass and replica; 0: about 4096 tokens");
   declare(options, inference);
+  options.flag("--documents", o.documents,
+               "with --json: also documents, [[sum of losses in nats, predicted tokens, bytes or null], ...]; an "
+               "end-of-document token belongs to the document that it ends");
   options.flag("--json", o.json, "print one JSON object: loss, tokens, bytes, loss_per_byte");
   if (!options.parse(arguments)) return 0;
   return run_with_ranks([&](const MpiSession& session) { return eval(session, arguments, inference, o); });

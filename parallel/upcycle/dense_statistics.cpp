@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "core/staging.h"
 #include "parallel/comm/agree.h"
+#include "parallel/comm/sum_over_ranks.h"
 
 namespace upcycle {
 namespace {
@@ -43,15 +44,7 @@ void sum_over_ranks(std::vector<StatisticsSum>& sums, Communicator& world, Devic
     const auto mine = s.limbs();
     limbs.insert(limbs.end(), mine.begin(), mine.end());
   }
-  Arena arena("statistics");
-  const auto take = [&] { return arena.take(DType::F64, {static_cast<std::int64_t>(limbs.size())}); };
-  (void)take();
-  arena.allocate(device);
-  const Tensor all = take();
-  device.copy_from_host(stream, all.data, limbs.data(), all.bytes());
-  stream.wait(world.all_reduce(all));
-  device.copy_to_host(stream, limbs.data(), all.data, all.bytes());
-  stream.synchronize();
+  sum_over_ranks(limbs, world, device, stream);
   for (std::size_t i = 0; i < sums.size(); ++i)
     sums[i] = StatisticsSum::from_limbs(limbs.data() + i * StatisticsSum::kLimbs);
 }

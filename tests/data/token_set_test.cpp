@@ -69,6 +69,7 @@ TEST(TokenSet, ReadsFilesInMegatronsLayout) {
   const TokenSet set = TokenSet::open(folder.file("t"));
   EXPECT_EQ(set.tokens(), 5);
   EXPECT_EQ(set.documents(), 2);
+  EXPECT_EQ(set.document_starts(), (std::vector<std::int64_t>{0, 3, 5}));
   EXPECT_EQ(all_of(set), (std::vector<std::int32_t>{7, 65499, 0, 11, 12}));
   std::int32_t two[2];
   set.read(2, 2, two);
