@@ -16,6 +16,7 @@ int run_import(const Arguments& arguments);
 int run_export(const Arguments& arguments);
 int run_train(const Arguments& arguments);
 int run_eval(const Arguments& arguments);
+int run_cloze(const Arguments& arguments);
 int run_score(const Arguments& arguments);
 int run_generate(const Arguments& arguments);
 int run_inspect(const Arguments& arguments);

@@ -65,13 +65,6 @@ void check_options(EvalOptions& o, const ModelConfig& model) {
     input_error("command line: --seq-length: found {}, expected at most the model's max_position_embeddings = {}", o.S,
                 model.max_position_embeddings);
   if (o.S == 0) o.S = std::min<std::int64_t>(2048, model.max_position_embeddings);
-  if (o.B == 0) o.B = std::max<std::int64_t>(1, 4096 / o.S);
-}
-
-// Sequences per pass: no more than there are, and so many that tp divides their tokens.
-std::int64_t batch_of(const EvalOptions& o, std::int64_t windows, std::int64_t tp) {
-  const std::int64_t multiple = tp / std::gcd(o.S, tp), B = std::min(o.B, windows);
-  return (B + multiple - 1) / multiple * multiple;
 }
 
 // For loss per byte, which is left out with a warning where the model's own tokenizer can not be read here.
@@ -127,7 +120,7 @@ int eval(const MpiSession& session, const Arguments& arguments, const InferenceO
     check_options(o, model);
     set = TokenSet::open(o.data, model.vocab_size);
     windows.emplace(*set, o.S);
-    o.B = batch_of(o, windows->count(), ranks.mesh.layout.tp);
+    o.B = sequences_per_pass(o.B, o.S, windows->count(), ranks.mesh.layout.tp);
     check_fits_inference(ranks.backend,
                          plan_pass(model, ranks.config.storage(), ranks.mesh, *ranks.backend.ops, o.B, o.S));
     cuts = o.documents ? set->document_starts() : std::vector<std::int64_t>{0, set->tokens()};

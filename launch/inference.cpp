@@ -1,5 +1,8 @@
 #include "launch/inference.h"
 
+#include <algorithm>
+#include <numeric>
+
 #include "core/config/parse.h"
 #include "core/error.h"
 #include "launch/agree_on_start.h"
@@ -56,6 +59,12 @@ std::unique_ptr<TensorSource> open_over_ranks(const Inference& ranks, const std:
     (void)inference_layout(source->model(), ranks.mesh.layout.world, ranks.config.parallel, dir);
   });
   return source;
+}
+
+std::int64_t sequences_per_pass(std::int64_t asked, std::int64_t S, std::int64_t there_are, std::int64_t tp) {
+  const std::int64_t multiple = tp / std::gcd(S, tp);
+  const std::int64_t B = std::min(asked > 0 ? asked : std::max<std::int64_t>(1, 4096 / S), there_are);
+  return (B + multiple - 1) / multiple * multiple;
 }
 
 double memory_of_each(const Backend& backend, const Mesh& mesh) {

@@ -8,7 +8,7 @@
 #include "parallel/checkpoint/open_model.h"
 #include "parallel/serve/loaded_model.h"
 
-// What the commands that read a model and compute with it share: eval, score, generate, bench serve.
+// What the commands that read a model and compute with it share: eval, cloze, score, generate, bench serve.
 //
 //   Options options("score", "...");
 //   InferenceOptions inference;
@@ -50,6 +50,10 @@ Layout inference_layout(const ModelConfig& model, int world, const ParallelConfi
 // A checkpoint or a Hugging Face directory whose model this layout can be used with and the device can compute.
 // Collective; errors are agreed.
 std::unique_ptr<TensorSource> open_over_ranks(const Inference& ranks, const std::string& dir);
+
+// Sequences of S tokens in one pass of each replica: `asked`, or for 0 so many that they have about 4096 tokens; no
+// more than there are, and so many that tp divides their tokens.
+std::int64_t sequences_per_pass(std::int64_t asked, std::int64_t S, std::int64_t there_are, std::int64_t tp);
 
 // Bytes that are free to each rank, on the machine or its GPU: the least of all ranks, which must schedule alike.
 // Collective.

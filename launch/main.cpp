@@ -35,6 +35,7 @@ const std::vector<Command> commands = {
     {"import", run_import, Ranks::One, "a Hugging Face directory to a sharded HDF5 checkpoint"},
     {"train", run_train, Ranks::Many, "pretrain, continue, or upcycle and train"},
     {"eval", run_eval, Ranks::Many, "held-out loss of a model on a token set"},
+    {"cloze", run_cloze, Ranks::Many, "how often a model prefers the true continuation of held-out text"},
     {"score", run_score, Ranks::Many, "log-likelihood of given token ids"},
     {"generate", run_generate, Ranks::Many, "continue texts"},
     {"inspect", run_inspect, Ranks::One, "what a model or checkpoint is"},
