@@ -40,7 +40,8 @@ struct StudyResult {
 
 // Even documents (0, 2, ...) of a held-out set are for choosing learning rates, odd ones for what is reported.
 enum class Half { Choosing, Reported };
-double mean_loss(const SetMeasures& set, Half half);  // nats per token
+// NaN where the half has no document.
+double mean_loss(const SetMeasures& set, Half half);  // nats per predicted token
 double bits_per_byte(const SetMeasures& set, Half half);
 
 }  // namespace upcycle
