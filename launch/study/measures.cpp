@@ -1,5 +1,6 @@
 #include "launch/study/measures.h"
 
+#include <algorithm>
 #include <limits>
 #include <numbers>
 
