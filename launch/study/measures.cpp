@@ -72,12 +72,10 @@ SetMeasures set_from_json(const Json& j, const std::string& where) {
     set.documents.push_back({d[0].is_null() ? std::numeric_limits<double>::quiet_NaN() : d[0].get<double>(),
                              d[1].get<std::int64_t>(), d[2].get<std::int64_t>()});
   }
-  const auto& cloze = f.at(
-                           "cloze", [](const Json& c) { return c.is_string(); }, "a text of 0 and 1")
-                          .get_ref<const std::string&>();
-  for (const char c : cloze) {
-    if (c != '0' && c != '1') f.refuse("cloze", cloze, "a text of 0 and 1");
-    set.cloze.push_back(c == '1');
+  for (const Json& c : f.at(
+           "cloze", [](const Json& l) { return l.is_array(); }, "a list")) {
+    if (!c.is_number() || c < 0 || c > 1) f.refuse("cloze", c.dump(), "numbers from 0 to 1");
+    set.cloze.push_back(c.get<double>());
   }
   if (!set.cloze.empty() && set.candidates < 2) f.refuse("candidates", j["candidates"].dump(), "at least 2");
   f.only({"name", "candidates", "documents", "cloze"});
@@ -91,8 +89,9 @@ Json to_json(const RunMeasures& m) {
   for (const SetMeasures& set : m.sets) {
     Json documents = Json::array();
     for (const DocumentLoss& d : set.documents) documents.push_back(Json::array({d.loss, d.tokens, d.bytes}));
-    std::string cloze;
-    for (const std::uint8_t right : set.cloze) cloze += right != 0 ? '1' : '0';
+    Json cloze = Json::array();
+    for (const double credit : set.cloze)
+      cloze.push_back(credit == 0 || credit == 1 ? Json(static_cast<int>(credit)) : Json(credit));
     sets.push_back({{"name", set.name}, {"candidates", set.candidates}, {"documents", documents}, {"cloze", cloze}});
   }
   return {{"steps", m.steps},

@@ -15,7 +15,8 @@ struct DocumentLoss {
 struct SetMeasures {
   std::string name;                     // of the held-out set
   std::vector<DocumentLoss> documents;  // in the order of the set
-  std::vector<std::uint8_t> cloze;      // for each item whether the model chose the true one; empty: not asked
+  std::vector<double> cloze;            // of each item 1: the model chose the true one, 0: another, 1/m: one of m that
+                                        // are equal; empty: not asked
   std::int64_t candidates = 0;          // of each item
 };
 struct RunMeasures {

@@ -19,7 +19,7 @@ RunMeasures example() {
   m.wall_seconds = 3.5;
   m.tokens_per_s = 11702.857142857143;
   m.last_50_loss = 1.0 / 3;
-  m.sets = {{"old", {{10, 4, 8}, {6, 3, 9}, {1, 1, 2}, {2, 1, 3}}, {1, 0, 1}, 4}, {"new", {{5, 2, 4}}, {}, 0}};
+  m.sets = {{"old", {{10, 4, 8}, {6, 3, 9}, {1, 1, 2}, {2, 1, 3}}, {1, 0, 0.5}, 4}, {"new", {{5, 2, 4}}, {}, 0}};
   m.experts = Json::array({{{"tokens_trained", 0}}});
   return m;
 }
@@ -37,7 +37,7 @@ TEST(Measures, AreReadAsTheyWereWritten) {
   const RunMeasures read = measures_from_json(Json::parse(written.dump()), "measures.json");
   EXPECT_EQ(to_json(read), written);
   EXPECT_EQ(read.last_50_loss, 1.0 / 3);
-  EXPECT_EQ(read.sets[0].cloze, (std::vector<std::uint8_t>{1, 0, 1}));
+  EXPECT_EQ(read.sets[0].cloze, (std::vector<double>{1, 0, 0.5}));
   // Readers that sort keys give the same.
   EXPECT_EQ(to_json(measures_from_json(Json(nlohmann::json::parse(written.dump())), "x")), written);
 }
@@ -73,7 +73,8 @@ TEST(Measures, AnythingElseIsRefusedByFileAndField) {
   EXPECT_NE(changed("/flops", "x").find("flops: found \"x\", expected a number"), std::string::npos);
   EXPECT_NE(changed("/more", 1).find("more: found this key, expected no such key"), std::string::npos);
   EXPECT_NE(changed("/sets/0/documents/1", 3).find("sets[0]: documents: found 3, expected [loss"), std::string::npos);
-  EXPECT_NE(changed("/sets/0/cloze", "012").find("sets[0]: cloze"), std::string::npos);
+  EXPECT_NE(changed("/sets/0/cloze/1", 2).find("sets[0]: cloze: found 2, expected numbers from 0 to 1"),
+            std::string::npos);
   EXPECT_NE(changed("/sets/0/candidates", 1).find("candidates: found 1, expected at least 2"), std::string::npos);
   EXPECT_NE(changed("/sets/1", 2).find("sets[1]: the whole: found 2, expected an object"), std::string::npos);
   EXPECT_NE(refusal(Json::array()).find("the whole: found [], expected an object"), std::string::npos);
