@@ -52,19 +52,32 @@ void add_to_parts(std::vector<double>& loss, const std::vector<std::int64_t>& cu
 
 struct EvalOptions {
   std::string dir, data, tokenizer_file;
-  std::int64_t S = 0, B = 0;
+  std::int64_t S = 0, B = 0, longest = 0;
   bool documents = false, json = false;
 };
 
 void check_options(EvalOptions& o, const ModelConfig& model) {
   if (o.documents && !o.json)
     input_error("command line: --documents: found no --json, expected both; its list is part of that object");
+  if (o.longest < 0 || (o.longest > 0 && !o.documents))
+    input_error("command line: --longest-document: found {}, expected 0 or more, with --documents", o.longest);
   if (o.S < 0 || o.B < 0)
     input_error("command line: --seq-length and --batch: found {} and {}, expected 0 or more", o.S, o.B);
   if (o.S > model.max_position_embeddings)
     input_error("command line: --seq-length: found {}, expected at most the model's max_position_embeddings = {}", o.S,
                 model.max_position_embeddings);
   if (o.S == 0) o.S = std::min<std::int64_t>(2048, model.max_position_embeddings);
+}
+
+// Documents longer than that, cut into pieces of so many tokens; 0: none is cut.
+std::vector<std::int64_t> cut_long(const std::vector<std::int64_t>& starts, std::int64_t longest) {
+  std::vector<std::int64_t> cuts;
+  for (std::size_t d = 0; d + 1 < starts.size(); ++d) {
+    cuts.push_back(starts[d]);
+    for (std::int64_t at = starts[d] + longest; longest > 0 && at < starts[d + 1]; at += longest) cuts.push_back(at);
+  }
+  cuts.push_back(starts.back());
+  return cuts;
 }
 
 // For loss per byte, which is left out with a warning where the model's own tokenizer can not be read here.
@@ -123,7 +136,7 @@ int eval(const MpiSession& session, const Arguments& arguments, const InferenceO
     o.B = sequences_per_pass(o.B, o.S, windows->count(), ranks.mesh.layout.tp);
     check_fits_inference(ranks.backend,
                          plan_pass(model, ranks.config.storage(), ranks.mesh, *ranks.backend.ops, o.B, o.S));
-    cuts = o.documents ? set->document_starts() : std::vector<std::int64_t>{0, set->tokens()};
+    cuts = o.documents ? cut_long(set->document_starts(), o.longest) : std::vector<std::int64_t>{0, set->tokens()};
     if (session.rank() == 0) bytes = bytes_of(o, model, *set, cuts);
   });
   const LoadedModel m = load_over_ranks(ranks, *source);
@@ -162,6 +175,8 @@ int run_eval(const Arguments& arguments) {
   options.flag("--documents", o.documents,
                "with --json: also documents, [[sum of losses in nats, predicted tokens, bytes or null], ...]; an "
                "end-of-document token belongs to the document that it ends");
+  options.option("--longest-document", o.longest,
+                 "documents: longer ones are listed in pieces of so many tokens; 0: whole");
   options.flag("--json", o.json, "print one JSON object: loss, tokens, bytes, loss_per_byte");
   if (!options.parse(arguments)) return 0;
   return run_with_ranks([&](const MpiSession& session) { return eval(session, arguments, inference, o); });

@@ -14,6 +14,7 @@
 #include "launch/commands.h"
 #include "launch/nvtx_sink.h"
 #include "launch/run_with_ranks.h"
+#include "launch/study/study_help.h"
 #include "parallel/comm/agree.h"
 #include "parallel/comm/mesh.h"
 
@@ -50,6 +51,7 @@ void print_usage() {
   for (const Command& c : commands) fmt::print("  {:<10} {}\n", c.name, c.summary);
   fmt::print(
       "\n  help COMMAND   its arguments\n  help config    every key of the JSON config, with its default\n"
+      "  help study     every key of study.json\n"
       "  --version\n");
 }
 
@@ -71,6 +73,8 @@ int run_help(const Arguments& topics) {
     input_error("command line: found {} topics, expected one: `upcycle help COMMAND`", topics.size());
   } else if (topics[0] == "config") {
     fmt::print("{}", config_help());
+  } else if (topics[0] == "study") {
+    fmt::print("{}", study_help());
   } else if (topics[0] == "help") {
     print_usage();
   } else {

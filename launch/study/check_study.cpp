@@ -71,11 +71,13 @@ void check_data_sets(const Study& s, const std::vector<StudyRun>& planned) {
     for (const WeightedPath& p : *data) opened(s, p.path);
   for (const auto& [name, prefix] : s.valid) {
     const TokenSet set = opened(s, prefix);
-    if (set.documents() < 20)
-      field_error(s.file, "data.valid." + name, fmt::format("{} with {} documents", prefix, set.documents()),
-                  "at least 20",
-                  "half choose learning rates, half are reported, and a bootstrap is over documents: "
-                  "`upcycle tokenize --doc-separator`");
+    if (set.documents() + set.tokens() / kLongestDocument < 20)
+      field_error(
+          s.file, "data.valid." + name,
+          fmt::format("{} with {} documents and {} tokens", prefix, set.documents(), set.tokens()),
+          fmt::format("at least 20 documents, or pieces of {} tokens of long ones", kLongestDocument),
+          "half choose learning rates, half are reported, and a bootstrap is over documents: hold more text out, "
+          "with `upcycle tokenize --doc-separator`");
   }
   if (!s.tokenizer.empty())
     for (const StudySize& size : s.sizes) check_tokenizer(s.tokenizer, size.model);

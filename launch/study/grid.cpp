@@ -54,29 +54,28 @@ class Grid {
     wanted_.push_back({&arm, cell, seed, lr, sweep, !sweep});
   }
 
-  bool is_swept(const StudyArm& arm) const { return arm.learning_rates.size() > 1; }
   bool second_sweep(const StudyArm& arm, const std::string& size) const { return !arm.only && size == s_.verdict.size; }
 
   void want_sweeps() {
     for (const StudySize& size : s_.sizes)
       for (const StudyArm& arm : s_.arms) {
-        if (!is_swept(arm) || (arm.only && size.name != arm.only->size)) continue;
-        for (const double lr : arm.learning_rates) want(arm, sweep_cell(s_, size.name), 1, lr, true);
+        if (!arm.swept(size.name) || (arm.only && size.name != arm.only->size)) continue;
+        for (const double lr : arm.rates(size.name)) want(arm, sweep_cell(s_, size.name), 1, lr, true);
       }
     for (const StudyArm& arm : s_.arms)
-      if (is_swept(arm) && second_sweep(arm, s_.verdict.size))
-        for (const double lr : arm.learning_rates) want(arm, second_sweep_cell(s_), 1, lr, true);
+      if (arm.swept(s_.verdict.size) && second_sweep(arm, s_.verdict.size))
+        for (const double lr : arm.rates(s_.verdict.size)) want(arm, second_sweep_cell(s_), 1, lr, true);
   }
 
   std::optional<double> rate_of(const StudyArm& arm, const Cell& cell) const {
     if (!arm.lr_of.empty()) return rate_of(s_.arm(arm.lr_of), cell);
-    return is_swept(arm) ? chosen_(arm, cell) : arm.learning_rates[0];
+    return arm.swept(cell.size) ? chosen_(arm, cell) : arm.rates(cell.size)[0];
   }
 
   void want_results() {
     for (const StudySize& size : s_.sizes)
       for (const double duration : durations_of(s_, size.name))
-        for (const double budget : s_.budgets)
+        for (const double budget : budgets_of(s_, size.name))
           for (const StudyArm& arm : s_.arms) {
             const Cell cell{size.name, duration, budget};
             if (arm.only && !(cell == *arm.only)) continue;
@@ -300,10 +299,14 @@ class Grid {
 }  // namespace
 
 Cell sweep_cell(const Study& s, const std::string& size) {
-  return {size, durations_of(s, size).front(), s.sweep_budget};
+  const std::vector<double> budgets = budgets_of(s, size);
+  const bool has = std::ranges::find(budgets, s.sweep_budget) != budgets.end();
+  return {size, durations_of(s, size).front(), has ? s.sweep_budget : budgets.front()};
 }
 
-Cell second_sweep_cell(const Study& s) { return {s.verdict.size, s.verdict.duration, s.budgets.back()}; }
+Cell second_sweep_cell(const Study& s) {
+  return {s.verdict.size, s.verdict.duration, budgets_of(s, s.verdict.size).back()};
+}
 
 std::vector<StudyRun> known_runs(const Study& study, const ChosenRate& chosen, const MeasuredRate& measured) {
   return Grid(study, chosen, measured).runs();

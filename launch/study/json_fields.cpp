@@ -24,12 +24,14 @@ std::string shown(const Json& value) {
 
 JsonFields::JsonFields(const Json& object, std::string file, std::string path)
     : object_(&object), file_(std::move(file)), path_(std::move(path)) {
-  if (!object.is_object()) field_error(file_, path_.empty() ? "the file" : path_, shown(object), "a JSON object {...}");
+  if (!object.is_object())
+    field_error(file_, path_.empty() ? "the file" : path_, shown(object), "a JSON object {...}",
+                "see `upcycle help study`");
 }
 
 void JsonFields::refuse(const std::string& key, const std::string& found, const std::string& expected,
                         const std::string& advice) const {
-  field_error(file_, at(key), found, expected, advice);
+  field_error(file_, at(key), found, expected, advice.empty() ? "see `upcycle help study`" : advice);
 }
 
 const Json& JsonFields::any(const std::string& key) {

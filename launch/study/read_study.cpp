@@ -86,6 +86,10 @@ StudySize read_size(JsonFields in, const std::string& name, const Study& s) {
   size.load = in.text("load", "");
   size.pretrained_tokens = in.count("pretrained_tokens", 0, 1);
   size.run = run_of(in);
+  size.durations = in.ascending("tokens_per_parameter");
+  size.budgets = in.ascending("budgets");
+  if (!size.load.empty() && !size.durations.empty())
+    in.refuse("tokens_per_parameter", "it beside load", "pretrained_tokens", "the model is pretrained already");
   const Json model = in.config("model");
   if (model.empty() == size.load.empty())
     in.refuse("model", model.empty() ? "neither model nor load" : "model and load", "one of the two",
@@ -110,14 +114,31 @@ Cell read_cell(JsonFields& in, const Study& s, const Cell& absent) {
   cell.size = in.text("size", absent.size);
   if (std::ranges::find(s.sizes, cell.size, &StudySize::name) == s.sizes.end())
     in.refuse("size", quote_text(cell.size), "a name of sizes");
-  const std::vector<double> durations = durations_of(s, cell.size);
+  const std::vector<double> durations = durations_of(s, cell.size), budgets = budgets_of(s, cell.size);
   cell.duration = in.number("duration", cell.size == absent.size ? absent.duration : durations.back(), 0, 1e18);
   if (std::ranges::find(durations, cell.duration) == durations.end())
     in.refuse("duration", fmt::format("{:g}", cell.duration), "a duration of the size");
   cell.budget = in.number("budget", absent.budget, 0, 1e18);
-  if (std::ranges::find(s.budgets, cell.budget) == s.budgets.end())
-    in.refuse("budget", fmt::format("{:g}", cell.budget), "one of continuation's");
+  if (std::ranges::find(budgets, cell.budget) == budgets.end())
+    in.refuse("budget", fmt::format("{:g}", cell.budget), "one of the size's budgets");
   return cell;
+}
+
+// A list for all sizes, or {SIZE: list, ...}.
+void read_rates(JsonFields& in, StudyArm& arm, const Study& s) {
+  const auto add = [&](JsonFields& from, const std::string& key, const std::string& size) {
+    const std::vector<double> rates = from.ascending(key);
+    if (rates.size() == 2)
+      from.refuse(key, "2 rates", "one, which is taken as given, or at least 3, which are swept",
+                  "two can not show that the best one is not at an end");
+    if (!rates.empty()) arm.learning_rates[size] = rates;
+  };
+  if (!in.any("learning_rates").is_object()) return add(in, "learning_rates", "");
+  JsonFields sizes = in.object("learning_rates");
+  for (const StudySize& size : s.sizes) add(sizes, size.name, size.name);
+  sizes.done();
+  for (const StudySize& size : s.sizes)
+    if (arm.rates(size.name).empty()) sizes.refuse(size.name, "nothing", "rates of each size");
 }
 
 StudyArm read_arm(JsonFields in, const std::string& name, const Study& s) {
@@ -132,7 +153,7 @@ StudyArm read_arm(JsonFields in, const std::string& name, const Study& s) {
     arm.only_seeds = only.count("seeds", s.seeds, 1);
     only.done();
   }
-  arm.learning_rates = in.ascending("learning_rates");
+  read_rates(in, arm, s);
   arm.lr_of = in.text("learning_rate_of", "");
   arm.run = run_of(in, true);
   if (arm.total_budget && arm.from != StartsFrom::Random)
@@ -142,9 +163,6 @@ StudyArm read_arm(JsonFields in, const std::string& name, const Study& s) {
         "learning_rates",
         arm.lr_of.empty() ? "neither learning_rates nor learning_rate_of" : "both learning_rates and learning_rate_of",
         "one of the two", "e.g. \"learning_rates\": [5e-4, 1e-3, 2e-3]");
-  if (arm.learning_rates.size() == 2)
-    in.refuse("learning_rates", "2 rates", "one, which is taken as given, or at least 3, which are swept",
-              "two can not show that the best one is not at an end");
   const bool moe = arm.run.contains("model") && arm.run["model"].contains("num_local_experts");
   if (moe != (arm.from != StartsFrom::Dense))
     in.refuse("run.model.num_local_experts", moe ? "it" : "nothing",
@@ -178,37 +196,41 @@ void read_arms(JsonFields in, JsonFields& top, Study& s) {
       top.refuse(key, name.empty() ? "no such arm" : quote_text(name), "an arm of all cells",
                  "the verdict compares continued pretraining (from dense) with an upcycled arm (from upcycle)");
   // The best of more rates is better by chance: each arm gets as many.
-  std::size_t rates = 0;
-  for (const StudyArm& arm : s.arms) {
-    if (arm.learning_rates.size() < 3) continue;
-    if (rates != 0 && arm.learning_rates.size() != rates)
-      in.refuse(arm.name + ".learning_rates", fmt::format("{} rates", arm.learning_rates.size()),
-                fmt::format("{}, as another arm has", rates), "an arm with more tries would be favoured");
-    rates = arm.learning_rates.size();
+  for (const StudySize& size : s.sizes) {
+    const std::size_t rates = s.arm(s.baseline).rates(size.name).size();
+    for (const StudyArm& arm : s.arms)
+      if (const std::size_t own = arm.rates(size.name).size(); arm.lr_of.empty() && own != rates)
+        in.refuse(arm.name + ".learning_rates", fmt::format("{} rates", own),
+                  fmt::format("{}, as {} has", rates, s.baseline), "an arm with more tries would be favoured");
   }
 }
 
 void read_verdict(JsonFields in, Study& s) {
   const std::string& size = s.sizes.back().name;
-  s.verdict = read_cell(in, s, {size, durations_of(s, size).back(), s.budgets.back()});
+  s.verdict = read_cell(in, s, {size, durations_of(s, size).back(), budgets_of(s, size).back()});
   s.verdict_seeds = in.count("seeds", s.seeds, 1);
   in.done();
 }
 
 void read_continuation(JsonFields in, Study& s) {
   const std::vector<double> shares = in.ascending("budgets"), tokens = in.ascending("tokens");
-  if (shares.empty() == tokens.empty())
+  const bool own = std::ranges::all_of(s.sizes, [](const StudySize& z) { return !z.budgets.empty(); });
+  if (shares.empty() == tokens.empty() && (!own || !shares.empty()))
     in.refuse("budgets", shares.empty() ? "neither budgets nor tokens" : "budgets and tokens", "one of the two",
               "budgets are shares of the pretraining's FLOPs, tokens those of the baseline");
-  s.budgets_in_tokens = shares.empty();
-  s.budgets = shares.empty() ? tokens : shares;
+  s.budgets_in_tokens = !tokens.empty();
+  s.budgets = s.budgets_in_tokens ? tokens : shares;
   for (const StudySize& size : s.sizes)
     if (!s.budgets_in_tokens && !size.load.empty() && size.pretrained_tokens == 0)
       field_error(s.file, "sizes." + size.name + ".pretrained_tokens", "nothing",
                   "the tokens that it was pretrained on, of which budgets are shares",
                   "or give continuation.tokens instead of continuation.budgets");
-  s.sweep_budget = in.number("sweep_budget", s.budgets.front(), 0, 1e18);
-  if (std::ranges::find(s.budgets, s.sweep_budget) == s.budgets.end())
+  s.sweep_budget = in.number("sweep_budget", 0, 0, 1e18);
+  const auto has = [&](const StudySize& z) {
+    const std::vector<double> all = budgets_of(s, z.name);
+    return std::ranges::find(all, s.sweep_budget) != all.end();
+  };
+  if (s.sweep_budget > 0 && std::ranges::none_of(s.sizes, has))
     in.refuse("sweep_budget", fmt::format("{:g}", s.sweep_budget), "one of the budgets");
   s.trunk = in.flag("trunk", false);
   s.continuation_run = run_of(in);
@@ -264,14 +286,6 @@ void apply(Json& study, const std::string& argument) {
 
 }  // namespace
 
-std::vector<double> durations_of(const Study& s, const std::string& size_name) {
-  const StudySize& size = s.size(size_name);
-  if (size.load.empty()) return s.durations;
-  return {std::round(static_cast<double>(size.pretrained_tokens) /
-                     static_cast<double>(count_parameters(size.model).total) * 10) /
-          10};
-}
-
 Study read_study(const std::string& file, const std::vector<std::string>& overrides) {
   const std::string text = read_config_file(file);
   (void)parse_strict_json(text, file);  // names what is wrong; the order of sizes and arms is kept below
@@ -298,7 +312,8 @@ Study read_study(const std::string& file, const std::vector<std::string>& overri
   s.pretraining_run = run_of(pretraining);
   pretraining.done();
   const bool pretrains = std::ranges::any_of(s.sizes, [](const StudySize& z) { return z.load.empty(); });
-  if (pretrains && s.durations.empty())
+  const auto lacks = [](const StudySize& z) { return z.load.empty() && z.durations.empty(); };
+  if (s.durations.empty() && std::ranges::any_of(s.sizes, lacks))
     pretraining.refuse("tokens_per_parameter", "nothing", "a list such as [20, 60]");
   read_data(top.object("data"), s, pretrains);
   read_continuation(top.object("continuation"), s);

@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -19,8 +20,10 @@ enum class StartsFrom { Dense, Upcycle, Random };  // CPT, upcycling, from scrat
 
 struct StudySize {
   std::string name;
-  ModelConfig model;  // dense
-  std::string load;   // a model that is pretrained already: nothing is pretrained; "" = pretrain it here
+  ModelConfig model;              // dense
+  std::vector<double> durations;  // tokens per parameter; empty: the study's
+  std::vector<double> budgets;    // empty: the study's
+  std::string load;               // a model that is pretrained already: nothing is pretrained; "" = pretrain it here
   std::int64_t pretrained_tokens = 0;  // of `load`; 0: not known, budgets are given in tokens
   Json run;                            // config keys of all runs of this size
 };
@@ -40,9 +43,13 @@ struct StudyArm {
   bool total_budget = false;  // Random: pretrained too, with as many FLOPs as the dense model, then continued
   std::optional<Cell> only;   // runs on this cell alone, with `only_seeds`; null: on all
   std::int64_t only_seeds = 0;
-  std::vector<double> learning_rates;  // one: given, not swept; else at least 3
-  std::string lr_of;                   // takes the rate that this arm's sweep chose; "" = its own
-  Json run;                            // config keys of its runs: model, upcycle, train
+  // Of each size ("" = those without their own). One: given, not swept; else at least 3.
+  std::map<std::string, std::vector<double>> learning_rates;
+  std::string lr_of;  // takes the rate that this arm's sweep chose; "" = its own
+  Json run;           // config keys of its runs: model, upcycle, train
+
+  const std::vector<double>& rates(const std::string& size) const;
+  bool swept(const std::string& size) const { return rates(size).size() > 1; }
 };
 
 struct Study {
@@ -59,7 +66,7 @@ struct Study {
   std::vector<double> durations;  // tokens per parameter
   std::vector<double> budgets;    // ascending; shares, or tokens (budgets_in_tokens)
   bool budgets_in_tokens = false;
-  double sweep_budget = 0;  // of the first sweep of learning rates
+  double sweep_budget = 0;  // of the first sweep of learning rates; 0: the smallest
   bool trunk = false;       // budgets are branches of one warm-up-stable-decay trunk, not runs of their own
   std::vector<StudyArm> arms;
   std::string baseline, candidate;  // the arms that the verdict compares: CPT and the upcycled one
@@ -85,6 +92,10 @@ struct Study {
   const StudySize& size(const std::string& name) const;
 };
 
+// Held-out documents longer than this are taken in pieces of so many tokens, so that a few long ones still make many.
+inline constexpr std::int64_t kLongestDocument = 2048;
+
+std::vector<double> budgets_of(const Study& study, const std::string& size);
 // Pretraining tokens per parameter of a size; one for a loaded model, 0 where it is not known.
 std::vector<double> durations_of(const Study& study, const std::string& size);
 

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <map>
 
-#include "launch/backend.h"
 #include "launch/study/arm_model.h"
 #include "parallel/model/params.h"
 #include "parallel/plan/plan.h"
@@ -13,8 +12,8 @@
 namespace upcycle {
 
 std::vector<StudyRun> planned_runs(const Study& study) {
-  const auto middle = [](const StudyArm& arm, const Cell&) -> std::optional<double> {
-    return arm.learning_rates[arm.learning_rates.size() / 2];
+  const auto middle = [](const StudyArm& arm, const Cell& cell) -> std::optional<double> {
+    return arm.rates(cell.size)[arm.rates(cell.size).size() / 2];
   };
   const auto same_flops = [&](const std::string& size, const std::string& arm) -> std::optional<double> {
     const StudySize& z = study.size(size);
@@ -25,7 +24,9 @@ std::vector<StudyRun> planned_runs(const Study& study) {
 }
 
 RunFiles files_of(const Study& study, const StudyRun& run) {
-  PlannedRun planned{run.config, {}, workspace_of(run.config)};
+  Config config = run.config;
+  config.device = "cpu";  // files are the same, and this build may not know another
+  const PlannedRun planned{config, {}, [](const OpLimits&) { return std::size_t{0}; }};
   const Plan plan = make_plan(planned, static_cast<int>(study.launch.ranks));
   const CheckpointConfig& c = run.config.checkpoint;
   const std::int64_t saves = c.every > 0 ? (run.config.train.steps + c.every - 1) / c.every : 1;
