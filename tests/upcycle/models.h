@@ -8,9 +8,9 @@
 #include "parallel/model/tensor_source.h"
 #include "parallel/upcycle/load_upcycled.h"
 #include "parallel/upcycle/rules.h"
+#include "parallel/upcycle/upcycled_source.h"
 #include "tests/data/expect_input_error.h"
 #include "tests/train/rig.h"
-#include "tests/upcycle/upcycled_source.h"
 
 namespace upcycle::test {
 

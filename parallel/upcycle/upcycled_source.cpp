@@ -1,10 +1,10 @@
-#include "tests/upcycle/upcycled_source.h"
+#include "parallel/upcycle/upcycled_source.h"
 
 #include "core/check.h"
 #include "core/error.h"
 #include "parallel/upcycle/dense_statistics.h"
 
-namespace upcycle::test {
+namespace upcycle {
 namespace {
 
 class UpcycledSource final : public TensorSource {
@@ -44,4 +44,4 @@ std::unique_ptr<TensorSource> make_upcycled_source(TensorSource& dense, const Mo
       dense, ExpertMaker(moe, upcycle, seed, upcycle.drop_ratio > 0 ? file_statistics(dense, moe) : DenseStatistics{}));
 }
 
-}  // namespace upcycle::test
+}  // namespace upcycle
