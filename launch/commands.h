@@ -18,6 +18,7 @@ int run_train(const Arguments& arguments);
 int run_eval(const Arguments& arguments);
 int run_cloze(const Arguments& arguments);
 int run_score(const Arguments& arguments);
+int run_experts(const Arguments& arguments);
 int run_generate(const Arguments& arguments);
 int run_inspect(const Arguments& arguments);
 int run_diff(const Arguments& arguments);

@@ -38,6 +38,7 @@ const std::vector<Command> commands = {
     {"eval", run_eval, Ranks::Many, "held-out loss of a model on a token set"},
     {"cloze", run_cloze, Ranks::Many, "how often a model prefers the true continuation of held-out text"},
     {"score", run_score, Ranks::Many, "log-likelihood of given token ids"},
+    {"experts", run_experts, Ranks::Many, "how the experts of each layer have parted, and what they are given"},
     {"generate", run_generate, Ranks::Many, "continue texts"},
     {"inspect", run_inspect, Ranks::One, "what a model or checkpoint is"},
     {"diff", run_diff, Ranks::One, "the first tensor in which two dumps or models differ, and by how much"},

@@ -56,38 +56,41 @@ Tensor view_row(const ParamRow& row, const Tensor& dense, const Tensor& expert) 
 
 namespace {
 
-// Elements [row, row + rows) of a row's part.
 template <class T>
-void draw(const ParamRow& row, std::uint64_t seed, std::int64_t first, std::int64_t rows, T* out) {
+void draw(const ParamRow& row, const Rectangle& part, std::uint64_t seed, T* out) {
   const std::uint64_t key = rng::key_of(row.name);
-  const std::int64_t columns = row.part.columns;
 #pragma omp parallel for
-  for (std::int64_t r = 0; r < rows; ++r) {
-    for (std::int64_t c = 0; c < columns; ++c) {
-      const std::int64_t element = (row.part.row + first + r) * row.columns + row.part.column + c;
+  for (std::int64_t r = 0; r < part.rows; ++r) {
+    for (std::int64_t c = 0; c < part.columns; ++c) {
+      const std::int64_t element = (part.row + r) * row.columns + part.column + c;
       const float x =
           row.initializer == Initializer::Ones
               ? 1.0f
               : static_cast<float>(row.init_std * rng::normal(seed, key, static_cast<std::uint64_t>(element)));
       if constexpr (std::is_same_v<T, bf16>)
-        out[r * columns + c] = to_bf16(x);
+        out[r * part.columns + c] = to_bf16(x);
       else
-        out[r * columns + c] = x;
+        out[r * part.columns + c] = x;
     }
   }
 }
 
 }  // namespace
 
+void draw_values(const ParamRow& row, const Rectangle& part, std::uint64_t seed, float* out) {
+  draw(row, part, seed, out);
+}
+
 void initialize_weights(const ParamTable& table, std::uint64_t seed, Staging& staging, const Tensor& dense,
                         const Tensor& expert) {
   for (const ParamRow& row : table.rows) {
     const Tensor t = view_row(row, dense, expert);
     staging.write(t, [&](void* host, std::int64_t first, std::int64_t rows) {
+      const Rectangle part{row.part.row + first, row.part.column, rows, row.part.columns};
       if (t.dtype == DType::BF16)
-        draw(row, seed, first, rows, static_cast<bf16*>(host));
+        draw(row, part, seed, static_cast<bf16*>(host));
       else
-        draw(row, seed, first, rows, static_cast<float*>(host));
+        draw(row, part, seed, static_cast<float*>(host));
     });
   }
 }

@@ -34,6 +34,10 @@ Weights view_weights(const ModelConfig& model, const Sizes& sizes, const ParamTa
 // The row's part of a flat buffer: (part.rows, part.columns), contiguous.
 Tensor view_row(const ParamRow& row, const Tensor& dense, const Tensor& expert);
 
+// The initial values of `part` of a parameter, in fp32, before they are rounded to its type: out (part.rows,
+// part.columns).
+void draw_values(const ParamRow& row, const Rectangle& part, std::uint64_t seed, float* out);
+
 // Draws this rank's part of every parameter from (seed, name, global element): every layout starts from the same bits.
 void initialize_weights(const ParamTable& table, std::uint64_t seed, Staging& staging, const Tensor& dense,
                         const Tensor& expert);

@@ -122,9 +122,15 @@ TEST_F(CudaRun, EvalScoreAndGenerateAsOnTheCpu) {
       EXPECT_EQ(o.exit_code, 0) << o.err;
       return std::pair{json::parse(o.out, nullptr, false), expected};
     };
-    const auto [loss, cpu_loss] = both({"eval", run, "--data=" + file("valid"), "--seq-length=32", "--json"});
+    const auto [loss, cpu_loss] =
+        both({"eval", run, "--data=" + file("valid"), "--seq-length=32", "--json", "--documents"});
     EXPECT_NEAR(loss["loss"].get<double>(), cpu_loss["loss"].get<double>(), 1e-5);
     EXPECT_EQ(loss["tokens"], cpu_loss["tokens"]);
+    EXPECT_NEAR(double(loss["documents"][0][0]), double(loss["loss"]) * double(loss["tokens"]), 1e-6);
+
+    const auto [choices, cpu_choices] =
+        both({"cloze", run, "--data=" + file("train"), "--context=16", "--length=8", "--items=24", "--json"});
+    EXPECT_EQ(choices, cpu_choices);
 
     const auto [scores, cpu_scores] = both({"score", run, "--ids=" + ids, "--json"});
     for (const char* list : {"nll", "logits_last"}) {
@@ -145,6 +151,21 @@ TEST_F(CudaRun, EvalScoreAndGenerateAsOnTheCpu) {
   EXPECT_EQ(found.exit_code, 0) << found.err;
   EXPECT_EQ(found.out, expected.out);
   EXPECT_GT(found.out.size(), std::string("The cat\n").size());
+}
+
+TEST_F(CudaRun, ExpertsAreComparedAsOnTheCpu) {
+  const std::string run = small.train("run", {{"model", moe}, {"train", {{"steps", 3}}}});
+  for (const char* dtype : {"fp32", "bf16"}) {
+    Words words{"experts", run, "--data=" + file("train"), "--tokens=64", "--json", std::string("--dtype=") + dtype};
+    const json expected = json_of(words);
+    words.push_back("--device=cuda");
+    const Outcome o = run_cuda(words);
+    const json found = json::parse(o.out, nullptr, false);
+    ASSERT_TRUE(found.is_object()) << o.err;
+    for (const char* key : {"weight_cosine", "pair_cosine", "output_cosine", "entropy"})
+      for (std::size_t i = 0; i < 2; ++i)
+        EXPECT_NEAR(double(found[key][i]), double(expected[key][i]), dtype[0] == 'f' ? 1e-4 : 2e-2) << key << dtype;
+  }
 }
 
 TEST_F(CudaRun, BenchesSayWhatTheyMeasured) {
