@@ -75,4 +75,8 @@ struct AdamwStep {
   std::int64_t step;  // of this parameter, counted from 1 (bias correction)
 };
 
+struct LionStep {
+  float lr, beta1, beta2, weight_decay;  // beta1: of the moment in the update; beta2: the moment's decay
+};
+
 }  // namespace upcycle

@@ -11,6 +11,11 @@ void check_param(const char* op, const Tensor& param) {
                 param.describe());
 }
 
+void check_betas(const char* op, float beta1, float beta2) {
+  UPCYCLE_CHECK(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1, "{}: beta1 {} and beta2 {}, expected [0, 1)", op,
+                beta1, beta2);
+}
+
 }  // namespace
 
 std::int64_t check_sum_squares(const Tensor& out, const Tensor& x) {
@@ -30,8 +35,20 @@ std::int64_t check_adamw(const Tensor& param, const Tensor& master, const Tensor
   check_tensor("adamw: scale", scale, DType::F32, {1});
   check_param("adamw", param);
   UPCYCLE_CHECK(step.step >= 1, "adamw: step {}, steps count from 1", step.step);
-  UPCYCLE_CHECK(step.beta1 >= 0 && step.beta1 < 1 && step.beta2 >= 0 && step.beta2 < 1,
-                "adamw: beta1 {} and beta2 {}, expected [0, 1)", step.beta1, step.beta2);
+  check_betas("adamw", step.beta1, step.beta2);
+  return n;
+}
+
+std::int64_t check_lion(const Tensor& param, const Tensor& master, const Tensor& m, const Tensor& grad,
+                        const Tensor& scale, const LionStep& step) {
+  const std::int64_t n = master.size();
+  check_flat("lion: master", master, DType::F32, n);
+  check_flat("lion: m", m, DType::F32, n);
+  check_flat("lion: grad", grad, DType::F32, n);
+  check_flat("lion: param", param, param.dtype, n);
+  check_tensor("lion: scale", scale, DType::F32, {1});
+  check_param("lion", param);
+  check_betas("lion", step.beta1, step.beta2);
   return n;
 }
 

@@ -214,12 +214,14 @@ TEST_P(SmallShapes, Optimizers) {
   const HostTensor grad = normal({n}, "grad", DType::F32), start = normal({n}, "w", DType::F32);
   compare({}, [&](Ops& o, Stream& s, Workspace w) {
     Results r{copy_of(start), HostTensor(DType::F32, {n}), HostTensor(DType::F32, {n}), HostTensor(dtype, {n}),
-              copy_of(start), HostTensor(dtype, {n}),      HostTensor(DType::F64, {1}), HostTensor(DType::F32, {1})};
-    for (HostTensor* t : {&r[1], &r[2], &r[6]}) t->fill_value(0);
+              copy_of(start), HostTensor(dtype, {n}),      HostTensor(DType::F64, {1}), HostTensor(DType::F32, {1}),
+              copy_of(start), HostTensor(DType::F32, {n}), HostTensor(dtype, {n})};
+    for (HostTensor* t : {&r[1], &r[2], &r[6], &r[9]}) t->fill_value(0);
     o.sum_squares(s, w, r[6], grad);
     o.clip_scale(s, r[7], r[6], 1);
     o.adamw(s, r[3], r[0], r[1], r[2], grad, r[7], {1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f, 1});
     o.sgd(s, r[5], r[4], grad, r[7], 0.1f, 0.2f);
+    o.lion(s, r[10], r[8], r[9], grad, r[7], {1e-2f, 0.9f, 0.99f, 0.1f});
     return r;
   });
 }

@@ -135,6 +135,88 @@ TEST_F(OptimizerTest, ShardsGiveTheSameBitsAsTheWhole) {
   EXPECT_TRUE(same_bits(cut.master, whole.master) && same_bits(cut.m, whole.m) && same_bits(cut.v, whole.v));
 }
 
+// Every number is exact: beta1 1/2, beta2 3/4, decay 1 - 1/4 * 1/2, and g is half of grad.
+TEST_F(OptimizerTest, LionByHand) {
+  HostTensor master(DType::F32, {6}), m(DType::F32, {6}), grad(DType::F32, {6}), scale(DType::F32, {1});
+  const double w[6] = {1, 1, 1, 1, 1, -2}, moment[6] = {0, 2, -4, 1, 0, -4}, gradient[6] = {4, 4, 4, -2, 0, 0};
+  for (std::int64_t i = 0; i < 6; ++i) {
+    set(master, i, w[i]);
+    set(m, i, moment[i]);
+    set(grad, i, gradient[i]);
+  }
+  set(scale, 0, 0.5);
+  ops->lion(*stream, master, master, m, grad, scale, {0.25f, 0.5f, 0.75f, 0.5f});
+  // Directions 1, 2, -1, 0 (moment and gradient cancel), 0 (neither is there), -2.
+  EXPECT_EQ(master.values(), (std::vector<double>{0.625, 0.625, 1.125, 0.875, 0.875, -1.5}));
+  EXPECT_EQ(m.values(), (std::vector<double>{0.5, 2, -2.5, 0.5, 0, -3}));
+}
+
+// Each step in fp64 from the state that the one before left. Where moment and gradient all but cancel, rounding decides
+// the sign, and either is right.
+TEST_F(OptimizerTest, LionFollowsTheFormulaForFiveSteps) {
+  for (const DType dtype : {DType::F32, DType::BF16})
+    for (const std::int64_t n : {0, 1, 37, 20011})
+      for (const double decay : {0.0, 0.5})
+        for (const double clip : {1.0, 0.37}) {
+          HostTensor master = random_tensor(DType::F32, {n}, "master"), m(DType::F32, {n}), param(dtype, {n}),
+                     scale(DType::F32, {1});
+          set(scale, 0, clip);
+          const LionStep s{1e-2f, 0.9f, 0.99f, static_cast<float>(decay)};
+          const double lr = s.lr, b1 = s.beta1, b2 = s.beta2;
+          std::int64_t undecided = 0;
+          for (int step = 1; step <= 5; ++step) {
+            const std::vector<double> w = master.values(), moment = m.values();
+            const HostTensor grad = random_tensor(DType::F32, {n}, "grad" + std::to_string(step), 0.02);
+            ops->lion(*stream, param, master, m, grad, scale, s);
+            for (std::int64_t i = 0; i < n; ++i) {
+              const auto u = static_cast<std::size_t>(i);
+              const double old = b1 * moment[u], fresh = (1 - b1) * scale.get(0) * grad.get(i), c = old + fresh;
+              const double kept = w[u] * (1 - lr * decay);
+              const bool decided = std::abs(c) > 1e-6 * (std::abs(old) + std::abs(fresh));
+              undecided += decided ? 0 : 1;
+              const double want = kept - (decided ? std::copysign(lr, c) : std::copysign(lr, kept - master.get(i)));
+              ASSERT_NEAR(master.get(i), want, 2e-7 * (1 + std::abs(want))) << "step " << step << " at " << i;
+              const double next = b2 * moment[u] + (1 - b2) * scale.get(0) * grad.get(i);
+              ASSERT_NEAR(m.get(i), next, 1e-6 * (std::abs(moment[u]) + std::abs(next)) + 1e-9);
+              ASSERT_EQ(param.get(i), dtype == DType::F32 ? master.get(i) : to_float(to_bf16(master.as<float>()[i])));
+            }
+          }
+          EXPECT_LE(undecided, 5);
+        }
+}
+
+TEST_F(OptimizerTest, LionsThreadsAndShardsDoNotShow) {
+  const std::int64_t n = 70003;
+  const HostTensor start = random_tensor(DType::F32, {n}, "master"), grad = random_tensor(DType::F32, {n}, "grad");
+  const LionStep s{1e-3f, 0.9f, 0.99f, 0.1f};
+  struct State {
+    HostTensor master, m, param;
+  };
+  const auto fresh = [&] {
+    return State{copy_of(start), random_tensor(DType::F32, {n}, "m"), HostTensor(DType::BF16, {n})};
+  };
+  const auto lion = [&](const State& x, std::int64_t b, std::int64_t e) {
+    ops->lion(*stream, x.param.slice_rows(b, e), x.master.slice_rows(b, e), x.m.slice_rows(b, e), grad.slice_rows(b, e),
+              one, s);
+  };
+  const auto expect_same = [](const State& a, const State& b) {
+    EXPECT_TRUE(same_bits(a.master, b.master) && same_bits(a.m, b.m) && same_bits(a.param, b.param));
+  };
+  const State whole = fresh();
+  lion(whole, 0, n);
+  for (const int threads : {1, 3}) {
+    const ThreadCount count(threads);
+    const State again = fresh(), cut = fresh();
+    lion(again, 0, n);
+    for (const auto& [b, e] : {std::pair<std::int64_t, std::int64_t>{0, 13}, {13, 10001}, {10001, n}}) lion(cut, b, e);
+    expect_same(again, whole);
+    expect_same(cut, whole);
+  }
+  const State in_place = fresh();
+  ops->lion(*stream, in_place.master, in_place.master, in_place.m, grad, one, s);
+  EXPECT_TRUE(same_bits(in_place.master, whole.master) && same_bits(in_place.m, whole.m));
+}
+
 TEST_F(OptimizerTest, SgdFollowsTheReference) {
   for (const DType dtype : {DType::F32, DType::BF16})
     for (const std::int64_t n : {0, 1, 20011}) {
@@ -159,6 +241,9 @@ TEST_F(OptimizerTest, ArgumentsAreChecked) {
   EXPECT_THROW(ops->adamw(*stream, a.master, a.master, a.m, a.v, grad, one, zero), Error);
   EXPECT_THROW(ops->adamw(*stream, a.master, a.master, a.m, a.v, five, one, s), Error);
   EXPECT_THROW(ops->adamw(*stream, ints, a.master, a.m, a.v, grad, one, s), Error);
+  EXPECT_THROW(ops->lion(*stream, a.master, a.master, five, grad, one, {1, 0.9f, 0.99f, 0}), Error);
+  EXPECT_THROW(ops->lion(*stream, ints, a.master, a.m, grad, one, {1, 0.9f, 0.99f, 0}), Error);
+  EXPECT_THROW(ops->lion(*stream, a.master, a.master, a.m, grad, one, {1, 0.9f, 1, 0}), Error);
   EXPECT_THROW(ops->sgd(*stream, a.master, a.master, five, one, 1, 0), Error);
   EXPECT_THROW(ops->sgd(*stream, a.master, a.master, grad, five, 1, 0), Error);
 }
