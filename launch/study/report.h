@@ -19,7 +19,7 @@ struct ServingResult {
 
 // report.json, whose keys launch/README.md lists; everything that report.html shows is in it.
 Json make_report(const Study& study, const std::vector<StudyResult>& runs, const std::vector<ServingResult>& serving);
-std::string runs_csv(const Json& report);
+std::string runs_csv(const Json& report);  // one line per run (runs_csv.cpp)
 
 // One self-contained page that needs no network. `report`: as make_report gives it, perhaps read back from a file.
 std::string report_html(const Json& report);

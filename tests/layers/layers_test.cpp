@@ -108,6 +108,7 @@ const std::map<std::string, std::string> kNamedBy = {
     {"data/hdf5_write.cpp", "data/hdf5.h"},
     {"launch/cuda/backend.cpp", "launch/backend.h"},
     {"launch/main.cpp", "launch/README.md"},
+    {"launch/study/runs_csv.cpp", "launch/study/report.h"},
 };
 // Folders whose files share one header: what it declares for each.
 struct Together {

@@ -1,0 +1,17 @@
+#pragma once
+#include "launch/study/report.h"
+#include "launch/study/sweeps.h"
+
+namespace upcycle {
+
+// "serving" of report.json.
+Json serving_costs_json(const std::vector<ServingResult>& serving);
+
+// "break_even" of report.json: of each upcycled arm at each cell, on study.new_set, with the paper's rule for the
+// rates; means over the seeds that finished. Costs are of one machine. Where serving was measured here, training is
+// what its runs took here; where serving was predicted for a machine, training is its (causal) FLOPs at the share of
+// that machine's product rate that the study states.
+Json break_evens(const Study& study, const std::vector<StudyResult>& results, const std::vector<Sweep>& sweeps,
+                 const std::vector<ServingResult>& serving);
+
+}  // namespace upcycle

@@ -1,0 +1,121 @@
+#include "launch/study/notes.h"
+
+#include <algorithm>
+
+#include "launch/study/bootstrap.h"
+#include "launch/study/wording.h"
+
+namespace upcycle {
+namespace {
+
+constexpr std::size_t kFewDocuments = 30;
+
+std::string cell_text(const Study& study, const Cell& cell) {
+  return fmt::format("{}, {:g} tokens per parameter, budget {}", cell.size, cell.duration,
+                     study.budgets_in_tokens ? two_digits(cell.budget) + " tokens" : fmt::format("{:g}", cell.budget));
+}
+
+void about_runs(const std::vector<StudyResult>& results, const Json& runs, Json& notes) {
+  std::size_t missing = 0;
+  for (const StudyResult& r : results) {
+    missing += r.status == "missing";
+    if (r.status == "failed") notes.push_back(fmt::format("{} failed: {}", r.run.name, r.error));
+  }
+  if (missing > 0)
+    notes.push_back(counted(missing, "run") + (missing == 1 ? " is" : " are") +
+                    " not done; everything here is without.");
+  double epochs = 0;
+  std::string most;
+  for (const Json& r : runs)
+    if (r["epochs"].is_number() && r["epochs"] > epochs) {
+      epochs = r["epochs"];
+      most = r["name"];
+    }
+  if (epochs > 1)
+    notes.push_back(fmt::format("Some runs see their text more than once; {}, the most, {:.1f} times.", most, epochs));
+}
+
+void about_seeds(const Study& study, const std::vector<StudyResult>& results, Json& notes) {
+  const std::int64_t most = std::max(study.seeds, study.verdict_seeds);
+  notes.push_back(
+      "Seeds change the order of the text and what upcycling draws at random. The dense model that continuations start "
+      "from is the same for all of them, so what another pretraining would change is not in the spread.");
+  if (most == 1) notes.push_back("One seed: the spread over seeds is not known.");
+  notes.push_back(kIntervalRule);
+  notes.push_back(
+      "Learning rates are chosen by the loss of the even documents of the held-out text (the first is number 0); what "
+      "is "
+      "reported is that of the odd ones. Cloze items are drawn from all of it.");
+  for (const auto& [name, prefix] : study.valid) {
+    std::size_t least = kFewDocuments;
+    for (const StudyResult& r : results)
+      if (const SetMeasures* set = find_set(r, name)) least = std::min(least, set->documents.size() / 2);
+    if (least < kFewDocuments)
+      notes.push_back(fmt::format("Only {} of {} are reported on: standard errors from so few are rough.",
+                                  counted(least, "document"), name));
+  }
+}
+
+void about_rates(const Study& study, const std::vector<Sweep>& sweeps, Json& notes) {
+  std::vector<std::string> given;
+  for (const StudyArm& arm : study.arms) {
+    if (!arm.lr_of.empty())
+      notes.push_back(fmt::format("The learning rate of {} is not swept: it takes that of {}.", arm.name, arm.lr_of));
+    else if (arm.learning_rates.size() == 1)
+      given.push_back(fmt::format("{} ({})", arm.name, two_digits(arm.learning_rates[0])));
+  }
+  if (!given.empty()) notes.push_back(fmt::format("Given and not swept: the learning rate of {}.", listed(given)));
+  double flops = 0, seconds = 0;
+  for (const Sweep& s : sweeps) {
+    flops += s.flops;
+    seconds += s.wall_seconds;
+    if (s.best && !s.interior)
+      notes.push_back(
+          fmt::format("The best learning rate of {} at {}, {}, lies at an end of its sweep: a better one may "
+                      "lie beyond.",
+                      s.arm, cell_text(study, s.cell), two_digits(*s.best)));
+  }
+  if (!sweeps.empty())
+    notes.push_back(
+        fmt::format("Learning rates are swept with one seed at the shortest duration and kept (\"paper\"), "
+                    "and for {} again at one larger cell (\"best per budget\"). The sweeps took {} FLOPs and "
+                    "{:.0f} s, runs included that are results too.",
+                    study.verdict.size, two_digits(flops), seconds));
+}
+
+void about_what_is_compared(const Study& study, const std::vector<ServingResult>& serving, Json& notes) {
+  if (study.trunk)
+    notes.push_back(
+        "Durations and budgets are branches of one warm-up-stable-decay trunk each, not runs with a schedule of their "
+        "own as the paper's: a branch's tokens, FLOPs and time include its trunk's.");
+  if (!study.old_set.empty())
+    notes.push_back(
+        fmt::format("A gain on {} mixes adaptation to its domain with capacity; {} shows what was forgotten.",
+                    study.new_set, study.old_set));
+  else
+    notes.push_back("Loss is known of one domain only: a gain may be adaptation to it as well as capacity.");
+  for (const StudyArm& arm : study.arms)
+    if (arm.from == StartsFrom::Random)
+      notes.push_back(fmt::format("{} starts from scratch{}; no break-even is made of it.", arm.name,
+                                  arm.total_budget ? ", with the dense model's pretraining budget as well" : ""));
+  const bool here = std::ranges::any_of(serving, [](const ServingResult& s) { return s.source == "measured"; });
+  if (here && study.launch.at_once > 1)
+    notes.push_back(
+        fmt::format("Up to {} runs trained at the same time and shared the machine, while serving was "
+                    "measured with the machine to itself: training seems dearer than it is.",
+                    study.launch.at_once));
+}
+
+}  // namespace
+
+Json notes(const Study& study, const std::vector<StudyResult>& results, const Json& runs,
+           const std::vector<Sweep>& sweeps, const std::vector<ServingResult>& serving) {
+  Json all = Json::array();
+  about_runs(results, runs, all);
+  about_seeds(study, results, all);
+  about_rates(study, sweeps, all);
+  about_what_is_compared(study, serving, all);
+  return all;
+}
+
+}  // namespace upcycle
