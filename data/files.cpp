@@ -247,25 +247,37 @@ void remove_tree(const std::string& path) {
 }
 
 FolderLock::FolderLock(const std::string& folder) {
+  if (const std::string holder = take(folder); !holder.empty())
+    input_error("{}: in use by {}; wait until it ends, or choose another folder", folder, holder);
+}
+
+std::optional<FolderLock> FolderLock::try_lock(const std::string& folder) {
+  FolderLock lock;
+  if (!lock.take(folder).empty()) return std::nullopt;
+  return lock;
+}
+
+std::string FolderLock::take(const std::string& folder) {
   const std::string path = folder + "/.lock";
-  file_ = FileDescriptor(open_checked(path, O_RDWR | O_CREAT, "open the lock"), path);
+  FileDescriptor file(open_checked(path, O_RDWR | O_CREAT, "open the lock"), path);
   int result = 0;
   do {
-    result = ::flock(file_.get(), LOCK_EX | LOCK_NB);
+    result = ::flock(file.get(), LOCK_EX | LOCK_NB);
   } while (result != 0 && errno == EINTR);
   if (result != 0 && errno == EWOULDBLOCK) {
     char text[400] = {};
-    const ssize_t n = ::pread(file_.get(), text, sizeof text - 1, 0);
+    const ssize_t n = ::pread(file.get(), text, sizeof text - 1, 0);
     std::string holder(text, n > 0 ? static_cast<std::size_t>(n) : 0);
     holder.erase(std::find(holder.begin(), holder.end(), '\n'), holder.end());
-    input_error("{}: in use by {}; wait until it ends, or choose another folder", folder,
-                holder.empty() ? "another process" : holder);
+    return holder.empty() ? "another process" : holder;
   }
   if (result != 0)
     input_error("{}: cannot lock: {}; choose a folder on a file system with flock", folder, std::strerror(errno));
-  if (::ftruncate(file_.get(), 0) != 0) fail(path, "empty the lock", errno);
+  if (::ftruncate(file.get(), 0) != 0) fail(path, "empty the lock", errno);
   const std::string holder = fmt::format("pid {} on host {}\n", ::getpid(), host_name());
-  file_.write_at(0, holder.data(), holder.size());
+  file.write_at(0, holder.data(), holder.size());
+  file_ = std::move(file);
+  return "";
 }
 
 FolderLock::~FolderLock() {

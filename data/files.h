@@ -1,6 +1,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 namespace upcycle {
@@ -66,11 +67,14 @@ void remove_tree(const std::string& path);
 class FolderLock {
  public:
   explicit FolderLock(const std::string& folder);
+  static std::optional<FolderLock> try_lock(const std::string& folder);  // null where another holds it
   ~FolderLock();
   FolderLock(FolderLock&&) noexcept = default;
   FolderLock& operator=(FolderLock&&) = delete;
 
  private:
+  FolderLock() = default;
+  std::string take(const std::string& folder);  // "", or who holds it
   FileDescriptor file_;
 };
 

@@ -104,6 +104,18 @@ TEST(FolderLock, IsHeldOnceAndNamesItsHolder) {
   expect_input_error([&] { FolderLock lock(folder.file("none")); }, {"none"});
 }
 
+TEST(FolderLock, TryingSaysWhetherItIsFree) {
+  TemporaryFolder folder;
+  const std::string path = folder.path.string();
+  {
+    const std::optional<FolderLock> lock = FolderLock::try_lock(path);
+    ASSERT_TRUE(lock);
+    EXPECT_FALSE(FolderLock::try_lock(path));
+    EXPECT_TRUE(contains(folder.read(".lock"), "pid"));  // the one who failed left the holder's name
+  }
+  EXPECT_TRUE(FolderLock::try_lock(path));
+}
+
 TEST(FolderLock, HoldsAgainstAnotherProcessAndEndsWithIt) {
   const TemporaryFolder folder;
   int to_child[2], to_parent[2];
