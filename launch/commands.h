@@ -25,5 +25,6 @@ int run_diff(const Arguments& arguments);
 int run_reshard(const Arguments& arguments);
 int run_bench(const Arguments& arguments);
 int run_plan(const Arguments& arguments);
+int run_compare(const Arguments& arguments);
 
 }  // namespace upcycle

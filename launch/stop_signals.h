@@ -7,6 +7,9 @@ namespace upcycle {
 // loading; the run then ends before its first step, with nothing saved and nothing half-written.
 void catch_stop_signals();
 
+// SIGINT asks for the same, for a program that has children to stop; the second one ends it at once.
+void catch_interrupt();
+
 // Whether this process received one. Perhaps only one rank did: the ranks must agree on what to do.
 bool stop_asked();
 

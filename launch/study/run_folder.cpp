@@ -1,0 +1,133 @@
+#include "launch/study/run_folder.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include "core/error.h"
+#include "data/files.h"
+#include "parallel/checkpoint/manifest.h"
+#include "parallel/checkpoint/publish.h"
+
+namespace upcycle {
+namespace {
+namespace fs = std::filesystem;
+
+constexpr std::size_t kMostText = std::size_t{1} << 24;
+
+// Where the results stand is no part of what a run is: a study's folder may be moved.
+Json flat_config(const std::string& text, const std::string& where) {
+  Json j = Json::parse(text, nullptr, false);
+  if (!j.is_object()) input_error("{}: found no JSON object, expected the config of a run; move the file away", where);
+  if (j.contains("checkpoint")) j["checkpoint"].erase("dir");
+  return j.flatten();
+}
+
+std::string dotted(std::string pointer) {
+  std::replace(pointer.begin(), pointer.end(), '/', '.');
+  return pointer.substr(std::min<std::size_t>(1, pointer.size()));
+}
+
+std::string value_text(const Json& j, const std::string& key) { return j.contains(key) ? j[key].dump() : "nothing"; }
+
+// Hard links where there are any: a published checkpoint is never modified.
+void link_or_copy(const fs::path& from, const std::string& folder) {
+  std::error_code code;
+  fs::create_hard_link(from, fs::path(folder) / from.filename(), code);
+  if (code) copy_file(from.string(), folder);
+}
+
+// `latest` is written last: without it nothing of the copy counts, and it is made anew.
+void copy_start(const std::string& from, const std::string& to) {
+  if (!read_latest(to).empty()) return;
+  const std::string step = read_latest(from);
+  if (step.empty()) input_error("{}: found no checkpoint, expected the one from which {} goes on", from, to);
+  const std::string aside = to + "/" + step + ".tmp", folder = to + "/" + step;
+  remove_tree(aside);
+  remove_tree(folder);
+  make_folder(aside);
+  for (const fs::directory_entry& file : fs::directory_iterator(from + "/" + step)) link_or_copy(file.path(), aside);
+  fsync_directory(aside);
+  rename_durable(aside, folder);
+  if (fs::exists(from + "/metrics.jsonl")) copy_file(from + "/metrics.jsonl", to);
+  write_text_atomic(to + "/" + latest_name, step + "\n");
+}
+
+}  // namespace
+
+std::string run_folder(const Study& study, const std::string& name) { return study.output + "/runs/" + name; }
+std::string lock_folder(const Study& study, const std::string& name) { return study.output + "/locks/" + name; }
+
+void check_same_config(const Study& study, const StudyRun& run) {
+  const std::string path = run_folder(study, run.name) + "/config.json";
+  if (!fs::exists(path)) return;
+  const Json before = flat_config(read_text(path, kMostText), path),
+             now = flat_config(run.config_text, "the config of " + run.name);
+  Json all = before;
+  all.update(now);
+  for (const auto& [key, value] : all.items())
+    if (value_text(before, key) != value_text(now, key))
+      input_error(
+          "{}: {}: found {}, expected {} as the run {} has it in {}; choose another output, or remove the "
+          "run's folder to train it anew",
+          study.file, dotted(key), value_text(now, key), value_text(before, key), run.name, path);
+}
+
+void prepare_run(const Study& study, const StudyRun& run) {
+  const std::string folder = run_folder(study, run.name);
+  make_folder(folder + "/measured");
+  const std::string config = folder + "/config.json";
+  if (!fs::exists(config)) write_text_atomic(config, run.config_text);
+  fs::remove(folder + "/failed.json");
+  if (!run.continues.empty()) copy_start(run_folder(study, run.continues), folder);
+}
+
+bool is_free(const std::string& folder) {
+  return !fs::is_directory(folder) || FolderLock::try_lock(folder).has_value();
+}
+
+std::vector<std::string> kept_steps(const std::string& folder, const Config& config) {
+  const std::string latest = read_latest(folder);
+  std::vector<std::string> kept;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename();
+    if (!is_step_folder_name(name)) continue;
+    const std::int64_t step = std::stoll(name.substr(name.find('_') + 1)), every = config.checkpoint.every;
+    if (name == latest || (every > 0 && step % every == 0)) kept.push_back(name);
+  }
+  std::sort(kept.begin(), kept.end(), [](const std::string& a, const std::string& b) {
+    return a.size() != b.size() ? a.size() < b.size() : a < b;
+  });
+  return kept;
+}
+
+std::optional<Failure> read_failure(const std::string& folder) {
+  const std::string path = folder + "/failed.json";
+  if (!fs::exists(path)) return std::nullopt;
+  const Json j = Json::parse(std::ifstream(path), nullptr, false);
+  if (!j.is_object() || !j.contains("error") || !j.contains("at")) return Failure{"failed.json can not be read", 0};
+  return Failure{j["error"].get<std::string>(), j["at"].get<double>()};
+}
+
+void write_failure(const std::string& folder, const std::string& error) {
+  write_text_atomic(folder + "/failed.json", Json{{"error", error}, {"at", seconds_since_1970()}}.dump() + "\n");
+}
+
+std::string last_error(const std::string& log, std::uint64_t begin, int code) {
+  static const std::string start = "upcycle: ";
+  std::string found = code > 128 ? fmt::format("ended by signal {} ({})", code - 128, ::strsignal(code - 128))
+                                 : fmt::format("ended with exit code {}", code);
+  std::ifstream in(log);
+  in.seekg(static_cast<std::streamoff>(begin));
+  for (std::string line; std::getline(in, line);)
+    if (line.starts_with(start)) found = line.substr(start.size());
+  return found;
+}
+
+double seconds_since_1970() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace upcycle

@@ -1,0 +1,25 @@
+#pragma once
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "launch/study/launcher.h"
+#include "launch/study/report.h"
+
+namespace upcycle {
+
+// Runs `upcycle` with these arguments to its end and returns the object that it printed; Error or InputError otherwise.
+// `over_ranks`: on as many as a run has.
+using RunForJson = std::function<Json(const std::vector<std::string>& arguments, bool over_ranks)>;
+
+// What serving costs: of each size its dense model, and of each arm its model where that is another one; equal models
+// are asked for once. Measured here (study.serving.measure), else predicted for study.serving.machine. What is found is
+// kept in OUTPUT/serving.json and not asked for again. A model for which it fails is left out; `problems` says why.
+std::vector<ServingResult> serving_costs(const Study& study, const std::vector<StudyResult>& results,
+                                         const RunForJson& run, std::vector<std::string>& problems);
+
+// "model" or "baseline" of the object that `bench serve --json` prints.
+ServingResult serving_result(const Json& served, const Json& setup, const std::string& size, const std::string& arm);
+
+}  // namespace upcycle
