@@ -109,6 +109,8 @@ const std::map<std::string, std::string> kNamedBy = {
     {"launch/cuda/backend.cpp", "launch/backend.h"},
     {"launch/main.cpp", "launch/README.md"},
     {"launch/study/runs_csv.cpp", "launch/study/report.h"},
+    {"launch/charts/page_script.cpp", "launch/charts/page.h"},
+    {"launch/charts/page_style.cpp", "launch/charts/page.h"},
 };
 // Folders whose files share one header: what it declares for each.
 struct Together {
@@ -116,6 +118,8 @@ struct Together {
 };
 const std::map<std::string, Together> kTogether = {
     {"launch", {"launch/commands.h", "run_{}("}},
+    {"launch/study", {"launch/study/report.h", "{}("}},
+    {"launch/study/page", {"launch/study/page/sections.h", "{}_section("}},
     {"parallel/models/families", {"parallel/models/family.h", "families/"}},
 };
 

@@ -1,0 +1,87 @@
+#include "launch/charts/heat_map.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "launch/charts/text.h"
+
+namespace upcycle::charts {
+namespace {
+
+constexpr double kWidth = 400, kLeft = 52, kRight = 12, kTop = 24, kScale = 34;
+
+std::string text(double x, double y, const char* anchor, const std::string& words, const char* kind = "") {
+  return fmt::format("<text{} x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\">{}</text>",
+                     *kind == '\0' ? "" : fmt::format(" class=\"{}\"", kind), x, y, anchor, escaped(words));
+}
+
+// Numbers stand on the cells, so that the strongest color is still a light one.
+std::string fill_of(double value, const HeatMap& m) {
+  const double distance = m.furthest > 0 ? std::clamp(std::abs(value - m.even) / m.furthest, 0.0, 1.0) : 0;
+  return fmt::format("style=\"fill:var(--{});fill-opacity:{:.2f}\"", value > m.even ? "c1" : "c0",
+                     0.04 + 0.66 * distance);
+}
+
+std::string scale_of(const HeatMap& m, double y) {
+  constexpr int steps = 21;
+  constexpr double width = 9;
+  std::string svg;
+  for (int i = 0; i < steps; ++i)
+    svg +=
+        fmt::format("<rect {} x=\"{:.1f}\" y=\"{:.1f}\" width=\"{}\" height=\"9\"/>",
+                    fill_of(m.even + m.furthest * (2.0 * i / (steps - 1) - 1), m), kLeft + width * i, y, width + 0.2);
+  svg += text(kLeft, y + 22, "start", for_people(std::max(0.0, m.even - m.furthest), Unit::Share));
+  svg += text(kLeft + width * steps / 2, y + 22, "middle", for_people(m.even, Unit::Share) + " = even");
+  return svg + text(kLeft + width * steps, y + 22, "end", for_people(m.even + m.furthest, Unit::Share));
+}
+
+}  // namespace
+
+std::string heat_map_figure(const HeatMap& m) {
+  if (m.values.empty() || m.values.front().empty()) return "";
+  const double columns = static_cast<double>(m.values.front().size()), rows = static_cast<double>(m.values.size());
+  const double width = (kWidth - kLeft - kRight) / columns, height = std::clamp(180 / rows, 8.0, 26.0);
+  const double bottom = kTop + height * rows, total = bottom + (m.scale ? 36 + kScale : 36);
+  std::string html = fmt::format(
+      "<figure class=\"chart\"><figcaption>{}</figcaption>\n<svg viewBox=\"0 0 {} {:.0f}\" role=\"img\" tabindex=\"0\" "
+      "data-chart=\"{}\" aria-label=\"{}\">\n",
+      escaped(m.title), kWidth, total, escaped(m.key), escaped(m.title + ": " + m.row_title + " by " + m.column_title));
+  html += text(2, 14, "start", m.row_title, "title");
+  double free_from = 0;
+  for (std::size_t r = 0; r < m.values.size(); ++r) {
+    const double y = kTop + height * static_cast<double>(r);
+    if (y >= free_from) {
+      html += text(kLeft - 6, y + height / 2 + 4, "end", r < m.rows.size() ? m.rows[r] : "");
+      free_from = y + 13;
+    }
+    for (std::size_t c = 0; c < m.values[r].size(); ++c) {
+      const double v = m.values[r][c];
+      if (!std::isfinite(v)) continue;
+      html += fmt::format(
+          "<rect class=\"p\" {} data-run=\"{}\" data-x=\"{}\" data-y=\"{}\" data-value=\"{}\" x=\"{:.2f}\" "
+          "y=\"{:.2f}\" width=\"{:.2f}\" height=\"{:.2f}\"><title>{}</title></rect>\n",
+          fill_of(v, m), escaped(m.of), c, r, exact(v), kLeft + width * static_cast<double>(c), y, width - 1,
+          height - 1,
+          escaped(fmt::format("{} {}, {} {}\n{} of the assignments", m.row_title, m.rows.at(r), m.column_title,
+                              m.columns.at(c), for_people(v, Unit::Share))));
+      if (width >= 30 && height >= 13)
+        html += text(kLeft + width * (static_cast<double>(c) + 0.5), y + height / 2 + 4, "middle",
+                     fmt::format("{:.1f}", 100 * v), "cell");
+    }
+  }
+  free_from = 0;
+  for (std::size_t c = 0; c < m.columns.size(); ++c) {
+    const double half = 3.3 * static_cast<double>(m.columns[c].size()),
+                 x = kLeft + width * (static_cast<double>(c) + 0.5);
+    if (x - half < free_from || x + half > kWidth) continue;
+    html += text(x, bottom + 14, "middle", m.columns[c]);
+    free_from = x + half + 8;
+  }
+  html += text(kWidth - kRight, bottom + 30, "end", m.column_title, "title");
+  if (m.scale) html += scale_of(m, bottom + 40);
+  return html + "</svg></figure>\n";
+}
+
+}  // namespace upcycle::charts

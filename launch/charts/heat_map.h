@@ -1,0 +1,22 @@
+#pragma once
+#include <string>
+#include <vector>
+
+namespace upcycle::charts {
+
+// Shares in rows and columns. A cell with the share that all would have if they were alike is pale; those above and
+// below take two colors, the stronger the further away. Each has its value as hover text, and in it where there is
+// room.
+struct HeatMap {
+  std::string key, title;
+  std::string row_title, column_title;
+  std::vector<std::string> rows, columns;   // labels; those that would touch are left out
+  std::vector<std::vector<double>> values;  // of each row
+  std::string of;                           // data-run
+  double even = 0;
+  double furthest = 0;  // distance from `even` that has the strongest color
+  bool scale = true;    // explain the colors below
+};
+std::string heat_map_figure(const HeatMap& map);
+
+}  // namespace upcycle::charts
