@@ -1,0 +1,104 @@
+#include <fmt/core.h>
+
+#include <cmath>
+#include <set>
+
+#include "launch/study/page/sections.h"
+
+// The table of all runs.
+namespace upcycle::study_page {
+
+using charts::escaped;
+using charts::for_people;
+using charts::Unit;
+
+namespace {
+
+std::string status_html(const Json& run) {
+  const std::string status = words(run, "status");
+  return status == "failed" ? "<span class=\"bad\">failed</span>" : escaped(status);
+}
+
+std::string purpose(const Json& run) {
+  if (words(run, "kind") != "arm") return words(run, "kind");
+  const Json &sweep = part(run, "sweep"), &result = part(run, "result");
+  const bool swept = sweep.is_boolean() && sweep.get<bool>(), used = result.is_boolean() && result.get<bool>();
+  return swept && used ? "sweep and result" : swept ? "sweep" : "result";
+}
+
+// Error, what differs from the baseline's config, and the command, below the run's numbers.
+std::string details(const Json& run) {
+  std::string html;
+  if (!words(run, "error").empty()) html += "<div class=\"bad\">" + escaped(words(run, "error")) + "</div>";
+  const Json& differences = part(run, "differences");
+  std::string config;
+  if (differences.is_object())
+    for (const auto& [key, value] : differences.items())
+      config += (config.empty() ? "" : "  ") + key + "=" + value.dump();
+  if (!config.empty() || !words(run, "command").empty()) {
+    html += "<details><summary>config and command</summary>";
+    if (!config.empty()) html += "<div>Against the baseline: " + charts::code_html(config) + "</div>";
+    if (!words(run, "command").empty()) html += "<div>" + charts::code_html(words(run, "command")) + "</div>";
+    html += "</details>";
+  }
+  return html;
+}
+
+}  // namespace
+
+charts::Section runs_section(const View& v) {
+  charts::Section s{"runs", "All runs", "", "", "The study has no runs yet."};
+  charts::Table t;
+  t.head = {"run",          "status", "for",   "size",       "tokens per parameter",
+            "budget",       "seed",   "rate",  "parameters", "active",
+            "tokens",       "epochs", "FLOPs", "wall time",  "tokens/s",
+            "last 50 steps"};
+  std::vector<std::string> sets;
+  for (const std::string& set : {v.new_set, v.old_set})
+    if (!set.empty()) sets.push_back(set);
+  for (const std::string& set : sets)
+    for (const char* what : {"loss, ", "bits/byte, ", "cloze score, "}) t.head.push_back(what + escaped(set));
+  t.text_columns = 4;
+  std::size_t failed = 0, missing = 0;
+  for (const Json& run : part(v.report, "runs")) {
+    const std::string status = words(run, "status");
+    failed += status == "failed";
+    missing += status == "missing";
+    std::vector<std::string> row = {"<strong>" + escaped(words(run, "name")) + "</strong>" + details(run),
+                                    status_html(run),
+                                    escaped(purpose(run)),
+                                    escaped(words(run, "size")),
+                                    for_people(number(run, "duration"), Unit::Number),
+                                    number(run, "budget") > 0 ? v.budget(number(run, "budget")) : "–",
+                                    for_people(number(run, "seed"), Unit::Number),
+                                    for_people(number(run, "learning_rate"), Unit::Number),
+                                    for_people(number(run, "parameters"), Unit::Count),
+                                    for_people(number(run, "active_parameters"), Unit::Count),
+                                    for_people(number(run, "tokens"), Unit::Count),
+                                    for_people(number(run, "epochs"), Unit::Number),
+                                    for_people(number(run, "flops"), Unit::Flops),
+                                    for_people(number(run, "wall_seconds"), Unit::Seconds),
+                                    for_people(number(run, "tokens_per_second"), Unit::Count),
+                                    charts::decimals(number(run, "last_50_loss"), 4)};
+    for (const std::string& set : sets) {
+      row.push_back(charts::decimals(number(part(run, "loss"), set.c_str()), 4));
+      row.push_back(charts::decimals(number(part(run, "bits_per_byte"), set.c_str()), 4));
+      const Json& cloze = part(part(run, "cloze"), set.c_str());
+      row.push_back(cloze.is_object() ? charts::decimals(number(cloze, "corrected"), 3) + " ± " +
+                                            charts::decimals(number(cloze, "standard_error"), 3)
+                                      : "–");
+    }
+    t.rows.push_back(row);
+  }
+  if (t.rows.empty()) return s;
+  s.intro = fmt::format("{} runs", t.rows.size());
+  if (failed > 0) s.intro += fmt::format(", {} failed", failed);
+  if (missing > 0) s.intro += fmt::format(", {} not run yet", missing);
+  s.intro +=
+      ". Open a run's line for what its config changes and for the command that repeats it. Losses are in nats per "
+      "token, on the half of the held-out text that is reported.";
+  s.body = charts::table_html(t);
+  return s;
+}
+
+}  // namespace upcycle::study_page
