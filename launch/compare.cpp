@@ -5,6 +5,7 @@
 #include "launch/options.h"
 #include "launch/stop_signals.h"
 #include "launch/study/driver.h"
+#include "launch/study/study_plan.h"
 
 namespace upcycle {
 namespace {
@@ -38,6 +39,7 @@ int run_compare(const Arguments& arguments) {
   if (!options.parse(arguments)) return 0;
   if (!output.empty()) overrides.push_back("--output=" + output);
   const Study study = read_study(file, overrides);
+  check_study(study, planned_runs(study));
   catch_stop_signals();
   catch_interrupt();
   StudyProgram program;

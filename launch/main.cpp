@@ -34,6 +34,7 @@ const std::vector<Command> commands = {
     {"plan", run_plan, Ranks::One, "what a run on any number of ranks needs: memory, traffic, FLOPs, files"},
     {"tokenize", run_tokenize, Ranks::One, "text files to a token set"},
     {"import", run_import, Ranks::One, "a Hugging Face directory to a sharded HDF5 checkpoint"},
+    {"compare", run_compare, Ranks::One, "the study of a file: all its runs, and a report on them"},
     {"train", run_train, Ranks::Many, "pretrain, continue, or upcycle and train"},
     {"eval", run_eval, Ranks::Many, "held-out loss of a model on a token set"},
     {"cloze", run_cloze, Ranks::Many, "how often a model prefers the true continuation of held-out text"},

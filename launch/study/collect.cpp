@@ -45,6 +45,7 @@ MeasureCommand inspect_command(const std::string& folder) {
 MeasureCommand eval_command(const Study& study, const StudyRun& run, const std::string& folder,
                             const std::pair<std::string, std::string>& set) {
   std::vector<std::string> asked = {"eval", "--data=" + set.second, "--documents",
+                                    fmt::format("--longest-document={}", kLongestDocument),
                                     fmt::format("--seq-length={}", run.config.train.seq_length)};
   if (!study.tokenizer.empty()) asked.push_back("--tokenizer=" + study.tokenizer);
   return kept_as(folder, "eval_" + set.first, with(asked, inference_arguments(run.config)), {folder});

@@ -61,8 +61,10 @@ void about_rates(const Study& study, const std::vector<Sweep>& sweeps, Json& not
   for (const StudyArm& arm : study.arms) {
     if (!arm.lr_of.empty())
       notes.push_back(fmt::format("The learning rate of {} is not swept: it takes that of {}.", arm.name, arm.lr_of));
-    else if (arm.learning_rates.size() == 1)
-      given.push_back(fmt::format("{} ({})", arm.name, two_digits(arm.learning_rates[0])));
+    else
+      for (const StudySize& size : study.sizes)
+        if (!arm.swept(size.name))
+          given.push_back(fmt::format("{} at {} ({})", arm.name, size.name, two_digits(arm.rates(size.name)[0])));
   }
   if (!given.empty()) notes.push_back(fmt::format("Given and not swept: the learning rate of {}.", listed(given)));
   double flops = 0, seconds = 0;

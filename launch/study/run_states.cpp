@@ -43,7 +43,7 @@ void RunStates::refresh() {
   expected_ = known_(
       [&](const StudyArm& arm, const Cell& cell) {
         const std::optional<double> rate = choose(arm, cell);
-        return rate || arm.learning_rates.empty() ? rate : arm.learning_rates.front();
+        return rate ? rate : arm.rates(cell.size).front();
       },
       measured_);
 }

@@ -62,7 +62,7 @@ std::optional<double> rate_of(const Study& study, const std::vector<Sweep>& swee
                               const Cell& cell, bool again) {
   const StudyArm& arm = study.arm(name);
   if (!arm.lr_of.empty()) return rate_of(study, sweeps, arm.lr_of, cell, again);
-  if (arm.learning_rates.size() == 1) return arm.learning_rates[0];
+  if (!arm.swept(cell.size)) return arm.rates(cell.size)[0];
   std::optional<double> rate;
   for (const Sweep& s : sweeps) {
     if (s.arm != name || s.cell.size != cell.size) continue;
