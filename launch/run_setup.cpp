@@ -129,11 +129,12 @@ void resume_model(RunSetup& run, const std::string& name) {
   const Config saved = saved_config(*run.checkpoint);
   check_same_upcycling(c, saved, c.checkpoint.dir);
   check_same_sequences(c, saved, c.checkpoint.dir);
-  if (c.train.optimizer == "adamw" && !run.checkpoint->has_optimizer())
+  if (run.checkpoint->moments() < c.train.moments())
     input_error(
-        "{}: the run in {} holds no optimizer state, so train.optimizer = adamw can not resume it; start a new run "
-        "with init.load",
-        name, c.checkpoint.dir);
+        "{}: the run in {} holds {} of the {} moments that train.optimizer = {} keeps, so it can not resume it; start "
+        "a "
+        "new run with init.load",
+        name, c.checkpoint.dir, run.checkpoint->moments(), c.train.moments(), c.train.optimizer);
   check_inherited(c, info.model, run.checkpoint->directory(), live && !info.model.is_moe());
   if (live && !info.model.is_moe()) run.live_moe = upcycled_model(info.model, c.model, c.upcycle, name);
   c.model = info.model;

@@ -73,17 +73,21 @@ struct DataConfig {
 struct TrainConfig {
   std::int64_t steps = 0, tokens = 0;                                          // exactly one is given
   std::int64_t seq_length = 256, micro_batch_size = 1, global_batch_size = 8;  // sequences
-  std::string optimizer = "adamw";                                             // adamw | sgd
+  std::string optimizer = "adamw";                                             // adamw | lion | sgd
   double lr = 3e-4, min_lr = 3e-5;  // min_lr: if not given, parse_config sets lr / 10
   std::string schedule = "cosine";  // constant | cosine | wsd
   std::int64_t warmup_steps = 0;
   double decay_fraction = 0.2;  // wsd: the share of the steps, at the end, over which lr falls to min_lr
-  double weight_decay = 0.1, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, clip_grad = 1.0;
+  double weight_decay = 0.1, beta1 = 0.9, beta2 = 0.95;  // beta2: if not given, parse_config sets 0.99 under lion
+  double eps = 1e-8, clip_grad = 1.0;
   std::string recompute = "none";   // none | full
   std::vector<std::string> freeze;  // patterns of canonical parameter names, * and ? as in a shell
   std::int64_t eval_every = 0, eval_steps = 0, log_every = 1;
   std::int64_t check_replicas_every = 100;
   std::int64_t profile_step_start = 0, profile_step_end = 0;  // counted from 1, inclusive; 0: none
+
+  // Numbers that the optimizer keeps for each parameter beside the master, fp32 as it is.
+  int moments() const { return optimizer == "adamw" ? 2 : optimizer == "lion" ? 1 : 0; }
   bool operator==(const TrainConfig&) const = default;
 };
 

@@ -210,6 +210,7 @@ Config parse_config_text(const std::string& text, const std::string& source_name
   assign_object(config, parse_object(text, source_name), "", source_name);
   for (const std::string& argument : overrides) apply_override(config, argument);
   if (config.was_given("train.lr") && !config.was_given("train.min_lr")) config.train.min_lr = config.train.lr / 10;
+  if (config.train.optimizer == "lion" && !config.was_given("train.beta2")) config.train.beta2 = 0.99;
   return config;
 }
 

@@ -33,7 +33,7 @@ class Checkpoint : public TensorSource {
  public:
   virtual const CheckpointInfo& info() const = 0;
   virtual const std::string& directory() const = 0;  // the step's folder
-  virtual bool has_optimizer() const = 0;
+  virtual int moments() const = 0;                   // of each tensor: 2 AdamW's, 1 Lion's, 0 none
   virtual void read_state(StateKind kind, const std::string& tensor, const Rectangle& part, float* out) = 0;
   // For inspect: names with global shapes, and each file with size and checksum.
   struct TensorShape {

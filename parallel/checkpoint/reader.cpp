@@ -93,18 +93,19 @@ void copy_common(const FileDescriptor& file, const StoredRectangle& stored, cons
 
 class StoredCheckpoint : public Checkpoint {
  public:
-  StoredCheckpoint(std::string folder, Manifest manifest, StoredIndex index, bool weights_only)
-      : folder_(std::move(folder)), manifest_(std::move(manifest)), index_(std::move(index)) {
+  StoredCheckpoint(std::string folder, Manifest manifest, StoredIndex index)
+      : folder_(std::move(folder)),
+        manifest_(std::move(manifest)),
+        index_(std::move(index)),
+        moments_(index_.moments()) {
     for (std::size_t i = 0; i < manifest_.tensors.size(); ++i) tensor_of_[manifest_.tensors[i].name] = i;
-    for (const FileEntry& f : manifest_.files)
-      optimizer_ = optimizer_ || (!weights_only && rank_of_optimizer_file(f.name) >= 0);
   }
 
   const std::string& name() const override { return folder_; }
   const std::string& directory() const override { return folder_; }
   const ModelConfig& model() const override { return manifest_.info.model; }
   const CheckpointInfo& info() const override { return manifest_.info; }
-  bool has_optimizer() const override { return optimizer_; }
+  int moments() const override { return moments_; }
   const std::vector<TensorShape>& tensors() const override { return manifest_.tensors; }
   const std::vector<FileEntry>& files() const override { return manifest_.files; }
   bool has(const std::string& tensor) const override { return tensor_of_.count(tensor) != 0; }
@@ -117,9 +118,9 @@ class StoredCheckpoint : public Checkpoint {
     if (found == tensor_of_.end())
       input_error("{}/{}: tensors: found no {}, expected it; the checkpoint is of another model", folder_,
                   manifest_name, quote_text(tensor));
-    if (kind != StateKind::Master && !optimizer_)
-      input_error("{}: {}: found no optimizer files, expected its moments; only weights can be read from it", folder_,
-                  tensor);
+    if (static_cast<int>(kind) > moments_)
+      input_error("{}: {}: found {} moments in the optimizer files, expected {}; its run had another optimizer",
+                  folder_, tensor, moments_, static_cast<int>(kind));
     const TensorShape& t = manifest_.tensors[found->second];
     UPCYCLE_CHECK(part.row >= 0 && part.rows >= 0 && part.rows <= t.rows && part.row <= t.rows - part.rows &&
                       part.column >= 0 && part.columns >= 0 && part.columns <= t.columns &&
@@ -146,8 +147,8 @@ class StoredCheckpoint : public Checkpoint {
   std::string folder_;
   Manifest manifest_;
   StoredIndex index_;
+  int moments_;
   std::map<std::string, std::size_t> tensor_of_;
-  bool optimizer_ = false;
   OpenFiles open_;
 };
 
@@ -195,7 +196,7 @@ std::unique_ptr<Checkpoint> open_checkpoint(const std::string& dir, bool verify,
   });
   if (size > 1) index.replace_with(world->gather_text(index.text()));
   agreed([&] { index.check_tiling(manifest, folder, weights_only); });
-  return std::make_unique<StoredCheckpoint>(folder, std::move(manifest), std::move(index), weights_only);
+  return std::make_unique<StoredCheckpoint>(folder, std::move(manifest), std::move(index));
 }
 
 }  // namespace upcycle

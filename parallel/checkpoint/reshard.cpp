@@ -12,11 +12,11 @@ namespace {
 namespace fs = std::filesystem;
 
 // In the order in which a rank's snapshot lists them (train/state): it decides where values lie in the files.
-std::vector<SavedPiece> pieces_of(const ParamTable& table, const Coordinates& at, bool moments) {
+std::vector<SavedPiece> pieces_of(const ParamTable& table, const Coordinates& at, int moments) {
   std::vector<SavedPiece> pieces;
   for (const OwnedPiece& p : owned_pieces(table, at, false))
     for (const StateKind kind : {StateKind::Master, StateKind::Moment1, StateKind::Moment2})
-      if (kind == StateKind::Master || moments)
+      if (static_cast<int>(kind) <= moments)
         pieces.push_back({kind, p.row->name, p.row->rows, p.row->columns, p.row->is_vector, p.part});
   return pieces;
 }
@@ -61,7 +61,7 @@ void reshard(Checkpoint& source, const std::string& out, const Layout& layout) {
     for (int rank = 0; rank < layout.world; ++rank) {
       const Coordinates at = coordinates_of(layout, rank);
       const ParamTable table = make_param_table(model, layout, at);
-      list(stream_rank_files(folder, step, rank, pieces_of(table, at, source.has_optimizer()), read));
+      list(stream_rank_files(folder, step, rank, pieces_of(table, at, source.moments()), read));
       if (rank == 0) list(copy_travelling(folder, travelling_paths(source)));
     }
     return m;

@@ -134,14 +134,23 @@ void StoredIndex::replace_with(const std::string& text) {
   UPCYCLE_CHECK(in.eof(), "a list of rectangles that can not be read");
 }
 
+int StoredIndex::moments() const {
+  const auto n = static_cast<std::ptrdiff_t>(by_tensor_.size() / 3);
+  const auto listed = [&](StateKind kind) {
+    const auto first = by_tensor_.begin() + static_cast<std::ptrdiff_t>(kind) * n;
+    return std::any_of(first, first + n, [](const auto& rectangles) { return !rectangles.empty(); });
+  };
+  return listed(StateKind::Moment2) ? 2 : listed(StateKind::Moment1) ? 1 : 0;
+}
+
 void StoredIndex::check_tiling(const Manifest& manifest, const std::string& folder, bool weights_only) const {
   bool optimizer = false;
   for (const Checkpoint::FileEntry& f : manifest.files)
     optimizer = optimizer || (!weights_only && rank_of_optimizer_file(f.name) >= 0);
-  for (std::size_t i = 0; i < by_tensor_.size(); ++i) {
-    const std::size_t n = manifest.tensors.size();
+  const std::size_t n = manifest.tensors.size(),
+                    kinds = optimizer ? 1 + static_cast<std::size_t>(std::max(1, moments())) : 1;
+  for (std::size_t i = 0; i < kinds * n; ++i) {
     const auto kind = static_cast<StateKind>(i / n);
-    if (kind != StateKind::Master && !optimizer) continue;
     const Checkpoint::TensorShape& t = manifest.tensors[i % n];
     const std::string name = stored_tensor_name(kind, t.name);
     const auto [a, b] = find_overlap(by_tensor_[i]);

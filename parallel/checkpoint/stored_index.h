@@ -31,7 +31,9 @@ class StoredIndex {
   // All that add_file found, as text, for other ranks.
   std::string text() const;
   void replace_with(const std::string& text);
-  // Every tensor is covered without hole or overlap, its moments wholly or, where the checkpoint has none, not at all.
+  // How many moments its optimizer kept: the kinds of which anything is listed.
+  int moments() const;
+  // Every tensor is covered without hole or overlap, each moment wholly or, where the checkpoint has none, not at all.
   // `folder` is for messages.
   void check_tiling(const Manifest& manifest, const std::string& folder, bool weights_only) const;
 

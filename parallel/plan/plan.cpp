@@ -208,11 +208,11 @@ Plan make_plan(const PlannedRun& run, int world, int rank) {
   count_collectives(plan, run);
   plan.model_flops = static_cast<double>(plan.tokens) * training_flops_per_token(c.model, c.train.seq_length);
 
-  const bool adamw = c.train.optimizer == "adamw";
+  const auto moments = static_cast<std::size_t>(c.train.moments());
   for (const OwnedPiece& p : owned_pieces(r.trainer.table(), plan.at, false))
     plan.model_file += static_cast<std::size_t>(p.part.size()) * sizeof(float);
-  plan.optimizer_file = adamw ? 2 * plan.model_file : 0;
-  plan.files_total = static_cast<std::size_t>(plan.parameters.total) * sizeof(float) * (adamw ? 3 : 1);
+  plan.optimizer_file = moments * plan.model_file;
+  plan.files_total = static_cast<std::size_t>(plan.parameters.total) * sizeof(float) * (1 + moments);
   return plan;
 }
 

@@ -120,6 +120,12 @@ void update_piece(Optimizer& o, TrainMemory& memory, const OwnedPiece& p, double
     o.ops->sgd(*o.stream, param, master, grad, memory.scale, static_cast<float>(lr), decay);
     return;
   }
+  if (o.config.optimizer == "lion") {
+    o.ops->lion(
+        *o.stream, param, master, shard_piece_of(memory.m, p), grad, memory.scale,
+        {static_cast<float>(lr), static_cast<float>(o.config.beta1), static_cast<float>(o.config.beta2), decay});
+    return;
+  }
   const AdamwStep step{static_cast<float>(lr),
                        static_cast<float>(o.config.beta1),
                        static_cast<float>(o.config.beta2),

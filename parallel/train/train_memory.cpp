@@ -7,17 +7,15 @@ FlatPair take_pair(Arena& arena, DType dtype, std::int64_t dense, std::int64_t e
   return {arena.take(dtype, {dense}), arena.take(dtype, {expert})};
 }
 
-void layout(TrainMemory& memory, const ParamTable& table, DType dtype, bool adamw) {
+void layout(TrainMemory& memory, const ParamTable& table, DType dtype, int moments) {
   memory.weights = take_pair(memory.parameters, dtype, table.dense.size, table.expert.size);
   memory.grads = take_pair(memory.gradients, DType::F32, table.dense.size, table.expert.size);
   const auto shard = [&] {
     return take_pair(memory.optimizer, DType::F32, table.dense.shard_size, table.expert.shard_size);
   };
   if (dtype != DType::F32) memory.master = shard();
-  if (adamw) {
-    memory.m = shard();
-    memory.v = shard();
-  }
+  if (moments > 0) memory.m = shard();
+  if (moments > 1) memory.v = shard();
   memory.sum_squares = memory.optimizer.take(DType::F64, {1});
   memory.scale = memory.optimizer.take(DType::F32, {1});
 }
@@ -26,19 +24,19 @@ Tensor slice(const Tensor& flat, std::int64_t begin, std::int64_t size) { return
 
 }  // namespace
 
-TrainMemory make_train_memory(const ParamTable& table, DType dtype, bool adamw, Device& device) {
+TrainMemory make_train_memory(const ParamTable& table, DType dtype, int moments, Device& device) {
   TrainMemory memory;
-  layout(memory, table, dtype, adamw);
+  layout(memory, table, dtype, moments);
   memory.parameters.allocate(device);
   memory.gradients.allocate(device);
   memory.optimizer.allocate(device);
-  layout(memory, table, dtype, adamw);
+  layout(memory, table, dtype, moments);
   return memory;
 }
 
-std::vector<MemoryClass> plan_train_memory(const ParamTable& table, DType dtype, bool adamw) {
+std::vector<MemoryClass> plan_train_memory(const ParamTable& table, DType dtype, int moments) {
   TrainMemory memory;
-  layout(memory, table, dtype, adamw);
+  layout(memory, table, dtype, moments);
   return {{"parameters", memory.parameters.high_water()},
           {"gradients", memory.gradients.high_water()},
           {"optimizer", memory.optimizer.high_water()}};

@@ -17,7 +17,7 @@ struct FlatPair {
 //   parameters  (dense.size, expert.size)             bf16 or fp32, whole on every replica
 //   gradients   (dense.size, expert.size)             fp32
 //   optimizer   (dense.shard_size, expert.shard_size) fp32: master (bf16 runs only; in fp32 the parameters are the
-//               masters), first and second moment (AdamW)
+//               masters), first moment (AdamW, Lion), second moment (AdamW)
 struct TrainMemory {
   Arena parameters{"parameters"}, gradients{"gradients"}, optimizer{"optimizer"};
   FlatPair weights, grads, master, m, v;
@@ -25,11 +25,11 @@ struct TrainMemory {
   Tensor scale;        // fp32 (1): the clipping factor
 };
 
-// Plans and allocates.
-TrainMemory make_train_memory(const ParamTable& table, DType dtype, bool adamw, Device& device);
+// Plans and allocates. `moments`: TrainConfig::moments.
+TrainMemory make_train_memory(const ParamTable& table, DType dtype, int moments, Device& device);
 
 // Bytes of the same layout; allocates nothing.
-std::vector<MemoryClass> plan_train_memory(const ParamTable& table, DType dtype, bool adamw);
+std::vector<MemoryClass> plan_train_memory(const ParamTable& table, DType dtype, int moments);
 
 // Views of one owned piece.
 Tensor piece_of(const FlatPair& flat, const OwnedPiece& piece);          // of parameters or gradients

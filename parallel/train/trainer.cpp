@@ -26,8 +26,8 @@ std::int64_t microbatches_here(const Config& c, const Mesh& mesh) {
 
 int nccl_communicators(const Config& c, const Layout& l) {
   const bool live = c.upcycle.at_step >= 0, upcycles = live || !c.init.upcycle.empty();
-  const bool exchanges = live && (c.storage() == DType::BF16 || c.train.optimizer == "adamw");  // live_exchange.h
-  const bool over_world = exchanges || (upcycles && c.upcycle.drop_ratio > 0);                  // dense_statistics.h
+  const bool exchanges = live && (c.storage() == DType::BF16 || c.train.moments() > 0);  // live_exchange.h
+  const bool over_world = exchanges || (upcycles && c.upcycle.drop_ratio > 0);           // dense_statistics.h
   const std::pair<int, bool> groups[] = {
       {l.tp, true}, {l.dp, true}, {l.ep, c.model.is_moe()}, {l.edp, c.model.is_moe()}, {l.world, over_world}};
   return static_cast<int>(std::ranges::count_if(groups, [](const auto& g) { return g.first > 1 && g.second; }));
@@ -70,7 +70,7 @@ Trainer make_trainer(const Config& config, const Mesh& mesh, Device& device, Str
   layout();
   fill_batch_shape(device, stream, t.batch, pass);
 
-  t.memory = make_train_memory(t.model->table, config.storage(), config.train.optimizer == "adamw", device);
+  t.memory = make_train_memory(t.model->table, config.storage(), config.train.moments(), device);
   bind_weights(*t.model, t.memory.weights.dense, t.memory.weights.expert);
   bind_gradients(*t.model, t.memory.grads.dense, t.memory.grads.expert);
   t.optimizer =
@@ -89,13 +89,13 @@ std::vector<MemoryClass> plan_trainer(const Config& config, const Mesh& mesh, Op
   const PassShape pass = training_pass(config);
   const Transformer m = make_transformer(arena, config.model, pass, *device, *stream, ops, mesh);
   (void)take_batch(arena, pass);
-  std::vector<MemoryClass> plan = plan_train_memory(m.table, config.storage(), config.train.optimizer == "adamw");
+  std::vector<MemoryClass> plan = plan_train_memory(m.table, config.storage(), config.train.moments());
   plan.insert(plan.end(), arena.classes().begin(), arena.classes().end());
   const bool cuda = config.device == "cuda";
   plan.push_back(cuda ? cuda_estimate(nccl_communicators(config, mesh.layout))
                       : MemoryClass{"collectives", collective_scratch_bytes(mesh.layout)});
   if (!config.checkpoint.dir.empty())
-    plan.push_back({"checkpoint snapshot", plan_snapshot(m.table, mesh.at, config.train.optimizer == "adamw"), cuda});
+    plan.push_back({"checkpoint snapshot", plan_snapshot(m.table, mesh.at, config.train.moments()), cuda});
   return plan;
 }
 

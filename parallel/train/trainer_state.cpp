@@ -25,17 +25,16 @@ void restore_moment(Checkpoint& checkpoint, StateKind kind, const OwnedPiece& p,
   }
 }
 
-void layout_snapshot(Arena& arena, const std::vector<OwnedPiece>& pieces, bool adamw, Snapshot* into) {
+void layout_snapshot(Arena& arena, const std::vector<OwnedPiece>& pieces, int moments, Snapshot* into) {
   for (const OwnedPiece& p : pieces) {
     const Tensor master = arena.take(DType::F32, {p.part.size()});
     if (into != nullptr) into->master.push_back(master);
-    if (!adamw) continue;
-    const Tensor m = arena.take(DType::F32, {p.part.size()}), v = arena.take(DType::F32, {p.part.size()});
-    if (into != nullptr) into->m.push_back(m), into->v.push_back(v);
+    for (int i = 0; i < moments; ++i) {
+      const Tensor moment = arena.take(DType::F32, {p.part.size()});
+      if (into != nullptr) (i == 0 ? into->m : into->v).push_back(moment);
+    }
   }
 }
-
-bool is_adamw(const Trainer& t) { return t.config.train.optimizer == "adamw"; }
 
 }  // namespace
 
@@ -75,20 +74,23 @@ void load_trainer_weights(Trainer& t, TensorSource& source) {
 void restore_trainer(Trainer& t, Checkpoint& checkpoint) {
   const CheckpointInfo& info = checkpoint.info();
   load_trainer_weights(t, checkpoint);
-  if (is_adamw(t)) {
-    if (!checkpoint.has_optimizer())
-      input_error("{}: holds no optimizer state, so training can not resume from it; start a new run with init.load",
-                  checkpoint.directory());
+  const int moments = t.config.train.moments();
+  if (checkpoint.moments() < moments)
+    input_error(
+        "{}: holds {} of the {} moments that train.optimizer = {} keeps, so training can not resume from it; start a "
+        "new run with init.load",
+        checkpoint.directory(), checkpoint.moments(), moments, t.config.train.optimizer);
+  if (moments > 0) {
     Staging staging(*t.device, *t.stream);
     for (const OwnedPiece& p : owned_pieces(t.table(), t.mesh->at, true)) {
       restore_moment(checkpoint, StateKind::Moment1, p, staging, shard_piece_of(t.memory.m, p));
-      restore_moment(checkpoint, StateKind::Moment2, p, staging, shard_piece_of(t.memory.v, p));
+      if (moments > 1) restore_moment(checkpoint, StateKind::Moment2, p, staging, shard_piece_of(t.memory.v, p));
     }
   }
   for (std::size_t i = 0; i < t.optimizer.row_steps.size(); ++i) {
     const auto steps = info.optimizer_steps.find(t.table().rows[i].name);
     if (steps == info.optimizer_steps.end()) {
-      UPCYCLE_CHECK(!is_adamw(t), "{}: no optimizer step count of {}", checkpoint.directory(), t.table().rows[i].name);
+      UPCYCLE_CHECK(moments == 0, "{}: no optimizer step count of {}", checkpoint.directory(), t.table().rows[i].name);
       continue;
     }
     t.optimizer.row_steps[i] = steps->second;
@@ -103,16 +105,16 @@ void restore_trainer(Trainer& t, Checkpoint& checkpoint) {
 Snapshot make_snapshot(const Trainer& t) {
   Snapshot s;
   s.pieces = owned_pieces(t.table(), t.mesh->at, false);
-  layout_snapshot(s.arena, s.pieces, is_adamw(t), nullptr);
+  layout_snapshot(s.arena, s.pieces, t.config.train.moments(), nullptr);
   s.arena.allocate(*t.device, Arena::Memory::Host);
-  layout_snapshot(s.arena, s.pieces, is_adamw(t), &s);
+  layout_snapshot(s.arena, s.pieces, t.config.train.moments(), &s);
   s.copies = t.device->make_stream();
   return s;
 }
 
-std::size_t plan_snapshot(const ParamTable& table, const Coordinates& at, bool adamw) {
+std::size_t plan_snapshot(const ParamTable& table, const Coordinates& at, int moments) {
   Arena arena("checkpoint snapshot");
-  layout_snapshot(arena, owned_pieces(table, at, false), adamw, nullptr);
+  layout_snapshot(arena, owned_pieces(table, at, false), moments, nullptr);
   return arena.high_water();
 }
 
@@ -127,9 +129,8 @@ SavedState take_snapshot(Trainer& t, Snapshot& s) {
   for (std::size_t i = 0; i < s.pieces.size(); ++i) {
     const OwnedPiece& p = s.pieces[i];
     add(StateKind::Master, p, s.master[i], master_piece(t.memory, p));
-    if (s.m.empty()) continue;
-    add(StateKind::Moment1, p, s.m[i], shard_piece_of(t.memory.m, p));
-    add(StateKind::Moment2, p, s.v[i], shard_piece_of(t.memory.v, p));
+    if (!s.m.empty()) add(StateKind::Moment1, p, s.m[i], shard_piece_of(t.memory.m, p));
+    if (!s.v.empty()) add(StateKind::Moment2, p, s.v[i], shard_piece_of(t.memory.v, p));
   }
   t.state_read = s.copies->record();
   return {std::move(saved), t.state_read};

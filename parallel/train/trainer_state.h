@@ -27,10 +27,10 @@ struct Snapshot {
   Arena arena{"checkpoint snapshot"};
   std::unique_ptr<Stream> copies;
   std::vector<OwnedPiece> pieces;    // each logical element on exactly one rank
-  std::vector<Tensor> master, m, v;  // fp32, one per piece; m and v empty under SGD
+  std::vector<Tensor> master, m, v;  // fp32, one per piece; v empty under Lion, m too under SGD
 };
 Snapshot make_snapshot(const Trainer& t);  // the trainer's device must outlive it
-std::size_t plan_snapshot(const ParamTable& table, const Coordinates& at, bool adamw);  // bytes
+std::size_t plan_snapshot(const ParamTable& table, const Coordinates& at, int moments);  // bytes
 
 // Starts to copy the trainer's state into the snapshot, as it is now, and lists it for the writer. What the snapshot
 // held before must have been written.

@@ -182,7 +182,7 @@ LiveBytes plan_live(const ModelConfig& dense, const Config& moe, const Layout& l
     return plan_exchange(state, dense, maker, layout, rank).sent() * static_cast<std::int64_t>(sizeof(float));
   };
   if (bf16_run) bytes.masters = fp32_bytes(LiveState::Masters);
-  if (moe.train.optimizer == "adamw") bytes.moments = 2 * fp32_bytes(LiveState::Moments);
+  if (const int moments = moe.train.moments(); moments > 0) bytes.moments = moments * fp32_bytes(LiveState::Moments);
   return bytes;
 }
 

@@ -30,10 +30,10 @@ void convert_live(const Trainer& dense, Trainer& moe) {
     exchange_shards(plan_rounds(LiveState::Masters), dense, dense.memory.master.dense, maker, LiveState::Masters, moe,
                     moe.memory.master);
   if (round_masters) gather_experts(moe);
-  if (c.train.optimizer == "adamw") {
+  if (const int moments = c.train.moments(); moments > 0) {
     const LiveExchange plan = plan_rounds(LiveState::Moments);
     exchange_shards(plan, dense, dense.memory.m.dense, maker, LiveState::Moments, moe, moe.memory.m);
-    exchange_shards(plan, dense, dense.memory.v.dense, maker, LiveState::Moments, moe, moe.memory.v);
+    if (moments > 1) exchange_shards(plan, dense, dense.memory.v.dense, maker, LiveState::Moments, moe, moe.memory.v);
   }
   for (std::size_t i = 0; i < moe.table().rows.size(); ++i) {
     const ParamRow* was = dense.table().find(retained_tensor(moe.table().rows[i]));

@@ -33,7 +33,7 @@ struct Source : Checkpoint {
   }
   const CheckpointInfo& info() const override { return facts; }
   const std::string& directory() const override { return folder; }
-  bool has_optimizer() const override { return false; }
+  int moments() const override { return 0; }
   void read_state(StateKind, const std::string& tensor, const Rectangle& part, float* out) override {
     if (reads++ == failing_read) input_error("{}: can not be read", tensor);
     largest = std::max(largest, part.size());

@@ -4,6 +4,7 @@
 #include <random>
 
 #include "parallel/checkpoint/reader.h"
+#include "parallel/checkpoint/reshard.h"
 #include "tests/checkpoint/saved_model.h"
 #include "tests/data/expect_input_error.h"
 
@@ -26,7 +27,7 @@ TEST_P(Reshard, EveryOtherLayoutReadsItsPartsBitForBit) {
   const ModelConfig model = small_model(4);
   save_as(folder.file("run"), model, layout_of(GetParam()), 7);
   const auto c = open_checkpoint(folder.file("run"));
-  EXPECT_TRUE(c->has_optimizer());
+  EXPECT_EQ(c->moments(), 2);
   expect_whole(*c);
   for (const Shape& other : shapes) {
     const Layout layout = layout_of(other);
@@ -92,16 +93,36 @@ TEST(Reshard, KeepsAllThatTheManifestSays) {
 
 TEST(Reshard, WeightsOnlyHasNoMoments) {
   const TemporaryFolder folder;
-  save_as(folder.file("run"), small_model(0), make_layout(2, 1, 1, 1), 1, false);
+  save_as(folder.file("run"), small_model(0), make_layout(2, 1, 1, 1), 1, 0);
   const auto c = open_checkpoint(folder.file("run"));
-  EXPECT_FALSE(c->has_optimizer());
-  expect_whole(*c, false);
+  EXPECT_EQ(c->moments(), 0);
+  expect_whole(*c, 0);
   float x = 0;
   expect_input_error(
       [&] {
         c->read_state(StateKind::Moment1, "model.norm.weight", {0, 0, 1, 1}, &x);
       },
       {"model.norm.weight", "optimizer"});
+}
+
+// As Lion leaves it, and as it is after another layout's files were made of it.
+TEST(Reshard, OneMoment) {
+  const TemporaryFolder folder;
+  save_as(folder.file("run"), small_model(4), make_layout(2, 2, 1, 1), 1, 1);
+  const auto c = open_checkpoint(folder.file("run"));
+  reshard(*c, folder.file("resharded"), make_layout(4, 2, 2, 1));
+  const auto again = open_checkpoint(folder.file("resharded"));
+  float x = 0;
+  for (Checkpoint* one : {c.get(), again.get()}) {
+    EXPECT_EQ(one->moments(), 1);
+    expect_whole(*one, 1);
+    expect_input_error(
+        [&] {
+          one->read_state(StateKind::Moment2, "model.norm.weight", {0, 0, 1, 1}, &x);
+        },
+        {"model.norm.weight", "found 1 moments", "expected 2"});
+  }
+  EXPECT_EQ(open_checkpoint(folder.file("run"), true, nullptr, true)->moments(), 0);
 }
 
 // More files than stay open at once.

@@ -61,14 +61,14 @@ struct RankState {
   std::vector<std::unique_ptr<std::vector<float>>> values;
 };
 
-inline RankState rank_state(const ModelConfig& model, const Layout& layout, int rank, bool moments) {
+inline RankState rank_state(const ModelConfig& model, const Layout& layout, int rank, int moments) {
   RankState s;
   const Coordinates at = coordinates_of(layout, rank);
   const ParamTable table = make_param_table(model, layout, at);
   for (const ParamRow& row : table.rows) s.steps[row.name] = row.expert >= 0 ? 3 + row.expert : 100;
   for (const OwnedPiece& p : owned_pieces(table, at, false))
     for (const StateKind kind : {StateKind::Master, StateKind::Moment1, StateKind::Moment2}) {
-      if (kind != StateKind::Master && !moments) continue;
+      if (static_cast<int>(kind) > moments) continue;
       s.values.push_back(std::make_unique<std::vector<float>>(values_of(kind, p.row->name, p.part)));
       s.pieces.push_back(
           {kind, p.row->name, p.row->rows, p.row->columns, p.row->is_vector, p.part, s.values.back()->data()});
@@ -92,7 +92,7 @@ inline CheckpointInfo some_info(const ModelConfig& model, std::int64_t step) {
 
 // Saves as all ranks of `layout` would, one after the other in this process.
 inline void save_as(const std::string& run, const ModelConfig& model, const Layout& layout, std::int64_t step,
-                    bool moments = true) {
+                    int moments = 2) {
   Manifest m;
   m.info = some_info(model, step);
   m.info.layout = layout;
@@ -117,10 +117,10 @@ inline void expect_state(Checkpoint& c, StateKind kind, const std::string& tenso
       << tensor << " rows " << part.row << "+" << part.rows << " columns " << part.column << "+" << part.columns;
 }
 
-inline void expect_whole(Checkpoint& c, bool moments = true) {
+inline void expect_whole(Checkpoint& c, int moments = 2) {
   for (const auto& t : c.tensors())
     for (const StateKind kind : {StateKind::Master, StateKind::Moment1, StateKind::Moment2})
-      if (kind == StateKind::Master || moments) expect_state(c, kind, t.name, {0, 0, t.rows, t.columns});
+      if (static_cast<int>(kind) <= moments) expect_state(c, kind, t.name, {0, 0, t.rows, t.columns});
 }
 
 }  // namespace upcycle::test

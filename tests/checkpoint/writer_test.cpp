@@ -19,7 +19,7 @@ struct Writer : testing::Test {
   std::string run = folder.file("run");
   Mesh mesh = make_single_mesh();
   ModelConfig model = small_model(3);
-  RankState state = rank_state(model, mesh.layout, 0, true);
+  RankState state = rank_state(model, mesh.layout, 0, 2);
 
   CheckpointInfo info(std::int64_t step) const {
     CheckpointInfo i = some_info(model, step);

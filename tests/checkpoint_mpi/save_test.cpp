@@ -36,7 +36,7 @@ TEST(SaveOverRanks, EachLayoutRoundTrips) {
   SharedFolder folder(*meshes[0].world);
   for (std::size_t i = 0; i < meshes.size(); ++i) {
     const Mesh& mesh = meshes[i];
-    const RankState state = rank_state(model, mesh.layout, mesh.rank, true);
+    const RankState state = rank_state(model, mesh.layout, mesh.rank, 2);
     CheckpointWriter w(folder.path + "/run" + std::to_string(i), *mesh.world, 0);
     w.start(info_of(mesh, model, 4, state), state.pieces, {});
     w.finish();
@@ -51,7 +51,7 @@ TEST(SaveOverRanks, OneFailureFailsAll) {
   SharedFolder folder(*mesh.world);
   const std::string run = folder.path + "/run";
   const ModelConfig model = small_model(0);
-  const RankState state = rank_state(model, mesh.layout, mesh.rank, true);
+  const RankState state = rank_state(model, mesh.layout, mesh.rank, 2);
   CheckpointWriter w(run, *mesh.world, 0);
   w.start(info_of(mesh, model, 1, state), state.pieces, {});
   w.finish();
@@ -80,7 +80,7 @@ TEST(SaveOverRanks, DamageIsAgreed) {
   SharedFolder folder(*mesh.world);
   const std::string run = folder.path + "/run";
   const ModelConfig model = small_model(0);
-  const RankState state = rank_state(model, mesh.layout, mesh.rank, false);
+  const RankState state = rank_state(model, mesh.layout, mesh.rank, 0);
   {
     CheckpointWriter w(run, *mesh.world, 0);
     w.start(info_of(mesh, model, 1, state), state.pieces, {});

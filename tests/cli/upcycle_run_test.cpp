@@ -194,9 +194,12 @@ TEST_F(UpcycleRun, AUsedFolderTakesNoOtherRun) {
   EXPECT_EQ(metrics(path("used")).size(), 3u);
 }
 
-TEST_F(UpcycleRun, AStateWithoutMomentsDoesNotResumeUnderAdamw) {
+TEST_F(UpcycleRun, AStateWithoutMomentsDoesNotResumeUnderAnOptimizerThatKeepsThem) {
   expect_trained(moe({"--train.optimizer=sgd"}), "sgd");
-  expect_parts(refused(moe({"--train.steps=3"}), "sgd"), {"optimizer", "adamw", "init.load"});
+  expect_parts(refused(moe({"--train.steps=3"}), "sgd"), {"0 of the 2 moments", "optimizer", "adamw", "init.load"});
+  expect_trained(moe({"--train.optimizer=lion"}), "lion");
+  expect_parts(refused(moe({"--train.steps=3"}), "lion"), {"1 of the 2 moments", "optimizer", "adamw", "init.load"});
+  expect_trained(moe({"--train.optimizer=lion", "--train.steps=3"}), "lion");
 }
 
 // As if the run had been killed after `step`: later steps were never published.

@@ -208,7 +208,8 @@ TEST(CheckTrain, Numbers) {
 }
 
 TEST(CheckTrain, Names) {
-  expect_bad_run([](Config& c) { c.train.optimizer = "lion"; }, "train.optimizer: found 'lion', expected adamw | sgd");
+  expect_bad_run([](Config& c) { c.train.optimizer = "adam"; },
+                 "train.optimizer: found 'adam', expected adamw | lion | sgd");
   expect_bad_run([](Config& c) { c.train.schedule = "wsb"; }, "did you mean 'wsd'?");
   expect_bad_run([](Config& c) { c.train.recompute = "some"; }, "train.recompute: found 'some'");
   expect_bad_run([](Config& c) { c.upcycle.mode = "clone"; }, "upcycle.mode: found 'clone'");

@@ -122,7 +122,7 @@ TEST(ConfigParse, WrongTypes) {
 
 TEST(ConfigParse, NamesAndRangesOfTheTable) {
   expect_has(parse_error(R"({"train": {"optimizer": "adam"}})"),
-             {"run.json: train.optimizer: found 'adam', expected adamw | sgd; did you mean 'adamw'?"});
+             {"run.json: train.optimizer: found 'adam', expected adamw | lion | sgd; did you mean 'adamw'?"});
   expect_has(parse_error(R"({"dtype": "fp16"})"), {"dtype: found 'fp16', expected bf16 | fp32"});
   expect_has(parse_error(R"({"model": {"router_softmax": "x"}})"), {"topk_then_softmax | softmax_then_topk"});
   expect_has(parse_error(R"({"train": {"beta2": 1}})"), {"train.beta2: found 1.0, expected in [0, 1)"});
@@ -259,7 +259,7 @@ TEST(ConfigHelp, PrintsEveryKeyWithItsDefault) {
     EXPECT_FALSE(f.meaning.empty()) << f.key;
   }
   EXPECT_NE(line_of["train.beta2"].find("default 0.95"), std::string::npos);
-  EXPECT_NE(line_of["train.optimizer"].find("adamw | sgd"), std::string::npos);
+  EXPECT_NE(line_of["train.optimizer"].find("adamw | lion | sgd"), std::string::npos);
 }
 
 // A field added to a struct but not to the table would silently not be a key. The structs' sizes tell.
@@ -277,6 +277,17 @@ TEST(ConfigHelp, TableHasEveryMember) {
   EXPECT_EQ(sizeof(CheckpointConfig), sizeof(std::string) + 2 * 8 + 8);  // two flags share the last word
   EXPECT_EQ(fields_of["checkpoint"], 5u);
   EXPECT_EQ(sizeof(ModelConfig), sizeof(RopeScaling) + sizeof(std::string) + 2 * 8 + (fields_of["model"] - 3) * 8);
+}
+
+TEST(ConfigParse, Beta2FollowsTheOptimizerUntilItIsGiven) {
+  const auto beta2 = [](const std::vector<std::string>& overrides) {
+    return parse_config_text("{}", "c.json", overrides).train.beta2;
+  };
+  EXPECT_EQ(beta2({}), 0.95);
+  EXPECT_EQ(beta2({"train.optimizer=sgd"}), 0.95);
+  EXPECT_EQ(beta2({"train.optimizer=lion"}), 0.99);
+  EXPECT_EQ(beta2({"train.optimizer=lion", "train.beta2=0.98"}), 0.98);
+  EXPECT_EQ(parse_config_text(R"({"train": {"optimizer": "lion"}})", "c.json", {}).train.beta1, 0.9);
 }
 
 TEST(ConfigParse, MinLrFollowsLrUntilItIsGiven) {

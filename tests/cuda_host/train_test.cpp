@@ -14,14 +14,16 @@ struct Case {
 };
 
 std::vector<Case> cases(const char* dtype) {
-  Config full = small_moe_config(), tied = small_config(), last_softmax = small_moe_config(), sgd = small_moe_config();
+  Config full = small_moe_config(), tied = small_config(), last_softmax = small_moe_config(), sgd = small_moe_config(),
+         lion = small_moe_config();
   full.train.recompute = "full";
   tied.model.tie_word_embeddings = true;
   last_softmax.model.router_softmax = "softmax_then_topk";
   sgd.train.optimizer = "sgd";
-  std::vector<Case> all{{"dense", small_config()}, {"moe", small_moe_config()},
-                        {"moe, recompute", full},  {"tied", tied},
-                        {"moe, sgd", sgd},         {"moe, softmax first", last_softmax}};
+  lion.train.optimizer = "lion";
+  std::vector<Case> all{
+      {"dense", small_config()}, {"moe", small_moe_config()},          {"moe, recompute", full}, {"tied", tied},
+      {"moe, sgd", sgd},         {"moe, softmax first", last_softmax}, {"moe, lion", lion}};
   for (Case& c : all) c.config.dtype = dtype;
   return all;
 }

@@ -32,6 +32,7 @@ const Case kCases[] = {
     {"moe", [](Config&) {}},
     {"dense", [](Config& c) { c.model = small_config().model; }},
     {"tied, sgd", [](Config& c) { c.model.tie_word_embeddings = true, c.train.optimizer = "sgd"; }},
+    {"moe, lion", [](Config& c) { c.train.optimizer = "lion"; }},
     {"recomputed", [](Config& c) { c.train.recompute = "full"; }},
     {"shared expert, every 2", [](Config& c) { c.model.shared_expert = true, c.model.moe_every_n_layers = 2; }},
     {"one microbatch", [](Config& c) { c.train.global_batch_size = c.train.micro_batch_size; }},

@@ -74,6 +74,8 @@ TEST_P(Resume, TwentyStepsAreTenSavedLoadedAndTen) {
 INSTANTIATE_TEST_SUITE_P(
     Runs, Resume,
     ::testing::Values(Case{"DenseFp32Adamw", false, "fp32", "adamw"}, Case{"DenseBf16Adamw", false, "bf16", "adamw"},
+                      Case{"DenseFp32Lion", false, "fp32", "lion"}, Case{"DenseBf16Lion", false, "bf16", "lion"},
+                      Case{"MoeFp32Lion", true, "fp32", "lion"}, Case{"MoeBf16Lion", true, "bf16", "lion"},
                       Case{"DenseFp32Sgd", false, "fp32", "sgd"}, Case{"DenseBf16Sgd", false, "bf16", "sgd"},
                       Case{"MoeFp32Adamw", true, "fp32", "adamw"}, Case{"MoeBf16Adamw", true, "bf16", "adamw"},
                       Case{"MoeFp32Sgd", true, "fp32", "sgd"}, Case{"MoeBf16Sgd", true, "bf16", "sgd"}),
@@ -108,16 +110,37 @@ TEST(Resume, AfterALiveConversion) {
   expect_same_state(state_of(straight), state_of(second));
 }
 
-TEST(Resume, WithoutOptimizerStateIsRefused) {
-  const TemporaryFolder folder;
-  Config c = small_config();
-  c.train.optimizer = "sgd";
-  Trainer t = random_trainer(rig, c, mesh);
-  save(t, folder.file("run"));
-  c.train.optimizer = "adamw";
-  const std::string message = input_error_of([&] { (void)resume(c, folder.file("run")); });
-  EXPECT_TRUE(contains(message, "holds no optimizer state"));
-  EXPECT_TRUE(contains(message, folder.file("run")));
+// Another optimizer may go on where its moments are there; where one is missing it is refused.
+TEST(Resume, WithoutTheOptimizersMomentsIsRefused) {
+  const FixedSequences data = random_sequences(8, 9, 37, 1);
+  const std::vector<std::string> optimizers = {"sgd", "lion", "adamw"};  // 0, 1, 2 moments
+  for (std::size_t was = 0; was < 3; ++was) {
+    const TemporaryFolder folder;
+    Config c = small_config();
+    c.train.optimizer = optimizers[was];
+    Trainer t = random_trainer(rig, c, mesh);
+    (void)train_step(t, data.source());
+    const TrainedState saved = state_of(t);
+    save(t, folder.file("run"));
+    EXPECT_EQ(open_checkpoint(folder.file("run"))->moments(), was);
+    for (std::size_t now = 0; now < 3; ++now) {
+      c.train.optimizer = optimizers[now];
+      if (now > was) {
+        const std::string message = input_error_of([&] { (void)resume(c, folder.file("run")); });
+        EXPECT_TRUE(contains(message, fmt::format("holds {} of the {} moments that train.optimizer = {} keeps", was,
+                                                  now, optimizers[now])))
+            << message;
+        EXPECT_TRUE(contains(message, folder.file("run")));
+        continue;
+      }
+      for (const auto& [name, p] : state_of(resume(c, folder.file("run"))).parameters) {
+        const TrainedState::Parameter& from = saved.parameters.at(name);
+        EXPECT_TRUE(p.master == from.master && p.steps == from.steps) << name;
+        EXPECT_TRUE(p.m == (now > 0 ? from.m : std::vector<float>{})) << name;
+        EXPECT_TRUE(p.v == (now > 1 ? from.v : std::vector<float>{})) << name;
+      }
+    }
+  }
 }
 
 // Weights only: masters exact in fp32, working weights their rounding, moments and counts fresh.
@@ -152,7 +175,7 @@ TEST(LoadTrainerWeights, MastersExactAndWeightsRounded) {
 
 // The snapshot allocates once, as much as the plan says.
 TEST(Snapshot, IsAsLargeAsPlanned) {
-  for (const char* optimizer : {"adamw", "sgd"}) {
+  for (const auto& [optimizer, moments] : {std::pair{"adamw", 2}, {"lion", 1}, {"sgd", 0}}) {
     Config c = small_moe_config();
     c.train.optimizer = optimizer;
     Trainer t = random_trainer(rig, c, mesh);
@@ -160,8 +183,8 @@ TEST(Snapshot, IsAsLargeAsPlanned) {
     const std::uint64_t allocations = device_allocation_count();
     const std::vector<SavedPiece> pieces = take_snapshot(t, s).pieces;
     EXPECT_EQ(device_allocation_count(), allocations);
-    EXPECT_EQ(pieces.size(), s.pieces.size() * (c.train.optimizer == "adamw" ? 3 : 1));
-    EXPECT_EQ(s.arena.capacity(), plan_snapshot(t.table(), mesh.at, c.train.optimizer == "adamw"));
+    EXPECT_EQ(pieces.size(), s.pieces.size() * (1 + static_cast<std::size_t>(moments)));
+    EXPECT_EQ(s.arena.capacity(), plan_snapshot(t.table(), mesh.at, moments));
     EXPECT_EQ(s.arena.high_water(), s.arena.capacity());
   }
 }

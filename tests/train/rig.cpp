@@ -124,13 +124,13 @@ void append(std::vector<float>& to, const std::vector<float>& more) { to.insert(
 
 TrainedState state_of(const Trainer& t) {
   TrainedState s;
-  const bool adamw = t.config.train.optimizer == "adamw";
+  const int moments = t.config.train.moments();
   for (const OwnedPiece& p : owned_pieces(t.table(), t.mesh->at, true)) {  // in the order of rows
     TrainedState::Parameter& to = s.parameters[p.row->name];
     append(to.weight, floats_of(t, piece_of(t.memory.weights, p)));
     append(to.master, floats_of(t, master_piece(t.memory, p)));
-    if (adamw) append(to.m, floats_of(t, shard_piece_of(t.memory.m, p)));
-    if (adamw) append(to.v, floats_of(t, shard_piece_of(t.memory.v, p)));
+    if (moments > 0) append(to.m, floats_of(t, shard_piece_of(t.memory.m, p)));
+    if (moments > 1) append(to.v, floats_of(t, shard_piece_of(t.memory.v, p)));
     to.steps = t.optimizer.row_steps[static_cast<std::size_t>(p.row - t.table().rows.data())];
   }
   s.step = t.step;

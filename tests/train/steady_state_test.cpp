@@ -145,12 +145,14 @@ INSTANTIATE_TEST_SUITE_P(Runs, SteadyState,
                                   "_recompute_" + std::get<2>(info.param);
                          });
 
-// The classes by hand: fp32 keeps no second copy of the weights, bf16 does; AdamW two moments, SGD none.
+// The classes by hand: fp32 keeps no second copy of the weights, bf16 does; AdamW two moments, Lion one, SGD none.
 TEST(TrainMemory, BytesByHand) {
   const ParamTable table = make_global_table(small_moe_config().model);
   EXPECT_EQ(table.dense.shard_size, table.dense.size);
-  const auto bytes = [&](DType dtype, bool adamw, std::size_t i) {
-    return plan_train_memory(table, dtype, adamw)[i].bytes;
+  const auto bytes = [&](DType dtype, const char* optimizer, std::size_t i) {
+    TrainConfig c;
+    c.optimizer = optimizer;
+    return plan_train_memory(table, dtype, c.moments())[i].bytes;
   };
   const std::vector<std::size_t> elements = {static_cast<std::size_t>(table.dense.size),
                                              static_cast<std::size_t>(table.expert.size)};
@@ -159,13 +161,15 @@ TEST(TrainMemory, BytesByHand) {
     return Arena::align(size * elements[0]) + Arena::align(size * elements[1]);
   };
   const std::size_t scalars = 2 * Arena::kAlignment;
-  EXPECT_EQ(bytes(DType::F32, true, 0), of_each(4));
-  EXPECT_EQ(bytes(DType::BF16, true, 0), of_each(2));
-  EXPECT_EQ(bytes(DType::BF16, true, 1), of_each(4));
-  EXPECT_EQ(bytes(DType::F32, true, 2), 2 * of_each(4) + scalars);
-  EXPECT_EQ(bytes(DType::BF16, true, 2), 3 * of_each(4) + scalars);
-  EXPECT_EQ(bytes(DType::F32, false, 2), scalars);
-  EXPECT_EQ(bytes(DType::BF16, false, 2), of_each(4) + scalars);
+  EXPECT_EQ(bytes(DType::F32, "adamw", 0), of_each(4));
+  EXPECT_EQ(bytes(DType::BF16, "adamw", 0), of_each(2));
+  EXPECT_EQ(bytes(DType::BF16, "adamw", 1), of_each(4));
+  EXPECT_EQ(bytes(DType::F32, "adamw", 2), 2 * of_each(4) + scalars);
+  EXPECT_EQ(bytes(DType::BF16, "adamw", 2), 3 * of_each(4) + scalars);
+  EXPECT_EQ(bytes(DType::F32, "lion", 2), of_each(4) + scalars);
+  EXPECT_EQ(bytes(DType::BF16, "lion", 2), 2 * of_each(4) + scalars);
+  EXPECT_EQ(bytes(DType::F32, "sgd", 2), scalars);
+  EXPECT_EQ(bytes(DType::BF16, "sgd", 2), of_each(4) + scalars);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "tests/mpi_tests.h"
 #include "tests/shared_folder.h"
 #include "tests/train/rig.h"
+#include "tests/train_mpi/pieces.h"
 
 namespace upcycle::test {
 namespace {
@@ -17,6 +18,7 @@ struct Case {
   bool moe;
   int tp;
   const char* dtype = "fp32";
+  const char* optimizer = "adamw";
 };
 
 void save(Trainer& t, const std::string& run) {
@@ -28,31 +30,6 @@ void save(Trainer& t, const std::string& run) {
   writer.finish();
 }
 
-// The pieces of `part` hold the values that `whole`, a trainer of one rank, has there.
-void expect_pieces_of(const Trainer& part, const Trainer& whole) {
-  const TrainedState all = state_of(whole);
-  for (const OwnedPiece& p : owned_pieces(part.table(), part.mesh->at, true)) {
-    const TrainedState::Parameter& parameter = all.parameters.at(p.row->name);
-    const auto compare = [&](const Tensor& on_device, const std::vector<float>& values, const char* what) {
-      const std::vector<float> mine = floats_of(part, on_device);
-      bool same = true;
-      for (std::int64_t i = 0; i < p.part.size(); ++i) {
-        const std::int64_t r = p.part.row + i / p.part.columns, c = p.part.column + i % p.part.columns;
-        same = same && mine[static_cast<std::size_t>(i)] == values[static_cast<std::size_t>(r * p.row->columns + c)];
-      }
-      EXPECT_TRUE(same) << what << " of " << p.row->name;
-    };
-    compare(master_piece(part.memory, p), parameter.master, "masters");
-    compare(shard_piece_of(part.memory.m, p), parameter.m, "first moments");
-    compare(shard_piece_of(part.memory.v, p), parameter.v, "second moments");
-    EXPECT_EQ(part.optimizer.row_steps[static_cast<std::size_t>(p.row - part.table().rows.data())], parameter.steps);
-  }
-  EXPECT_EQ(part.step, all.step);
-  EXPECT_EQ(part.consumed_samples, all.consumed_samples);
-  EXPECT_EQ(part.tokens, all.tokens);
-  EXPECT_EQ(part.flops, all.flops);
-}
-
 class ResumeOverRanks : public ::testing::TestWithParam<Case> {
  protected:
   Rig rig;
@@ -61,6 +38,7 @@ class ResumeOverRanks : public ::testing::TestWithParam<Case> {
   Config config = [] {
     Config c = GetParam().moe ? small_moe_config() : small_config();
     c.dtype = GetParam().dtype;
+    c.train.optimizer = GetParam().optimizer;
     c.train.seq_length = 8;
     return c;
   }();
@@ -105,7 +83,9 @@ TEST_P(ResumeOverRanks, SameLayoutIsBitwiseTheSameRun) {
 
 INSTANTIATE_TEST_SUITE_P(TwoRanks, ResumeOverRanks,
                          ::testing::Values(Case{"DenseDp", false, 1}, Case{"DenseTp", false, 2}, Case{"MoeDp", true, 1},
-                                           Case{"MoeTp", true, 2}, Case{"MoeTpBf16", true, 2, "bf16"}),
+                                           Case{"MoeTp", true, 2}, Case{"MoeTpBf16", true, 2, "bf16"},
+                                           Case{"MoeDpLionBf16", true, 1, "bf16", "lion"},
+                                           Case{"MoeTpLion", true, 2, "fp32", "lion"}),
                          [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace

@@ -226,20 +226,22 @@ TEST_F(Layouts, ManyRoundsBringTheSame) {
   }
 }
 
-// Cases without moments: they are not exchanged.
-TEST_F(Layouts, SgdMovesNoMoments) {
-  Config dense = dense_config("fp32");
-  dense.train.optimizer = "sgd";
-  const Mesh mesh = make_test_mesh(*rig.device, *rig.stream, 2);
-  Trainer before = trainer(with_layout(dense, {2, 1, 1}), mesh);
-  initialize_trainer(before, 8);
-  Config moe = with_layout(dense, {2, 1, 1});
-  moe.model = upcycled_model(dense.model, experts(8, 2), moe.upcycle, "test");
-  Trainer live = trainer(moe, mesh);
-  reset_trace_counters();
-  convert_live(before, live);
-  EXPECT_EQ(trace_counters().of("world", "all_to_all_v").calls, 0u);
-  expect_bytes(plan_live(dense.model, moe, mesh.layout, mesh.rank), trace_counters());
+// Moments that are not kept are not exchanged.
+TEST_F(Layouts, LionMovesOneMomentAndSgdNone) {
+  for (const char* optimizer : {"adamw", "lion", "sgd"}) {
+    Config dense = dense_config("fp32");
+    dense.train.optimizer = optimizer;
+    const Mesh mesh = make_test_mesh(*rig.device, *rig.stream, 2);
+    Trainer before = trainer(with_layout(dense, {2, 1, 1}), mesh);
+    initialize_trainer(before, 8);
+    Config moe = with_layout(dense, {2, 1, 1});
+    moe.model = upcycled_model(dense.model, experts(8, 2), moe.upcycle, "test");
+    Trainer live = trainer(moe, mesh);
+    reset_trace_counters();
+    convert_live(before, live);
+    EXPECT_EQ(trace_counters().of("world", "all_to_all_v").calls, static_cast<std::uint64_t>(moe.train.moments()));
+    expect_bytes(plan_live(dense.model, moe, mesh.layout, mesh.rank), trace_counters());
+  }
 }
 
 }  // namespace

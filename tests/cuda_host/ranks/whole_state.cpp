@@ -57,15 +57,15 @@ std::vector<float> whole_matrix(const Trainer& t, const ParamRow& row, const Vie
 
 TrainedState whole_state(const Trainer& t) {
   TrainedState s;
-  const bool adamw = t.config.train.optimizer == "adamw";
+  const int moments = t.config.train.moments();
   const ParamTable table = make_global_table(t.config.model);
   const auto collect = [&](const ParamRow& row, const auto& view) { return whole_matrix(t, row, view); };
   for (const ParamRow& row : table.rows) {
     TrainedState::Parameter& to = s.parameters[row.name];
     to.weight = collect(row, [&](const OwnedPiece& p) { return piece_of(t.memory.weights, p); });
     to.master = collect(row, [&](const OwnedPiece& p) { return master_piece(t.memory, p); });
-    if (adamw) to.m = collect(row, [&](const OwnedPiece& p) { return shard_piece_of(t.memory.m, p); });
-    if (adamw) to.v = collect(row, [&](const OwnedPiece& p) { return shard_piece_of(t.memory.v, p); });
+    if (moments > 0) to.m = collect(row, [&](const OwnedPiece& p) { return shard_piece_of(t.memory.m, p); });
+    if (moments > 1) to.v = collect(row, [&](const OwnedPiece& p) { return shard_piece_of(t.memory.v, p); });
     const ParamRow* mine = t.table().find(row.name);
     const auto at = mine == nullptr ? 0 : static_cast<std::size_t>(mine - t.table().rows.data());
     to.steps = static_cast<std::int64_t>(
