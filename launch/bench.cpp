@@ -49,7 +49,7 @@ Config config_to_measure(const std::string& file, const std::vector<std::string>
   c.checkpoint = {};
   c.debug = {};
   c.train.steps = std::max(steps, c.upcycle.at_step + 1);
-  c.train.tokens = c.train.warmup_steps = 0;
+  c.train.tokens = c.train.warmup_steps = c.train.warmup_tokens = 0;
   c.train.schedule = "constant";
   c.train.eval_every = 0;
   if (c.model.hidden_size == 0 && !(c.init.load.empty() && c.init.upcycle.empty())) {

@@ -36,8 +36,10 @@ std::string size_text(std::uint64_t bytes) {
 // The run as `train` would resolve it, with the model inherited from init.* or from the run folder.
 PlannedRun resolve(const std::string& file, const std::vector<std::string>& overrides) {
   Config config = parse_config(file, overrides);
-  if (config.train.steps == 0 && config.train.tokens == 0)  // a plan is for one step: the length does not matter
+  if (config.train.steps == 0 && config.train.tokens == 0) {  // a plan is for one step: the length does not matter
     config.train.steps = std::max({std::int64_t{1}, config.upcycle.at_step + 1, config.train.warmup_steps});
+    config.train.warmup_tokens = 0;
+  }
   // If the config saves but leaves checkpoint.dir to the command line, plan the snapshot too.
   const std::int64_t every = config.checkpoint.dir.empty() ? std::exchange(config.checkpoint.every, 0) : 0;
   const Mesh one = make_single_mesh();

@@ -139,6 +139,18 @@ void check_train(const Config& config, const Trained& done) {
   }
   if (t.warmup_steps > steps)
     fail("train.warmup_steps", t.warmup_steps, fmt::format("at most the run's {} steps", steps), "lower it");
+  if (t.warmup_steps > 0 && t.warmup_tokens > 0)
+    fail("train.warmup_tokens", t.warmup_tokens,
+         fmt::format("it absent beside train.warmup_steps = {}", t.warmup_steps), "give one of the two");
+  const std::int64_t tokens =
+      t.tokens > 0 ? t.tokens : done.tokens + (steps - done.step) * t.global_batch_size * t.seq_length;
+  if (t.warmup_tokens > tokens)
+    fail("train.warmup_tokens", t.warmup_tokens, fmt::format("at most the run's {} tokens", tokens), "lower it");
+  if (t.min_lr_ratio < 0 && t.min_lr_ratio != -1)
+    fail("train.min_lr_ratio", t.min_lr_ratio, "in [0, 1], or -1 for none", "e.g. 0.1");
+  if (t.min_lr_ratio >= 0 && t.min_lr != t.min_lr_ratio * t.lr)  // a resolved config has both
+    fail("train.min_lr_ratio", t.min_lr_ratio, fmt::format("it absent beside train.min_lr = {}", t.min_lr),
+         "give one of the two");
   // A constant learning rate never falls to min_lr.
   if (t.schedule != "constant" && t.min_lr > t.lr)
     fail("train.min_lr", t.min_lr, fmt::format("at most train.lr = {}", t.lr), "lower it, e.g. to a tenth of lr");

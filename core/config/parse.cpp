@@ -209,8 +209,14 @@ Config parse_config_text(const std::string& text, const std::string& source_name
   config.file = source_name;
   assign_object(config, parse_object(text, source_name), "", source_name);
   for (const std::string& argument : overrides) apply_override(config, argument);
-  if (config.was_given("train.lr") && !config.was_given("train.min_lr")) config.train.min_lr = config.train.lr / 10;
-  if (config.train.optimizer == "lion" && !config.was_given("train.beta2")) config.train.beta2 = 0.99;
+  TrainConfig& t = config.train;
+  if (!config.was_given("train.min_lr")) {
+    if (t.min_lr_ratio >= 0)
+      t.min_lr = t.min_lr_ratio * t.lr;
+    else if (config.was_given("train.lr"))
+      t.min_lr = t.lr / 10;
+  }
+  if (t.optimizer == "lion" && !config.was_given("train.beta2")) t.beta2 = 0.99;
   return config;
 }
 

@@ -10,11 +10,19 @@ namespace upcycle {
 
 namespace {
 
-// `place` of `total`: how far the decay is at this step, in steps of the present batch. Whole numbers unless the batch
-// has changed.
-double rate_at(const TrainConfig& t, std::int64_t step, double place, double total) {
-  const auto warmup = static_cast<double>(t.warmup_steps);
-  if (step < t.warmup_steps) return t.lr * static_cast<double>(step + 1) / warmup;
+double tokens_per_step(const TrainConfig& t) { return static_cast<double>(t.global_batch_size * t.seq_length); }
+
+// In steps of the present batch; of tokens it need not be a whole number.
+double warmup_of(const TrainConfig& t) {
+  return t.warmup_tokens > 0 ? static_cast<double>(t.warmup_tokens) / tokens_per_step(t)
+                             : static_cast<double>(t.warmup_steps);
+}
+
+// All in steps of the present batch, whole numbers unless it has changed: how far warm-up is (`warm`) and the decay
+// (`place` of `total`).
+double rate_at(const TrainConfig& t, double warm, double place, double total) {
+  const double warmup = warmup_of(t);
+  if (warm < warmup) return t.lr * std::min(warm + 1, warmup) / warmup;
   if (t.schedule == "constant") return t.lr;
   double done;  // share of the decay, 1 on the last step
   if (t.schedule == "wsd") {
@@ -32,20 +40,18 @@ double rate_at(const TrainConfig& t, std::int64_t step, double place, double tot
 }  // namespace
 
 double learning_rate(const TrainConfig& t, std::int64_t step, std::int64_t total) {
-  return rate_at(t, step, static_cast<double>(step), static_cast<double>(total));
+  return rate_at(t, static_cast<double>(step), static_cast<double>(step), static_cast<double>(total));
 }
 
 double learning_rate(const Config& c, const Trained& done) {
   const TrainConfig& t = c.train;
-  const std::int64_t step = done.step, total = total_steps(t, done);
-  double lr = learning_rate(t, step, total);
-  if (t.steps == 0) {
-    const double place = static_cast<double>(done.tokens) / static_cast<double>(t.global_batch_size * t.seq_length);
-    lr = rate_at(t, step, place, place + static_cast<double>(total - step));
-  }
-  const std::int64_t since = step - c.upcycle.at_step;  // steps as an MoE
-  if (c.upcycle.at_step <= 0 || !c.model.is_moe() || since >= t.warmup_steps) return lr;
-  return lr * static_cast<double>(since + 1) / static_cast<double>(t.warmup_steps);
+  const auto step = static_cast<double>(done.step);
+  const double in_tokens = static_cast<double>(done.tokens) / tokens_per_step(t);
+  const double place = t.steps > 0 ? step : in_tokens, left = static_cast<double>(total_steps(t, done) - done.step);
+  const double lr = rate_at(t, t.warmup_tokens > 0 ? in_tokens : step, place, place + left);
+  const double since = step - static_cast<double>(c.upcycle.at_step), warmup = warmup_of(t);  // steps as an MoE
+  if (c.upcycle.at_step <= 0 || !c.model.is_moe() || since >= warmup) return lr;
+  return lr * std::min(since + 1, warmup) / warmup;
 }
 
 }  // namespace upcycle

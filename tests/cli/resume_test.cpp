@@ -201,6 +201,23 @@ TEST(Resume, TokensAreCountedWhenTheBatchChanges) {
   EXPECT_EQ(step_lines(run).size(), 8u);
 }
 
+// Warm-up goes on at the tokens that were trained on, not at the step.
+TEST(Resume, WarmUpInTokensGoesOnWhenTheBatchChanges) {
+  const SmallRun small;
+  const json tokens = {{"train", {{"steps", nullptr}, {"tokens", 640}, {"warmup_tokens", 640}}},
+                       {"checkpoint", {{"every", 5}}}};
+  const std::string run = small.train("run", tokens);  // 5 steps of 128 tokens
+  const Outcome o = run_upcycle({"train", small.file("run.json"), "--train.tokens=2560", "--train.warmup_tokens=1280",
+                                 "--train.global_batch_size=8"});
+  ASSERT_EQ(o.exit_code, 0) << o.err;
+  const std::vector<json> lines = step_lines(run);
+  EXPECT_NEAR(lines[4]["lr"].get<double>(), 0.01, 1e-12);
+  EXPECT_NEAR(lines[5]["lr"].get<double>(), 0.01 * 896 / 1280, 1e-12);
+  EXPECT_NEAR(lines[6]["lr"].get<double>(), 0.01 * 1152 / 1280, 1e-12);
+  EXPECT_NEAR(lines[7]["lr"].get<double>(), 0.01, 1e-12);
+  EXPECT_LT(lines[8]["lr"].get<double>(), 0.01);
+}
+
 // Sequences of another length are cut and shuffled anew: what was trained on can not be told from what was not.
 TEST(Resume, AnotherSequenceLengthIsRefused) {
   const SmallRun small;

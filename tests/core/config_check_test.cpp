@@ -188,6 +188,38 @@ TEST(CheckTrain, StepsAndBatches) {
   expect_bad_run([](Config& c) { c.train.micro_batch_size = 0; }, "train.micro_batch_size: found 0");
   expect_bad_run([](Config& c) { c.train.warmup_steps = 101; },
                  "train.warmup_steps: found 101, expected at most the run's 100 steps");
+  expect_bad_run([](Config& c) { c.train.warmup_tokens = 1; },
+                 "train.warmup_tokens: found 1, expected it absent beside train.warmup_steps = 10");
+  // 100 steps of 8 * 256 tokens.
+  expect_bad_run([](Config& c) { c.train.warmup_steps = 0, c.train.warmup_tokens = 204801; },
+                 "train.warmup_tokens: found 204801, expected at most the run's 204800 tokens");
+}
+
+TEST(CheckTrain, WarmUpInTokens) {
+  Config c = good_run();
+  c.train.warmup_steps = 0;
+  c.train.warmup_tokens = 204800;
+  EXPECT_NO_THROW(check_train(c));
+  c.train.steps = 0;
+  c.train.tokens = 204800;
+  EXPECT_NO_THROW(check_train(c));
+  c.train.tokens = 204799;
+  EXPECT_NE(input_error_of([&] { check_train(c); }).find("at most the run's 204799 tokens"), std::string::npos);
+}
+
+TEST(CheckTrain, MinLrOrItsRatio) {
+  expect_bad_run([](Config& c) { c.train.min_lr_ratio = 0.2; },
+                 "default: train.min_lr_ratio: found 0.2, expected it absent beside train.min_lr = 3e-05");
+  expect_bad_run([](Config& c) { c.train.min_lr_ratio = -0.5; }, "train.min_lr_ratio: found -0.5, expected in [0, 1]");
+  expect_bad_run([](Config& c) { c.train.min_lr_ratio = 1.5; }, "train.min_lr_ratio: found 1.5");
+  const auto message = [](const std::vector<std::string>& overrides) {
+    const Config c = parse_config_text(R"({"train": {"steps": 5, "min_lr": 1e-5}})", "run.json", overrides);
+    return input_error_of([&] { check_train(c); });
+  };
+  EXPECT_TRUE(
+      message({"--train.min_lr_ratio=0.5"}).starts_with("command line: train.min_lr_ratio: found 0.5, expected"));
+  const Config c = parse_config_text(R"({"train": {"steps": 5, "min_lr_ratio": 0.5}})", "run.json", {});
+  EXPECT_NO_THROW(check_train(c));
 }
 
 TEST(CheckTrain, Numbers) {

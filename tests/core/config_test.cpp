@@ -294,6 +294,11 @@ TEST(ConfigParse, MinLrFollowsLrUntilItIsGiven) {
   EXPECT_DOUBLE_EQ(parse_config_text("{}", "c.json", {"train.lr=1e-5"}).train.min_lr, 1e-6);
   EXPECT_DOUBLE_EQ(parse_config_text("{}", "c.json", {"train.lr=1e-5", "train.min_lr=0"}).train.min_lr, 0);
   EXPECT_DOUBLE_EQ(parse_config_text("{}", "c.json", {}).train.min_lr, TrainConfig{}.min_lr);
+  EXPECT_DOUBLE_EQ(parse_config_text("{}", "c.json", {"train.lr=1e-5", "train.min_lr_ratio=0"}).train.min_lr, 0);
+  // Resolved and read again it is the same.
+  const Config given = parse_config_text("{}", "c.json", {"train.lr=2e-5", "train.min_lr_ratio=0.3"});
+  EXPECT_DOUBLE_EQ(given.train.min_lr, 6e-6);
+  EXPECT_EQ(parse_config_text(to_json(given), "run.json", {}).train, given.train);
 }
 
 }  // namespace

@@ -70,6 +70,12 @@ TEST(Schedule, ALiveUpcyclingWarmsUpAgain) {
   EXPECT_DOUBLE_EQ(learning_rate(c, {50, 0}), 0.25);
   EXPECT_DOUBLE_EQ(learning_rate(c, {52, 0}), 0.75);
   EXPECT_DOUBLE_EQ(learning_rate(c, {53, 0}), 1.0);
+  // In tokens too: four steps of the batch.
+  const std::int64_t batch = c.train.global_batch_size * c.train.seq_length;
+  c.train.warmup_steps = 0;
+  c.train.warmup_tokens = 4 * batch;
+  EXPECT_DOUBLE_EQ(learning_rate(c, {52, 52 * batch}), 0.75);
+  EXPECT_DOUBLE_EQ(learning_rate(c, {54, 54 * batch}), 1.0);
 }
 
 TEST(Schedule, ShortRunsAreFinite) {
@@ -119,6 +125,45 @@ TEST(Schedule, ALargerBatchGoesOnWhereTheSmallerOneWas) {
     EXPECT_NEAR(learning_rate(large, half), 0.1 + 0.9 * fallen, 1e-12) << name;
     EXPECT_NEAR(learning_rate(large, {249, 3960}), 0.1, 1e-12) << name;
     EXPECT_DOUBLE_EQ(learning_rate(large, {3, 30}), 0.8) << name;  // warm-up counts steps
+  }
+}
+
+// Warm-up in tokens is warm-up in steps where it is a whole number of them, and else ends between two.
+TEST(Schedule, WarmsUpInTokens) {
+  for (const char* name : {"constant", "cosine", "wsd"})
+    for (const bool in_steps : {false, true}) {
+      Config steps, tokens;
+      steps.train = train_of(name, 7);
+      steps.train.seq_length = 10;
+      if (!in_steps) steps.train.steps = 0, steps.train.tokens = 101 * 80;
+      tokens = steps;
+      tokens.train.warmup_steps = 0;
+      tokens.train.warmup_tokens = 7 * 80;
+      for (std::int64_t step = 0; step < 101; ++step)
+        EXPECT_EQ(learning_rate(steps, {step, step * 80}), learning_rate(tokens, {step, step * 80})) << name << step;
+      tokens.train.warmup_tokens = 200;  // two steps and a half
+      EXPECT_DOUBLE_EQ(learning_rate(tokens, {0, 0}), 0.4);
+      EXPECT_DOUBLE_EQ(learning_rate(tokens, {1, 80}), 0.8);
+      EXPECT_DOUBLE_EQ(learning_rate(tokens, {2, 160}), 1.0);
+      EXPECT_GT(learning_rate(tokens, {3, 240}), 0.99);
+      EXPECT_NEAR(learning_rate(tokens, {100, 8000}), std::string(name) == "constant" ? 1.0 : 0.1, 1e-12);
+    }
+}
+
+// Warm-up of 1000 tokens: after 300 in batches of 10, batches of 40 go on at 340, not at their eighth step.
+TEST(Schedule, ALargerBatchGoesOnWithTheWarmUpInTokens) {
+  for (const bool in_steps : {false, true}) {
+    Config c;
+    c.train = train_of("cosine", 0);
+    c.train.steps = in_steps ? 200 : 0;
+    c.train.tokens = in_steps ? 0 : 8000;
+    c.train.warmup_tokens = 1000;
+    c.train.seq_length = 10;
+    c.train.global_batch_size = 1;
+    EXPECT_DOUBLE_EQ(learning_rate(c, {29, 290}), 0.3);
+    c.train.global_batch_size = 4;
+    EXPECT_DOUBLE_EQ(learning_rate(c, {30, 300}), 0.34);
+    EXPECT_DOUBLE_EQ(learning_rate(c, {47, 980}), 1.0);
   }
 }
 
