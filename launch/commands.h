@@ -21,6 +21,7 @@ int run_score(const Arguments& arguments);
 int run_experts(const Arguments& arguments);
 int run_generate(const Arguments& arguments);
 int run_inspect(const Arguments& arguments);
+int run_plot(const Arguments& arguments);
 int run_diff(const Arguments& arguments);
 int run_reshard(const Arguments& arguments);
 int run_bench(const Arguments& arguments);

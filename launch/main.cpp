@@ -42,6 +42,7 @@ const std::vector<Command> commands = {
     {"experts", run_experts, Ranks::Many, "how the experts of each layer have parted, and what they are given"},
     {"generate", run_generate, Ranks::Many, "continue texts"},
     {"inspect", run_inspect, Ranks::One, "what a model or checkpoint is"},
+    {"plot", run_plot, Ranks::One, "the training curves of runs, as a page that opens in a browser"},
     {"diff", run_diff, Ranks::One, "the first tensor in which two dumps or models differ, and by how much"},
     {"reshard", run_reshard, Ranks::One, "a checkpoint to the files of another layout"},
     {"export", run_export, Ranks::One, "a model to a Hugging Face directory"},

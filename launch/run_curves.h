@@ -1,0 +1,23 @@
+#pragma once
+#include <map>
+#include <string>
+#include <vector>
+
+namespace upcycle {
+
+// What RUN/metrics.jsonl says of a run's course. Steps that were done again after a crash count once, as they were done
+// last; of more steps than can be drawn there are the means of pieces of equal length.
+struct RunCurves {
+  struct Curve {
+    std::vector<double> tokens, loss, seconds;  // seconds: in the steps up to this one
+    std::vector<double> flops;                  // empty without RUN/run.json
+  };
+  Curve training;
+  std::map<std::string, Curve> held_out;  // by the set's name
+  std::vector<double> load_tokens, layers;
+  std::vector<std::vector<double>> max_over_mean, entropy;  // [time][layer]; empty for a dense run
+};
+// InputError: no such folder, no metrics.jsonl or no step in it, or a line that is none of `upcycle train`.
+RunCurves read_run_curves(const std::string& run);
+
+}  // namespace upcycle
