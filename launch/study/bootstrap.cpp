@@ -1,6 +1,7 @@
 #include "launch/study/bootstrap.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
 
@@ -31,10 +32,12 @@ std::vector<double> redrawn(const std::vector<double>& sums, const std::vector<d
   const std::size_t n = sums.size();
   const double widened = std::sqrt(static_cast<double>(n) / static_cast<double>(n - 1));
   std::vector<double> distances;
+  std::array<std::uint32_t, 4> random{};  // of four documents
   for (std::size_t draw = 0; draw < kDraws; ++draw) {
     double sum = 0, of = 0;
     for (std::size_t i = 0; i < n; ++i) {
-      const std::size_t document = rng::below(n, 1, kDocuments, draw * n + i);
+      if (i % 4 == 0) random = rng::bits(1, kDocuments, draw * n + i);
+      const std::size_t document = static_cast<std::uint64_t>(random[i % 4]) * n >> 32;
       sum += sums[document];
       of += tokens[document];
     }
@@ -59,31 +62,49 @@ const char* const kIntervalRule =
     "Differences are paired: by seed, and by document (cloze: by item). Standard errors and 95 % intervals come from "
     "2,000 draws of the documents with replacement, the same ones for both arms and all seeds, together with the "
     "spread "
-    "over seeds (Student's t, so with two or three seeds the interval is wider than two standard errors).";
+    "over seeds, which is pooled over the durations and budgets of a size; the interval follows Student's t in it, so "
+    "with few seeds it is wider than two standard errors.";
+
+SeedSpread seed_spread(const std::vector<std::vector<double>>& per_seed) {
+  SeedSpread spread;
+  double sum = 0;
+  for (const std::vector<double>& cell : per_seed) {
+    if (cell.size() < 2 || std::isnan(mean_of(cell))) continue;
+    sum += variance_of(cell) * static_cast<double>(cell.size() - 1);
+    spread.degrees += cell.size() - 1;
+  }
+  if (spread.degrees > 0) spread.variance = sum / static_cast<double>(spread.degrees);
+  return spread;
+}
+
+std::vector<double> seed_differences(const std::vector<std::vector<double>>& differences,
+                                     const std::vector<double>& tokens) {
+  const double all = std::accumulate(tokens.begin(), tokens.end(), 0.0);
+  std::vector<double> per_seed;
+  for (const std::vector<double>& of_seed : differences) {
+    UPCYCLE_CHECK(of_seed.size() == tokens.size(), "{} differences of {} documents", of_seed.size(), tokens.size());
+    per_seed.push_back(std::accumulate(of_seed.begin(), of_seed.end(), 0.0) / all);
+  }
+  return per_seed;
+}
 
 PairedDifference paired_difference(const std::vector<std::vector<double>>& differences,
-                                   const std::vector<double>& tokens) {
+                                   const std::vector<double>& tokens, const SeedSpread& spread) {
   PairedDifference result;
   const std::size_t n = tokens.size(), seeds = differences.size();
-  const double all = std::accumulate(tokens.begin(), tokens.end(), 0.0);
-  if (seeds == 0 || !(all > 0)) return result;
-  std::vector<double> mean(n, 0.0);  // over the seeds: the ratio is linear in them
-  for (const std::vector<double>& of_seed : differences) {
-    UPCYCLE_CHECK(of_seed.size() == n, "{} differences of {} documents", of_seed.size(), n);
-    result.per_seed.push_back(std::accumulate(of_seed.begin(), of_seed.end(), 0.0) / all);
-    for (std::size_t d = 0; d < n; ++d) mean[d] += of_seed[d] / static_cast<double>(seeds);
-  }
+  if (seeds == 0 || n == 0) return result;
+  result.per_seed = seed_differences(differences, tokens);
   result.difference = mean_of(result.per_seed);
   if (n < 2 || std::isnan(result.difference)) return result;
+  std::vector<double> mean(n, 0.0);  // over the seeds: the ratio is linear in them
+  for (const std::vector<double>& of_seed : differences)
+    for (std::size_t d = 0; d < n; ++d) mean[d] += of_seed[d] / static_cast<double>(seeds);
   std::vector<double> distances = redrawn(mean, tokens, result.difference);
-  double variance = variance_of(distances);
-  if (seeds > 1) {
-    const double of_seeds = variance_of(result.per_seed) / static_cast<double>(seeds);
-    variance += of_seeds;
-    for (std::size_t i = 0; i < kDraws; ++i) distances[i] += std::sqrt(of_seeds) * student_t(seeds - 1, i);
-  }
+  const double of_seeds = spread.variance / static_cast<double>(seeds);
+  result.standard_error = std::sqrt(variance_of(distances) + of_seeds);
+  if (spread.degrees > 0)
+    for (std::size_t i = 0; i < kDraws; ++i) distances[i] += std::sqrt(of_seeds) * student_t(spread.degrees, i);
   std::sort(distances.begin(), distances.end());
-  result.standard_error = std::sqrt(variance);
   result.low = result.difference + distances[kDraws / 40];
   result.high = result.difference + distances[kDraws - 1 - kDraws / 40];
   return result;

@@ -11,6 +11,7 @@ namespace upcycle {
 namespace {
 
 constexpr double kClearOfZero = 3;  // standard errors of the baseline's cloze score, below which its gain is no ratio
+const std::string kAgain = "best per budget";
 
 using Pairs = std::vector<std::pair<const StudyResult*, const StudyResult*>>;  // baseline, arm
 
@@ -30,27 +31,30 @@ Pairs paired_by_seed(const std::vector<const StudyResult*>& baseline, const std:
       a.folder, set, what, b.folder);
 }
 
-// Of the reported half: tokens of each document, and of each pair the arm's sums less the baseline's.
-struct LossDifferences {
-  std::vector<double> tokens;
+// One quantity of two arms at one cell, paired: the arm's sums less the baseline's, of each seed and document (or cloze
+// item), and what the documents weigh.
+struct Differences {
   std::vector<std::vector<double>> sums;
-  double baseline = 0;  // mean loss over the seeds
+  std::vector<double> weights;
+  std::vector<double> per_seed() const { return seed_differences(sums, weights); }
 };
-LossDifferences loss_differences(const Pairs& pairs, const std::string& name) {
-  LossDifferences d;
+
+// Of the reported half; documents of a single token predict nothing.
+Differences loss_differences(const Pairs& pairs, const std::string& name) {
+  Differences d;
   for (const auto& [baseline, arm] : pairs) {
     const SetMeasures &b = *find_set(*baseline, name), &a = *find_set(*arm, name);
     if (a.documents.size() != b.documents.size()) refuse_other_text(*arm, *baseline, name, "documents");
     std::vector<double> tokens, sums;
     for (std::size_t i = 1; i < b.documents.size(); i += 2) {
       if (a.documents[i].tokens != b.documents[i].tokens) refuse_other_text(*arm, *baseline, name, "documents");
+      if (b.documents[i].tokens == 0) continue;
       tokens.push_back(static_cast<double>(b.documents[i].tokens));
       sums.push_back(a.documents[i].loss - b.documents[i].loss);
     }
-    if (!d.tokens.empty() && d.tokens != tokens) refuse_other_text(*baseline, *pairs[0].first, name, "documents");
-    d.tokens = tokens;
+    if (!d.sums.empty() && d.weights != tokens) refuse_other_text(*baseline, *pairs[0].first, name, "documents");
+    d.weights = tokens;
     d.sums.push_back(sums);
-    d.baseline += mean_loss(b, Half::Reported) / static_cast<double>(pairs.size());
   }
   return d;
 }
@@ -59,27 +63,55 @@ double corrected(double credit, std::int64_t candidates) {
   const double chance = 1.0 / static_cast<double>(candidates);
   return (credit - chance) / (1 - chance);
 }
-std::vector<double> corrected(const SetMeasures& set) {
-  std::vector<double> scores;
-  for (const double credit : set.cloze) scores.push_back(corrected(credit, set.candidates));
-  return scores;
-}
 
-Json cloze_comparison(const Pairs& pairs, const std::string& name) {
-  std::vector<std::vector<double>> scores, differences;
+// Of corrected scores; empty where no cloze was asked for. `of_baseline`: its own scores, not the differences.
+Differences cloze_differences(const Pairs& pairs, const std::string& name, bool of_baseline) {
+  Differences d;
+  const SetMeasures& first = *find_set(*pairs[0].first, name);
   for (const auto& [baseline, arm] : pairs) {
     const SetMeasures &b = *find_set(*baseline, name), &a = *find_set(*arm, name);
-    if (b.cloze.empty() && a.cloze.empty()) return {};
-    const SetMeasures& first = *find_set(*pairs[0].first, name);
     for (const auto& [set, run] : {std::pair{&a, arm}, {&b, baseline}})
       if (set->cloze.size() != first.cloze.size() || set->candidates != first.candidates)
         refuse_other_text(*run, *pairs[0].first, name, "cloze items");
-    scores.push_back(corrected(b));
-    differences.push_back(corrected(a));
-    for (std::size_t i = 0; i < scores.back().size(); ++i) differences.back()[i] -= scores.back()[i];
+    std::vector<double> sums;
+    for (std::size_t i = 0; i < b.cloze.size(); ++i) {
+      const double score = corrected(b.cloze[i], b.candidates);
+      sums.push_back(of_baseline ? score : corrected(a.cloze[i], a.candidates) - score);
+    }
+    d.sums.push_back(sums);
   }
-  const std::vector<double> one_each(scores[0].size(), 1.0);
-  const PairedDifference d = paired_difference(differences, one_each), base = paired_difference(scores, one_each);
+  d.weights.assign(first.cloze.size(), 1.0);
+  return d;
+}
+
+// What is compared: an arm and the baseline at one cell, on one set.
+struct Compared {
+  Cell cell;
+  std::string arm, set, rates;
+  Pairs pairs;
+  Differences loss, cloze, baseline_cloze;
+};
+
+struct Spreads {
+  SeedSpread loss, cloze, baseline_cloze;
+};
+// Pooled over the durations and budgets of a size. The second sweep's rates are other runs of a cell that counts
+// already.
+Spreads spreads_of(const std::vector<Compared>& all, const Compared& one) {
+  std::vector<std::vector<double>> loss, cloze, baseline;
+  for (const Compared& c : all) {
+    if (c.cell.size != one.cell.size || c.arm != one.arm || c.set != one.set || c.rates == kAgain) continue;
+    loss.push_back(c.loss.per_seed());
+    cloze.push_back(c.cloze.per_seed());
+    baseline.push_back(c.baseline_cloze.per_seed());
+  }
+  return {seed_spread(loss), seed_spread(cloze), seed_spread(baseline)};
+}
+
+Json cloze_comparison(const Compared& c, const Spreads& spreads) {
+  if (c.cloze.weights.empty()) return {};
+  const PairedDifference d = paired_difference(c.cloze.sums, c.cloze.weights, spreads.cloze),
+                         base = paired_difference(c.baseline_cloze.sums, c.cloze.weights, spreads.baseline_cloze);
   const bool clear = base.difference > kClearOfZero * base.standard_error;
   return {{"difference", number_or_null(d.difference)},
           {"standard_error", number_or_null(d.standard_error)},
@@ -89,29 +121,31 @@ Json cloze_comparison(const Pairs& pairs, const std::string& name) {
           {"says", says(d, false)}};
 }
 
-Json comparison(const Pairs& pairs, const Cell& cell, const std::string& arm, const std::string& set,
-                const char* rates) {
-  const LossDifferences losses = loss_differences(pairs, set);
-  const PairedDifference d = paired_difference(losses.sums, losses.tokens);
+Json comparison(const Compared& c, const Spreads& spreads) {
+  const PairedDifference d = paired_difference(c.loss.sums, c.loss.weights, spreads.loss);
+  double baseline = 0;
+  for (const auto& [b, a] : c.pairs)
+    baseline += mean_loss(*find_set(*b, c.set), Half::Reported) / static_cast<double>(c.pairs.size());
   Json per_seed = Json::array();
   for (const double x : d.per_seed) per_seed.push_back(number_or_null(x));
-  return {{"size", cell.size},
-          {"duration", cell.duration},
-          {"budget", cell.budget},
-          {"arm", arm},
-          {"set", set},
-          {"rates", rates},
-          {"baseline_loss", number_or_null(losses.baseline)},
-          {"loss", number_or_null(losses.baseline + d.difference)},
+  return {{"size", c.cell.size},
+          {"duration", c.cell.duration},
+          {"budget", c.cell.budget},
+          {"arm", c.arm},
+          {"set", c.set},
+          {"rates", c.rates},
+          {"baseline_loss", number_or_null(baseline)},
+          {"loss", number_or_null(baseline + d.difference)},
           {"difference", number_or_null(d.difference)},
           {"standard_error", number_or_null(d.standard_error)},
           {"low", number_or_null(d.low)},
           {"high", number_or_null(d.high)},
-          {"seeds", pairs.size()},
+          {"seeds", c.pairs.size()},
+          {"spread_known", spreads.loss.degrees > 0},
           {"per_seed", per_seed},
-          {"relative_gain", number_or_null(-d.difference / losses.baseline)},
+          {"relative_gain", number_or_null(-d.difference / baseline)},
           {"says", says(d, true)},
-          {"cloze", cloze_comparison(pairs, set)}};
+          {"cloze", cloze_comparison(c, spreads)}};
 }
 
 std::vector<Cell> cells_of(const std::vector<StudyResult>& results) {
@@ -147,10 +181,10 @@ Json cloze_score(const SetMeasures& set) {
 }
 
 Json comparisons(const Study& study, const std::vector<StudyResult>& results, const std::vector<Sweep>& sweeps) {
-  Json all = Json::array();
+  std::vector<Compared> all;
   const auto is_swept = [&](const std::string& arm, bool again, const Cell& cell) {
+    const std::string& of = study.arm(arm).lr_of.empty() ? arm : study.arm(arm).lr_of;
     return std::ranges::any_of(sweeps, [&](const Sweep& s) {
-      const std::string& of = study.arm(arm).lr_of.empty() ? arm : study.arm(arm).lr_of;
       return s.arm == of && s.again == again && (again ? s.cell == cell : s.cell.size == cell.size);
     });
   };
@@ -163,21 +197,26 @@ Json comparisons(const Study& study, const std::vector<StudyResult>& results, co
         const auto base_rate = rate_of(study, sweeps, study.baseline, cell, again),
                    arm_rate = rate_of(study, sweeps, arm.name, cell, again);
         if (!base_rate || !arm_rate) continue;
-        Pairs pairs = paired_by_seed(results_at(results, study.baseline, cell, *base_rate),
-                                     results_at(results, arm.name, cell, *arm_rate));
+        const bool same = base_rate == rate_of(study, sweeps, study.baseline, cell, false) &&
+                          arm_rate == rate_of(study, sweeps, arm.name, cell, false);
+        if (again && same && arm.name != study.candidate) continue;  // of the verdict's arms it is worth saying
+        const Pairs pairs = paired_by_seed(results_at(results, study.baseline, cell, *base_rate),
+                                           results_at(results, arm.name, cell, *arm_rate));
         for (const auto& [set, prefix] : study.valid) {
-          Pairs measured = pairs;
-          std::erase_if(measured, [&set = set](const auto& p) {
+          Compared c{cell, arm.name, set, again ? kAgain : swept ? "paper" : "given", pairs, {}, {}, {}};
+          std::erase_if(c.pairs, [&set = set](const auto& p) {
             return find_set(*p.first, set) == nullptr || find_set(*p.second, set) == nullptr;
           });
-          if (!measured.empty())
-            all.push_back(comparison(measured, cell, arm.name, set,
-                                     again   ? "best per budget"
-                                     : swept ? "paper"
-                                             : "given"));
+          if (c.pairs.empty()) continue;
+          c.loss = loss_differences(c.pairs, set);
+          c.cloze = cloze_differences(c.pairs, set, false);
+          c.baseline_cloze = cloze_differences(c.pairs, set, true);
+          all.push_back(std::move(c));
         }
       }
-  return all;
+  Json list = Json::array();
+  for (const Compared& c : all) list.push_back(comparison(c, spreads_of(all, c)));
+  return list;
 }
 
 }  // namespace upcycle

@@ -15,7 +15,8 @@ struct Point {
   int sign = 0;  // 1: the candidate is better, -1: worse, 0: no difference
   double nats = 0, share = 0;
   std::int64_t seeds = 0;
-  bool holds_zero = false;  // the 95 % interval
+  bool spread_known = false;  // over seeds, perhaps of other budgets
+  bool holds_zero = false;    // the 95 % interval
 };
 
 std::optional<Point> point_of(const Json& c) {
@@ -26,6 +27,7 @@ std::optional<Point> point_of(const Json& c) {
   p.nats = std::abs(c["difference"].get<double>());
   p.share = std::abs(c["relative_gain"].get<double>());
   p.seeds = c["seeds"];
+  p.spread_known = c["spread_known"];
   p.holds_zero = c["low"].get<double>() <= 0 && c["high"].get<double>() >= 0;
   return p;
 }
@@ -128,16 +130,31 @@ class Writer {
     for (const Json& v : report_["serving"])
       if (v["size"] == s_.verdict.size && v["arm"] == s_.candidate && v["share_of_dense"].is_number()) found = &v;
     if (found == nullptr) return " What it costs to serve is not known, so neither is when it pays.";
-    std::string text = fmt::format(
-        " {} serves at {} of the dense model's rate ({})", s_.candidate,
+    const std::string rate = fmt::format(
+        " Serving {} reaches {} of the dense model's rate ({})", s_.candidate,
         two_digits((*found)["share_of_dense"].get<double>()),
         (*found)["source"] == "measured" ? "measured here" : "predicted for " + (*found)["machine"].get<std::string>());
+    const Json *at_verdict = break_even(s_.verdict.budget), *known = at_verdict;
+    // At the largest budget continued pretraining often does not reach the MoE's loss: then the largest that can tell.
+    if (known == nullptr || is_unknown(*known))
+      for (const double budget : s_.budgets)
+        if (const Json* b = break_even(budget); b != nullptr && !is_unknown(*b)) known = b;
+    if (known == nullptr) return rate + "; when it pays is not known, because its runs are missing.";
+    std::string text = fmt::format("{}, {}", rate, (*known)["pays"].get<std::string>());
+    if (s_.budgets.size() > 1) text += fmt::format(" (trained with {})", at((*known)["budget"]));
+    if (at_verdict == nullptr) text += fmt::format("; at {} its run is missing", at(s_.verdict.budget, true));
+    if (at_verdict != nullptr && known != at_verdict)
+      text +=
+          fmt::format("; at {} that is {}", at(s_.verdict.budget, true), (*at_verdict)["answer"].get<std::string>());
+    return text + ".";
+  }
+  static bool is_unknown(const Json& b) { return b["answer"].get<std::string>().starts_with("not known"); }
+  const Json* break_even(double budget) const {
     for (const Json& b : report_["break_even"])
-      if (b["size"] == s_.verdict.size && b["duration"] == s_.verdict.duration && b["budget"] == s_.verdict.budget &&
+      if (b["size"] == s_.verdict.size && b["duration"] == s_.verdict.duration && b["budget"] == budget &&
           b["arm"] == s_.candidate && b["set"] == s_.new_set)
-        return fmt::format("{}, {}{}.", text, b["pays"].get<std::string>(),
-                           s_.budgets.size() > 1 ? fmt::format(" (trained with {})", at(s_.verdict.budget)) : "");
-    return text + "; when it pays is not known, because its run at " + at(s_.verdict.budget) + " is missing.";
+        return &b;
+    return nullptr;
   }
 
   std::string doubts() const {
@@ -146,10 +163,10 @@ class Writer {
     std::vector<std::string> wide;
     for (const Point& p : points_)
       if (p.sign != 0 && p.holds_zero) wide.push_back(at(p.budget, true));
-    if (std::ranges::all_of(points_, [](const Point& p) { return p.seeds == 1; }))
+    if (std::ranges::none_of(points_, &Point::spread_known))
       text += " One seed: the spread is not known.";
     else if (verdict != points_.end() && verdict->seeds == 1)
-      text += fmt::format(" One seed at {}: the spread there is not known.", at(s_.verdict.budget));
+      text += fmt::format(" One seed at {}: its spread is taken from the other budgets.", at(s_.verdict.budget));
     if (!wide.empty())
       text += fmt::format(" The 95 % interval at {}, which allows for few seeds, still holds 0.", listed(wide));
     return text + edges() + broken();

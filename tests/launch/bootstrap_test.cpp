@@ -9,6 +9,13 @@
 namespace upcycle {
 namespace {
 
+using Differences = std::vector<std::vector<double>>;
+
+// Of a cell that stands alone.
+PairedDifference alone(const Differences& differences, const std::vector<double>& tokens) {
+  return paired_difference(differences, tokens, seed_spread({seed_differences(differences, tokens)}));
+}
+
 double noise(std::string_view key, std::uint64_t i) { return rng::normal(7, rng::key_of(key), i); }
 
 // Documents of 50 to 450 tokens that differ by far more than the arms do.
@@ -26,7 +33,7 @@ TEST(PairedDifference, ArmsThatAreTheSameDoNotDiffer) {
   const Text text(30);
   const std::vector<double> none(30, 0.0);
   for (const std::size_t seeds : {1u, 2u, 3u}) {
-    const PairedDifference d = paired_difference(std::vector<std::vector<double>>(seeds, none), text.tokens);
+    const PairedDifference d = alone(Differences(seeds, none), text.tokens);
     EXPECT_EQ(d.difference, 0);
     EXPECT_EQ(d.standard_error, 0);
     EXPECT_EQ(d.low, 0);
@@ -37,7 +44,7 @@ TEST(PairedDifference, ArmsThatAreTheSameDoNotDiffer) {
 }
 
 TEST(PairedDifference, IsARatioOfSumsByHand) {
-  const PairedDifference d = paired_difference({{1, 3}, {2, 6}}, {10, 30});
+  const PairedDifference d = alone({{1, 3}, {2, 6}}, {10, 30});
   EXPECT_EQ(d.per_seed, (std::vector<double>{0.1, 0.2}));
   EXPECT_DOUBLE_EQ(d.difference, 0.15);
   // Every draw of these documents has the same ratio: what is left is the spread of the seeds, s = 0.0707, over sqrt 2.
@@ -56,7 +63,7 @@ TEST(PairedDifference, OfOneSeedHasTheStandardErrorOfDocuments) {
     squares += x.back() * x.back();
   }
   const double expected = std::sqrt((squares - sum * sum / 100) / 99 / 100);
-  const PairedDifference d = paired_difference({x}, std::vector<double>(100, 1.0));
+  const PairedDifference d = alone({x}, std::vector<double>(100, 1.0));
   EXPECT_NEAR(d.standard_error, expected, 0.06 * expected);
   EXPECT_NEAR(d.high - d.low, 2 * 1.96 * expected, 0.1 * 2 * 1.96 * expected);
 }
@@ -69,12 +76,12 @@ TEST(PairedDifference, AShiftOfAllDocumentsIsFoundBecauseTheyArePaired) {
     paired.push_back(arm - text.loss[d]);
     shuffled.push_back(arm / text.tokens[d] * text.tokens[(d + 1) % 60] - text.loss[(d + 1) % 60]);
   }
-  const PairedDifference found = paired_difference({paired}, text.tokens);
+  const PairedDifference found = alone({paired}, text.tokens);
   EXPECT_NEAR(found.difference, -0.02, 0.005);
   EXPECT_EQ(says(found, true), "better");
   EXPECT_EQ(says(found, false), "worse");
   EXPECT_LT(found.high, 0);
-  const PairedDifference lost = paired_difference({shuffled}, text.tokens);
+  const PairedDifference lost = alone({shuffled}, text.tokens);
   EXPECT_GT(lost.standard_error, 20 * found.standard_error);
   EXPECT_EQ(says(lost, true), "no difference");
 }
@@ -93,7 +100,7 @@ TEST(PairedDifference, TheIntervalHoldsTheTruthInAbout95Of100) {
           for (std::size_t d = 0; d < kDocuments; ++d)
             x[s].push_back(text.tokens[d] * (kTruth + of_seeds * noise("seed", trial * 3 + s) +
                                              0.05 * noise("document", trial * kDocuments + d)));
-        const PairedDifference d = paired_difference(x, text.tokens);
+        const PairedDifference d = alone(x, text.tokens);
         held += d.low <= kTruth && kTruth <= d.high;
       }
       const double share = static_cast<double>(held) / kTrials;
@@ -103,14 +110,25 @@ TEST(PairedDifference, TheIntervalHoldsTheTruthInAbout95Of100) {
     }
 }
 
+TEST(PairedDifference, TheSpreadOverSeedsIsPooledOverCells) {
+  const SeedSpread s = seed_spread({{0.1, 0.3}, {0.5}, {1.0, 1.1, 1.2}, {}, {std::nan(""), 1}});
+  EXPECT_EQ(s.degrees, 3u);
+  EXPECT_NEAR(s.variance, (0.02 * 1 + 0.01 * 2) / 3, 1e-12);
+  EXPECT_EQ(seed_spread({{0.5}}).degrees, 0u);
+  // A cell with one seed has the others' spread, and many degrees of freedom make an interval of 1.96 standard errors.
+  const PairedDifference d = paired_difference({{1, 1}}, {10, 10}, {0.04, 60});
+  EXPECT_NEAR(d.standard_error, 0.2, 1e-12);
+  EXPECT_NEAR(d.high - d.low, 2 * 2.0 * 0.2, 0.08);
+}
+
 TEST(PairedDifference, OfOneDocumentHasNoStandardErrorAndOfNoneNothing) {
-  const PairedDifference one = paired_difference({{5}}, {10});
+  const PairedDifference one = alone({{5}}, {10});
   EXPECT_DOUBLE_EQ(one.difference, 0.5);
   EXPECT_TRUE(std::isnan(one.standard_error) && std::isnan(one.low));
   EXPECT_EQ(says(one, true), "not known");
-  EXPECT_TRUE(std::isnan(paired_difference({}, {10}).difference));
-  EXPECT_TRUE(std::isnan(paired_difference({{}}, {}).difference));
-  EXPECT_EQ(says(paired_difference({{std::nan(""), 1}}, {1, 1}), true), "not known");
+  EXPECT_TRUE(std::isnan(alone({}, {10}).difference));
+  EXPECT_TRUE(std::isnan(alone({{}}, {}).difference));
+  EXPECT_EQ(says(alone({{std::nan(""), 1}}, {1, 1}), true), "not known");
 }
 
 }  // namespace

@@ -28,6 +28,7 @@ struct Parts {
                                      {"low", difference - 0.01},
                                      {"high", difference + 0.01},
                                      {"seeds", seeds},
+                                     {"spread_known", seeds > 1},
                                      {"relative_gain", -difference / 2.5},
                                      {"says", says}});
     return *this;
@@ -37,9 +38,14 @@ struct Parts {
         {{"size", "1M"}, {"arm", "moe"}, {"share_of_dense", 0.43}, {"source", source}, {"machine", "an H100"}});
     return *this;
   }
-  Parts& pays(const std::string& clause) {
-    report["break_even"].push_back(
-        {{"size", "1M"}, {"duration", 20}, {"budget", 0.8}, {"arm", "moe"}, {"set", "new"}, {"pays", clause}});
+  Parts& pays(const std::string& clause, double budget = 0.8, const std::string& answer = "after some") {
+    report["break_even"].push_back({{"size", "1M"},
+                                    {"duration", 20},
+                                    {"budget", budget},
+                                    {"arm", "moe"},
+                                    {"set", "new"},
+                                    {"answer", answer},
+                                    {"pays", clause}});
     return *this;
   }
   Parts& swept(const std::string& arm, double best, bool interior) {
@@ -63,18 +69,19 @@ const std::string kBegin = "1M, pretrained on 20 tokens per parameter, held-out 
 const std::string kNoServing = " What it costs to serve is not known, so neither is when it pays.";
 
 TEST(Verdict, SaysWhichIsBetterAtWhichBudgetAndWhatServingCosts) {
-  EXPECT_EQ(Parts()
-                .compared(0.2, 0.012, "worse")
-                .compared(0.8, -0.05, "better")
-                .compared(0.4, -0.025, "better")
-                .served()
-                .pays("so it pays if fewer than 3.1e9 tokens are served")
-                .text(),
-            kBegin +
-                "at 0.2 of the pretraining budget cpt is better by 0.012 nats (0.5 %); from 0.4 of the pretraining "
-                "budget on moe is better, by 0.025 nats (1.0 %) at 0.4 and 0.050 nats (2.0 %) at 0.8. moe serves at "
-                "0.43 of the dense model's rate (measured here), so it pays if fewer than 3.1e9 tokens are served "
-                "(trained with 0.8 of the pretraining budget).");
+  EXPECT_EQ(
+      Parts()
+          .compared(0.2, 0.012, "worse")
+          .compared(0.8, -0.05, "better")
+          .compared(0.4, -0.025, "better")
+          .served()
+          .pays("so it pays if fewer than 3.1e9 tokens are served")
+          .text(),
+      kBegin +
+          "at 0.2 of the pretraining budget cpt is better by 0.012 nats (0.5 %); from 0.4 of the pretraining "
+          "budget on moe is better, by 0.025 nats (1.0 %) at 0.4 and 0.050 nats (2.0 %) at 0.8. Serving moe "
+          "reaches 0.43 of the dense model's rate (measured here), so it pays if fewer than 3.1e9 tokens are served "
+          "(trained with 0.8 of the pretraining budget).");
 }
 
 TEST(Verdict, SaysWhenOneIsBetterEverywhere) {
@@ -129,10 +136,11 @@ TEST(Verdict, SaysPlainlyWhereItDoesNotGoOneWay) {
 TEST(Verdict, OfOneBudgetOrTokensReadsWell) {
   Parts one;
   one.study.budgets = {0.8};
-  EXPECT_EQ(one.compared(0.8, -0.05, "better").served("predicted").pays("and it never pays").text(),
-            kBegin +
-                "at 0.8 of the pretraining budget moe is better by 0.050 nats (2.0 %). moe serves at 0.43 of the dense "
-                "model's rate (predicted for an H100), and it never pays.");
+  EXPECT_EQ(
+      one.compared(0.8, -0.05, "better").served("predicted").pays("and it never pays").text(),
+      kBegin +
+          "at 0.8 of the pretraining budget moe is better by 0.050 nats (2.0 %). Serving moe reaches 0.43 of the dense "
+          "model's rate (predicted for an H100), and it never pays.");
   Parts tokens;
   tokens.study.budgets = {2.5e6};
   tokens.study.budgets_in_tokens = true;
@@ -153,8 +161,8 @@ TEST(Verdict, SaysWhatIsMissing) {
                 "yet: 1 run.");
   Parts parts;
   parts.compared(0.2, 0.012, "worse").compared(0.4, -0.05, "better").served();
-  EXPECT_NE(parts.text().find("(measured here); when it pays is not known, because its run at 0.8 of the pretraining "
-                              "budget is missing. Not compared: budget 0.8."),
+  EXPECT_NE(parts.text().find("(measured here); when it pays is not known, because its runs are missing. Not compared: "
+                              "budget 0.8."),
             std::string::npos)
       << parts.text();
   for (const char* name : {"a", "b", "c", "d"}) parts.broken(name, "failed");
@@ -165,11 +173,32 @@ TEST(Verdict, SaysWhatIsMissing) {
   EXPECT_NE(unknown.text().find("nothing can be said"), std::string::npos);
 }
 
+TEST(Verdict, WhereTheLargestBudgetCanNotTellWhenItPaysASmallerOneDoes) {
+  Parts parts;
+  parts.compared(0.4, -0.02, "better").compared(0.8, -0.05, "better").served();
+  parts.pays("and that is not known", 0.8, "not known: no run reaches it");
+  EXPECT_NE(parts.text().find("(measured here), and that is not known (trained with 0.8 of the pretraining budget)."),
+            std::string::npos)
+      << parts.text();
+  parts.pays("so it pays if", 0.2).pays("so it pays", 0.4);
+  EXPECT_NE(
+      parts.text().find("(measured here), so it pays (trained with 0.4 of the pretraining budget); at 0.8 that is "
+                        "not known: no run reaches it."),
+      std::string::npos)
+      << parts.text();
+  Parts without;
+  without.compared(0.4, -0.02, "better").served().pays("so it pays", 0.4);
+  EXPECT_NE(without.text().find("so it pays (trained with 0.4 of the pretraining budget); at 0.8 its run is missing."),
+            std::string::npos)
+      << without.text();
+}
+
 TEST(Verdict, SaysHowFewSeedsThereAre) {
   const std::string one = Parts().compared(0.8, -0.05, "better", 1).text();
   EXPECT_NE(one.find(" One seed: the spread is not known."), std::string::npos) << one;
   const std::string there = Parts().compared(0.4, -0.05, "better", 2).compared(0.8, -0.05, "better", 1).text();
-  EXPECT_NE(there.find(" One seed at 0.8 of the pretraining budget: the spread there is not known."), std::string::npos)
+  EXPECT_NE(there.find(" One seed at 0.8 of the pretraining budget: its spread is taken from the other budgets."),
+            std::string::npos)
       << there;
   const std::string wide = Parts().compared(0.8, -0.008, "better", 2).text();
   EXPECT_NE(wide.find(" The 95 % interval at 0.8, which allows for few seeds, still holds 0."), std::string::npos)
