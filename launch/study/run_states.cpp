@@ -43,7 +43,7 @@ void RunStates::refresh() {
   expected_ = known_(
       [&](const StudyArm& arm, const Cell& cell) {
         const std::optional<double> rate = choose(arm, cell);
-        return rate ? rate : arm.rates(cell.size).front();
+        return rate ? rate : arm.rates(cell.size)[arm.rates(cell.size).size() / 2];
       },
       measured_);
 }

@@ -32,7 +32,7 @@ class RunStates {
   bool has(const std::string& name) const { return states_.contains(name); }
   State state(const std::string& name) const { return states_.at(name); }
   const RunMeasures& measures(const std::string& name) const { return done_.at(name); }
-  // Those that will be known once all sweeps have ended, with the number that they had if each chose its first rate.
+  // Those that will be known once all sweeps have ended, with the number that they had if each chose its middle rate.
   const std::vector<StudyRun>& expected() const { return expected_; }
   std::vector<StudyResult> results(const std::function<std::string(const StudyRun&)>& command) const;
 

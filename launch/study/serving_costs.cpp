@@ -81,29 +81,28 @@ Json read_kept(const std::string& path) {
 
 }  // namespace
 
-ServingResult serving_result(const Json& served, const Json& setup, const std::string& size, const std::string& arm) {
+ServingResult serving_result(const Json& report, const char* part, const std::string& size, const std::string& arm) {
+  const Json &served = report.at(part), &setup = report.at("setup"), &capacity = served.at("capacity");
   ServingResult r;
   r.size = size;
   r.arm = arm;
-  const bool predicted = setup.value("predicted", false);
+  const bool predicted = setup.at("predicted").get<bool>();
   r.source = predicted ? "predicted" : "measured";
   r.machine = predicted ? setup.at("machine").get<std::string>() : this_machine();
-  if (served.contains("layout") && served["layout"].is_object())
-    r.devices = served["layout"].value("ranks", std::int64_t{1});
-  r.requests_per_s = served.at("max_rate").get<double>();
+  if (served.at("layout").is_object()) r.devices = served["layout"].at("ranks").get<std::int64_t>();
+  const auto found = [](const Json& s) {
+    return s.is_null() || (s.at("sweep_ended").is_null() && s.at("max_rate").get<double>() > 0);
+  };
+  const double most = capacity.at("request_throughput").get<double>();
+  r.requests_per_s =
+      found(report.at("model")) && found(report.at("baseline")) ? served.at("max_rate").get<double>() : most;
+  r.tokens_per_s = r.requests_per_s * capacity.at("tokens_per_s").get<double>() / most;  // of all requests' lengths
   r.curve = Json::array();
-  for (const Json& point : served.at("load")) {
-    const double rate = point.at("rate").get<double>(), tokens = point.at("tokens_per_s").get<double>();
-    r.curve.push_back({{"request_rate", rate},
-                       {"tokens_per_s", tokens},
+  for (const Json& point : served.at("load"))
+    r.curve.push_back({{"request_rate", point.at("rate")},
+                       {"tokens_per_s", point.at("tokens_per_s")},
                        {"latency", point.at("mean_e2el_ms").get<double>() / 1e3},
                        {"sustained", point.at("sustained")}});
-    if (rate == r.requests_per_s) r.tokens_per_s = tokens;
-  }
-  if (r.requests_per_s == 0) {  // not even the lowest rate was sustained: what it does with a queue that never ends
-    r.requests_per_s = served.at("capacity").at("request_throughput").get<double>();
-    r.tokens_per_s = served.at("capacity").at("tokens_per_s").get<double>();
-  }
   r.latency_alone = served.at("one_request_s").get<double>();
   return r;
 }
@@ -154,12 +153,11 @@ std::vector<ServingResult> serving_costs(const Study& study, const std::vector<S
     }
     try {
       const Json& report = serve(arm, alone ? nullptr : dense);
-      const Json& setup = report.at("setup");
       if (dense != nullptr && !alone && of_model.empty()) {
-        found.push_back(serving_result(report.at("baseline"), setup, size, ""));
+        found.push_back(serving_result(report, "baseline", size, ""));
         of_model.emplace_back(dense->model, found.back());
       }
-      found.push_back(serving_result(report.at("model"), setup, size, arm.arm));
+      found.push_back(serving_result(report, "model", size, arm.arm));
       of_model.emplace_back(arm.model, found.back());
     } catch (const std::exception& e) {
       problems.push_back(fmt::format("serving of {} {}: {}", size, arm.arm.empty() ? "dense" : arm.arm, e.what()));

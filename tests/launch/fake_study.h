@@ -61,7 +61,7 @@ esac
     study.cloze.items = 3;
     StudyArm arm;
     arm.name = "cpt";
-    arm.learning_rates = {1, 2, 3};
+    arm.learning_rates[""] = {1, 2, 3};
     study.arms = {arm};
     std::filesystem::create_directories(study.output);
     program.known = [this](const ChosenRate& chosen, const MeasuredRate&) { return runs(chosen); };
@@ -97,6 +97,10 @@ esac
     r.lr = lr;
     r.needs = needs;
     r.tokens = 500;
+    ModelConfig& m = r.config.model;
+    m.hidden_size = m.intermediate_size = m.vocab_size = 16;
+    m.num_hidden_layers = m.num_attention_heads = 1;
+    r.config.train.steps = 5;
     r.flops = r.own_flops = 1000;
     r.config_text = Json{{"train", {{"lr", lr}}}, {"checkpoint", {{"dir", study.output + "/runs/" + name}}}}.dump();
     return r;

@@ -70,7 +70,7 @@ TEST(StudyDriver, AllRatesOfASweepFailing) {
   FakeStudy f;
   for (const char* lr : {"1", "2", "3"}) f.append(std::string("broken-s1-lr") + lr, "");
   ASSERT_EQ(f.drive(), kStudyIncomplete);
-  EXPECT_EQ(f.report()["s2-lr1"]["error"], "no learning rate of the sweep of cpt could be trained");
+  EXPECT_EQ(f.report()["s2-lr2"]["error"], "no learning rate of the sweep of cpt could be trained");
 }
 
 TEST(StudyDriver, KilledAtRandomMomentsItGoesOnToTheSameReport) {
