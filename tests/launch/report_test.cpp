@@ -185,7 +185,7 @@ TEST(Report, ARelativeClozeGainNeedsABaselineClearOfChance) {
 // The same study with three rates for each arm: at 0.2 both are best at 1e-3; at 0.8 cpt is best at 5e-4.
 Study swept_study() {
   Study s = study();
-  for (StudyArm& arm : s.arms) arm.learning_rates = {5e-4, 1e-3, 2e-3};
+  for (StudyArm& arm : s.arms) arm.learning_rates[""] = {5e-4, 1e-3, 2e-3};
   return s;
 }
 std::vector<StudyResult> swept_results() {

@@ -21,7 +21,7 @@ inline Study study() {
   s.sweep_budget = 0.2;
   StudyArm cpt;
   cpt.name = "cpt";
-  cpt.learning_rates = {1e-3};
+  cpt.learning_rates[""] = {1e-3};
   StudyArm moe = cpt;
   moe.name = "moe";
   moe.from = StartsFrom::Upcycle;
