@@ -48,7 +48,7 @@ int run_plot(const Arguments& arguments) {
     const RunCurves curves = read_run_curves(runs[r]);
     const int look = static_cast<int>(r);
     study_page::TrainedRun run{
-        names[r], names[r], {look, look, look / charts::color_count}, curve_of(curves.training), {}};
+        names[r], names[r], {look, look, look / charts::color_count}, false, curve_of(curves.training), {}};
     for (const auto& [set, curve] : curves.held_out) {
       run.held_out[set] = curve_of(curve);
       if (std::ranges::find(sets, set) == sets.end()) sets.push_back(set);

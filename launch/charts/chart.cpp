@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <set>
 
 namespace upcycle::charts {
@@ -22,22 +23,28 @@ double width_of(const std::string& words) {
   return kLetter * static_cast<double>(letters);
 }
 
-std::vector<double> values(const Chart& chart, bool of_x) {
+std::vector<double> x_values(const Chart& chart) {
   std::vector<double> all;
   for (const Series& s : chart.series)
-    for (const Point& p : s.through) all.push_back(of_x ? p.x : p.y);
+    for (const auto* points : {&s.points, &s.through})
+      for (const Point& p : *points) all.push_back(p.x);
+  return all;
+}
+
+std::vector<double> y_values(const Chart& chart) {
+  std::vector<double> all, aside;
   for (const Series& s : chart.series)
-    for (const Point& p : s.points) {
-      all.push_back(of_x ? p.x : p.y);
-      if (of_x) continue;
-      if (std::isfinite(p.low)) all.push_back(p.low);
-      if (std::isfinite(p.high)) all.push_back(p.high);
-    }
-  if (!of_x && chart.crop && all.size() > 50) {
+    for (const auto* points : {&s.points, &s.through})
+      for (const Point& p : *points)
+        for (const double y : {p.y, p.low, p.high})
+          if (std::isfinite(y)) (s.aside ? aside : all).push_back(y);
+  if (chart.crop && all.size() > 50) {
     std::ranges::sort(all);
     all.resize(all.size() - all.size() / 50);
   }
-  if (!of_x) all.insert(all.end(), chart.levels.begin(), chart.levels.end());
+  const double most = all.empty() ? INFINITY : *std::ranges::max_element(all);
+  std::ranges::copy_if(aside, std::back_inserter(all), [&](double y) { return y <= most; });
+  all.insert(all.end(), chart.levels.begin(), chart.levels.end());
   return all;
 }
 
@@ -90,11 +97,26 @@ std::string marker(const Series& s, const Point& p, double x, double y) {
       marker_path(s.look.shape, x, y, radius_of(s)), escaped(p.tip));
 }
 
+// A point above the axis: an arrow at its end; the last one of its series with the number.
+std::string above(const Series& s, const Point& p, double x) {
+  Series arrow = s;
+  arrow.look.shape = 2;
+  std::string svg = marker(arrow, p, x, kTop);
+  if (&p != &s.points.back()) return svg;
+  const std::string number = for_people(p.y, Unit::Number);
+  const bool left = x + 7 + width_of(number) > kWidth;
+  return svg + text(left ? x - 7 : x + 7, kTop + 12, left ? "end" : "start", number, "label");
+}
+
 std::string points_of(const Series& s, const Scale& xs, const Scale& ys) {
   std::string svg;
   for (const Point& p : s.points) {
-    if (!xs.shows(p.x) || !ys.shows(p.y)) continue;
+    if (!xs.shows(p.x) || !std::isfinite(p.y)) continue;
     const double x = xs.at(p.x) + s.shift, y = ys.at(p.y);
+    if (!ys.shows(p.y)) {
+      if (s.aside && !s.thin && y < kTop) svg += above(s, p, x);
+      continue;
+    }
     if (std::isfinite(p.low) && std::isfinite(p.high))
       svg += fmt::format("<path class=\"bar {0}\" d=\"M{1:.1f} {2:.1f}V{3:.1f}M{4:.1f} {2:.1f}h6M{4:.1f} {3:.1f}h6\"/>",
                          color_class(s.look), x, ys.at(p.low), ys.at(p.high), x - 3);
@@ -132,7 +154,7 @@ bool has_points(const Chart& chart) {
 }
 
 std::string chart_figure(const Chart& c) {
-  const Scale x(c.x, values(c, true), kLeft, kWidth - kRight), y(c.y, values(c, false), kHeight - kBottom, kTop);
+  const Scale x(c.x, x_values(c), kLeft, kWidth - kRight), y(c.y, y_values(c), kHeight - kBottom, kTop);
   std::string html = fmt::format(
       "<figure class=\"chart\"><figcaption>{}</figcaption>\n<svg viewBox=\"0 0 {} {}\" role=\"img\" tabindex=\"0\" "
       "data-chart=\"{}\" aria-label=\"{}\">\n",

@@ -27,6 +27,7 @@ struct Series {
   bool line = true, markers = true;
   std::vector<Point> through = {};  // the line leads through these instead of the points, e.g. means
   bool thin = false;                // in the background
+  bool aside = false;               // the y axis is made for the others: points above its end lie on it as arrows
   double shift = 0;                 // pixels to the right, so that bars at the same x lie beside each other
 };
 

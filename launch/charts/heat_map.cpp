@@ -19,22 +19,22 @@ std::string text(double x, double y, const char* anchor, const std::string& word
 
 // Numbers stand on the cells, so that the strongest color is still a light one.
 std::string fill_of(double value, const HeatMap& m) {
-  const double distance = m.furthest > 0 ? std::clamp(std::abs(value - m.even) / m.furthest, 0.0, 1.0) : 0;
+  const double share = value > m.even ? (value - m.even) / (m.most - m.even) : (m.even - value) / m.even;
   return fmt::format("style=\"fill:var(--{});fill-opacity:{:.2f}\"", value > m.even ? "c1" : "c0",
-                     0.04 + 0.66 * distance);
+                     0.04 + 0.66 * std::clamp(share, 0.0, 1.0));
 }
 
 std::string scale_of(const HeatMap& m, double y) {
-  constexpr int steps = 21;
-  constexpr double width = 9;
+  constexpr int half = 10;  // fields on each side of the even one
+  constexpr double width = 9, whole = (2 * half + 1) * width;
   std::string svg;
-  for (int i = 0; i < steps; ++i)
-    svg +=
-        fmt::format("<rect {} x=\"{:.1f}\" y=\"{:.1f}\" width=\"{}\" height=\"9\"/>",
-                    fill_of(m.even + m.furthest * (2.0 * i / (steps - 1) - 1), m), kLeft + width * i, y, width + 0.2);
-  svg += text(kLeft, y + 22, "start", for_people(std::max(0.0, m.even - m.furthest), Unit::Share));
-  svg += text(kLeft + width * steps / 2, y + 22, "middle", for_people(m.even, Unit::Share) + " = even");
-  return svg + text(kLeft + width * steps, y + 22, "end", for_people(m.even + m.furthest, Unit::Share));
+  for (int i = -half; i <= half; ++i)
+    svg += fmt::format("<rect {} x=\"{:.1f}\" y=\"{:.1f}\" width=\"{}\" height=\"9\"/>",
+                       fill_of(i < 0 ? m.even + m.even * i / half : m.even + (m.most - m.even) * i / half, m),
+                       kLeft + width * (i + half), y, width + 0.2);
+  svg += text(kLeft, y + 22, "start", "0");
+  svg += text(kLeft + whole / 2, y + 22, "middle", for_people(m.even, Unit::Share) + " = even");
+  return svg + text(kLeft + whole, y + 22, "end", for_people(m.most, Unit::Share));
 }
 
 }  // namespace

@@ -4,9 +4,9 @@
 
 namespace upcycle::charts {
 
-// Shares in rows and columns. A cell with the share that all would have if they were alike is pale; those above and
-// below take two colors, the stronger the further away. Each has its value as hover text, and in it where there is
-// room.
+// Shares in rows and columns. A cell with the share that all would have if they were alike has no color; those above
+// and below take two, the stronger the nearer to `most` or to nothing. Each has its value as hover text, and in it
+// where there is room.
 struct HeatMap {
   std::string key, title;
   std::string row_title, column_title;
@@ -14,8 +14,8 @@ struct HeatMap {
   std::vector<std::vector<double>> values;  // of each row
   std::string of;                           // data-run
   double even = 0;
-  double furthest = 0;  // distance from `even` that has the strongest color
-  bool scale = true;    // explain the colors below
+  double most = 0;
+  bool scale = true;  // explain the colors below
 };
 std::string heat_map_figure(const HeatMap& map);
 

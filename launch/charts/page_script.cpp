@@ -33,7 +33,10 @@ for (const chart of document.querySelectorAll("svg[data-chart]")) {
     for (const p of points) {
       const b = p.getBoundingClientRect();
       const x = Math.max(b.left - event.clientX, event.clientX - b.right, 0), y = Math.max(b.top - event.clientY, event.clientY - b.bottom, 0);
-      if (x * x + y * y < least) { least = x * x + y * y; best = p; }
+      // Of points that overlap the one whose middle is nearest.
+      const dx = (b.left + b.right) / 2 - event.clientX, dy = (b.top + b.bottom) / 2 - event.clientY;
+      const distance = x * x + y * y + (dx * dx + dy * dy) / 1000;
+      if (distance < least) { least = distance; best = p; }
     }
     best ? show(best) : hide();
   };

@@ -65,11 +65,11 @@ svg .cell { fill: var(--ink); pointer-events: none; }
 .line.c7, .bar.c7, path.hollow.c7 { stroke: var(--c7); } path.p.c7, .mark.c7 { fill: var(--c7); }
 path.p.hollow, .mark.hollow { fill: var(--paper); }
 .wide { overflow-x: auto; margin: 10px 0; border: 1px solid var(--grid); border-radius: 8px; }
-table { border-collapse: collapse; font-size: .86rem; line-height: 1.35; width: 100%; }
-th, td { padding: 6px 10px; text-align: right; vertical-align: top; white-space: nowrap; font-variant-numeric: tabular-nums; }
-th { color: var(--soft); font-weight: 600; border-bottom: 1px solid var(--grid); }
+table { border-collapse: collapse; font-size: .84rem; line-height: 1.35; width: 100%; }
+th, td { padding: 6px 7px; text-align: right; vertical-align: top; white-space: nowrap; font-variant-numeric: tabular-nums; }
+th { white-space: normal; vertical-align: bottom; color: var(--soft); font-weight: 600; border-bottom: 1px solid var(--grid); }
 th.words, td.words { text-align: left; }
-td.long { white-space: normal; min-width: 30ch; } td details { max-width: 60ch; white-space: normal; }
+td.long { white-space: normal; min-width: 36ch; } td details { max-width: 60ch; white-space: normal; margin: 0; }
 tr.key td { background: var(--card); font-weight: 600; }
 tbody tr + tr td { border-top: 1px solid var(--grid); }
 tr.more td { border-top: 0 !important; padding-top: 0; }
@@ -88,9 +88,9 @@ ul.notes { padding-left: 1.2em; max-width: 80ch; } ul.notes li { margin: 4px 0; 
   --bad: #b3261e; --good: #00684a; --link: #000000;
   --c0: #0b62a8; --c1: #b3470b; --c2: #007a5a; --c3: #9c3a86; --c4: #7d6400; --c5: #00788a; --c6: #4a45b5; --c7: #646b75; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-  html { font-size: 11px; } body { font-size: 11px; } main { max-width: none; padding: 0; } nav, #tip, summary { display: none; }
+  html { font-size: 11px; } body { font-size: 11px; } main { max-width: none; padding: 0; } nav, #tip { display: none; } summary { list-style: none; }
   .charts { grid-template-columns: repeat(2, 1fr); } section { margin-top: 22px; } h2, h3, .intro, .caption, .legend { break-after: avoid; } .wide svg { width: 90px; }
-  .wide { overflow: visible; border: 0; } table { font-size: 7.5px; } th, td { padding: 2px 3px; white-space: normal; }
+  svg text { font-size: 10.5px; } .wide { overflow: visible; border: 0; } table { font-size: 7.5px; } th, td { padding: 2px 3px; white-space: normal; }
   tr { break-inside: avoid; } }
 )css";
 

@@ -35,7 +35,7 @@ Chart equal_total(const View& v, const Json& entry) {
       if (std::isfinite(loss)) s->points.push_back({n, loss, chart.key, tip});
     }
   }
-  chart.series = {cpt, moe};
+  if (!cpt.points.empty()) chart.series = {cpt, moe};  // else there is nothing to compare
   return chart;
 }
 
@@ -61,6 +61,7 @@ charts::Section break_even_section(const View& v) {
             "costs in"};
   t.text_columns = 4;
   std::vector<Chart> all, others;
+  std::size_t without = 0;
   for (const Json& b : part(v.report, "break_even")) {
     t.rows.push_back(
         {charts::escaped(words(b, "arm")),
@@ -71,7 +72,10 @@ charts::Section break_even_section(const View& v) {
          for_people(number(b, "moe_seconds"), Unit::Seconds),
          for_people(number(b, "moe_seconds_per_token"), Unit::Seconds),
          for_people(number(b, "dense_seconds_per_token"), Unit::Seconds), charts::escaped(words(b, "unit"))});
-    if (words(b, "set") == v.new_set) (v.in_verdict_cell(b) ? all : others).push_back(equal_total(v, b));
+    if (words(b, "set") != v.new_set) continue;
+    const Chart chart = equal_total(v, b);
+    without += !charts::has_points(chart);
+    (v.in_verdict_cell(b) ? all : others).push_back(chart);
   }
   if (t.rows.empty()) return s;
   const std::string formula = words(v.report, "break_even_formula");
@@ -85,6 +89,12 @@ charts::Section break_even_section(const View& v) {
   s.body += group.empty() || more.empty()
                 ? more
                 : "<details><summary>The same for the other cells</summary>\n" + more + "</details>\n";
+  if (without > 0)
+    s.body += fmt::format(
+        "<p class=\"absent\">{} of {} cells have no plot of losses at equal total cost: no run of {} here cost as much "
+        "as "
+        "training the other arm.</p>\n",
+        without, all.size() + others.size(), charts::escaped(v.baseline));
   s.body += "<h3>Inputs and answers</h3>\n" + charts::table_html(t);
   return s;
 }

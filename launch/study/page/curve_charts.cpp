@@ -37,6 +37,7 @@ Series series_of(const TrainedRun& run, const Curve& curve, Against what, const 
   constexpr std::size_t most_points = 12;
   Series s{run.legend, run.look, {}};
   s.thin = thin;
+  s.aside = run.aside;
   const std::vector<double>& x = costs(curve, what);
   const std::size_t n = std::min(x.size(), curve.loss.size()), every = thin ? (n + most_points - 1) / most_points : 1;
   for (std::size_t i = 0; i < n; ++i) {

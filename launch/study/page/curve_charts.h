@@ -16,6 +16,7 @@ struct TrainedRun {
   std::string name;    // data-run
   std::string legend;  // runs of the same legend look the same
   charts::Look look;
+  bool aside = false;  // charts::Series
   Curve training;
   std::map<std::string, Curve> held_out;  // by name of the set
 };

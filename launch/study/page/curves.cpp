@@ -21,7 +21,12 @@ Curve curve_of(const Json& curve, const Json& run) {
 TrainedRun trained(const View& v, const Json& run) {
   const std::string arm = words(run, "arm");
   const int step = v.step(number(run, "budget"));
-  TrainedRun t{words(run, "name"), "", {v.color(arm), step, step}, curve_of(part(run, "curve"), run), {}};
+  TrainedRun t{words(run, "name"),
+               "",
+               {v.color(arm), step, step},
+               !arm.empty() && arm != v.baseline && arm != v.candidate,
+               curve_of(part(run, "curve"), run),
+               {}};
   t.legend = arm.empty() ? "pretraining, " + v.name(grid_of(run)) : arm + ", budget " + v.budget(number(run, "budget"));
   if (arm.empty()) t.look = {charts::quiet_color, v.shape(grid_of(run)), v.shape(grid_of(run))};
   const Json& held_out = part(run, "held_out");

@@ -36,9 +36,9 @@ Point loss_point(const View& v, const Json& c) {
   const double base = number(c, "baseline_loss"), gain = number(c, "relative_gain");
   const std::string tip =
       fmt::format("{}\nloss {} against {}: {} ({})\n95 % interval {} to {} nats, {} seeds", place(v, c),
-                  for_people(number(c, "loss"), Unit::Number), for_people(base, Unit::Number),
-                  with_sign(gain, Unit::Share), words(c, "says"), with_sign(number(c, "low"), Unit::Number),
-                  with_sign(number(c, "high"), Unit::Number), for_people(number(c, "seeds"), Unit::Number));
+                  charts::decimals(number(c, "loss"), 4), charts::decimals(base, 4), with_sign(gain, Unit::Share),
+                  words(c, "says"), charts::decimals(number(c, "low"), 4, true),
+                  charts::decimals(number(c, "high"), 4, true), for_people(number(c, "seeds"), Unit::Number));
   return {number(c, "budget"), gain, key_of(c), tip, -number(c, "high") / base, -number(c, "low") / base};
 }
 
@@ -70,7 +70,7 @@ std::vector<Series> lines(const View& v, const std::string& set, const Make& mak
       Series s{v.name(grid) + (again ? ", best rate of each budget" : ""),
                {v.color(v.candidate), shape % paper_shape, shape + (again ? 1 : 0)},
                {}};
-      s.shift = 4 * (shape - (static_cast<double>(v.grids.size()) - 1) / 2);
+      s.shift = 7 * (shape - (static_cast<double>(v.grids.size()) - 1) / 2);
       for (const Json& c : part(v.report, "comparisons"))
         if (words(c, "arm") == v.candidate && words(c, "set") == set && grid_of(c) == grid &&
             words(c, "rates") == rates)
@@ -88,7 +88,7 @@ std::vector<Series> seeds(const View& v, const std::string& set) {
     const int shape = v.shape(grid);
     Series s{"", {v.color(v.candidate), shape % paper_shape, 0, true}, {}, false};
     s.thin = true;
-    s.shift = 4 * (shape - (static_cast<double>(v.grids.size()) - 1) / 2);
+    s.shift = 7 * (shape - (static_cast<double>(v.grids.size()) - 1) / 2);
     for (const Json& c : part(v.report, "comparisons"))
       if (words(c, "arm") == v.candidate && words(c, "set") == set && grid_of(c) == grid)
         for (const double d : numbers(part(c, "per_seed"))) {
@@ -196,7 +196,7 @@ Section gain_section(const View& v) {
     for (Series& one : seeds(v, set)) series.push_back(one);
     return series;
   };
-  const char* const gain = "gain in held-out loss";
+  const char* const gain = "held-out loss lower by";
   all.push_back(gain_chart("gain loss " + v.new_set, "Loss gain on " + v.new_set + " text, the continuation's",
                            v.budget_axis(), gain, ours(v.new_set)));
   std::vector<Series> paper = paper_lines(v, "loss", paper_loss_gain);
@@ -218,9 +218,9 @@ Section gain_section(const View& v) {
   for (const std::string& set : {v.new_set, v.old_set})
     if (!set.empty())
       all.push_back(gain_chart("gain cloze " + set, "Gain in the corrected cloze score, " + set + " text",
-                               v.budget_axis(), "gain in cloze score", lines(v, set, cloze_point)));
+                               v.budget_axis(), "cloze score higher by", lines(v, set, cloze_point)));
   all.push_back(gain_chart("gain paper accuracy", "The paper's gain in downstream accuracy", paper_axis(),
-                           "gain in accuracy over 35 tasks", paper_lines(v, "gain", paper_accuracy_gain)));
+                           "accuracy over 35 tasks higher by", paper_lines(v, "gain", paper_accuracy_gain)));
   s.body = charts::chart_group(all) + comparisons_table(v);
   return s;
 }

@@ -11,7 +11,7 @@
 namespace upcycle::study_page {
 namespace {
 
-constexpr double kWidth = 180, kHeight = 18, kEdge = 6;
+constexpr double kWidth = 140, kHeight = 18, kEdge = 6;
 
 }  // namespace
 

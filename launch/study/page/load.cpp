@@ -35,19 +35,20 @@ std::string load_maps(const Json& run) {
   const std::vector<double> layers = numbers(part(experts, "layers")), tokens = numbers(part(experts, "tokens"));
   if (!load.is_array() || load.empty() || layers.empty() || load.size() != tokens.size()) return "";
   std::vector<std::vector<std::vector<double>>> at;  // [checkpoint][layer][expert]
-  double furthest = 0;
   for (const Json& checkpoint : load) {
     at.push_back(rows(checkpoint));
     if (at.back().size() != layers.size()) return "";
-    for (const auto& layer : at.back())
-      for (const double share : layer)
-        furthest = std::max(furthest, std::abs(share - 1 / static_cast<double>(layer.size())));
   }
   const std::size_t count = at.front().front().size();
   const std::string name = words(run, "name");
+  // The strongest color is at least twice the even share's: small differences stay pale.
   const double even = 1 / static_cast<double>(count);
+  double most = 2 * even;
+  for (const auto& checkpoint : at)
+    for (const auto& layer : checkpoint)
+      for (const double share : layer) most = std::max(most, share);
   std::string html = charts::heat_map_figure({"heat " + name, "Load of each expert at the end, in %", "layer", "expert",
-                                              labels(layers), counted(count), at.back(), name, even, furthest});
+                                              labels(layers), counted(count), at.back(), name, even, most});
   // Layers x experts x checkpoints cells: of a large model only some layers are shown over time.
   std::vector<std::size_t> shown;
   for (std::size_t l = 0; l < layers.size(); ++l)
@@ -61,7 +62,7 @@ std::string load_maps(const Json& run) {
       for (std::size_t e = 0; e < count && e < at[t][l].size(); ++e) over_time[e][t] = at[t][l][e];
     html += charts::heat_map_figure({fmt::format("heat {} layer {}", name, layers[l]),
                                      fmt::format("Layer {} over time, in %", layers[l]), "expert", "tokens trained on",
-                                     counted(count), times, over_time, name, even, furthest, false});
+                                     counted(count), times, over_time, name, even, most, false});
   }
   return "<div class=\"charts\">\n" + html + "</div>\n";
 }
@@ -77,11 +78,12 @@ std::string loads(const View& v, const Json& run) {
 }  // namespace
 
 Section load_section(const View& v) {
-  return {"load", "Expert load",
-          "How the tokens of held-out text spread over the experts of each layer, in percent: pale is an even share, "
-          "orange "
-          "busier, blue idler. One run for each arm, that of the verdict's cell where it has one.",
-          by_arm(v, loads), "No finished run has experts whose load was measured."};
+  return {
+      "load", "Expert load",
+      "How the tokens of held-out text spread over the experts of each layer, in percent: no color is an even share, "
+      "orange "
+      "busier, blue idler. One run for each arm, that of the verdict's cell where it has one.",
+      by_arm(v, loads), "No finished run has experts whose load was measured."};
 }
 
 }  // namespace upcycle::study_page

@@ -29,6 +29,7 @@ std::vector<Series> lines(const View& v, const std::string& size, const std::str
                                                                       charts::for_people(grid.duration, Unit::Number))
                                                         : "");
       Series series{name, look, {}};
+      series.aside = arm != v.baseline && arm != v.candidate;
       std::map<double, std::vector<charts::Point>> by_budget;
       for (const Json* run : v.results(arm)) {
         const double x = number(*run, cost), y = number(part(*run, "loss"), set.c_str());

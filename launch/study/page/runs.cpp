@@ -26,21 +26,21 @@ std::string purpose(const Json& run) {
   return swept && used ? "sweep and result" : swept ? "sweep" : "result";
 }
 
-// Error, what differs from the baseline's config, and the command, below the run's numbers.
-std::string details(const Json& run) {
-  std::string html;
-  if (!words(run, "error").empty()) html += "<div class=\"bad\">" + escaped(words(run, "error")) + "</div>";
+// The run's name, which opens what differs from the baseline's config and the command; an error stays in sight.
+std::string name_html(const Json& run) {
   const Json& differences = part(run, "differences");
-  std::string config;
+  std::string config, html = "<strong>" + escaped(words(run, "name")) + "</strong>";
   if (differences.is_object())
     for (const auto& [key, value] : differences.items())
       config += (config.empty() ? "" : "  ") + key + "=" + value.dump();
-  if (!config.empty() || !words(run, "command").empty()) {
-    html += "<details><summary>config and command</summary>";
+  const std::string command = words(run, "command");
+  if (!config.empty() || !command.empty()) {
+    html = "<details><summary>" + html + "</summary>";
     if (!config.empty()) html += "<div>Against the baseline: " + charts::code_html(config) + "</div>";
-    if (!words(run, "command").empty()) html += "<div>" + charts::code_html(words(run, "command")) + "</div>";
+    if (!command.empty()) html += "<div>" + charts::code_html(command) + "</div>";
     html += "</details>";
   }
+  if (!words(run, "error").empty()) html += "<div class=\"bad\">" + escaped(words(run, "error")) + "</div>";
   return html;
 }
 
@@ -64,7 +64,7 @@ charts::Section runs_section(const View& v) {
     const std::string status = words(run, "status");
     failed += status == "failed";
     missing += status == "missing";
-    std::vector<std::string> row = {"<strong>" + escaped(words(run, "name")) + "</strong>" + details(run),
+    std::vector<std::string> row = {name_html(run),
                                     status_html(run),
                                     escaped(purpose(run)),
                                     escaped(words(run, "size")),
@@ -95,7 +95,7 @@ charts::Section runs_section(const View& v) {
   if (failed > 0) s.intro += fmt::format(", {} failed", failed);
   if (missing > 0) s.intro += fmt::format(", {} not run yet", missing);
   s.intro +=
-      ". Open a run's line for what its config changes and for the command that repeats it. Losses are in nats per "
+      ". Open a run's name for what its config changes and for the command that repeats it. Losses are in nats per "
       "token, on the half of the held-out text that is reported.";
   s.body = charts::table_html(t);
   return s;
