@@ -10,7 +10,7 @@ struct Look {
   bool hollow = false;
   double opacity = 1;
 };
-inline constexpr int color_count = 8, shape_count = 6, dash_count = 5;
+inline constexpr int color_count = 8, shape_count = 8, dash_count = 6;
 inline constexpr int quiet_color = 7;  // gray: what others are compared with
 
 std::string marker_path(int shape, double x, double y, double radius);  // the d of a <path>

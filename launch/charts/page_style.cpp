@@ -2,15 +2,15 @@
 
 namespace upcycle::charts {
 
-// Colors are told apart with each kind of color blindness (after Okabe and Ito), on either background with a contrast
-// of at least 4.5 to 1; c7 is the quiet one.
+// Colors differ in lightness too, for who is color-blind (after Okabe and Ito), and have a contrast of at least 3 to 1
+// with either background; c7 is the quiet one.
 const char* const page_style = R"css(
 :root { --paper: #ffffff; --ink: #1d2126; --soft: #5a626c; --grid: #e3e6ea; --axis: #7b838d; --card: #f5f6f8;
   --bad: #b3261e; --good: #00684a; --link: #0b62a8;
-  --c0: #0b62a8; --c1: #b3470b; --c2: #007a5a; --c3: #9c3a86; --c4: #7d6400; --c5: #00788a; --c6: #4a45b5; --c7: #646b75; }
+  --c0: #0b62a8; --c1: #b3470b; --c2: #00573f; --c3: #c45fa9; --c4: #a98b00; --c5: #3a97cc; --c6: #4a2f7a; --c7: #646b75; }
 @media (prefers-color-scheme: dark) { :root { --paper: #16181c; --ink: #e8eaed; --soft: #a5adb8; --grid: #2c3036;
   --axis: #7d8590; --card: #1f2227; --bad: #ff8a80; --good: #5fd3a8; --link: #6fb5ec;
-  --c0: #6fb5ec; --c1: #f0a06a; --c2: #4fcda4; --c3: #e79bd0; --c4: #dcc04e; --c5: #5fd0dd; --c6: #aaa5ff; --c7: #a9b0ba; } }
+  --c0: #6fb5ec; --c1: #f0a06a; --c2: #2fa37f; --c3: #f3b8e2; --c4: #f4e58a; --c5: #a6dcf8; --c6: #9a86e0; --c7: #a9b0ba; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI",
@@ -86,7 +86,7 @@ ul.notes { padding-left: 1.2em; max-width: 80ch; } ul.notes li { margin: 4px 0; 
   dl.how dd { margin-bottom: 8px; } .figures { grid-template-columns: 1fr 1fr; } .figures dd { font-size: 1.1rem; } }
 @media print { :root { --paper: #ffffff; --ink: #000000; --soft: #444444; --grid: #dddddd; --axis: #777777; --card: #f3f3f3;
   --bad: #b3261e; --good: #00684a; --link: #000000;
-  --c0: #0b62a8; --c1: #b3470b; --c2: #007a5a; --c3: #9c3a86; --c4: #7d6400; --c5: #00788a; --c6: #4a45b5; --c7: #646b75; }
+  --c0: #0b62a8; --c1: #b3470b; --c2: #00573f; --c3: #c45fa9; --c4: #a98b00; --c5: #3a97cc; --c6: #4a2f7a; --c7: #646b75; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   html { font-size: 11px; } body { font-size: 11px; } main { max-width: none; padding: 0; } nav, #tip { display: none; } summary { list-style: none; }
   .charts { grid-template-columns: repeat(2, 1fr); } section { margin-top: 22px; } h2, h3, .intro, .caption, .legend { break-after: avoid; } .wide svg { width: 90px; }

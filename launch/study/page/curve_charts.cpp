@@ -82,11 +82,13 @@ Chart layer_chart(const std::string& key, const std::string& title, const std::s
                   int color, const std::vector<double>& tokens, const std::vector<double>& layers,
                   const std::vector<std::vector<double>>& values, Unit unit) {
   Chart chart{key, title, {"tokens trained on", Unit::Count, false, {}, {0}}, {y, unit}, {}};
-  const bool markers = tokens.size() <= 200;
+  const std::size_t every = (layers.size() + 7) / 8;  // of many layers eight stand out
   for (std::size_t l = 0; l < layers.size(); ++l) {
-    const int order = static_cast<int>(l);
     const double share = layers.size() > 1 ? static_cast<double>(l) / static_cast<double>(layers.size() - 1) : 1;
-    Series s{fmt::format("layer {}", layers[l]), {color, order, order, false, 0.45 + 0.55 * share}, {}, true, markers};
+    const bool named = (layers.size() - 1 - l) % every == 0;
+    const int order = static_cast<int>(l / every);
+    Series s{named ? fmt::format("layer {}", layers[l]) : "", {color, order, order, false, 0.45 + 0.55 * share}, {}};
+    s.thin = !named;
     for (std::size_t t = 0; t < tokens.size() && t < values.size(); ++t)
       if (l < values[t].size() && std::isfinite(values[t][l]))
         s.points.push_back({tokens[t], values[t][l], fmt::format("{} layer {}", run, layers[l]),

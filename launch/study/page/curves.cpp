@@ -23,7 +23,7 @@ TrainedRun trained(const View& v, const Json& run) {
   const int step = v.step(number(run, "budget"));
   TrainedRun t{words(run, "name"),
                "",
-               {v.color(arm), step, step},
+               {v.color(arm), v.shape(arm, step), step},
                !arm.empty() && arm != v.baseline && arm != v.candidate,
                curve_of(part(run, "curve"), run),
                {}};
@@ -41,7 +41,8 @@ charts::Section curves_section(const View& v) {
   charts::Section s{
       "curves", "Training curves",
       "Loss during training, from the evaluations and steps of each run; runs that differ only in their seed look "
-      "the same. FLOPs and time of a point are its share of the run's totals.",
+      "the same. FLOPs and time of a point are its share of the run's totals. An "
+      "arrow at the upper edge is a loss above it.",
       "", "No run has steps yet."};
   std::string others;
   const std::vector<std::string> sets = {v.new_set, v.old_set};

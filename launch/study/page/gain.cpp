@@ -20,7 +20,7 @@ using charts::with_sign;
 
 namespace {
 
-constexpr int paper_shape = 4;  // diamond, hollow
+constexpr int paper_shape = 6;  // and the one after it: hollow diamond and cross, which are the paper's alone
 
 std::string place(const View& v, const Json& c) {
   return fmt::format("{} against {}\n{}, budget {}", words(c, "arm"), v.baseline, v.name(grid_of(c)),
@@ -59,6 +59,12 @@ Point cloze_point(const View& v, const Json& c) {
   return p;
 }
 
+// Bars at the same budget lie beside each other.
+double shift(const View& v, int index) {
+  const double count = static_cast<double>(v.grids.size());
+  return std::min(7.0, 20 / count) * (index - (count - 1) / 2);
+}
+
 // The candidate's lines, one for each size, duration and rule of the rates; `make` gives the point of a comparison.
 template <class Make>
 std::vector<Series> lines(const View& v, const std::string& set, const Make& make) {
@@ -70,7 +76,7 @@ std::vector<Series> lines(const View& v, const std::string& set, const Make& mak
       Series s{v.name(grid) + (again ? ", best rate of each budget" : ""),
                {v.color(v.candidate), shape % paper_shape, shape + (again ? 1 : 0)},
                {}};
-      s.shift = 7 * (shape - (static_cast<double>(v.grids.size()) - 1) / 2);
+      s.shift = shift(v, shape);
       for (const Json& c : part(v.report, "comparisons"))
         if (words(c, "arm") == v.candidate && words(c, "set") == set && grid_of(c) == grid &&
             words(c, "rates") == rates)
@@ -88,14 +94,15 @@ std::vector<Series> seeds(const View& v, const std::string& set) {
     const int shape = v.shape(grid);
     Series s{"", {v.color(v.candidate), shape % paper_shape, 0, true}, {}, false};
     s.thin = true;
-    s.shift = 7 * (shape - (static_cast<double>(v.grids.size()) - 1) / 2);
+    s.shift = shift(v, shape);
     for (const Json& c : part(v.report, "comparisons"))
       if (words(c, "arm") == v.candidate && words(c, "set") == set && grid_of(c) == grid)
-        for (const double d : numbers(part(c, "per_seed"))) {
-          const double gain = -d / number(c, "baseline_loss");
-          s.points.push_back({number(c, "budget"), gain, key_of(c) + " seed",
-                              place(v, c) + "\none seed by itself: " + with_sign(gain, Unit::Share)});
-        }
+        if (const std::vector<double> each = numbers(part(c, "per_seed")); each.size() > 1)
+          for (const double d : each) {
+            const double gain = -d / number(c, "baseline_loss");
+            s.points.push_back({number(c, "budget"), gain, key_of(c) + " seed",
+                                place(v, c) + "\none seed by itself: " + with_sign(gain, Unit::Share)});
+          }
     all.push_back(s);
   }
   return all;
@@ -192,8 +199,8 @@ Section gain_section(const View& v) {
   if (part(v.report, "comparisons").empty()) return s;
   std::vector<Chart> all;
   const auto ours = [&](const std::string& set) {
-    std::vector<Series> series = lines(v, set, loss_point);
-    for (Series& one : seeds(v, set)) series.push_back(one);
+    std::vector<Series> series = seeds(v, set);  // below the lines
+    for (const Series& one : lines(v, set, loss_point)) series.push_back(one);
     return series;
   };
   const char* const gain = "held-out loss lower by";

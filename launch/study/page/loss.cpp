@@ -18,26 +18,28 @@ using charts::Unit;
 
 namespace {
 
-// Each run a point; the line leads through the means over the seeds.
+// Each run a point; the line leads through the means over the seeds, at one learning rate.
 std::vector<Series> lines(const View& v, const std::string& size, const std::string& set, const char* cost) {
   std::vector<Series> all;
   for (const std::string& arm : v.arms())
     for (const Grid& grid : v.grids) {
       if (grid.size != size) continue;
-      const charts::Look look{v.color(arm), v.shape(grid), v.shape(grid)};
+      const charts::Look look{v.color(arm), v.shape(arm, v.shape(grid)), v.shape(grid)};
       const std::string name = arm + (grid.duration > 0 ? fmt::format(", {} tokens per parameter",
                                                                       charts::for_people(grid.duration, Unit::Number))
                                                         : "");
       Series series{name, look, {}};
       series.aside = arm != v.baseline && arm != v.candidate;
-      std::map<double, std::vector<charts::Point>> by_budget;
+      std::map<double, std::map<double, std::vector<charts::Point>>> by_rate;  // rate, budget
       for (const Json* run : v.results(arm)) {
         const double x = number(*run, cost), y = number(part(*run, "loss"), set.c_str());
         if (grid_of(*run) != grid || !(x > 0) || !std::isfinite(y)) continue;
         series.points.push_back({x, y, words(*run, "name"), run_text(v, *run)});
-        by_budget[number(*run, "budget")].push_back(series.points.back());
+        by_rate[number(*run, "learning_rate")][number(*run, "budget")].push_back(series.points.back());
       }
-      for (const auto& [budget, points] : by_budget) {
+      if (series.points.empty()) continue;
+      const auto usual = std::ranges::max_element(by_rate, {}, [](const auto& rate) { return rate.second.size(); });
+      for (const auto& [budget, points] : usual->second) {
         charts::Point mean;
         for (const charts::Point& p : points) {
           mean.x += p.x / static_cast<double>(points.size());
@@ -45,7 +47,7 @@ std::vector<Series> lines(const View& v, const std::string& size, const std::str
         }
         series.through.push_back(mean);
       }
-      if (!series.points.empty()) all.push_back(series);
+      all.push_back(series);
     }
   return all;
 }
@@ -53,12 +55,15 @@ std::vector<Series> lines(const View& v, const std::string& size, const std::str
 }  // namespace
 
 Section loss_section(const View& v) {
-  Section s{
-      "loss", "Loss against tokens, FLOPs and time",
-      "Held-out loss at the end of each run against what the run cost, without the pretraining that came before it. "
-      "Each point is one run; lines lead through the means over seeds. Lower is better; of two points with the same "
-      "loss the one further left was cheaper.",
-      "", "No run of the results is finished yet."};
+  Section s{"loss", "Loss against tokens, FLOPs and time",
+            "Held-out loss at the end of each run against what the run cost, without the pretraining that came before "
+            "it. Each "
+            "point is one run; lines lead through the means over seeds, at the learning rate that most budgets have. "
+            "Lower is "
+            "better; of two points with the same loss the one further left was cheaper. An arrow at the upper edge is "
+            "a run above "
+            "it, with its loss beside it.",
+            "", "No run of the results is finished yet."};
   std::vector<std::string> sizes;
   for (const Grid& g : v.grids)
     if (std::ranges::find(sizes, g.size) == sizes.end()) sizes.push_back(g.size);

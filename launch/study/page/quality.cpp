@@ -23,7 +23,7 @@ Chart quality_chart(const View& v, const std::string& set) {
               {}};
   for (const std::string& arm : v.arms())
     for (const Grid& grid : v.grids) {
-      Series s{arm + ", " + v.name(grid), {v.color(arm), v.shape(grid)}, {}, false};
+      Series s{arm + ", " + v.name(grid), {v.color(arm), v.shape(arm, v.shape(grid))}, {}, false};
       for (const Json* run : v.results(arm)) {
         const Json* serving = v.serving_of(*run);
         if (grid_of(*run) != grid || serving == nullptr) continue;

@@ -73,6 +73,11 @@ int View::color(const std::string& arm) const {
 
 int View::shape(const Grid& grid) const { return static_cast<int>(std::ranges::find(grids, grid) - grids.begin()); }
 
+int View::shape(const std::string& arm, int otherwise) const {
+  const auto index = std::ranges::find(arms_, arm) - arms_.begin();
+  return arm.empty() || index < 2 ? otherwise : 4 + static_cast<int>(index - 2) % (charts::shape_count - 4);
+}
+
 int View::step(double budget) const { return static_cast<int>(std::ranges::find(budgets, budget) - budgets.begin()); }
 
 std::string View::name(const Grid& grid) const {

@@ -35,7 +35,10 @@ class View {
 
   int color(const std::string& arm) const;  // the same in all plots; of dense pretraining ("") the quiet one
   int shape(const Grid& grid) const;        // index among the grids
-  int step(double budget) const;            // index among the budgets
+  // `otherwise` for the two arms that are compared; each other arm has a shape of its own, for who does not see its
+  // color.
+  int shape(const std::string& arm, int otherwise) const;
+  int step(double budget) const;  // index among the budgets
   std::string name(const Grid& grid) const;
   std::string budget(double budget) const;  // "0.2", "1.2 M tokens"
   bool in_verdict_cell(const Json& entry) const;
