@@ -132,9 +132,9 @@ Json break_evens(const Study& study, const std::vector<StudyResult>& results, co
           in.moe_per_token = seconds_per_token(*moe);
           in.dense_per_token = seconds_per_token(*dense);
         }
-        for (const double budget : study.budgets)
+        for (const double budget : budgets_of(study, size.name))
           in.dense.push_back(mean_run(runs_at(study.baseline, {size.name, duration, budget}), study.new_set, cost));
-        for (const double budget : study.budgets) {
+        for (const double budget : budgets_of(study, size.name)) {
           const Cell cell{size.name, duration, budget};
           const std::vector<const StudyResult*> runs = runs_at(arm.name, cell);
           if (runs.empty()) continue;

@@ -46,6 +46,10 @@ void about_seeds(const Study& study, const std::vector<StudyResult>& results, Js
       "Learning rates are chosen by the loss of the even documents of the held-out text (the first is number 0); what "
       "is "
       "reported is that of the odd ones. Cloze items are drawn from all of it.");
+  notes.push_back(fmt::format(
+      "A held-out document of more than {} tokens counts as several, pieces of so many: neighbours are alike, so that "
+      "intervals from few long documents are somewhat too narrow.",
+      kLongestDocument));
   for (const auto& [name, prefix] : study.valid) {
     std::size_t least = kFewDocuments;
     for (const StudyResult& r : results)

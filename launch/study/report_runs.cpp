@@ -59,7 +59,7 @@ class Epochs {
 Json experts_json(const Json& checkpoints) {
   if (!checkpoints.is_array() || checkpoints.empty()) return {};
   Json j = {{"tokens", Json::array()}, {"layers", checkpoints.back().value("layers", Json::array())}};
-  for (const Json& c : checkpoints) j["tokens"].push_back(c.value("tokens_trained", Json()));
+  for (const Json& c : checkpoints) j["tokens"].push_back(c.value("trained_tokens", Json()));
   for (const char* key : {"weight_cosine", "pair_cosine", "output_cosine", "routing_changed", "load"}) {
     j[key] = Json::array();
     for (const Json& c : checkpoints) j[key].push_back(c.value(key, Json()));

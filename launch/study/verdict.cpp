@@ -34,7 +34,8 @@ std::optional<Point> point_of(const Json& c) {
 
 class Writer {
  public:
-  Writer(const Study& study, const Json& report) : s_(study), report_(report) {
+  Writer(const Study& study, const Json& report)
+      : s_(study), report_(report), budgets_(budgets_of(study, study.verdict.size)) {
     for (const Json& c : report["comparisons"]) {
       if (c["arm"] != s_.candidate || c["set"] != s_.new_set || c["size"] != s_.verdict.size ||
           c["duration"] != s_.verdict.duration)
@@ -137,11 +138,11 @@ class Writer {
     const Json *at_verdict = break_even(s_.verdict.budget), *known = at_verdict;
     // At the largest budget continued pretraining often does not reach the MoE's loss: then the largest that can tell.
     if (known == nullptr || is_unknown(*known))
-      for (const double budget : s_.budgets)
+      for (const double budget : budgets_)
         if (const Json* b = break_even(budget); b != nullptr && !is_unknown(*b)) known = b;
     if (known == nullptr) return rate + "; when it pays is not known, because its runs are missing.";
     std::string text = fmt::format("{}, {}", rate, (*known)["pays"].get<std::string>());
-    if (s_.budgets.size() > 1) text += fmt::format(" (trained with {})", at((*known)["budget"]));
+    if (budgets_.size() > 1) text += fmt::format(" (trained with {})", at((*known)["budget"]));
     if (at_verdict == nullptr) text += fmt::format("; at {} its run is missing", at(s_.verdict.budget, true));
     if (at_verdict != nullptr && known != at_verdict)
       text +=
@@ -211,7 +212,7 @@ class Writer {
       if (r["status"] == "missing") missing.push_back(r["name"].get<std::string>());
     }
     std::vector<std::string> not_compared;
-    for (const double budget : s_.budgets)
+    for (const double budget : budgets_)
       if (std::ranges::find(points_, budget, &Point::budget) == points_.end()) not_compared.push_back(at(budget, true));
     std::string text;
     if (!points_.empty() && !not_compared.empty())
@@ -225,7 +226,8 @@ class Writer {
 
   const Study& s_;
   const Json& report_;
-  std::vector<Point> points_, best_;  // by the paper's rule; with the second sweep's rates
+  const std::vector<double> budgets_;  // of the verdict's size
+  std::vector<Point> points_, best_;   // by the paper's rule; with the second sweep's rates
 };
 
 }  // namespace

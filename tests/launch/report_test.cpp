@@ -303,9 +303,9 @@ TEST(RunMetrics, LongCurvesBecomeMeansOfEqualPieces) {
 TEST(Report, HasExpertsOfEachCheckpoint) {
   std::vector<StudyResult> there = results();
   there[2].measures.experts = Json::parse(R"([
-    {"tokens_trained": 0, "layers": [0, 1], "tokens": 64, "weight_cosine": [1, 1], "pair_cosine": [1, 1],
+    {"trained_tokens": 0, "layers": [0, 1], "tokens": 64, "weight_cosine": [1, 1], "pair_cosine": [1, 1],
      "output_cosine": [1, 1], "load": [[0.5, 0.5], [0.25, 0.75]], "routing_changed": null},
-    {"tokens_trained": 100, "layers": [0, 1], "tokens": 64, "weight_cosine": [0.9, 0.8], "pair_cosine": [0.7, 0.6],
+    {"trained_tokens": 100, "layers": [0, 1], "tokens": 64, "weight_cosine": [0.9, 0.8], "pair_cosine": [0.7, 0.6],
      "output_cosine": [0.5, 0.4], "load": [[0.5, 0.5], [0.5, 0.5]], "routing_changed": [0.1, 0.2]}])");
   const Json e = make_report(study(), there, {})["runs"][2]["experts"];
   EXPECT_EQ(e["tokens"].dump(), "[0,100]");
