@@ -117,7 +117,10 @@ Json break_evens(const Study& study, const std::vector<StudyResult>& results, co
   Json all = Json::array();
   const auto runs_at = [&](const std::string& arm, const Cell& cell) {
     const auto rate = rate_of(study, sweeps, arm, cell, false);
-    return rate ? results_at(results, arm, cell, *rate) : std::vector<const StudyResult*>{};
+    auto runs = rate ? results_at(results, arm, cell, *rate) : std::vector<const StudyResult*>{};
+    std::erase_if(runs,
+                  [](const StudyResult* r) { return r->run.config.train.schedule == "constant"; });  // not decayed
+    return runs;
   };
   for (const StudySize& size : study.sizes)
     for (const StudyArm& arm : study.arms) {

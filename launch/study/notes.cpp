@@ -89,11 +89,17 @@ void about_rates(const Study& study, const std::vector<Sweep>& sweeps, Json& not
                     study.verdict.size, two_digits(flops), seconds));
 }
 
-void about_what_is_compared(const Study& study, const std::vector<ServingResult>& serving, Json& notes) {
+void about_what_is_compared(const Study& study, const std::vector<StudyResult>& results,
+                            const std::vector<ServingResult>& serving, Json& notes) {
   if (study.trunk)
     notes.push_back(
         "Durations and budgets are branches of one warm-up-stable-decay trunk each, not runs with a schedule of their "
         "own as the paper's: a branch's tokens, FLOPs and time include its trunk's.");
+  if (std::ranges::any_of(results, [](const StudyResult& r) {
+        return r.run.kind == "arm" && r.run.config.train.schedule == "constant";
+      }))
+    notes.push_back(
+        "Runs with a constant learning rate are left out of the break-even: their loss would fall once it decays.");
   if (!study.old_set.empty())
     notes.push_back(
         fmt::format("A gain on {} mixes adaptation to its domain with capacity; {} shows what was forgotten.",
@@ -120,7 +126,7 @@ Json notes(const Study& study, const std::vector<StudyResult>& results, const Js
   about_runs(results, runs, all);
   about_seeds(study, results, all);
   about_rates(study, sweeps, all);
-  about_what_is_compared(study, serving, all);
+  about_what_is_compared(study, results, serving, all);
   return all;
 }
 

@@ -85,6 +85,18 @@ TEST(Report, CostsAndBreakEvenByHand) {
   EXPECT_FALSE(last["equal_total"].empty());
 }
 
+TEST(Report, RunsThatDidNotDecayMakeNoBreakEven) {
+  std::vector<StudyResult> there = results();
+  for (StudyResult& r : there)
+    if (r.run.arm == "cpt" && r.run.cell.budget == 0.8) r.run.config.train.schedule = "constant";
+  const Json report = make_report(study(), there, serving());
+  // What cost most is now the run at 0.4, which reaches the MoE's loss at 0.4 but not that at 0.8.
+  EXPECT_EQ(report["break_even"][2]["cpt_seconds_to_reach"], nullptr);
+  EXPECT_NE(report["study"]["notes"].dump().find("constant learning rate"), std::string::npos);
+  for (const Json& e : report["break_even"][0]["equal_total"])
+    EXPECT_TRUE(e["baseline_loss"].is_null() || e["baseline_loss"] > 2.95);
+}
+
 TEST(Report, PredictedServingIsSetAgainstPredictedTraining) {
   Study s = study();
   s.serving.machine = testing::TempDir() + "/upcycle_report_machine.json";
