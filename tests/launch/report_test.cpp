@@ -3,6 +3,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 #include "core/error.h"
 #include "launch/study/report_runs.h"
@@ -33,6 +34,30 @@ TEST(Report, ComparesArmsAtEachBudgetAsByHand) {
     EXPECT_LT(c["standard_error"], 0.0015);
     EXPECT_TRUE(c["cloze"].is_null());
   }
+}
+
+// The keys of objects at all depths, but for names of sets and config keys.
+void collect_keys(const Json& j, std::set<std::string>& keys) {
+  if (j.is_array())
+    for (const Json& inner : j) collect_keys(inner, keys);
+  if (!j.is_object()) return;
+  for (const auto& [key, value] : j.items()) {
+    if (key == "old" || key == "new" || key.find('.') != std::string::npos || key == "paper") continue;
+    keys.insert(key);
+    if (key != "load" && key != "experts" && key != "curve" && key != "equal_total") collect_keys(value, keys);
+  }
+}
+
+TEST(Report, TheReadmeNamesItsKeys) {
+  std::set<std::string> keys;
+  collect_keys(make_report(study(), results(), serving()), keys);
+  EXPECT_TRUE(keys.contains("spread_known") && keys.contains("moe_seconds"));
+  std::ifstream in(UPCYCLE_ROOT "/launch/README.md");
+  const std::string readme(std::istreambuf_iterator<char>(in), {});
+  for (const std::string& key : keys)
+    EXPECT_TRUE(readme.find("`" + key + "`") != std::string::npos ||
+                readme.find("`" + key + "[]`") != std::string::npos)
+        << key;
 }
 
 TEST(Report, DoesNotDependOnTheOrderOfWhatComesIn) {
