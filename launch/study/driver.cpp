@@ -120,14 +120,25 @@ class Driver {
     }
   }
 
+  // Those that this start may still do: what failed is tried again by the next one.
   std::vector<const StudyRun*> to_do() const {
     std::vector<const StudyRun*> runs;
-    const auto is_done = [&](const StudyRun& run) {
-      return states_.has(run.name) && states_.state(run.name) == State::Done;
-    };
-    for (const StudyRun& run : states_.expected())
-      if (!is_done(run)) runs.push_back(&run);
+    for (const StudyRun& run : states_.expected()) {
+      const State state = states_.has(run.name) ? states_.state(run.name) : State::Waiting;
+      if (state != State::Done && state != State::Failed && state != State::Missing) runs.push_back(&run);
+    }
     return runs;
+  }
+
+  // "12 of 45 runs, 1 failed, 01:02:03 left"
+  std::string where_it_stands() const {
+    std::size_t done = 0, failed = 0;
+    for (const StudyRun& run : states_.runs()) {
+      done += states_.state(run.name) == State::Done ? 1 : 0;
+      failed += states_.state(run.name) == State::Failed ? 1 : 0;
+    }
+    return fmt::format("{} of {} runs{}, {} left", done, states_.expected().size(),
+                       failed > 0 ? fmt::format(", {} failed", failed) : "", duration_text(time_left()));
   }
 
   void introduce() {
@@ -176,9 +187,11 @@ class Driver {
         continue;
       }
       const auto slot = free_slot();
-      if (!slot) continue;  // another driver may take it
-      const std::string folder = run_folder(study_, run.name);
-      if (fs::exists(folder + "/measures.json") && read_measures(study_, run, folder)) continue;  // done a moment ago
+      if (!slot) continue;                         // another driver may take it
+      if (states_.look_at(run) != State::Ready) {  // another driver has settled it a moment ago
+        ++held_;
+        continue;
+      }
       active_.push_back(std::make_unique<ActiveRun>(study_, launcher_, run, std::move(*claim), *slot));
       console_.say(fmt::format("started  {}", run.name));
     }
@@ -221,9 +234,8 @@ class Driver {
     std::string loss;
     for (const SetMeasures& set : m.sets)
       loss += fmt::format(", loss on {} {:.4f}", set.name, mean_loss(set, Half::Reported));
-    const std::size_t all = states_.expected().size(), left = to_do().size();
-    console_.say(fmt::format("done     {} in {}{}; {} of {} runs, {} left", run.name, duration_text(ended.seconds()),
-                             loss, all - left, all, duration_text(time_left())));
+    console_.say(
+        fmt::format("done     {} in {}{}; {}", run.name, duration_text(ended.seconds()), loss, where_it_stands()));
   }
 
   void fail(const StudyRun& run, const std::string& error) {
@@ -232,7 +244,7 @@ class Driver {
   }
 
   // Of the whole study, if the drivers that work on it now go on.
-  std::optional<double> time_left() {
+  std::optional<double> time_left() const {
     double seconds = 0;
     for (const StudyRun* run : to_do()) {
       const std::optional<double> whole = pace_.seconds_of(*run);
@@ -250,9 +262,8 @@ class Driver {
       running +=
           fmt::format("  {} {:.0f} %", a->run().name,
                       100 * share_trained(run_folder(study_, a->run().name) + "/metrics.jsonl", a->run().tokens));
-    const std::size_t all = states_.expected().size();
-    console_.status(fmt::format("{} of {} runs, {} left{}{}", all - to_do().size(), all, duration_text(time_left()),
-                                running, held_ > 0 ? fmt::format("  {} by other drivers", held_) : ""));
+    console_.status(fmt::format("{}{}{}", where_it_stands(), running,
+                                held_ > 0 ? fmt::format("  {} by other drivers", held_) : ""));
   }
 
   void stop_all() {

@@ -26,6 +26,7 @@ class RunStates {
 
   // Looks again. InputError where a run's folder belongs to another config.
   void refresh();
+  State look_at(const StudyRun& run);  // of one run; state() is that of the last refresh
   void failed(const std::string& name, const std::string& error);
 
   const std::vector<StudyRun>& runs() const { return runs_; }  // known so far
@@ -38,7 +39,6 @@ class RunStates {
 
  private:
   void look_at(const std::vector<StudyRun>& runs);
-  State look_at(const StudyRun& run);
   std::optional<double> chosen(const StudyArm& arm, const Cell& cell) const;
 
   const Study& study_;

@@ -1,0 +1,149 @@
+#include <csignal>
+
+#include "core/error.h"
+#include "launch/study/collect.h"
+#include "launch/study/launcher.h"
+#include "launch/study/progress.h"
+#include "launch/study/rates.h"
+#include "launch/study/run_folder.h"
+#include "launch/study/serving_costs.h"
+#include "tests/launch/fake_study.h"
+
+namespace upcycle {
+namespace {
+
+int finish(const Command& c) {
+  Child child(c);
+  while (!child.ended()) ::usleep(1000);
+  return *child.ended();
+}
+
+TEST(Process, OutputGoesToItsFilesAndTheCodeIsTheProgramsOwn) {
+  const TemporaryFolder folder;
+  Command c{{"sh", "-c", "echo $X; echo error >&2; exit 7"}, {{"X", "out"}}, folder.file("log"), folder.file("out")};
+  EXPECT_EQ(finish(c), 7);
+  EXPECT_EQ(folder.read("out"), "out\n");
+  c.words = {"sh", "-c", "echo both; kill -9 $$"};
+  c.output = "";
+  EXPECT_EQ(finish(c), 128 + SIGKILL);
+  EXPECT_EQ(folder.read("log"), "error\nboth\n");  // appended
+  c.words = {"no-such-program"};
+  EXPECT_EQ(finish(c), 127);
+  EXPECT_EQ(last_error(folder.file("log"), 0, 127), "cannot start no-such-program");
+  EXPECT_EQ(last_error(folder.file("log"), std::filesystem::file_size(folder.file("log")), 137),
+            "ended by signal 9 (Killed)");
+}
+
+TEST(Process, CommandLinesAreQuotedForAShell) {
+  EXPECT_EQ(command_line({"upcycle", "train", "a b", "it's", "--x=1", ""}),
+            R"(upcycle train 'a b' 'it'\''s' --x=1 '')");
+}
+
+TEST(Launcher, StartsRanksAsTheStudySays) {
+  Launcher l{"upcycle", {}};
+  using Words = std::vector<std::string>;
+  EXPECT_EQ(words_on_ranks(l, {"train"}), (Words{"upcycle", "train"}));
+  l.launch.command = {"srun", "-n{ranks}"};
+  l.launch.ranks = 4;
+  EXPECT_EQ(words_on_ranks(l, {"train"}), (Words{"srun", "-n4", "upcycle", "train"}));
+  EXPECT_EQ(command_on_ranks(l, {"train"}, "cpu", 0).dies_by, SIGTERM);  // it then ends its ranks
+  l.launch.threads = 3;
+  l.launch.at_once = 2;
+  const Command c = command_on_ranks(l, {"train"}, "cuda", 1);
+  EXPECT_EQ(c.environment.at("OMP_NUM_THREADS"), "3");
+  const char* given = std::getenv("CUDA_VISIBLE_DEVICES");
+  EXPECT_TRUE(given != nullptr || c.environment.at("CUDA_VISIBLE_DEVICES") == "4,5,6,7");
+}
+
+TEST(Collect, OfARepeatedStepTheLastLineCounts) {
+  const TemporaryFolder folder;
+  std::string text;
+  for (int step = 1; step <= 60; ++step)
+    text += Json{{"step", step}, {"loss", 100}, {"tokens_per_s", step}}.dump() + "\n";
+  for (int step = 11; step <= 60; ++step)
+    text += Json{{"step", step}, {"loss", step}, {"tokens_per_s", step}}.dump() + "\n";
+  text += R"({"step": 60, "eval": "new", "eval_loss": 5})"
+          "\n"
+          R"({"step": 61, "lo)";  // cut short by a death
+  const TrainingCurve curve = read_training(folder.write("metrics.jsonl", text), 50);
+  EXPECT_DOUBLE_EQ(curve.last_loss, 35.5);
+  EXPECT_DOUBLE_EQ(curve.tokens_per_s, 31);
+}
+
+TEST(Rates, TheBestOfASweepIsTheLeastMeanLoss) {
+  const FakeStudy f;
+  std::vector<StudyRun> runs;
+  std::map<std::string, Settled> settled;
+  const auto add = [&](const std::string& name, double lr, double budget, double loss, bool done = true) {
+    runs.push_back(f.run(name, lr, {}));
+    runs.back().cell.budget = budget;
+    runs.back().sweep = true;
+    settled[name] = {done, loss};
+  };
+  add("a", 1, 0.5, 3.0);
+  add("b", 2, 0.5, 2.9);
+  add("c", 3, 0.5, 2.0, false);  // failed: the worst
+  add("other", 1, 1, 1.0);
+  const auto best = [&](double budget) { return chosen_rate(f.study.arms[0], {"small", 20, budget}, runs, settled); };
+  EXPECT_EQ(best(0.5), 2);
+  EXPECT_EQ(best(1), 1);
+  settled.erase("a");
+  EXPECT_EQ(best(0.5), std::nullopt);  // not all have ended
+  EXPECT_EQ(best(7), std::nullopt);
+}
+
+TEST(Rates, AreKept) {
+  FakeStudy f;
+  EXPECT_TRUE(read_rates(f.study).empty());
+  write_rates(f.study, {{{"small", ""}, 100.5}, {{"small", "moe"}, 50}});
+  const TrainingRates rates = read_rates(f.study);
+  EXPECT_EQ(rates.at({"small", ""}), 100.5);
+  EXPECT_EQ(rates.at({"small", "moe"}), 50);
+  f.folder.write("out/rates.json", "{}");
+  EXPECT_THROW(read_rates(f.study), InputError);
+}
+
+TEST(Pace, GoesByTheNearestKindOfRunSeen) {
+  const FakeStudy f;
+  Pace pace;
+  StudyRun run = f.run("r", 1, {}), other = run;
+  other.arm = "moe";
+  EXPECT_EQ(pace.seconds_of(run), std::nullopt);
+  RunMeasures m;
+  m.flops = 1000;
+  m.wall_seconds = 10;
+  pace.saw(other, m);
+  EXPECT_EQ(pace.seconds_of(run), 10);
+  m.wall_seconds = 4;
+  pace.saw(run, m);
+  pace.saw_measuring(2);
+  EXPECT_EQ(pace.seconds_of(run), 6);
+  EXPECT_EQ(pace.seconds_of(other), 12);
+  EXPECT_EQ(duration_text(pace.seconds_of(other)), "00:00:12");
+  EXPECT_EQ(duration_text(std::nullopt), "unknown");
+}
+
+TEST(ServingCosts, AreTheHighestRateOrForBothTheCapacity) {
+  const auto served = [](double max_rate) {
+    return Json{{"layout", {{"ranks", 2}}},
+                {"max_rate", max_rate},
+                {"sweep_ended", nullptr},
+                {"one_request_s", 0.25},
+                {"load", {{{"rate", 2.0}, {"tokens_per_s", 60}, {"mean_e2el_ms", 500}, {"sustained", true}}}},
+                {"capacity", {{"request_throughput", 5.0}, {"tokens_per_s", 150}}}};
+  };
+  Json report{{"setup", {{"predicted", true}, {"machine", "h100"}}}, {"model", served(3)}, {"baseline", served(4)}};
+  ServingResult r = serving_result(report, "model", "small", "moe");
+  EXPECT_EQ(r.source, "predicted");
+  EXPECT_EQ(r.machine, "h100");
+  EXPECT_EQ(r.devices, 2);
+  EXPECT_EQ(r.requests_per_s, 3);
+  EXPECT_EQ(r.tokens_per_s, 90);
+  EXPECT_EQ(r.latency_alone, 0.25);
+  EXPECT_EQ(r.curve[0]["latency"], 0.5);
+  report["baseline"]["sweep_ended"] = "out of time";
+  EXPECT_EQ(serving_result(report, "model", "small", "moe").tokens_per_s, 150);
+}
+
+}  // namespace
+}  // namespace upcycle
