@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <map>
 
 #include "core/error.h"
 #include "launch/study/break_even.h"
@@ -27,7 +28,7 @@ struct TrainingCost {
   std::string unit;
   std::function<double(const StudyResult&)> seconds;
 };
-TrainingCost training_cost(const Study& study, const ServingResult* serving) {
+TrainingCost training_cost(const Study& study, const std::vector<StudyResult>& results, const ServingResult* serving) {
   if (serving != nullptr && serving->source == "predicted") {
     const Machine machine = read_machine(study.serving.machine);
     return {fmt::format("device-seconds of {}: serving as predicted, training as its FLOPs at {} of the rate of its "
@@ -37,9 +38,23 @@ TrainingCost training_cost(const Study& study, const ServingResult* serving) {
               return r.measures.flops / (mfu * machine.product_rate(r.run.config.storage()));
             }};
   }
-  return {"device-seconds, measured here", [ranks = static_cast<double>(study.launch.ranks)](const StudyResult& r) {
-            return r.measures.wall_seconds * ranks;
-          }};
+  // Other work slows a single run down by chance, which would make a short run the dearer one.
+  struct Sum {
+    double seconds = 0, tokens = 0;
+  };
+  std::map<std::pair<std::string, std::string>, Sum> sums;
+  for (const StudyResult& r : results) {
+    if (r.run.kind != "arm" || r.status != "done") continue;
+    Sum& sum = sums[{r.run.cell.size, r.run.arm}];
+    sum.seconds += r.measures.wall_seconds;
+    sum.tokens += static_cast<double>(r.run.tokens);
+  }
+  return {
+      "device-seconds, measured here; training as its tokens at the mean time per token of its size's and arm's runs",
+      [sums, ranks = static_cast<double>(study.launch.ranks)](const StudyResult& r) {
+        const Sum& sum = sums.at({r.run.cell.size, r.run.arm});
+        return sum.seconds / sum.tokens * static_cast<double>(r.run.tokens) * ranks;
+      }};
 }
 
 // Means over the finished seeds; loss NaN where none has it.
@@ -128,7 +143,7 @@ Json break_evens(const Study& study, const std::vector<StudyResult>& results, co
       const ServingResult *dense = find_serving(serving, size.name, ""),
                           *moe = find_serving(serving, size.name, arm.name);
       if (dense != nullptr && moe != nullptr && dense->source != moe->source) dense = nullptr;  // never mixed
-      const TrainingCost cost = training_cost(study, moe);
+      const TrainingCost cost = training_cost(study, results, moe);
       for (const double duration : durations_of(study, size.name)) {
         BreakEvenInput in;
         if (moe != nullptr && dense != nullptr) {

@@ -72,21 +72,27 @@ void about_rates(const Study& study, const std::vector<Sweep>& sweeps, Json& not
   }
   if (!given.empty()) notes.push_back(fmt::format("Given and not swept: the learning rate of {}.", listed(given)));
   double flops = 0, seconds = 0;
+  std::vector<std::string> at_end;
+  bool again = false;
   for (const Sweep& s : sweeps) {
     flops += s.flops;
     seconds += s.wall_seconds;
+    again = again || s.again;
     if (s.best && !s.interior)
-      notes.push_back(
-          fmt::format("The best learning rate of {} at {}, {}, lies at an end of its sweep: a better one may "
-                      "lie beyond.",
-                      s.arm, cell_text(study, s.cell), two_digits(*s.best)));
+      at_end.push_back(fmt::format("{} of {} at {}", two_digits(*s.best), s.arm, cell_text(study, s.cell)));
+  }
+  if (!at_end.empty()) {
+    std::string all;
+    for (const std::string& one : at_end) all += (all.empty() ? "" : "; ") + one;
+    notes.push_back(fmt::format(
+        "Best learning rates that lie at an end of their sweep, so that a better one may lie beyond: {}.", all));
   }
   if (!sweeps.empty())
-    notes.push_back(
-        fmt::format("Learning rates are swept with one seed at the shortest duration and kept (\"paper\"), "
-                    "and for {} again at one larger cell (\"best per budget\"). The sweeps took {} FLOPs and "
-                    "{:.0f} s, runs included that are results too.",
-                    study.verdict.size, two_digits(flops), seconds));
+    notes.push_back(fmt::format(
+        "Learning rates are swept with one seed at the shortest duration and kept (\"paper\"){}. The sweeps "
+        "took {} FLOPs and {:.0f} s, runs included that are results too.",
+        again ? fmt::format(", and for {} again at the largest budget (\"best per budget\")", study.verdict.size) : "",
+        two_digits(flops), seconds));
 }
 
 void about_what_is_compared(const Study& study, const std::vector<StudyResult>& results,

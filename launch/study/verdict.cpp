@@ -65,7 +65,10 @@ class Writer {
   // "0.2 of the pretraining budget"; `bare`: "0.2".
   std::string at(double budget, bool bare = false) const {
     if (s_.budgets_in_tokens) return two_digits(budget) + (bare ? "" : " tokens of continued pretraining");
-    return fmt::format("{:g}{}", budget, bare ? "" : " of the pretraining budget");
+    return fmt::format("{:g}{}", budget,
+                       bare         ? ""
+                       : budget < 1 ? " of the pretraining budget"
+                                    : " times the pretraining budget");
   }
 
   static std::string amount(const Point& p) { return fmt::format("{:.3f} nats ({:.1f} %)", p.nats, 100 * p.share); }
