@@ -15,11 +15,12 @@ std::string cell_text(const Study& study, const Cell& cell) {
                      study.budgets_in_tokens ? two_digits(cell.budget) + " tokens" : fmt::format("{:g}", cell.budget));
 }
 
-void about_runs(const std::vector<StudyResult>& results, const Json& runs, Json& notes) {
+void about_runs(const Json& runs, Json& notes) {
   std::size_t missing = 0;
-  for (const StudyResult& r : results) {
-    missing += r.status == "missing";
-    if (r.status == "failed") notes.push_back(fmt::format("{} failed: {}", r.run.name, r.error));
+  for (const Json& r : runs) {
+    missing += r["status"] == "missing";
+    if (r["status"] == "failed")
+      notes.push_back(fmt::format("{} failed: {}", r["name"].get<std::string>(), r["error"].get<std::string>()));
   }
   if (missing > 0)
     notes.push_back(counted(missing, "run") + (missing == 1 ? " is" : " are") +
@@ -129,7 +130,7 @@ void about_what_is_compared(const Study& study, const std::vector<StudyResult>& 
 Json notes(const Study& study, const std::vector<StudyResult>& results, const Json& runs,
            const std::vector<Sweep>& sweeps, const std::vector<ServingResult>& serving) {
   Json all = Json::array();
-  about_runs(results, runs, all);
+  about_runs(runs, all);
   about_seeds(study, results, all);
   about_rates(study, sweeps, all);
   about_what_is_compared(study, results, serving, all);

@@ -67,6 +67,11 @@ Json experts_json(const Json& checkpoints) {
   return j;
 }
 
+// The last line of a log may hold anything; JSON takes UTF-8 only.
+Json valid_text(const std::string& text) {
+  return Json::parse(Json(text).dump(-1, ' ', false, Json::error_handler_t::replace));
+}
+
 Json measured(double x) { return x > 0 ? number_or_null(x) : Json(); }
 
 Json run_json(const Study& study, const StudyResult& r, const StudyResult* baseline, Epochs& epochs) {
@@ -92,7 +97,7 @@ Json run_json(const Study& study, const StudyResult& r, const StudyResult* basel
       {"sweep", r.run.sweep},
       {"result", r.run.result},
       {"status", r.status},
-      {"error", r.error},
+      {"error", valid_text(r.error)},
       {"folder", r.folder},
       {"command", r.command},
       {"differences",

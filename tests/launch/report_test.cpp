@@ -175,6 +175,15 @@ TEST(Report, BrokenAndMissingRunsAreSaidAndTheOthersCompared) {
   EXPECT_EQ(make_report(study(), {}, {})["runs"].size(), 0u);
 }
 
+TEST(Report, AnErrorMayHoldAnyBytes) {
+  std::vector<StudyResult> there = results();
+  there[0].status = "failed";
+  there[0].error = "found '\xff\xfe'";
+  const Json report = make_report(study(), there, {});
+  EXPECT_EQ(report["runs"][0]["error"], "found '\xEF\xBF\xBD\xEF\xBF\xBD'");
+  EXPECT_NE(report.dump().find("s1 failed: found"), std::string::npos);
+}
+
 TEST(Report, OtherTextIsRefused) {
   std::vector<StudyResult> there = results();
   there[2].measures.sets[1].documents[3].tokens = 11;
