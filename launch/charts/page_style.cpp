@@ -6,10 +6,10 @@ namespace upcycle::charts {
 // with either background; c7 is the quiet one.
 const char* const page_style = R"css(
 :root { --paper: #ffffff; --ink: #1d2126; --soft: #5a626c; --grid: #e3e6ea; --axis: #7b838d; --card: #f5f6f8;
-  --bad: #b3261e; --good: #00684a; --link: #0b62a8;
+  --bad: #b3261e; --good: #00684a; --link: #0b62a8; --edge: #00000033;
   --c0: #0b62a8; --c1: #b3470b; --c2: #00573f; --c3: #c45fa9; --c4: #a98b00; --c5: #3a97cc; --c6: #4a2f7a; --c7: #646b75; }
 @media (prefers-color-scheme: dark) { :root { --paper: #16181c; --ink: #e8eaed; --soft: #a5adb8; --grid: #2c3036;
-  --axis: #7d8590; --card: #1f2227; --bad: #ff8a80; --good: #5fd3a8; --link: #6fb5ec;
+  --axis: #7d8590; --card: #1f2227; --bad: #ff8a80; --good: #5fd3a8; --link: #6fb5ec; --edge: #000000aa;
   --c0: #6fb5ec; --c1: #f0a06a; --c2: #2fa37f; --c3: #f3b8e2; --c4: #f4e58a; --c5: #a6dcf8; --c6: #9a86e0; --c7: #a9b0ba; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
@@ -64,7 +64,11 @@ svg .cell { fill: var(--ink); pointer-events: none; }
 .line.c6, .bar.c6, path.hollow.c6 { stroke: var(--c6); } path.p.c6, .mark.c6 { fill: var(--c6); }
 .line.c7, .bar.c7, path.hollow.c7 { stroke: var(--c7); } path.p.c7, .mark.c7 { fill: var(--c7); }
 path.p.hollow, .mark.hollow { fill: var(--paper); }
-.wide { overflow-x: auto; margin: 10px 0; border: 1px solid var(--grid); border-radius: 8px; }
+.wide { overflow-x: auto; margin: 10px 0; border: 1px solid var(--grid); border-radius: 8px;
+  background: linear-gradient(to right, var(--paper) 50%, transparent) left / 48px 100% no-repeat local,
+    linear-gradient(to left, var(--paper) 50%, transparent) right / 48px 100% no-repeat local,
+    linear-gradient(to right, var(--edge), transparent) left / 14px 100% no-repeat scroll,
+    linear-gradient(to left, var(--edge), transparent) right / 14px 100% no-repeat scroll; }
 table { border-collapse: collapse; font-size: .84rem; line-height: 1.35; width: 100%; }
 th, td { padding: 6px 7px; text-align: right; vertical-align: top; white-space: nowrap; font-variant-numeric: tabular-nums; }
 th { white-space: normal; vertical-align: bottom; color: var(--soft); font-weight: 600; border-bottom: 1px solid var(--grid); }
@@ -82,6 +86,8 @@ dl.how dt { color: var(--soft); } dl.how dd { margin: 0; overflow-wrap: anywhere
 ul.notes { padding-left: 1.2em; max-width: 80ch; } ul.notes li { margin: 4px 0; overflow-wrap: anywhere; }
 #tip { position: fixed; z-index: 2; max-width: min(320px, 92vw); padding: 7px 10px; border-radius: 6px; font-size: .84rem;
   line-height: 1.35; white-space: pre-line; pointer-events: none; background: var(--ink); color: var(--paper); }
+@media screen and (min-width: 800px) { .wide td:first-child, .wide th:first-child { position: sticky; left: 0;
+  background: var(--paper); } .wide tr.key td:first-child { background: var(--card); } }
 @media (max-width: 520px) { main { padding: 16px 12px 48px; } dl.how { grid-template-columns: 1fr; gap: 0; }
   dl.how dd { margin-bottom: 8px; } .figures { grid-template-columns: 1fr 1fr; } .figures dd { font-size: 1.1rem; } }
 @media print { :root { --paper: #ffffff; --ink: #000000; --soft: #444444; --grid: #dddddd; --axis: #777777; --card: #f3f3f3;
@@ -90,7 +96,7 @@ ul.notes { padding-left: 1.2em; max-width: 80ch; } ul.notes li { margin: 4px 0; 
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   html { font-size: 11px; } body { font-size: 11px; } main { max-width: none; padding: 0; } nav, #tip { display: none; } summary { list-style: none; }
   .charts { grid-template-columns: repeat(2, 1fr); } section { margin-top: 22px; } h2, h3, .intro, .caption, .legend { break-after: avoid; } .wide svg { width: 90px; }
-  svg text { font-size: 10.5px; } .wide { overflow: visible; border: 0; } table { font-size: 7.5px; } th, td { padding: 2px 3px; white-space: normal; }
+  svg text { font-size: 10.5px; } .wide { overflow: visible; border: 0; background: none; } table { font-size: 7.5px; } th, td { padding: 2px 3px; white-space: normal; }
   tr { break-inside: avoid; } }
 )css";
 

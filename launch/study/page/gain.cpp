@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cmath>
 
-#include "launch/study/page/interval.h"
+#include "launch/study/page/comparisons_table.h"
 #include "launch/study/page/sections.h"
 
-// Gain of upcycling over continued pretraining against the budget, and the table of all comparisons.
+// Gain of upcycling over continued pretraining against the budget.
 namespace upcycle::study_page {
 
 using charts::Axis;
@@ -27,11 +27,6 @@ std::string place(const View& v, const Json& c) {
                      v.budget(number(c, "budget")));
 }
 
-std::string key_of(const Json& c) {
-  return fmt::format("{} {} {} {}", words(c, "size"), charts::exact(number(c, "duration")), words(c, "arm"),
-                     words(c, "set"));
-}
-
 Point loss_point(const View& v, const Json& c) {
   const double base = number(c, "baseline_loss"), gain = number(c, "relative_gain");
   const std::string tip =
@@ -39,7 +34,7 @@ Point loss_point(const View& v, const Json& c) {
                   charts::decimals(number(c, "loss"), 4), charts::decimals(base, 4), with_sign(gain, Unit::Share),
                   words(c, "says"), charts::decimals(number(c, "low"), 4, true),
                   charts::decimals(number(c, "high"), 4, true), for_people(number(c, "seeds"), Unit::Number));
-  return {number(c, "budget"), gain, key_of(c), tip, -number(c, "high") / base, -number(c, "low") / base};
+  return {number(c, "budget"), gain, comparison_key(c), tip, -number(c, "high") / base, -number(c, "low") / base};
 }
 
 // The gain is a share of the baseline's corrected score, and so is its standard error.
@@ -47,7 +42,7 @@ Point cloze_point(const View& v, const Json& c) {
   const Json& cloze = part(c, "cloze");
   const double gain = number(cloze, "relative_gain"), difference = number(cloze, "difference"),
                error = number(cloze, "standard_error");
-  Point p{number(c, "budget"), gain, key_of(c),
+  Point p{number(c, "budget"), gain, comparison_key(c),
           fmt::format("{}\ncorrected cloze score {} ± {} (standard error): {} ({})", place(v, c),
                       charts::decimals(difference, 4, true), charts::decimals(error, 4), with_sign(gain, Unit::Share),
                       words(cloze, "says"))};
@@ -100,7 +95,7 @@ std::vector<Series> seeds(const View& v, const std::string& set) {
         if (const std::vector<double> each = numbers(part(c, "per_seed")); each.size() > 1)
           for (const double d : each) {
             const double gain = -d / number(c, "baseline_loss");
-            s.points.push_back({number(c, "budget"), gain, key_of(c) + " seed",
+            s.points.push_back({number(c, "budget"), gain, comparison_key(c) + " seed",
                                 place(v, c) + "\none seed by itself: " + with_sign(gain, Unit::Share)});
           }
     all.push_back(s);
@@ -139,46 +134,6 @@ Axis paper_axis() { return {"budget, share of the pretraining's FLOPs", Unit::Nu
 Chart gain_chart(const std::string& key, const std::string& title, const Axis& x, const char* y,
                  std::vector<Series> series) {
   return {key, title, x, {y, Unit::Share}, std::move(series), {0}};
-}
-
-std::string comparisons_table(const View& v) {
-  charts::Table t;
-  t.head = {"arm against " + charts::escaped(v.baseline),
-            "size",
-            "tokens per parameter",
-            "budget",
-            "held-out text",
-            "rates",
-            "says",
-            "difference, nats",
-            "95 % interval: better ← 0 → worse",
-            "gain",
-            "loss",
-            "loss of " + charts::escaped(v.baseline),
-            "seeds",
-            "cloze gain"};
-  t.text_columns = 7;
-  const Json& comparisons = part(v.report, "comparisons");
-  const Interval interval(comparisons, v.candidate);
-  for (const Json& c : comparisons) {
-    const std::string says = words(c, "says"), kind = says == "better" ? "good" : says == "worse" ? "bad" : "";
-    const double cloze = number(part(c, "cloze"), "relative_gain");
-    t.rows.push_back(
-        {charts::escaped(words(c, "arm")), charts::escaped(words(c, "size")),
-         for_people(number(c, "duration"), Unit::Number), v.budget(number(c, "budget")),
-         charts::escaped(words(c, "set")), charts::escaped(words(c, "rates")),
-         "<span class=\"" + kind + "\">" + charts::escaped(says) + "</span>",
-         charts::decimals(number(c, "difference"), 4, true), interval.svg(c, v.color(words(c, "arm")), key_of(c)),
-         charts::decimals(100 * number(c, "relative_gain"), 2, true) + " %", charts::decimals(number(c, "loss"), 4),
-         charts::decimals(number(c, "baseline_loss"), 4), for_people(number(c, "seeds"), Unit::Number),
-         std::isfinite(cloze)           ? charts::decimals(100 * cloze, 1, true) + " %"
-         : part(c, "cloze").is_object() ? "too near chance"
-                                        : "–"});
-    t.row_classes.push_back(v.in_verdict_cell(c) && words(c, "arm") == v.candidate ? "key" : "");
-  }
-  if (t.rows.empty()) return "";
-  return "<h3>All comparisons</h3>\n<p class=\"intro\">Shaded: the cell behind the verdict.</p>\n" +
-         charts::table_html(t);
 }
 
 }  // namespace

@@ -18,6 +18,13 @@ struct Figure {
   std::string name, value, more;
 };
 
+// What is no difference has no number in large letters, and what has one says below what it is.
+std::string or_none(const std::string& says, double gain) {
+  return says == "no difference" || !std::isfinite(gain) ? says : with_sign(gain, Unit::Share);
+}
+
+std::string said(const std::string& says) { return says == "no difference" ? "" : says + ": "; }
+
 const Json* verdict_entry(const View& v, const char* list) {
   for (const Json& e : part(v.report, list))
     if (v.in_verdict_cell(e) && words(e, "arm") == v.candidate && words(e, "set") == v.new_set) return &e;
@@ -30,19 +37,19 @@ std::vector<Figure> figures(const View& v) {
   if (const Json* c = verdict_entry(v, "comparisons")) {
     all.push_back(
         {fmt::format("Gain of {} over {} in loss on {} text", v.candidate, v.baseline, v.new_set),
-         with_sign(number(*c, "relative_gain"), Unit::Share),
-         fmt::format("{}: {} nats, 95 % interval {} to {}; {}, budget {}", words(*c, "says"),
+         or_none(words(*c, "says"), number(*c, "relative_gain")),
+         fmt::format("{}{} nats, 95 % interval {} to {}; {}, budget {}", said(words(*c, "says")),
                      charts::decimals(number(*c, "difference"), 3, true), charts::decimals(number(*c, "low"), 3, true),
                      charts::decimals(number(*c, "high"), 3, true), v.name(grid_of(cell)),
                      v.budget(number(cell, "budget")))});
     const Json& cloze = part(*c, "cloze");
     if (cloze.is_object()) {
       const double gain = number(cloze, "relative_gain");
-      all.push_back(
-          {"Gain in cloze score, chance corrected", std::isfinite(gain) ? with_sign(gain, Unit::Share) : "none given",
-           fmt::format("{}: {} ± {}{}", words(cloze, "says"), with_sign(number(cloze, "difference"), Unit::Number),
-                       for_people(number(cloze, "standard_error"), Unit::Number),
-                       std::isfinite(gain) ? "" : "; " + v.baseline + " is too near chance for a ratio")});
+      all.push_back({"Gain in cloze score, chance corrected", or_none(words(cloze, "says"), gain),
+                     fmt::format("{}{} ± {}{}", said(words(cloze, "says")),
+                                 charts::decimals(number(cloze, "difference"), 3, true),
+                                 charts::decimals(number(cloze, "standard_error"), 3),
+                                 std::isfinite(gain) ? "" : "; no ratio: " + v.baseline + " is too near chance")});
     }
   }
   for (const Json& s : part(v.report, "serving"))

@@ -1,7 +1,6 @@
 #include <fmt/core.h>
 
 #include <cmath>
-#include <set>
 
 #include "launch/study/page/sections.h"
 
@@ -32,7 +31,7 @@ std::string name_html(const Json& run) {
   std::string config, html = "<strong>" + escaped(words(run, "name")) + "</strong>";
   if (differences.is_object())
     for (const auto& [key, value] : differences.items())
-      config += (config.empty() ? "" : "  ") + key + "=" + value.dump();
+      config += (config.empty() ? "" : "  ") + key + "=" + value.dump(-1, ' ', false, Json::error_handler_t::replace);
   const std::string command = words(run, "command");
   if (!config.empty() || !command.empty()) {
     html = "<details><summary>" + html + "</summary>";
@@ -49,16 +48,17 @@ std::string name_html(const Json& run) {
 charts::Section runs_section(const View& v) {
   charts::Section s{"runs", "All runs", "", "", "The study has no runs yet."};
   charts::Table t;
-  t.head = {"run",          "status", "for",   "size",       "tokens per parameter",
-            "budget",       "seed",   "rate",  "parameters", "active",
-            "tokens",       "epochs", "FLOPs", "wall time",  "tokens/s",
-            "last 50 steps"};
+  t.text_columns = 4;
   std::vector<std::string> sets;
   for (const std::string& set : {v.new_set, v.old_set})
     if (!set.empty()) sets.push_back(set);
+  const auto head = [&](const std::vector<std::string>& names) {
+    t.head.insert(t.head.end(), names.begin(), names.end());
+  };
+  head({"run", "status", "for", "size", "tokens per parameter", "budget", "seed", "rate"});
   for (const std::string& set : sets)
     for (const char* what : {"loss, ", "bits/byte, ", "cloze score, "}) t.head.push_back(what + escaped(set));
-  t.text_columns = 4;
+  head({"loss of the last 50 steps", "tokens", "epochs", "FLOPs", "wall time", "tokens/s", "parameters", "active"});
   std::size_t failed = 0, missing = 0;
   for (const Json& run : part(v.report, "runs")) {
     const std::string status = words(run, "status");
@@ -71,15 +71,7 @@ charts::Section runs_section(const View& v) {
                                     for_people(number(run, "duration"), Unit::Number),
                                     number(run, "budget") > 0 ? v.budget(number(run, "budget")) : "–",
                                     for_people(number(run, "seed"), Unit::Number),
-                                    for_people(number(run, "learning_rate"), Unit::Number),
-                                    for_people(number(run, "parameters"), Unit::Count),
-                                    for_people(number(run, "active_parameters"), Unit::Count),
-                                    for_people(number(run, "tokens"), Unit::Count),
-                                    for_people(number(run, "epochs"), Unit::Number),
-                                    for_people(number(run, "flops"), Unit::Flops),
-                                    for_people(number(run, "wall_seconds"), Unit::Seconds),
-                                    for_people(number(run, "tokens_per_second"), Unit::Count),
-                                    charts::decimals(number(run, "last_50_loss"), 4)};
+                                    for_people(number(run, "learning_rate"), Unit::Number)};
     for (const std::string& set : sets) {
       row.push_back(charts::decimals(number(part(run, "loss"), set.c_str()), 4));
       row.push_back(charts::decimals(number(part(run, "bits_per_byte"), set.c_str()), 4));
@@ -88,6 +80,12 @@ charts::Section runs_section(const View& v) {
                                             charts::decimals(number(cloze, "standard_error"), 3)
                                       : "–");
     }
+    row.push_back(charts::decimals(number(run, "last_50_loss"), 4));
+    static const std::vector<std::pair<const char*, Unit>> costs = {
+        {"tokens", Unit::Count},           {"epochs", Unit::Number},           {"flops", Unit::Flops},
+        {"wall_seconds", Unit::Seconds},   {"tokens_per_second", Unit::Count}, {"parameters", Unit::Count},
+        {"active_parameters", Unit::Count}};
+    for (const auto& [key, unit] : costs) row.push_back(for_people(number(run, key), unit));
     t.rows.push_back(row);
   }
   if (t.rows.empty()) return s;
