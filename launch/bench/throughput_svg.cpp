@@ -2,58 +2,30 @@
 
 #include <fmt/core.h>
 
-#include <algorithm>
-#include <cmath>
+#include "launch/charts/axis.h"
 
 namespace upcycle {
 namespace {
 
 constexpr double kWidth = 720, kHeight = 440, kLeft = 84, kRight = 24, kTop = 40, kBottom = 56;
 
-std::string escaped(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    if (c == '<') {
-      out += "&lt;";
-    } else if (c == '&') {
-      out += "&amp;";
-    } else {
-      out += static_cast<unsigned char>(c) < ' ' ? ' ' : c;
-    }
-  }
-  return out;
-}
-
-// From 0 to a multiple of a round step that is not less than `most`.
-struct Axis {
-  double step = 1, end = 1;
-  explicit Axis(double most) {
-    if (!(most > 0)) return;
-    const double unit = std::pow(10, std::floor(std::log10(most / 4)));
-    step = 10 * unit;
-    for (const double s : {5.0, 2.0, 1.0})
-      if (s * unit >= most / 6) step = s * unit;
-    end = std::ceil(most / step) * step;
-  }
-};
-
 std::string text(double x, double y, const char* anchor, const std::string& words) {
-  return fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\">{}</text>\n", x, y, anchor, escaped(words));
+  return fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\">{}</text>\n", x, y, anchor,
+                     charts::escaped(words));
 }
 
 }  // namespace
 
 std::string throughput_svg(const std::vector<Curve>& curves) {
-  double latency = 0, tokens = 0;
+  std::vector<double> latencies, rates;
   for (const Curve& c : curves)
     for (const Curve::Point& p : c.points) {
-      latency = std::max(latency, p.latency);
-      tokens = std::max(tokens, p.tokens_per_s);
+      latencies.push_back(p.latency);
+      rates.push_back(p.tokens_per_s);
     }
-  const Axis x_axis(latency), y_axis(tokens);
   const double right = kWidth - kRight, bottom = kHeight - kBottom;
-  const auto x = [&](double seconds) { return kLeft + (right - kLeft) * seconds / x_axis.end; };
-  const auto y = [&](double rate) { return bottom - (bottom - kTop) * rate / y_axis.end; };
+  const charts::Scale x({"", charts::Unit::Seconds, false, {}, {0}}, latencies, kLeft, right),
+      y({"", charts::Unit::Count, false, {}, {0}}, rates, bottom, kTop);
 
   std::string svg = fmt::format(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" height=\"{1}\" role=\"img\" "
@@ -71,18 +43,18 @@ std::string throughput_svg(const std::vector<Curve>& curves) {
       ".no {{ fill: #16181c; }}\n"
       "}}\n</style>\n<rect class=\"paper\" width=\"{0}\" height=\"{1}\"/>\n",
       kWidth, kHeight);
-  for (double t = 0; t <= x_axis.end * 1.001; t += x_axis.step) {
-    svg +=
-        fmt::format("<line class=\"grid\" x1=\"{0:.1f}\" y1=\"{1}\" x2=\"{0:.1f}\" y2=\"{2}\"/>\n", x(t), kTop, bottom);
-    svg += text(x(t), bottom + 18, "middle", fmt::format("{:.4g}", t));
+  for (const charts::Tick& t : x.ticks()) {
+    svg += fmt::format("<line class=\"grid\" x1=\"{0:.1f}\" y1=\"{1}\" x2=\"{0:.1f}\" y2=\"{2}\"/>\n", x.at(t.value),
+                       kTop, bottom);
+    svg += text(x.at(t.value), bottom + 18, "middle", t.label);
   }
-  for (double t = 0; t <= y_axis.end * 1.001; t += y_axis.step) {
-    svg +=
-        fmt::format("<line class=\"grid\" x1=\"{1}\" y1=\"{0:.1f}\" x2=\"{2}\" y2=\"{0:.1f}\"/>\n", y(t), kLeft, right);
-    svg += text(kLeft - 8, y(t) + 4, "end", fmt::format("{:.6g}", t));
+  for (const charts::Tick& t : y.ticks()) {
+    svg += fmt::format("<line class=\"grid\" x1=\"{1}\" y1=\"{0:.1f}\" x2=\"{2}\" y2=\"{0:.1f}\"/>\n", y.at(t.value),
+                       kLeft, right);
+    svg += text(kLeft - 8, y.at(t.value) + 4, "end", t.label);
   }
   svg += fmt::format("<path class=\"axis line\" d=\"M{0} {1} V{2} H{3}\"/>\n", kLeft, kTop, bottom, right);
-  svg += text((kLeft + right) / 2, kHeight - 14, "middle", "mean latency of a whole request, s");
+  svg += text((kLeft + right) / 2, kHeight - 14, "middle", "mean latency of a whole request");
   svg += fmt::format(
       "<text transform=\"translate(18 {}) rotate(-90)\" text-anchor=\"middle\">throughput, tokens/s in "
       "and out</text>\n",
@@ -92,11 +64,11 @@ std::string throughput_svg(const std::vector<Curve>& curves) {
     const std::string color = fmt::format("c{}", i % 2);
     std::string path;
     for (const Curve::Point& p : curves[i].points)
-      path += fmt::format("{}{:.1f} {:.1f} ", path.empty() ? "M" : "L", x(p.latency), y(p.tokens_per_s));
+      path += fmt::format("{}{:.1f} {:.1f} ", path.empty() ? "M" : "L", x.at(p.latency), y.at(p.tokens_per_s));
     if (!path.empty()) svg += fmt::format("<path class=\"line {}\" d=\"{}\"/>\n", color, path);
     for (const Curve::Point& p : curves[i].points)
       svg += fmt::format("<circle class=\"{} {}\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"4\"/>\n", p.sustained ? "yes" : "no",
-                         color, x(p.latency), y(p.tokens_per_s));
+                         color, x.at(p.latency), y.at(p.tokens_per_s));
     svg += fmt::format("<circle class=\"yes {}\" cx=\"{:.1f}\" cy=\"20\" r=\"4\"/>\n", color, key + 6);
     svg += text(key + 16, 24, "start", curves[i].name);
     key += 40 + 7.5 * static_cast<double>(curves[i].name.size());
