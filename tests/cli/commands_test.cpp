@@ -169,7 +169,7 @@ TEST(Bench, OpsAreTimedAgainstTheirRoof) {
     return found;
   };
   const std::set<std::string> dense = names("--train.steps=1"), moe = names("--model.num_local_experts=4");
-  EXPECT_TRUE(dense.contains("attention_backward") && dense.contains("adamw"));
+  EXPECT_TRUE(dense.contains("attention_backward") && dense.contains("adamw") && dense.contains("lion"));
   EXPECT_FALSE(dense.contains("sort_by_expert"));
   EXPECT_TRUE(moe.contains("sort_by_expert") && moe.contains("grouped_matmul NT (gate and up)"));
   EXPECT_TRUE(dense.contains("matmul NT (qkv of 8 tokens)"));
