@@ -160,9 +160,8 @@ class Driver {
       if (stop_asked()) throw Stopped{};
       if (look || since(looked) > kLookAgain) {
         states_.refresh();
-        start_runs();
+        if (!start_runs()) return;
         looked = Clock::now();
-        if (active_.empty() && held_ == 0) return;
         show_status();
       }
       look = poll_active();
@@ -174,27 +173,35 @@ class Driver {
     return std::ranges::any_of(active_, [&](const auto& a) { return a->run().name == name; });
   }
 
-  // Fills the free slots with runs that can be started and that no other driver has.
-  void start_runs() {
+  // Fills the free slots with runs that can be started and that no other driver has. False where nothing is under way
+  // and nothing is left to start.
+  bool start_runs() {
     held_ = 0;
+    bool failed = false;
     for (const StudyRun& run : states_.runs()) {
       if (states_.state(run.name) != State::Ready || is_active(run.name)) continue;
-      const std::string lock = lock_folder(study_, run.name);
-      make_folder(lock);
-      std::optional<FolderLock> claim = FolderLock::try_lock(lock);
-      if (!claim) {
-        ++held_;
-        continue;
+      try {
+        if (!start(run)) ++held_;
+      } catch (const Error& e) {  // such as a full disk
+        fail(run, e.what());
+        failed = true;
       }
-      const auto slot = free_slot();
-      if (!slot) continue;                         // another driver may take it
-      if (states_.look_at(run) != State::Ready) {  // another driver has settled it a moment ago
-        ++held_;
-        continue;
-      }
-      active_.push_back(std::make_unique<ActiveRun>(study_, launcher_, run, std::move(*claim), *slot));
-      console_.say(fmt::format("started  {}", run.name));
     }
+    return failed || held_ > 0 || !active_.empty();
+  }
+
+  // False where another driver has the run, or has settled it a moment ago.
+  bool start(const StudyRun& run) {
+    const std::string folder = lock_folder(study_, run.name);
+    make_folder(folder);
+    std::optional<FolderLock> claim = FolderLock::try_lock(folder);
+    if (!claim) return false;
+    const std::optional<std::int64_t> slot = free_slot();
+    if (!slot) return true;  // later, or another driver
+    if (states_.look_at(run) != State::Ready) return false;
+    active_.push_back(std::make_unique<ActiveRun>(study_, launcher_, run, std::move(*claim), *slot));
+    console_.say(fmt::format("started  {}", run.name));
+    return true;
   }
 
   std::optional<std::int64_t> free_slot() const {

@@ -30,6 +30,11 @@ void set_threads(Command& c, const Study::Launch& launch, std::int64_t ranks) {
   if (threads > 0) c.environment["OMP_NUM_THREADS"] = fmt::format("{}", threads);
 }
 
+// In a job of SLURM with several tasks a program of one rank has to say that it is meant to be alone.
+void set_alone(Command& c) {
+  if (std::getenv("SLURM_NTASKS") != nullptr) c.environment["SLURM_NTASKS"] = "1";
+}
+
 // Each rank takes a GPU by its number among those that it sees: runs at the same time must see others.
 void set_gpus(Command& c, const Study::Launch& launch, std::int64_t slot) {
   std::vector<std::string> all;
@@ -81,7 +86,10 @@ Command command_on_ranks(const Launcher& l, const std::vector<std::string>& argu
   Command c;
   c.words = words_on_ranks(l, arguments);
   const Way way = way_of(l.launch);
-  if (way != Way::Alone) c.dies_by = SIGTERM;  // launchers then end their ranks
+  if (way == Way::Alone)
+    set_alone(c);
+  else
+    c.dies_by = SIGTERM;  // launchers then end their ranks
   if (way == Way::Mpirun) {
     if (::getuid() == 0)
       c.environment["OMPI_ALLOW_RUN_AS_ROOT"] = c.environment["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1";
@@ -98,6 +106,7 @@ Command command_alone(const Launcher& l, const std::vector<std::string>& argumen
   c.words = {l.program};
   c.words.insert(c.words.end(), arguments.begin(), arguments.end());
   set_threads(c, l.launch, 1);
+  set_alone(c);
   return c;
 }
 
