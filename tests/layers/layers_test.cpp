@@ -109,6 +109,8 @@ const std::map<std::string, std::string> kNamedBy = {
     {"launch/cuda/backend.cpp", "launch/backend.h"},
     {"launch/main.cpp", "launch/README.md"},
     {"launch/study/runs_csv.cpp", "launch/study/report.h"},
+    {"launch/study/read_study.cpp", "launch/study/study.h"},
+    {"launch/study/check_study.cpp", "launch/study/study_plan.h"},
     {"launch/charts/page_script.cpp", "launch/charts/page.h"},
     {"launch/charts/page_style.cpp", "launch/charts/page.h"},
 };
