@@ -101,8 +101,8 @@ std::vector<double> durations_of(const Study& study, const std::string& size);
 
 bool is_study(const std::string& file);  // rather than the config of one run
 
-// Reads study.json with overrides "--a.b=value" (dotted paths into it). InputError: file, field, found, expected, what
-// to do, also for arms that can not be compared.
+// (read_study.cpp) Reads study.json with overrides "--a.b=value" (dotted paths into it). InputError: file, field,
+// found, expected, what to do, also for arms that can not be compared.
 Study read_study(const std::string& file, const std::vector<std::string>& overrides);
 
 }  // namespace upcycle

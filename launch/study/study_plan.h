@@ -11,9 +11,9 @@ namespace upcycle {
 // adds runs of its cell, at most `seeds` for each arm.)
 std::vector<StudyRun> planned_runs(const Study& study);
 
-// Refuses before any work starts what could not be compared or run: vocabularies and sequence lengths that differ,
-// warm-up longer than a tenth of the shortest budget, token sets that are missing, of another tokenizer, or too small
-// (data.most_epochs), held-out sets with too few cloze items or documents, layouts and memory. InputError.
+// (check_study.cpp) Refuses before any work starts what could not be compared or run: vocabularies and sequence lengths
+// that differ, warm-up longer than a tenth of the shortest budget, token sets that are missing, of another tokenizer,
+// or too small (data.most_epochs), held-out sets with too few cloze items or documents, layouts and memory. InputError.
 void check_study(const Study& study, const std::vector<StudyRun>& planned);
 
 // Bytes that a finished run leaves, and that it has at most while it runs.
