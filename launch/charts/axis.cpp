@@ -25,7 +25,7 @@ std::vector<double> candidates(Unit unit, double decades, int every) {
   const bool clock = unit == Unit::Seconds;
   for (int e = -12; e <= (clock ? 0 : 30); ++e)
     for (const double m : {1., 2., 5.})
-      if ((decades <= 3.2 || (m == 1 && e % every == 0)) && (decades <= 1.8 || m != 2))
+      if ((decades <= 2.4 || (m == 1 && e % every == 0)) && (decades <= 1.8 || m != 2))
         all.push_back(m * std::pow(10, e));
   if (!clock) return all;
   const bool few = decades > 1.8;

@@ -11,7 +11,7 @@ namespace upcycle::charts {
 namespace {
 
 constexpr double kWidth = 400, kHeight = 280, kLeft = 52, kRight = 12, kTop = 28, kBottom = 46, kRadius = 4;
-constexpr double kLetter = 6.6;  // pixels that a letter takes on average
+constexpr double kLetter = 7.2;  // pixels that a letter takes on average
 
 std::string text(double x, double y, const char* anchor, const std::string& words, const char* kind = "") {
   return fmt::format("<text{} x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\">{}</text>",

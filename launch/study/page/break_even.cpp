@@ -18,7 +18,7 @@ Chart equal_total(const View& v, const Json& entry) {
   const std::string arm = words(entry, "arm");
   Chart chart{
       fmt::format("total {} {} {} {}", arm, words(entry, "size"), number(entry, "duration"), number(entry, "budget")),
-      v.name(grid_of(entry)) + ", budget " + v.budget(number(entry, "budget")),
+      arm + ": " + v.name(grid_of(entry)) + ", budget " + v.budget(number(entry, "budget")),
       {"served tokens", Unit::Count, true},
       {"loss at equal total cost, nats"},
       {}};

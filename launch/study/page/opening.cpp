@@ -61,7 +61,8 @@ std::vector<Figure> figures(const View& v) {
     const std::string answer = words(*b, "answer");
     all.push_back({"Break-even, served tokens",
                    std::isfinite(n) ? (answer.starts_with("more than") ? "> " : "") + for_people(n, Unit::Count)
-                                    : answer.substr(0, answer.find(':')),
+                   : answer.ends_with("never pays") ? "never pays"
+                                                    : answer.substr(0, answer.find(':')),
                    answer});
   }
   std::size_t done = 0, failed = 0, runs = 0;
@@ -82,12 +83,31 @@ std::vector<Figure> figures(const View& v) {
 
 }  // namespace
 
+namespace {
+
+// What the words of the verdict mean.
+std::string terms(const View& v) {
+  if (v.baseline.empty() || v.candidate.empty()) return "";
+  const std::string match = words(part(v.report, "study"), "match");
+  const char* const equal = match == "tokens"      ? "as many tokens"
+                            : match == "wall_time" ? "as much time"
+                                                   : "as many FLOPs";
+  return fmt::format(
+      "<p class=\"intro\">{}: the dense model, trained further as it is. {}: the dense model turned into a Mixture of "
+      "Experts, "
+      "then trained with {}. The budget is what either may spend{}.</p>\n",
+      escaped(v.baseline), escaped(v.candidate), equal,
+      v.budgets_in_tokens ? ", in tokens of the former" : ", as a share of the FLOPs that pretraining took");
+}
+
+}  // namespace
+
 std::string opening_section(const View& v) {
   std::string html = fmt::format("<header>\n<h1>Upcycling against continued pretraining: {}</h1>\n",
                                  escaped(words(part(v.report, "study"), "name")));
   const std::string verdict = words(v.report, "verdict");
-  html += "<p class=\"verdict\">" + escaped(verdict.empty() ? "There is no verdict yet." : verdict) +
-          "</p>\n<dl class=\"figures\">\n";
+  html += "<p class=\"verdict\">" + escaped(verdict.empty() ? "There is no verdict yet." : verdict) + "</p>\n" +
+          terms(v) + "<dl class=\"figures\">\n";
   for (const Figure& f : figures(v))
     html += fmt::format("<div><dt>{}</dt><dd>{}</dd>{}</div>\n", escaped(f.name), escaped(f.value),
                         f.more.empty() ? "" : "<dd class=\"more\">" + escaped(f.more) + "</dd>");

@@ -87,6 +87,16 @@ Section serving_section(const View& v) {
       }
       if (!line.points.empty()) chart.series.push_back(line);
     }
+    double least = INFINITY, most = 0;
+    for (const Series& line : chart.series)
+      for (const charts::Point& p : line.points) {
+        least = std::min(least, p.x);
+        most = std::max(most, p.x);
+      }
+    if (least > 0 && most > 20 * least) {  // overload makes queues of seconds where a request alone takes milliseconds
+      chart.x.log = true;
+      chart.x.include = {};
+    }
     all.push_back(chart);
   }
   s.body = charts::chart_group(all) + serving_table(v);
