@@ -97,7 +97,7 @@ ul.notes { padding-left: 1.2em; max-width: 80ch; } ul.notes li { margin: 4px 0; 
   html { font-size: 11px; } body { font-size: 11px; } main { max-width: none; padding: 0; } nav, #tip { display: none; } summary { list-style: none; }
   .charts { grid-template-columns: repeat(2, 1fr); } section { margin-top: 22px; } h2, h3, .intro, .caption, .legend { break-after: avoid; } .wide svg { width: 90px; }
   svg text { font-size: 10.5px; } .wide { overflow: visible; border: 0; background: none; } table { font-size: 7.5px; } th, td { padding: 2px 3px; white-space: normal; }
-  tr { break-inside: avoid; } }
+  tr, p, h2 { break-inside: avoid; } }
 )css";
 
 }  // namespace upcycle::charts

@@ -84,7 +84,7 @@ charts::Section break_even_section(const View& v) {
       "Losses at equal total cost, training plus serving this many tokens: the dense model trains for what it saves in "
       "serving";
   const std::string group = charts::chart_group(all, caption),
-                    more = charts::chart_group(others, all.empty() ? caption : "");
+                    more = charts::chart_group(others, group.empty() ? caption : "");
   s.body += group;
   s.body += group.empty() || more.empty()
                 ? more
