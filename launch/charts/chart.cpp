@@ -114,7 +114,7 @@ std::string points_of(const Series& s, const Scale& xs, const Scale& ys) {
     if (!xs.shows(p.x) || !std::isfinite(p.y)) continue;
     const double x = xs.at(p.x) + s.shift, y = ys.at(p.y);
     if (!ys.shows(p.y)) {
-      if (s.aside && !s.thin && y < kTop) svg += above(s, p, x);
+      if (!s.thin && y < kTop) svg += above(s, p, x);
       continue;
     }
     if (std::isfinite(p.low) && std::isfinite(p.high))
