@@ -162,8 +162,8 @@ TEST(ServeReport, ThePictureHasItsCurves) {
   report.model.model.name = "<moe> & more";
   const std::string svg = svg_of(report);
   EXPECT_TRUE(svg.starts_with("<svg xmlns") && svg.ends_with("</svg>\n"));
-  for (const char* part :
-       {"prefers-color-scheme: dark", "mean latency of a whole request, s", "tokens/s", "&lt;moe> &amp; more"})
+  for (const char* part : {"prefers-color-scheme: dark", "mean latency of a whole request", "s</text>", "tokens/s",
+                           "&lt;moe&gt; &amp; more"})
     EXPECT_NE(svg.find(part), svg.npos) << part;
   EXPECT_EQ(svg.find("nan"), svg.npos);
   EXPECT_NE(svg_of(ServeReport{}).find("</svg>"), svg.npos);
