@@ -1,0 +1,125 @@
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "tests/cli/small_run.h"
+
+namespace upcycle {
+namespace {
+
+using nlohmann::json;
+
+// A study of five runs that take a second each.
+struct SmallStudy {
+  TemporaryFolder folder;
+  json study;
+
+  SmallStudy() {
+    std::string text;
+    for (int i = 0; i < 1600; ++i) {
+      text += fmt::format("The {} sat on the {} for {} hours.\n", i % 3 ? "cat" : "dog", i % 5 ? "mat" : "roof", i % 7);
+      if (i % 20 == 0) text += "<|endoftext|>\n";
+    }
+    const std::string file = folder.write("text.txt", text), set = folder.file("text");
+    EXPECT_EQ(run_upcycle({"tokenize", "--tokenizer=bytes", "--output=" + set, file}).exit_code, 0);
+    study = {{"name", "small"},
+             {"output", folder.file("out")},
+             {"data", {{"pretraining", set}, {"continuation", set}, {"valid", {{"text", set}}}}},
+             {"run",
+              {{"dtype", "fp32"}, {"train", {{"seq_length", 32}, {"micro_batch_size", 8}, {"global_batch_size", 8}}}}},
+             {"sizes",
+              {{"tiny",
+                {{"model",
+                  {{"hidden_size", 16},
+                   {"intermediate_size", 32},
+                   {"num_hidden_layers", 2},
+                   {"num_attention_heads", 2},
+                   {"vocab_size", 258},
+                   {"max_position_embeddings", 64}}}}}}},
+             {"pretraining", {{"tokens_per_parameter", {2}}, {"run", {{"train", {{"lr", 1e-2}}}}}}},
+             {"continuation", {{"budgets", {0.5, 1}}}},
+             {"arms",
+              {{"cpt", {{"from", "dense"}, {"learning_rates", {1e-2}}}},
+               {"upcycled",
+                {{"from", "upcycle"}, {"learning_rates", {1e-2}}, {"run", {{"model", {{"num_local_experts", 4}}}}}}}}},
+             {"cloze", {{"items", 0}}},
+             {"launch", {{"threads", 1}, {"at_once", 2}}}};
+    write();
+  }
+  void write() const { folder.write("study.json", study.dump(1)); }
+  std::vector<std::string> words() const { return {UPCYCLE_BINARY, "compare", folder.file("study.json")}; }
+  Outcome run() const { return run_program(words()); }
+  json report() const { return json::parse(folder.read("out/report.json")); }
+};
+
+TEST(Compare, InterruptedAndKilledItEndsWithEveryRunAndRefusesAnotherConfig) {
+  SmallStudy s;
+  {
+    Started driver(s.words());
+    for (int i = 0; i < 1000 && !std::filesystem::exists(s.folder.file("out/runs/tiny-d2/metrics.jsonl")); ++i)
+      usleep(10000);
+    driver.signal(SIGINT);  // Ctrl-C: its run saves
+    const Outcome o = driver.finish();
+    EXPECT_EQ(o.exit_code, 3) << o.err;
+    EXPECT_TRUE(contains(o.err, "the same command goes on from here"));
+  }
+  {
+    Started driver(s.words());
+    for (int i = 0; i < 3000 && !std::filesystem::exists(s.folder.file("out/runs/tiny-d2/measures.json")); ++i)
+      usleep(10000);
+    driver.kill();
+    EXPECT_EQ(driver.finish().exit_code, 128 + SIGKILL);
+  }
+  const Outcome o = s.run();
+  EXPECT_EQ(o.exit_code, 0) << o.err;
+  EXPECT_TRUE(contains(o.err, "5 runs, 4 to do"));
+  const json report = s.report();
+  ASSERT_EQ(report["runs"].size(), 5u);
+  for (const json& run : report["runs"]) {
+    EXPECT_EQ(run["status"], "done") << run["name"];
+    EXPECT_GT(run["loss"]["text"], 0) << run["name"];
+    EXPECT_EQ(run["experts"].is_null(), run["arm"] != "upcycled") << run["name"];
+  }
+  for (const char* file : {"out/report.html", "out/runs.csv"}) EXPECT_FALSE(s.folder.read(file).empty()) << file;
+
+  s.study["run"]["train"]["weight_decay"] = 0.2;
+  s.write();
+  const std::string line = one_line_error(s.run());
+  EXPECT_TRUE(contains(line, "train.weight_decay: found 0.2, expected nothing as the run tiny-d2 has it"));
+  EXPECT_EQ(s.report(), report);
+}
+
+TEST(Compare, OfADivergedRunTheReportHasTheError) {
+  SmallStudy s;
+  s.study["continuation"]["budgets"] = {0.5};
+  s.study["arms"]["cpt"]["learning_rates"] = {1e6};
+  s.study["arms"]["cpt"]["run"] = {{"train", {{"clip_grad", 1e30}}}};
+  s.write();
+  const Outcome o = s.run();
+  EXPECT_EQ(o.exit_code, 1) << o.err;
+  EXPECT_TRUE(contains(o.err, "1 of 3 runs failed or are missing"));
+  for (const json& run : s.report()["runs"]) {
+    const bool diverged = run["arm"] == "cpt";
+    EXPECT_EQ(run["status"], diverged ? "failed" : "done");
+    EXPECT_TRUE(contains(run["error"], diverged ? "training has diverged" : ""));
+  }
+}
+
+TEST(Compare, BadInputIsOneLineBeforeAnyWork) {
+  const SmallStudy s;
+  const auto refused = [&](std::vector<std::string> more) {
+    std::vector<std::string> words = s.words();
+    words.insert(words.end(), more.begin(), more.end());
+    return one_line_error(run_program(words));
+  };
+  EXPECT_TRUE(contains(refused({"--arms.cpt.learning_rates=[1e-2,2e-2]"}), "arms.cpt.learning_rates"));
+  EXPECT_TRUE(contains(refused({"--output"}), "--output"));
+  EXPECT_TRUE(contains(refused({"more"}), "more"));
+  EXPECT_FALSE(std::filesystem::exists(s.folder.file("out")));
+  EXPECT_TRUE(contains(refused({"--output=" + s.folder.file("text.txt")}), "text.txt"));
+}
+
+}  // namespace
+}  // namespace upcycle
