@@ -176,9 +176,11 @@ class Driver {
   // Fills the free slots with runs that can be started and that no other driver has. False where nothing is under way
   // and nothing is left to start.
   bool start_runs() {
+    if (!free_slot()) return true;  // whom the other runs belong to is looked at when one of ours ends
     held_ = 0;
     bool failed = false;
     for (const StudyRun& run : states_.runs()) {
+      if (!free_slot()) break;
       if (states_.state(run.name) != State::Ready || is_active(run.name)) continue;
       try {
         if (!start(run)) ++held_;
@@ -196,10 +198,8 @@ class Driver {
     make_folder(folder);
     std::optional<FolderLock> claim = FolderLock::try_lock(folder);
     if (!claim) return false;
-    const std::optional<std::int64_t> slot = free_slot();
-    if (!slot) return true;  // later, or another driver
     if (states_.look_at(run) != State::Ready) return false;
-    active_.push_back(std::make_unique<ActiveRun>(study_, launcher_, run, std::move(*claim), *slot));
+    active_.push_back(std::make_unique<ActiveRun>(study_, launcher_, run, std::move(*claim), *free_slot()));
     console_.say(fmt::format("started  {}", run.name));
     return true;
   }

@@ -13,12 +13,12 @@
 namespace upcycle {
 
 void Pace::saw(const StudyRun& run, const RunMeasures& m) {
-  if (!(m.flops > 0) || !(m.wall_seconds > 0)) return;
+  if (!(run.flops > 0) || !(m.wall_seconds > 0)) return;
   const auto& size = run.cell.size;
   for (const auto& key :
        {std::pair{size, run.arm}, std::pair{size, std::string("*")}, {std::string(), std::string()}}) {
     Sum& sum = sums_[key];
-    sum.flops += m.flops;
+    sum.flops += run.flops;
     sum.seconds += m.wall_seconds;
   }
 }

@@ -110,7 +110,6 @@ TEST(Pace, GoesByTheNearestKindOfRunSeen) {
   other.arm = "moe";
   EXPECT_EQ(pace.seconds_of(run), std::nullopt);
   RunMeasures m;
-  m.flops = 1000;
   m.wall_seconds = 10;
   pace.saw(other, m);
   EXPECT_EQ(pace.seconds_of(run), 10);
