@@ -18,7 +18,8 @@ namespace upcycle {
 namespace {
 
 double warmup_tokens(const Config& c) {
-  return static_cast<double>(c.train.warmup_steps * c.train.global_batch_size * c.train.seq_length);
+  const std::int64_t step = c.train.global_batch_size * c.train.seq_length;
+  return static_cast<double>(std::max(c.train.warmup_tokens, c.train.warmup_steps * step));  // one of the two
 }
 
 void check_comparable(const Study& s, const std::vector<StudyRun>& planned) {

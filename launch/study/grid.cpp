@@ -162,7 +162,9 @@ class Grid {
       finish_run(run, length.steps, "wsd");  // for its decay_fraction
       const TrainConfig& t = run.config.train;
       const std::int64_t decay = std::llround(t.decay_fraction * static_cast<double>(length.steps));
-      const std::int64_t begin = std::max(t.warmup_steps, length.steps - decay);
+      const std::int64_t warmup =
+          std::max(t.warmup_steps, t.warmup_tokens / step_tokens(run.config));  // one of the two
+      const std::int64_t begin = std::max(warmup, length.steps - decay);
       if (begin <= trunk_steps || begin >= length.steps)
         field_error(s_.file, "continuation.trunk",
                     fmt::format("a decay of {} of {} steps for {}", decay, length.steps, run.name),

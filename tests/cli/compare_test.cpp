@@ -117,6 +117,30 @@ TEST(Compare, BadInputIsOneLineBeforeAnyWork) {
   EXPECT_TRUE(contains(refused({"--arms.cpt.learning_rates=[1e-2,2e-2]"}), "arms.cpt.learning_rates"));
   EXPECT_TRUE(contains(refused({"--output"}), "--output"));
   EXPECT_TRUE(contains(refused({"more"}), "more"));
+  // Arms that can not be compared, text that is too small, a machine that is too small.
+  EXPECT_TRUE(contains(refused({"--arms.cpt.run.train.seq_length=16"}), "arms.cpt.run.train.seq_length: found 16"));
+  const json other = s.study["sizes"]["tiny"];
+  json larger = other;
+  larger["model"]["vocab_size"] = 512;
+  EXPECT_TRUE(contains(refused({"--sizes.larger=" + larger.dump()}), "a vocabulary of 512"));
+  EXPECT_TRUE(contains(refused({"--continuation.run.train.warmup_steps=5"}), "at most a tenth of the shortest budget"));
+  EXPECT_TRUE(contains(refused({"--continuation.run.train.warmup_tokens=2000"}), "a warm-up of 2000 tokens"));
+  EXPECT_TRUE(contains(refused({"--continuation.budgets=[0.5,50]"}), "epochs"));
+  EXPECT_EQ(refused({"--continuation.budgets=[0.5,50]", "--data.most_epochs=1000", "--data.valid.text=none"}),
+            refused({"--data.valid.text=none"}));  // asked for, many epochs are none of its errors
+  EXPECT_TRUE(contains(refused({"--data.continuation=none"}), "none.idx"));
+  s.folder.write("short.txt", "A few words.\n");
+  ASSERT_EQ(
+      run_upcycle({"tokenize", "--tokenizer=bytes", "--output=" + s.folder.file("short"), s.folder.file("short.txt")})
+          .exit_code,
+      0);
+  EXPECT_TRUE(contains(refused({"--data.valid.text=" + s.folder.file("short")}), "at least 20 documents"));
+  json huge = other;
+  huge["model"]["hidden_size"] = 1 << 16;
+  huge["model"]["intermediate_size"] = 1 << 18;
+  EXPECT_TRUE(contains(refused({"--sizes.tiny=" + huge.dump(), "--pretraining.tokens_per_parameter=[1e-6]"}),
+                       "that are free here"));
+  EXPECT_TRUE(contains(refused({"--launch.ranks=3"}), "train.global_batch_size"));
   EXPECT_FALSE(std::filesystem::exists(s.folder.file("out")));
   EXPECT_TRUE(contains(refused({"--output=" + s.folder.file("text.txt")}), "text.txt"));
 }
