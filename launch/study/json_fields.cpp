@@ -63,13 +63,14 @@ std::string JsonFields::one_of(const std::string& key, const std::vector<std::st
   refuse(key, quote_text(value), all);
 }
 
-std::int64_t JsonFields::count(const std::string& key, std::int64_t absent, std::int64_t least) {
+std::int64_t JsonFields::count(const std::string& key, std::int64_t absent, std::int64_t least, double most) {
   const Json& value = any(key);
   if (value.is_null()) return absent;
-  constexpr double most = 0x1p53;
   const double number = value.is_number() ? value.get<double>() : std::nan("");
   if (!(number >= static_cast<double>(least) && number <= most) || number != std::floor(number))
-    refuse(key, shown(value), fmt::format("a whole number, at least {}", least));
+    refuse(key, shown(value),
+           most < 0x1p53 ? fmt::format("a whole number, {} to {:g}", least, most)
+                         : fmt::format("a whole number, at least {}", least));
   return static_cast<std::int64_t>(number);
 }
 

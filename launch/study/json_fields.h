@@ -19,7 +19,7 @@ class JsonFields {
   std::string text(const std::string& key, const std::string& absent);
   std::string one_of(const std::string& key, const std::vector<std::string>& names);  // absent: the first
   std::string required_text(const std::string& key);
-  std::int64_t count(const std::string& key, std::int64_t absent, std::int64_t least);
+  std::int64_t count(const std::string& key, std::int64_t absent, std::int64_t least, double most = 0x1p53);
   double number(const std::string& key, double absent, double least, double most);
   bool flag(const std::string& key, bool absent);
   std::vector<double> ascending(const std::string& key);  // positive numbers, strictly ascending; absent: empty

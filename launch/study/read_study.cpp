@@ -16,6 +16,8 @@
 namespace upcycle {
 namespace {
 
+constexpr double kMostSeeds = 1000;
+
 // Names become parts of folder names.
 void check_name(const JsonFields& in, const std::string& key, const std::string& name) {
   const auto fits = [](unsigned char c) { return std::isalnum(c) != 0 || c == '.' || c == '_' || c == '+'; };
@@ -150,7 +152,7 @@ StudyArm read_arm(JsonFields in, const std::string& name, const Study& s) {
   if (in.has("only")) {
     JsonFields only = in.object("only");
     arm.only = read_cell(only, s, s.verdict);
-    arm.only_seeds = only.count("seeds", s.seeds, 1);
+    arm.only_seeds = only.count("seeds", s.seeds, 1, kMostSeeds);
     only.done();
   }
   read_rates(in, arm, s);
@@ -208,7 +210,7 @@ void read_arms(JsonFields in, JsonFields& top, Study& s) {
 void read_verdict(JsonFields in, Study& s) {
   const std::string& size = s.sizes.back().name;
   s.verdict = read_cell(in, s, {size, durations_of(s, size).back(), budgets_of(s, size).back()});
-  s.verdict_seeds = in.count("seeds", s.seeds, 1);
+  s.verdict_seeds = in.count("seeds", s.seeds, 1, kMostSeeds);
   in.done();
 }
 
@@ -262,9 +264,9 @@ void read_rest(JsonFields& top, Study& s) {
                    "the share of the machine's product rate that training reaches there, e.g. 0.4",
                    "break-even compares training and serving on one machine");
   JsonFields launch = top.object("launch");
-  s.launch.ranks = launch.count("ranks", 1, 1);
-  s.launch.at_once = launch.count("at_once", 1, 1);
-  s.launch.threads = launch.count("threads", 0, 1);
+  s.launch.ranks = launch.count("ranks", 1, 1, 1 << 20);
+  s.launch.at_once = launch.count("at_once", 1, 1, 1 << 10);
+  s.launch.threads = launch.count("threads", 0, 1, 1 << 10);
   s.launch.command = launch.texts("command");
   launch.done();
 }
@@ -317,7 +319,7 @@ Study read_study(const std::string& file, const std::vector<std::string>& overri
     pretraining.refuse("tokens_per_parameter", "nothing", "a list such as [20, 60]");
   read_data(top.object("data"), s, pretrains);
   read_continuation(top.object("continuation"), s);
-  s.seeds = top.count("seeds", 1, 1);
+  s.seeds = top.count("seeds", 1, 1, kMostSeeds);
   read_verdict(top.object("verdict"), s);
   read_arms(top.object("arms"), top, s);
   read_rest(top, s);

@@ -118,7 +118,7 @@ TEST(Compare, BadInputIsOneLineBeforeAnyWork) {
   EXPECT_TRUE(contains(refused({"--output"}), "--output"));
   EXPECT_TRUE(contains(refused({"more"}), "more"));
   // Arms that can not be compared, text that is too small, a machine that is too small.
-  EXPECT_TRUE(contains(refused({"--arms.cpt.run.train.seq_length=16"}), "arms.cpt.run.train.seq_length: found 16"));
+  EXPECT_TRUE(contains(refused({"--arms.cpt.run.train.seq_length=16"}), "arms.upcycled.run.train.seq_length: found 32"));
   const json other = s.study["sizes"]["tiny"];
   json larger = other;
   larger["model"]["vocab_size"] = 512;

@@ -149,6 +149,7 @@ TEST(Study, WhatCanNotBeIsRefusedByName) {
   EXPECT_NE(refusal({"--verdict.budget=0.3"}).find("verdict.budget: found 0.3"), std::string::npos);
   EXPECT_NE(refusal({"--continuation.budgets=[0.4,0.2]"}).find("continuation.budgets"), std::string::npos);
   EXPECT_NE(refusal({"--cloze.items=10"}).find("cloze.items"), std::string::npos);
+  EXPECT_NE(refusal({"--verdict.seeds=100000000"}).find("1 to 1000"), std::string::npos);
   EXPECT_NE(refusal({"--serving.machine=h100.json"}).find("serving.machine"), std::string::npos);
   EXPECT_NE(refusal({"--candidate=scratch"}).find("candidate"), std::string::npos);
   EXPECT_EQ(refusal({}), "");
