@@ -50,10 +50,12 @@ TrainingCost training_cost(const Study& study, const std::vector<StudyResult>& r
     sum.tokens += static_cast<double>(r.run.tokens);
   }
   return {
-      "device-seconds, measured here; training as its tokens at the mean time per token of its size's and arm's runs",
-      [sums, ranks = static_cast<double>(study.launch.ranks)](const StudyResult& r) {
+      "device-seconds, measured here; training as its tokens at the mean time per token of its size's and arm's runs" +
+          (study.launch.at_once > 1 ? fmt::format(", each with 1/{} of the machine", study.launch.at_once)
+                                    : std::string{}),
+      [sums, devices = study.devices_of_run()](const StudyResult& r) {
         const Sum& sum = sums.at({r.run.cell.size, r.run.arm});
-        return sum.seconds / sum.tokens * static_cast<double>(r.run.tokens) * ranks;
+        return sum.seconds / sum.tokens * static_cast<double>(r.run.tokens) * devices;
       }};
 }
 

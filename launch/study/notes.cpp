@@ -120,8 +120,8 @@ void about_what_is_compared(const Study& study, const std::vector<StudyResult>& 
   const bool here = std::ranges::any_of(serving, [](const ServingResult& s) { return s.source == "measured"; });
   if (here && study.launch.at_once > 1)
     notes.push_back(
-        fmt::format("Up to {} runs trained at the same time and shared the machine, while serving was "
-                    "measured with the machine to itself: training seems dearer than it is.",
+        fmt::format("Up to {0} runs trained at the same time, each counted with 1/{0} of the machine; serving was "
+                    "measured with all of it.",
                     study.launch.at_once));
 }
 

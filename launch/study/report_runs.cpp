@@ -107,7 +107,7 @@ Json run_json(const Study& study, const StudyResult& r, const StudyResult* basel
       {"tokens", r.run.tokens},
       {"flops", r.run.flops},
       {"wall_seconds", measured(m.wall_seconds)},
-      {"device_seconds", measured(m.wall_seconds * static_cast<double>(study.launch.ranks))},
+      {"device_seconds", measured(m.wall_seconds * study.devices_of_run())},
       {"tokens_per_second", measured(m.tokens_per_s)},
       {"epochs", epochs.of(r.run)},
       {"last_50_loss", measured(m.last_50_loss)},

@@ -88,6 +88,8 @@ struct Study {
         command;  // starts a run on its ranks, e.g. ["mpirun", "-n", "{ranks}"]; empty: launch/run_local.sh's
   } launch;
 
+  // Devices that a run has to itself: those that train at the same time share them.
+  double devices_of_run() const { return static_cast<double>(launch.ranks) / static_cast<double>(launch.at_once); }
   const StudyArm& arm(const std::string& name) const;
   const StudySize& size(const std::string& name) const;
 };
