@@ -17,7 +17,10 @@ void catch_stop_signals() {
   std::signal(SIGUSR1, ask_to_stop);
 }
 
-void catch_interrupt() { std::signal(SIGINT, ask_once); }
+void catch_interrupt() {
+  std::signal(SIGINT, ask_once);
+  if (std::signal(SIGHUP, ask_once) == SIG_IGN) std::signal(SIGHUP, SIG_IGN);
+}
 
 bool stop_asked() { return asked != 0; }
 

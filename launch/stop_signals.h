@@ -7,7 +7,8 @@ namespace upcycle {
 // loading; the run then ends before its first step, with nothing saved and nothing half-written.
 void catch_stop_signals();
 
-// SIGINT asks for the same, for a program that has children to stop; the second one ends it at once.
+// SIGINT and SIGHUP (a closed terminal; not under nohup) ask for the same, for a program that has children to stop. The
+// second one ends it at once.
 void catch_interrupt();
 
 // Whether this process received one. Perhaps only one rank did: the ranks must agree on what to do.

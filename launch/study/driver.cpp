@@ -250,25 +250,27 @@ class Driver {
     console_.say(fmt::format("FAILED   {}: {} ({}/train.log)", run.name, error, run_folder(study_, run.name)));
   }
 
+  // Of what a run that is under way adds to the one that it goes on from.
+  double share_done(const StudyRun& run) const {
+    const double share = share_trained(run_folder(study_, run.name) + "/metrics.jsonl", run.tokens);
+    const double before = run.flops > 0 ? 1 - run.own_flops / run.flops : 0;
+    return std::clamp((share - before) / (1 - before), 0.0, 1.0);
+  }
+
   // Of the whole study, if the drivers that work on it now go on.
   std::optional<double> time_left() const {
     double seconds = 0;
     for (const StudyRun* run : to_do()) {
       const std::optional<double> whole = pace_.seconds_of(*run);
       if (!whole) return std::nullopt;
-      const double share =
-          is_active(run->name) ? share_trained(run_folder(study_, run->name) + "/metrics.jsonl", run->tokens) : 0;
-      seconds += *whole * (1 - share);
+      seconds += *whole * (is_active(run->name) ? 1 - share_done(*run) : 1);
     }
     return seconds / static_cast<double>(study_.launch.at_once + held_);
   }
 
   void show_status() {
     std::string running;
-    for (const auto& a : active_)
-      running +=
-          fmt::format("  {} {:.0f} %", a->run().name,
-                      100 * share_trained(run_folder(study_, a->run().name) + "/metrics.jsonl", a->run().tokens));
+    for (const auto& a : active_) running += fmt::format("  {} {:.0f} %", a->run().name, 100 * share_done(a->run()));
     console_.status(fmt::format("{}{}{}", where_it_stands(), running,
                                 held_ > 0 ? fmt::format("  {} by other drivers", held_) : ""));
   }
