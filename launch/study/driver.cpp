@@ -137,8 +137,10 @@ class Driver {
       done += states_.state(run.name) == State::Done ? 1 : 0;
       failed += states_.state(run.name) == State::Failed ? 1 : 0;
     }
-    return fmt::format("{} of {} runs{}, {} left", done, states_.expected().size(),
-                       failed > 0 ? fmt::format(", {} failed", failed) : "", duration_text(time_left()));
+    const std::optional<double> left = time_left();
+    return fmt::format("{} of {} runs{}, {}", done, states_.expected().size(),
+                       failed > 0 ? fmt::format(", {} failed", failed) : "",
+                       left ? duration_text(*left) + " left" : "time left not known yet");
   }
 
   void introduce() {

@@ -49,11 +49,10 @@ double share_trained(const std::string& metrics_file, std::int64_t tokens) {
   return std::clamp(done / static_cast<double>(tokens), 0.0, 1.0);
 }
 
-std::string duration_text(std::optional<double> seconds) {
-  if (!seconds) return "unknown";
-  const auto s = static_cast<std::int64_t>(*seconds);
+std::string duration_text(double seconds) {
+  const auto s = static_cast<std::int64_t>(seconds);
   if (s < 86400) return fmt::format("{:02d}:{:02d}:{:02d}", s / 3600, s / 60 % 60, s % 60);
-  return fmt::format("{} days {:02d}:{:02d}", s / 86400, s / 3600 % 24, s / 60 % 60);
+  return fmt::format("{} days {:02d}:{:02d}:{:02d}", s / 86400, s / 3600 % 24, s / 60 % 60, s % 60);
 }
 
 std::string bytes_text(double bytes) {

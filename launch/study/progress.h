@@ -29,7 +29,7 @@ class Pace {
 // The share of its training that a run has done, as its metrics say.
 double share_trained(const std::string& metrics_file, std::int64_t tokens);
 
-std::string duration_text(std::optional<double> seconds);  // "01:02:03", "2 days 03:04", "unknown"
+std::string duration_text(double seconds);  // "01:02:03", "2 days 03:04:05"
 std::string bytes_text(double bytes);
 
 // A line of what happens, on standard error; on a terminal the status below it is kept up to date.

@@ -118,8 +118,8 @@ TEST(Pace, GoesByTheNearestKindOfRunSeen) {
   pace.saw_measuring(2);
   EXPECT_EQ(pace.seconds_of(run), 6);
   EXPECT_EQ(pace.seconds_of(other), 12);
-  EXPECT_EQ(duration_text(pace.seconds_of(other)), "00:00:12");
-  EXPECT_EQ(duration_text(std::nullopt), "unknown");
+  EXPECT_EQ(duration_text(*pace.seconds_of(other)), "00:00:12");
+  EXPECT_EQ(duration_text(2 * 86400 + 3 * 3600 + 4 * 60 + 5), "2 days 03:04:05");
 }
 
 TEST(ServingCosts, AreTheHighestRateOrForBothTheCapacity) {
