@@ -117,13 +117,17 @@ void write_failure(const std::string& folder, const std::string& error) {
 
 std::string last_error(const std::string& log, std::uint64_t begin, int code) {
   static const std::string start = "upcycle: ";
-  std::string found = code > 128 ? fmt::format("ended by signal {} ({})", code - 128, ::strsignal(code - 128))
-                                 : fmt::format("ended with exit code {}", code);
+  std::string ours, last;
   std::ifstream in(log);
   in.seekg(static_cast<std::streamoff>(begin));
-  for (std::string line; std::getline(in, line);)
-    if (line.starts_with(start)) found = line.substr(start.size());
-  return found;
+  for (std::string line; std::getline(in, line);) {
+    if (line.starts_with(start)) ours = line.substr(start.size());
+    if (line.find_first_not_of(" \t-") != line.npos) last = line;
+  }
+  if (!ours.empty()) return ours;
+  return (code > 128 ? fmt::format("ended by signal {} ({})", code - 128, ::strsignal(code - 128))
+                     : fmt::format("ended with exit code {}", code)) +
+         (last.empty() ? "" : fmt::format("; it last said: {}", last));
 }
 
 double seconds_since_1970() {

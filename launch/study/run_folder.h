@@ -39,7 +39,7 @@ struct Failure {
 std::optional<Failure> read_failure(const std::string& folder);
 void write_failure(const std::string& folder, const std::string& error);
 // The last line of a log, from byte `begin` on, that starts with "upcycle: ", without this; else what exit code `code`
-// means.
+// means and the last line.
 std::string last_error(const std::string& log, std::uint64_t begin, int code);
 
 double seconds_since_1970();

@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "launch/study/collect.h"
+#include "launch/study/disk_space.h"
 #include "launch/study/launcher.h"
 #include "launch/study/progress.h"
 #include "launch/study/rates.h"
@@ -120,6 +121,24 @@ TEST(Pace, GoesByTheNearestKindOfRunSeen) {
   EXPECT_EQ(pace.seconds_of(other), 12);
   EXPECT_EQ(duration_text(*pace.seconds_of(other)), "00:00:12");
   EXPECT_EQ(duration_text(2 * 86400 + 3 * 3600 + 4 * 60 + 5), "2 days 03:04:05");
+}
+
+TEST(DiskSpace, OfAFinishedRunOneCheckpointIsKept) {
+  const FakeStudy f;
+  StudyRun run = f.run("r", 1, {}), moe = run;
+  run.config.checkpoint.every = moe.config.checkpoint.every = 1;  // of 5 steps
+  run.config.checkpoint.keep = 1;
+  moe.arm = "moe";
+  const double one = static_cast<double>(count_parameters(run.config.model).total) * 3 * sizeof(float);
+  EXPECT_EQ(bytes_to_write(f.study, {&run, &run}), 3 * one);  // the next is written before the last is removed
+  EXPECT_EQ(bytes_to_write(f.study, {&run, &moe}), 6 * one);
+  check_disk(f.study, 1);
+  try {
+    check_disk(f.study, 0x1p70);
+    FAIL();
+  } catch (const InputError& e) {
+    EXPECT_TRUE(contains(e.what(), "study.json: output: found "));
+  }
 }
 
 TEST(ServingCosts, AreTheHighestRateOrForBothTheCapacity) {
