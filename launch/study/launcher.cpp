@@ -30,12 +30,9 @@ void set_threads(Command& c, const Study::Launch& launch, std::int64_t ranks) {
   if (threads > 0) c.environment["OMP_NUM_THREADS"] = fmt::format("{}", threads);
 }
 
+// In a job of SLURM with several tasks a program of one rank has to say that it is meant to be alone.
 void set_alone(Command& c) {
-  // In a job of SLURM with several tasks a program of one rank has to say that it is meant to be alone.
   if (std::getenv("SLURM_NTASKS") != nullptr) c.environment["SLURM_NTASKS"] = "1";
-  // Open MPI 4's programs of one rank share a folder in /tmp: one that ends removes it while another, that starts,
-  // makes its own in it and fails. They do not need it.
-  c.environment["OMPI_MCA_orte_create_session_dirs"] = "0";
 }
 
 // Each rank takes a GPU by its number among those that it sees: runs at the same time must see others.
