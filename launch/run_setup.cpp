@@ -129,6 +129,12 @@ void resume_model(RunSetup& run, const std::string& name) {
   const Config saved = saved_config(*run.checkpoint);
   check_same_upcycling(c, saved, c.checkpoint.dir);
   check_same_sequences(c, saved, c.checkpoint.dir);
+  // Going on without moments is plain descent; another rule would take the one's moments for its own.
+  if (c.train.moments() > 0 && c.train.optimizer != saved.train.optimizer && run.checkpoint->moments() > 0)
+    field_error(c.where("train.optimizer"), "train.optimizer", c.train.optimizer,
+                fmt::format("{}, whose moments the run in {} holds, or sgd, which has none", saved.train.optimizer,
+                            c.checkpoint.dir),
+                "start a new run from it with init.load and another checkpoint.dir");
   if (run.checkpoint->moments() < c.train.moments())
     input_error(
         "{}: the run in {} holds {} of the {} moments that train.optimizer = {} keeps, so it can not resume it; start "

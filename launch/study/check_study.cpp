@@ -1,50 +1,19 @@
-#include <unistd.h>
-
 #include <algorithm>
 #include <map>
 
 #include "core/config/fields.h"
 #include "core/error.h"
 #include "core/host_memory.h"
-#include "core/suggest.h"
 #include "data/sampler.h"
 #include "launch/backend.h"
 #include "launch/check_fits.h"
+#include "launch/cloze_items.h"
 #include "launch/model_files.h"
 #include "launch/study/study_plan.h"
 #include "parallel/plan/plan.h"
 
 namespace upcycle {
 namespace {
-
-double warmup_tokens(const Config& c) {
-  const std::int64_t step = c.train.global_batch_size * c.train.seq_length;
-  return static_cast<double>(std::max(c.train.warmup_tokens, c.train.warmup_steps * step));  // one of the two
-}
-
-void check_comparable(const Study& s, const std::vector<StudyRun>& planned) {
-  for (const StudySize& size : s.sizes)
-    if (size.model.vocab_size != s.sizes[0].model.vocab_size)
-      field_error(s.file, "sizes." + size.name, fmt::format("a vocabulary of {}", size.model.vocab_size),
-                  fmt::format("{}, as {} has", s.sizes[0].model.vocab_size, s.sizes[0].name),
-                  "losses per token of different tokenizers can not be compared: make one study of each");
-  for (const StudyRun& run : planned) {
-    if (run.kind == "pretraining" || run.arm.empty()) continue;
-    const auto first = std::ranges::find_if(planned, [&](const StudyRun& r) { return r.arm == s.baseline; });
-    const std::int64_t S = run.config.train.seq_length, other = first->config.train.seq_length;
-    if (S != other)
-      field_error(s.file, "arms." + run.arm + ".run.train.seq_length", fmt::format("{}", S),
-                  fmt::format("{}, as {} has", other, s.baseline),
-                  "arms see the same sequences, and attention's FLOPs depend on their length");
-    if (run.kind != "arm") continue;
-    const auto tokens = static_cast<double>(run.tokens);
-    if (warmup_tokens(run.config) > tokens / 10)
-      field_error(s.file, "train.warmup_steps",
-                  fmt::format("a warm-up of {:.4g} tokens in {}, which has {:.4g}", warmup_tokens(run.config), run.name,
-                              tokens),
-                  "at most a tenth of the shortest budget", "shorten the warm-up, or leave that budget out");
-  }
-}
 
 // A prefix's tokens, checked for the vocabulary.
 TokenSet opened(const Study& s, const std::string& prefix) {
@@ -53,17 +22,55 @@ TokenSet opened(const Study& s, const std::string& prefix) {
   return set;
 }
 
-void check_epochs(const Study& s, const StudyRun& run, const std::string& key) {
-  double weights = 0;
-  for (const WeightedPath& p : run.config.data.train) weights += p.weight;
+double share_of(const std::vector<WeightedPath>& blend, const std::string& path) {
+  double all = 0, mine = 0;
+  for (const WeightedPath& p : blend) {
+    all += p.weight;
+    if (p.path == path) mine += p.weight;
+  }
+  return all > 0 ? mine / all : 0;
+}
+
+// Epochs of each set that a run trains on, those of its pretraining in this study included.
+void check_epochs(const Study& s, const StudyRun& run, const std::vector<StudyRun>& planned, const std::string& key) {
+  const bool total = !run.arm.empty() && s.arm(run.arm).total_budget,
+             alone = !run.arm.empty() && s.arm(run.arm).from == StartsFrom::Random && !total;
+  const auto before = std::ranges::find_if(planned, [&](const StudyRun& r) {
+    return run.kind != "pretraining" && !alone && r.kind == "pretraining" && r.cell.size == run.cell.size &&
+           r.cell.duration == run.cell.duration && r.arm == (total ? run.arm : "");
+  });
   for (const WeightedPath& p : run.config.data.train) {
+    double tokens = static_cast<double>(run.tokens) * share_of(run.config.data.train, p.path);
+    if (before != planned.end())
+      tokens += static_cast<double>(before->tokens) * share_of(before->config.data.train, p.path);
     const auto has = static_cast<double>(TokenSet::open(p.path).tokens());
-    const double epochs = static_cast<double>(run.tokens) * p.weight / weights / has;
-    if (epochs > s.most_epochs)
-      field_error(s.file, key,
-                  fmt::format("{} with {:.4g} tokens, which is {:.3g} epochs of {}", p.path, has, epochs, run.name),
-                  fmt::format("data for at most {:g} epochs", s.most_epochs),
-                  "use more text or smaller budgets, or raise data.most_epochs");
+    if (tokens / has > s.most_epochs)
+      field_error(
+          s.file, key,
+          fmt::format("{} with {:.4g} tokens, which is {:.3g} epochs of {}", p.path, has, tokens / has, run.name),
+          fmt::format("data for at most {:g} epochs", s.most_epochs),
+          "use more text or smaller budgets, or raise data.most_epochs");
+  }
+}
+
+// A cloze of the set, for every size.
+void check_cloze(const Study& s, const std::string& name, const TokenSet& set) {
+  if (s.cloze.items == 0) return;
+  for (const StudySize& size : s.sizes)
+    if (s.cloze.context + s.cloze.length > size.model.max_position_embeddings)
+      field_error(s.file, "cloze.context", fmt::format("{} and length {}", s.cloze.context, s.cloze.length),
+                  fmt::format("together at most the {} positions of {}", size.model.max_position_embeddings, size.name),
+                  "shorten them");
+  try {
+    ClozeRule rule;
+    rule.items = s.cloze.items;
+    rule.candidates = s.cloze.candidates;
+    rule.context = s.cloze.context;
+    rule.length = s.cloze.length;
+    (void)draw_cloze(set, rule);
+  } catch (const InputError& e) {
+    field_error(s.file, "data.valid." + name, e.what(), fmt::format("a cloze of {} items", s.cloze.items),
+                "hold more text out, shorten cloze.context and cloze.length, or set cloze.items to 0");
   }
 }
 
@@ -79,11 +86,12 @@ void check_data_sets(const Study& s, const std::vector<StudyRun>& planned) {
           fmt::format("at least 20 documents, or pieces of {} tokens of long ones", kLongestDocument),
           "half choose learning rates, half are reported, and a bootstrap is over documents: hold more text out, "
           "with `upcycle tokenize --doc-separator`");
+    check_cloze(s, name, set);
   }
   if (!s.tokenizer.empty())
     for (const StudySize& size : s.sizes) check_tokenizer(s.tokenizer, size.model);
   for (const StudyRun& run : planned)
-    check_epochs(s, run, run.kind == "pretraining" ? "data.pretraining" : "data.continuation");
+    check_epochs(s, run, planned, run.kind == "pretraining" ? "data.pretraining" : "data.continuation");
 }
 
 void check_machine(const Study& s, const std::vector<StudyRun>& planned) {
@@ -112,7 +120,7 @@ void check_machine(const Study& s, const std::vector<StudyRun>& planned) {
 }  // namespace
 
 void check_study(const Study& study, const std::vector<StudyRun>& planned) {
-  check_comparable(study, planned);
+  check_runs(study, planned);
   check_data_sets(study, planned);
   check_machine(study, planned);
 }

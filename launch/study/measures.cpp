@@ -14,7 +14,8 @@ struct Sums {
 };
 Sums sums_of(const SetMeasures& set, Half half) {
   Sums s;
-  for (std::size_t d = half == Half::Choosing ? 0 : 1; d < set.documents.size(); d += 2) {
+  for (std::size_t d = 0; d < set.documents.size(); ++d) {
+    if (!in_half(d, set.documents.size(), half)) continue;
     s.loss += set.documents[d].loss;
     s.tokens += static_cast<double>(set.documents[d].tokens);
     s.bytes += static_cast<double>(set.documents[d].bytes);
@@ -126,6 +127,10 @@ RunMeasures measures_from_json(const Json& j, const std::string& where) {
   f.only({"steps", "tokens", "parameters", "active_parameters", "flops", "wall_seconds", "tokens_per_s", "last_50_loss",
           "sets", "experts"});
   return m;
+}
+
+bool in_half(std::size_t index, std::size_t count, Half half) {
+  return (index < (count + 1) / 2) == (half == Half::Choosing);
 }
 
 double mean_loss(const SetMeasures& set, Half half) {

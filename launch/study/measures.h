@@ -39,8 +39,10 @@ struct StudyResult {
   RunMeasures measures;  // of a done run
 };
 
-// Even documents (0, 2, ...) of a held-out set are for choosing learning rates, odd ones for what is reported.
+// The first half of a held-out set's documents is for choosing learning rates, the second for what is reported: every
+// other one would put pieces of one long document into both.
 enum class Half { Choosing, Reported };
+bool in_half(std::size_t index, std::size_t count, Half half);
 // NaN where the half has no document.
 double mean_loss(const SetMeasures& set, Half half);  // nats per predicted token
 double bits_per_byte(const SetMeasures& set, Half half);

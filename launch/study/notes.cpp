@@ -44,9 +44,8 @@ void about_seeds(const Study& study, const std::vector<StudyResult>& results, Js
   if (most == 1) notes.push_back("One seed: the spread over seeds is not known.");
   notes.push_back(kIntervalRule);
   notes.push_back(
-      "Learning rates are chosen by the loss of the even documents of the held-out text (the first is number 0); what "
-      "is "
-      "reported is that of the odd ones. Cloze items are drawn from all of it.");
+      "Learning rates are chosen by the loss of the first half of the documents of the held-out text; what is reported "
+      "is that of the second. Cloze items are drawn from all of it.");
   notes.push_back(fmt::format(
       "A held-out document of more than {} tokens counts as several, pieces of so many: neighbours are alike, so that "
       "intervals from few long documents are somewhat too narrow.",

@@ -12,6 +12,7 @@
 #include "launch/study/study.h"
 #include "parallel/checkpoint/open_model.h"
 #include "parallel/model/params.h"
+#include "parallel/serve/machine.h"
 
 namespace upcycle {
 namespace {
@@ -78,6 +79,10 @@ void read_data(JsonFields in, Study& s, bool pretrains) {
   s.new_set = set_named("new", s.valid.back().first);
   s.old_set = set_named("old", s.valid.size() > 1 ? s.valid.front().first : "");
   if (s.old_set == s.new_set) in.refuse("old", quote_text(s.old_set), "another set than data.new");
+  for (const auto& [name, prefix] : s.valid)
+    for (const auto* data : {&s.pretraining_data, &s.continuation_data})
+      for (const WeightedPath& p : *data)
+        if (p.path == prefix) in.refuse("valid." + name, quote_text(prefix), "text that no run trains on");
   s.most_epochs = in.number("most_epochs", 4, 0.01, 1e9);
   in.done();
 }
@@ -160,6 +165,15 @@ StudyArm read_arm(JsonFields in, const std::string& name, const Study& s) {
   arm.run = run_of(in, true);
   if (arm.total_budget && arm.from != StartsFrom::Random)
     in.refuse("budget", "total", "continuation, unless from is random", "others start from the dense model");
+  if (arm.total_budget)
+    for (const StudySize& size : s.sizes)
+      if (!size.load.empty() && (!arm.only || arm.only->size == size.name))
+        in.refuse("budget", "total beside sizes." + size.name + ".load", "continuation",
+                  "nothing is pretrained here: no MoE can be trained as long as that model was");
+  if (arm.run.contains("model") && arm.run["model"].is_object())
+    for (const auto& [key, value] : arm.run["model"].items())
+      if (const Field* field = find_field("model." + key); field == nullptr || !field->of_experts)
+        in.refuse("run.model." + key, "it", "only keys of the experts", "the rest is the dense model's, in sizes");
   if (arm.learning_rates.empty() == arm.lr_of.empty())
     in.refuse(
         "learning_rates",
@@ -234,6 +248,7 @@ void read_continuation(JsonFields in, Study& s) {
   };
   if (s.sweep_budget > 0 && std::ranges::none_of(s.sizes, has))
     in.refuse("sweep_budget", fmt::format("{:g}", s.sweep_budget), "one of the budgets");
+  s.most_warmup = in.number("most_warmup", 0.1, 0, 1);
   s.trunk = in.flag("trunk", false);
   s.continuation_run = run_of(in);
   in.done();
@@ -256,6 +271,13 @@ void read_rest(JsonFields& top, Study& s) {
   s.serving.output_len = serving.count("output_len", 0, 1);
   s.serving.training_mfu = serving.number("training_mfu", 0, 0.001, 1);
   serving.done();
+  if (!s.serving.machine.empty()) (void)read_machine(s.serving.machine);
+  if (s.serving.measure || !s.serving.machine.empty())
+    for (const StudySize& size : s.sizes)
+      if (s.serving.input_len + s.serving.output_len > size.model.max_position_embeddings)
+        serving.refuse(
+            "input_len", fmt::format("{} and output_len {}", s.serving.input_len, s.serving.output_len),
+            fmt::format("together at most the {} positions of {}", size.model.max_position_embeddings, size.name));
   if (s.serving.measure && !s.serving.machine.empty())
     serving.refuse("machine", quote_text(s.serving.machine), "it absent beside measure = true",
                    "costs of two machines do not mix");

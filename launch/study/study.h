@@ -66,8 +66,9 @@ struct Study {
   std::vector<double> durations;  // tokens per parameter
   std::vector<double> budgets;    // ascending; shares, or tokens (budgets_in_tokens)
   bool budgets_in_tokens = false;
-  double sweep_budget = 0;  // of the first sweep of learning rates; 0: the smallest
-  bool trunk = false;       // budgets are branches of one warm-up-stable-decay trunk, not runs of their own
+  double sweep_budget = 0;   // of the first sweep of learning rates; 0: the smallest
+  double most_warmup = 0.1;  // share of the shortest budget that a warm-up may take
+  bool trunk = false;        // budgets are branches of one warm-up-stable-decay trunk, not runs of their own
   std::vector<StudyArm> arms;
   std::string baseline, candidate;  // the arms that the verdict compares: CPT and the upcycled one
   std::int64_t seeds = 1, verdict_seeds = 1;

@@ -18,8 +18,8 @@ last of this list counts: run, sizes.NAME.run, pretraining.run or continuation.r
   data.tokenizer             sentencepiece model; needed for bits per byte
   data.pretraining           token set PREFIX, or a blend [{"path", "weight"}, ...]
   data.continuation          the same, of all arms
-  data.valid                 held-out token sets {NAME: PREFIX, ...}: even documents choose learning rates, odd ones are
-                             reported; longer ones count as pieces of 2048 tokens
+  data.valid                 held-out token sets {NAME: PREFIX, ...}: the first half of their documents chooses learning
+                             rates, the second is reported; longer ones count as pieces of 2048 tokens
   data.old, data.new         names in data.valid: the domains of pretraining and of continuation; default first and last
   data.most_epochs           more epochs than this are refused; default 4
 
@@ -34,6 +34,7 @@ last of this list counts: run, sizes.NAME.run, pretraining.run or continuation.r
   continuation.tokens        tokens of the baseline
   continuation.sweep_budget  budget of the first sweep of learning rates, at each size's shortest duration; default the
                              smallest. The second is at the verdict's size and duration and the largest budget
+  continuation.most_warmup   share of the shortest budget that warm-up may take; default 0.1
   continuation.trunk         true: runs of different budgets (and durations) are branches of one warm-up-stable-decay
                              trunk; false: each is a run of its own
   continuation.run           config keys: train.warmup_steps ...

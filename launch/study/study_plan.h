@@ -14,6 +14,8 @@ std::vector<StudyRun> planned_runs(const Study& study);
 // (check_study.cpp) Refuses before any work starts what could not be compared or run: vocabularies and sequence lengths
 // that differ, warm-up longer than a tenth of the shortest budget, token sets that are missing, of another tokenizer,
 // or too small (data.most_epochs), held-out sets with too few cloze items or documents, layouts and memory. InputError.
+// (check_runs.cpp) Of these, what needs no files (names, warm-up, arms that are trained alike).
+void check_runs(const Study& study, const std::vector<StudyRun>& planned);
 void check_study(const Study& study, const std::vector<StudyRun>& planned);
 
 // Bytes that a finished run leaves, and that it has at most while it runs.

@@ -24,10 +24,11 @@ struct SmallStudy {
       if (i % 20 == 0) text += "<|endoftext|>\n";
     }
     const std::string file = folder.write("text.txt", text), set = folder.file("text");
-    EXPECT_EQ(run_upcycle({"tokenize", "--tokenizer=bytes", "--output=" + set, file}).exit_code, 0);
+    for (const std::string& output : {set, folder.file("held_out")})
+      EXPECT_EQ(run_upcycle({"tokenize", "--tokenizer=bytes", "--output=" + output, file}).exit_code, 0);
     study = {{"name", "small"},
              {"output", folder.file("out")},
-             {"data", {{"pretraining", set}, {"continuation", set}, {"valid", {{"text", set}}}}},
+             {"data", {{"pretraining", set}, {"continuation", set}, {"valid", {{"text", folder.file("held_out")}}}}},
              {"run",
               {{"dtype", "fp32"}, {"train", {{"seq_length", 32}, {"micro_batch_size", 8}, {"global_batch_size", 8}}}}},
              {"sizes",
@@ -129,12 +130,12 @@ TEST(Compare, BadInputIsOneLineBeforeAnyWork) {
   EXPECT_TRUE(contains(refused({"--output"}), "--output"));
   EXPECT_TRUE(contains(refused({"more"}), "more"));
   // Arms that can not be compared, text that is too small, a machine that is too small.
-  EXPECT_TRUE(contains(refused({"--arms.cpt.run.train.seq_length=16"}), "arms.upcycled.run.train.seq_length: found 32"));
+  EXPECT_TRUE(contains(refused({"--arms.cpt.run.train.seq_length=16"}), "train.seq_length: found 32"));
   const json other = s.study["sizes"]["tiny"];
   json larger = other;
   larger["model"]["vocab_size"] = 512;
   EXPECT_TRUE(contains(refused({"--sizes.larger=" + larger.dump()}), "a vocabulary of 512"));
-  EXPECT_TRUE(contains(refused({"--continuation.run.train.warmup_steps=5"}), "at most a tenth of the shortest budget"));
+  EXPECT_TRUE(contains(refused({"--continuation.run.train.warmup_steps=5"}), "at most 0.1 of the shortest budget"));
   EXPECT_TRUE(contains(refused({"--continuation.run.train.warmup_tokens=2000"}), "a warm-up of 2000 tokens"));
   EXPECT_TRUE(contains(refused({"--continuation.budgets=[0.5,50]"}), "epochs"));
   EXPECT_EQ(refused({"--continuation.budgets=[0.5,50]", "--data.most_epochs=1000", "--data.valid.text=none"}),
@@ -149,8 +150,19 @@ TEST(Compare, BadInputIsOneLineBeforeAnyWork) {
   json huge = other;
   huge["model"]["hidden_size"] = 1 << 16;
   huge["model"]["intermediate_size"] = 1 << 18;
-  EXPECT_TRUE(contains(refused({"--sizes.tiny=" + huge.dump(), "--pretraining.tokens_per_parameter=[1e-6]"}),
-                       "that are free here"));
+  EXPECT_TRUE(contains(
+      refused({"--sizes.tiny=" + huge.dump(), "--pretraining.tokens_per_parameter=[1e-6]", "--data.most_epochs=1000"}),
+      "that are free here"));
+  EXPECT_TRUE(
+      contains(refused({"--cloze.items=1000", "--cloze.context=60", "--cloze.length=5"}), "the 64 positions of tiny"));
+  EXPECT_TRUE(contains(refused({"--cloze.items=1000000", "--cloze.context=8", "--cloze.length=8"}),
+                       "a cloze of 1000000 items"));
+  const std::string total = R"({"from": "random", "budget": "total", "learning_rates": [1e-2],
+                                "run": {"model": {"num_local_experts": 4}}})";
+  EXPECT_TRUE(contains(
+      refused({"--arms.total=" + total, R"(--sizes.tiny={"load": ")" UPCYCLE_ROOT R"(/tests/golden/llama_gqa_tied"})",
+               "--continuation.budgets=null", "--continuation.tokens=[5000]"}),
+      "total beside sizes.tiny.load"));
   EXPECT_TRUE(contains(refused({"--launch.ranks=3"}), "train.global_batch_size"));
   EXPECT_FALSE(std::filesystem::exists(s.folder.file("out")));
   EXPECT_TRUE(contains(refused({"--output=" + s.folder.file("text.txt")}), "text.txt"));

@@ -24,11 +24,11 @@ RunMeasures example() {
   return m;
 }
 
-TEST(Measures, EvenDocumentsAreForChoosingAndOddOnesAreReported) {
+TEST(Measures, TheFirstHalfIsForChoosingAndTheSecondIsReported) {
   const SetMeasures set = example().sets[0];
-  EXPECT_DOUBLE_EQ(mean_loss(set, Half::Choosing), 11.0 / 5);
-  EXPECT_DOUBLE_EQ(mean_loss(set, Half::Reported), 8.0 / 4);
-  EXPECT_DOUBLE_EQ(bits_per_byte(set, Half::Reported), 8 / std::log(2.0) / 12);
+  EXPECT_DOUBLE_EQ(mean_loss(set, Half::Choosing), 16.0 / 7);
+  EXPECT_DOUBLE_EQ(mean_loss(set, Half::Reported), 3.0 / 2);
+  EXPECT_DOUBLE_EQ(bits_per_byte(set, Half::Reported), 3 / std::log(2.0) / 5);
   EXPECT_TRUE(std::isnan(mean_loss(example().sets[1], Half::Reported)));
 }
 
@@ -44,7 +44,7 @@ TEST(Measures, AreReadAsTheyWereWritten) {
 
 TEST(Measures, ALossThatIsNoNumberStaysOne) {
   RunMeasures m = example();
-  m.sets[0].documents[1].loss = std::nan("");
+  m.sets[0].documents[3].loss = std::nan("");
   const RunMeasures read = measures_from_json(Json::parse(to_json(m).dump()), "measures.json");
   EXPECT_TRUE(std::isnan(mean_loss(read.sets[0], Half::Reported)));
   EXPECT_FALSE(std::isnan(mean_loss(read.sets[0], Half::Choosing)));

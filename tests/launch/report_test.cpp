@@ -186,7 +186,7 @@ TEST(Report, AnErrorMayHoldAnyBytes) {
 
 TEST(Report, OtherTextIsRefused) {
   std::vector<StudyResult> there = results();
-  there[2].measures.sets[1].documents[3].tokens = 11;
+  there[2].measures.sets[1].documents[7].tokens = 11;
   EXPECT_THROW(make_report(study(), there, {}), InputError);
   there = results();
   there[2].measures.sets[1].documents.pop_back();

@@ -46,7 +46,8 @@ inline double loss_of(const std::string& arm, double budget, const std::string& 
 inline SetMeasures set_of(const std::string& arm, double budget, std::int64_t seed, const std::string& name) {
   SetMeasures set;
   set.name = name;
-  for (int d = 0; d < 12; ++d) {
+  for (int place = 0; place < 12; ++place) {
+    const int d = place < 6 ? 2 * place : 2 * place - 11;  // even ones are for choosing, in the first half
     const double sign = d / 2 % 2 == 0 ? 1 : -1, own = arm == "moe" ? 0.002 * (d < 6 ? sign : -sign) : 0;
     const double loss = loss_of(arm, budget, name) + (seed == 2 ? 0.005 : -0.005) + (d % 2 == 0 ? 1 : 0) +
                         0.25 * (d < 6 ? sign : -sign) + own;

@@ -125,10 +125,10 @@ TEST(Study, BranchesOfATrunkShareItsSteps) {
   EXPECT_LT(own, alone);
 }
 
-std::string refusal(const std::vector<std::string>& overrides) {
+std::string refusal(const std::vector<std::string>& overrides, const std::string& name = "study_small.json") {
   try {
-    const Study s = configured("study_small.json", overrides);
-    (void)planned_runs(s);
+    const Study s = configured(name, overrides);
+    check_runs(s, planned_runs(s));
   } catch (const InputError& e) {
     return e.what();
   }
@@ -152,7 +152,37 @@ TEST(Study, WhatCanNotBeIsRefusedByName) {
   EXPECT_NE(refusal({"--verdict.seeds=100000000"}).find("1 to 1000"), std::string::npos);
   EXPECT_NE(refusal({"--serving.machine=h100.json"}).find("serving.machine"), std::string::npos);
   EXPECT_NE(refusal({"--candidate=scratch"}).find("candidate"), std::string::npos);
-  EXPECT_EQ(refusal({}), "");
+  EXPECT_NE(refusal({"--arms.upcycled.run.model.vocab_size=300"}).find("arms.upcycled.run.model.vocab_size"),
+            std::string::npos);
+  EXPECT_NE(refusal({"--serving.measure=false", "--serving.machine=nowhere.json", "--serving.training_mfu=0.4"})
+                .find("nowhere.json"),
+            std::string::npos);
+  EXPECT_NE(refusal({"--serving.input_len=500"}).find("512 positions"), std::string::npos);
+  EXPECT_NE(refusal({"--data.valid.new=runs/text/new_train"}).find("no run trains on"), std::string::npos);
+  EXPECT_NE(refusal({"--arms.cpt.learning_rates=[1e-3,1.0000001e-3,2e-3]"}).find("two runs named"), std::string::npos);
+}
+
+TEST(Study, ArmsThatAreTrainedDifferentlyAreRefused) {
+  EXPECT_NE(refusal({"--arms.cpt.run.train.seq_length=128"}).find("train.seq_length: found 256"), std::string::npos);
+  EXPECT_NE(refusal({"--pretraining.run.train.seq_length=128"}).find("pretraining.run.train.seq_length: found 128"),
+            std::string::npos);
+  EXPECT_NE(refusal({"--arms.cpt.run.train.schedule=constant"}).find("train.schedule: found constant"),
+            std::string::npos);
+  EXPECT_NE(refusal({"--pretraining.run.train.schedule=constant"}).find("260K-d20: train.schedule"), std::string::npos);
+  EXPECT_NE(refusal({"--arms.upcycled.run.train.schedule=wsd"}).find("arms.upcycled.run.train.schedule"),
+            std::string::npos);
+  EXPECT_NE(refusal({"--arms.upcycled.run.dtype=bf16"}).find("arms.upcycled.run.dtype: found \"bf16\""),
+            std::string::npos);
+  EXPECT_NE(refusal({"--arms.k1.run.train.global_batch_size=32"}).find("arms.k1.run.train.global_batch_size"),
+            std::string::npos);
+  EXPECT_NE(refusal({"--continuation.run.train.warmup_steps=100"}).find("at most 0.1 of the shortest budget"),
+            std::string::npos);
+}
+
+TEST(Study, TheStudiesThatComeWithItCanBeRun) {
+  for (const char* name : {"study_small.json", "study_medium.json", "study_smoke.json", "study_paper.json"})
+    EXPECT_EQ(refusal({}, name), "") << name;
+  EXPECT_EQ(refusal({"--continuation.trunk=true"}), "");
 }
 
 }  // namespace

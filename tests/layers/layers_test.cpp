@@ -111,6 +111,7 @@ const std::map<std::string, std::string> kNamedBy = {
     {"launch/study/runs_csv.cpp", "launch/study/report.h"},
     {"launch/study/read_study.cpp", "launch/study/study.h"},
     {"launch/study/check_study.cpp", "launch/study/study_plan.h"},
+    {"launch/study/check_runs.cpp", "launch/study/study_plan.h"},
     {"launch/charts/page_script.cpp", "launch/charts/page.h"},
     {"launch/charts/page_style.cpp", "launch/charts/page.h"},
 };
