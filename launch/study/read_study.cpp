@@ -271,7 +271,6 @@ void read_rest(JsonFields& top, Study& s) {
   s.serving.output_len = serving.count("output_len", 0, 1);
   s.serving.training_mfu = serving.number("training_mfu", 0, 0.001, 1);
   serving.done();
-  if (!s.serving.machine.empty()) (void)read_machine(s.serving.machine);
   if (s.serving.measure || !s.serving.machine.empty())
     for (const StudySize& size : s.sizes)
       if (s.serving.input_len + s.serving.output_len > size.model.max_position_embeddings)
@@ -285,6 +284,7 @@ void read_rest(JsonFields& top, Study& s) {
     serving.refuse("training_mfu", "nothing",
                    "the share of the machine's product rate that training reaches there, e.g. 0.4",
                    "break-even compares training and serving on one machine");
+  if (!s.serving.machine.empty()) (void)read_machine(s.serving.machine);
   JsonFields launch = top.object("launch");
   s.launch.ranks = launch.count("ranks", 1, 1, 1 << 20);
   s.launch.at_once = launch.count("at_once", 1, 1, 1 << 10);
