@@ -22,7 +22,7 @@ struct StudyProgram {
 // end writes the report. However it ends, starting it again goes on where it was.
 //   0  all is done                        kStudyIncomplete  the report is written, but some runs failed
 //   kStoppedBySignal  SIGTERM, SIGUSR1 or SIGINT (catch_stop_signals, catch_interrupt): what was running has saved
-// InputError before any work where a run's folder belongs to another config or the disk is too small.
+// InputError before any work where a run's folder belongs to another config or start, or the disk is too small.
 int drive_study(const Study& study, const StudyProgram& program);
 constexpr int kStudyIncomplete = 1;
 

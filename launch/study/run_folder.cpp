@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "data/files.h"
+#include "launch/study/run_start.h"
 #include "parallel/checkpoint/manifest.h"
 #include "parallel/checkpoint/publish.h"
 
@@ -60,24 +61,31 @@ void copy_start(const std::string& from, const std::string& to) {
 std::string run_folder(const Study& study, const std::string& name) { return study.output + "/runs/" + name; }
 std::string lock_folder(const Study& study, const std::string& name) { return study.output + "/locks/" + name; }
 
-void check_same_config(const Study& study, const StudyRun& run) {
-  const std::string path = run_folder(study, run.name) + "/config.json";
-  if (!fs::exists(path)) return;
-  const Json before = flat_config(read_text(path, kMostText), path),
-             now = flat_config(run.config_text, "the config of " + run.name);
+std::optional<ConfigDifference> config_difference(const std::string& before_text, const std::string& before_where,
+                                                  const std::string& now_text, const std::string& now_where) {
+  const Json before = flat_config(before_text, before_where), now = flat_config(now_text, now_where);
   Json all = before;
   all.update(now);
   for (const auto& [key, value] : all.items())
     if (value_text(before, key) != value_text(now, key))
-      input_error(
-          "{}: {}: found {}, expected {} as the run {} has it in {}; choose another output, or remove the "
-          "run's folder to train it anew",
-          study.file, dotted(key), value_text(now, key), value_text(before, key), run.name, path);
+      return ConfigDifference{dotted(key), value_text(before, key), value_text(now, key)};
+  return std::nullopt;
+}
+
+void check_same_config(const Study& study, const StudyRun& run) {
+  const std::string path = run_folder(study, run.name) + "/config.json";
+  if (!fs::exists(path)) return;
+  if (const auto d = config_difference(read_text(path, kMostText), path, run.config_text, "the config of " + run.name))
+    input_error(
+        "{}: {}: found {}, expected {} as the run {} has it in {}; choose another output, or remove the run's folder, "
+        "and those of runs that start from it, to train it anew",
+        study.file, d->key, d->found, d->expected, run.name, path);
 }
 
 void prepare_run(const Study& study, const StudyRun& run) {
   const std::string folder = run_folder(study, run.name);
   make_folder(folder + "/measured");
+  note_start(study, run);
   const std::string config = folder + "/config.json";
   if (!fs::exists(config)) write_text_atomic(config, run.config_text);
   fs::remove(folder + "/failed.json");

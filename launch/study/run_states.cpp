@@ -7,6 +7,7 @@
 #include "launch/study/collect.h"
 #include "launch/study/rates.h"
 #include "launch/study/run_folder.h"
+#include "launch/study/run_start.h"
 
 namespace upcycle {
 
@@ -50,7 +51,10 @@ void RunStates::refresh() {
 
 void RunStates::look_at(const std::vector<StudyRun>& runs) {
   for (const StudyRun& run : runs)
-    if (!std::exchange(checked_[run.name], true)) check_same_config(study_, run);
+    if (!std::exchange(checked_[run.name], true)) {
+      check_same_config(study_, run);
+      check_same_start(study_, run, runs, marks_);
+    }
   for (const StudyRun& run : runs) {
     const State state = look_at(run);
     const auto [known, added] = states_.emplace(run.name, state);

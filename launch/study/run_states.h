@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "launch/study/file_marks.h"
 #include "launch/study/grid.h"
 #include "launch/study/measures.h"
 
@@ -24,7 +25,7 @@ class RunStates {
 
   RunStates(const Study& study, KnownRuns known, MeasuredRate measured);
 
-  // Looks again. InputError where a run's folder belongs to another config.
+  // Looks again. InputError where a run's folder belongs to another config or start.
   void refresh();
   State look_at(const StudyRun& run);  // of one run; state() is that of the last refresh
   void failed(const std::string& name, const std::string& error);
@@ -50,6 +51,7 @@ class RunStates {
   std::map<std::string, std::string> failed_, missing_;  // why
   std::map<std::string, State> states_;
   std::map<std::string, bool> checked_;
+  FileMarks marks_;
   bool changed_ = true;  // since runs_ was asked for
 };
 

@@ -144,6 +144,48 @@ TEST(StudyDriver, AnotherConfigInARunsFolderIsRefusedByItsKey) {
   }
 }
 
+// `change` is made to each run that the study knows.
+void change_runs(FakeStudy& f, const std::function<void(StudyRun&)>& change) {
+  f.program.known = [&f, change](const ChosenRate& chosen, const MeasuredRate&) {
+    std::vector<StudyRun> all = f.runs(chosen);
+    for (StudyRun& run : all) change(run);
+    return all;
+  };
+}
+
+TEST(StudyDriver, RunsThatStartedFromAnotherModelAreRefusedBeforeAnyWork) {
+  FakeStudy f;
+  ASSERT_EQ(f.drive(), 0);
+  const std::size_t before = f.lines("calls").size();
+  change_runs(f, [](StudyRun& run) {
+    if (run.name == "dense-lr2") run.config_text = Json{{"train", {{"lr", 9}}}}.dump();
+  });
+  std::filesystem::remove_all(f.study.output + "/runs/dense-lr2");
+  EXPECT_EQ(f.drive(), 2);
+  EXPECT_TRUE(contains(f.lines("said").back(),
+                       "train.lr of dense-lr2: found 9, expected 0.0 as when the run s1-lr1 was started from it"))
+      << f.lines("said").back();
+  EXPECT_EQ(f.lines("calls").size(), before);
+  change_runs(f, [](StudyRun&) {});  // the same one again: what started from it stays
+  EXPECT_EQ(f.drive(), 0);
+  EXPECT_EQ(f.lines("calls").size(), before + 2);
+}
+
+TEST(StudyDriver, ALoadedModelThatChangedIsRefused) {
+  FakeStudy f;
+  f.folder.write("model.safetensors", "abc");
+  const std::string model = f.folder.file("model");
+  std::filesystem::create_directory(model);
+  std::filesystem::rename(f.folder.file("model.safetensors"), model + "/model.safetensors");
+  change_runs(f, [&](StudyRun& run) { run.config.init.load = model; });
+  ASSERT_EQ(f.drive(), 0);
+  ASSERT_EQ(f.drive(), 0);
+  write_text_atomic(model + "/model.safetensors", "abd");
+  EXPECT_EQ(f.drive(), 2);
+  EXPECT_TRUE(contains(f.lines("said").back(), model + ": found 1 files, ")) << f.lines("said").back();
+  EXPECT_TRUE(contains(f.lines("said").back(), "as when the run dense-lr2 was started")) << f.lines("said").back();
+}
+
 TEST(StudyDriver, AskedForAnotherClozeItOnlyMeasuresAgain) {
   FakeStudy f;
   ASSERT_EQ(f.drive(), 0);
