@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "data/files.h"
 #include "data/hash.h"
+#include "launch/study/file_marks.h"
 #include "launch/study/process.h"
 #include "launch/study/run_folder.h"
 #include "parallel/checkpoint/step_files.h"
@@ -20,7 +21,14 @@ namespace fs = std::filesystem;
 constexpr std::size_t kMostText = std::size_t{1} << 30;
 constexpr std::int64_t kLastSteps = 50;  // as the paper has it
 
-// "measured/eval_old_1a2b3c4d.json"
+// Known again by its contents: a text made anew under its old name is measured anew.
+std::string set_id(const std::string& prefix) {
+  FileMarks marks;
+  const std::string text = marks.of_file(prefix + ".bin") + marks.of_file(prefix + ".idx");
+  return hash_bytes(text.data(), text.size()).substr(0, 8);
+}
+
+// "measured/eval_old_9e8d7c6b_1a2b3c4d.json": of the set's contents and of what is asked.
 MeasureCommand kept_as(const std::string& folder, const std::string& name, std::vector<std::string> asked,
                        const std::vector<std::string>& model) {
   const std::string text = command_line(asked);
@@ -48,7 +56,8 @@ MeasureCommand eval_command(const Study& study, const StudyRun& run, const std::
                                     fmt::format("--longest-document={}", kLongestDocument),
                                     fmt::format("--seq-length={}", run.config.train.seq_length)};
   if (!study.tokenizer.empty()) asked.push_back("--tokenizer=" + study.tokenizer);
-  return kept_as(folder, "eval_" + set.first, with(asked, inference_arguments(run.config)), {folder});
+  return kept_as(folder, fmt::format("eval_{}_{}", set.first, set_id(set.second)),
+                 with(asked, inference_arguments(run.config)), {folder});
 }
 
 MeasureCommand cloze_command(const Study& study, const StudyRun& run, const std::string& folder,
@@ -60,7 +69,8 @@ MeasureCommand cloze_command(const Study& study, const StudyRun& run, const std:
                                           fmt::format("--candidates={}", c.candidates),
                                           fmt::format("--context={}", c.context),
                                           fmt::format("--length={}", c.length)};
-  return kept_as(folder, "cloze_" + set.first, with(asked, inference_arguments(run.config)), {folder});
+  return kept_as(folder, fmt::format("cloze_{}_{}", set.first, set_id(set.second)),
+                 with(asked, inference_arguments(run.config)), {folder});
 }
 
 std::string data_of(const Study& study, const std::string& set) {
@@ -79,12 +89,15 @@ std::vector<MeasureCommand> set_commands(const Study& study, const StudyRun& run
   return commands;
 }
 
-// "measured/experts_00000100_409600.json": by step and tokens trained. The checkpoints themselves may be gone later, so
-// their names do not depend on what else the study asks for.
-constexpr const char* kExperts = "experts_";
+// "measured/experts_9e8d7c6b_00000100_409600.json": by the text's contents, step and tokens trained. The checkpoints
+// themselves may be gone later, so their names do not depend on what else the study asks for.
+std::string experts_start(const Study& study) {
+  return fmt::format("experts_{}_", set_id(data_of(study, study.new_set)));
+}
 std::vector<MeasureCommand> experts_commands(const Study& study, const StudyRun& run, const std::string& folder) {
   std::vector<MeasureCommand> commands;
   if (run.kind != "arm" || !run.config.model.is_moe()) return commands;
+  const std::string start = experts_start(study);
   std::string before;
   for (const std::string& step : kept_steps(folder, run.config)) {
     const std::string path = folder + "/" + step;
@@ -94,7 +107,7 @@ std::vector<MeasureCommand> experts_commands(const Study& study, const StudyRun&
     if (!before.empty()) c.arguments.push_back("--since=" + before);
     c.arguments.emplace_back("--json");
     const CheckpointInfo info = look_at_step(path).manifest.info;
-    c.file = fmt::format("{}/measured/{}{:08d}_{}.json", folder, kExperts, info.step, info.tokens);
+    c.file = fmt::format("{}/measured/{}{:08d}_{}.json", folder, start, info.step, info.tokens);
     c.over_ranks = false;
     commands.push_back(std::move(c));
     before = path;
@@ -135,10 +148,11 @@ void read_cloze(SetMeasures& set, const std::string& path) {
 }
 
 // What `experts` said of each kept checkpoint, oldest first, with its "step" and "trained_tokens"; null: nothing.
-Json read_experts(const std::string& folder) {
+Json read_experts(const Study& study, const std::string& folder) {
+  const std::string start = experts_start(study);
   std::map<std::int64_t, Json> found;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder + "/measured")) {
-    const std::string name = entry.path().filename(), start = kExperts;
+    const std::string name = entry.path().filename();
     if (!name.starts_with(start) || !name.ends_with(".json")) continue;
     const std::size_t between = name.find('_', start.size());
     if (between == name.npos) continue;
@@ -151,6 +165,19 @@ Json read_experts(const std::string& folder) {
   Json all = Json::array();
   for (auto& [step, j] : found) all.push_back(std::move(j));
   return all;
+}
+
+// What the study asks for now.
+void read_sets(RunMeasures& m, const Study& study, const StudyRun& run, const std::string& folder) {
+  m.sets.clear();
+  for (const auto& named : study.valid) {
+    SetMeasures set;
+    set.name = named.first;
+    read_documents(set, eval_command(study, run, folder, named).file);
+    if (study.cloze.items > 0) read_cloze(set, cloze_command(study, run, folder, named).file);
+    m.sets.push_back(std::move(set));
+  }
+  m.experts = read_experts(study, folder);
 }
 
 }  // namespace
@@ -180,14 +207,7 @@ RunMeasures collect_measures(const Study& study, const StudyRun& run, const std:
   const TrainingCurve curve = read_training(folder + "/metrics.jsonl", kLastSteps);
   m.last_50_loss = curve.last_loss;
   m.tokens_per_s = curve.tokens_per_s;
-  for (const auto& named : study.valid) {
-    SetMeasures set;
-    set.name = named.first;
-    read_documents(set, eval_command(study, run, folder, named).file);
-    if (study.cloze.items > 0) read_cloze(set, cloze_command(study, run, folder, named).file);
-    m.sets.push_back(std::move(set));
-  }
-  m.experts = read_experts(folder);
+  read_sets(m, study, run, folder);
   return m;
 }
 
@@ -198,9 +218,8 @@ std::optional<RunMeasures> read_measures(const Study& study, const StudyRun& run
     if (!fs::exists(c.file)) return std::nullopt;
   const Json j = Json::parse(read_text(path, kMostText), nullptr, false);
   RunMeasures m = measures_from_json(j, path);
-  std::erase_if(m.sets, [&](const SetMeasures& set) {  // those that the study no longer asks for
-    return std::none_of(study.valid.begin(), study.valid.end(), [&](const auto& v) { return v.first == set.name; });
-  });
+  read_sets(m, study, run, folder);  // measures.json may have been made from the files of other settings
+  if (m.experts.is_null() && !experts_commands(study, run, folder).empty()) return std::nullopt;
   return m;
 }
 

@@ -18,11 +18,13 @@ namespace fs = std::filesystem;
 
 constexpr std::size_t kMostText = std::size_t{1} << 24;
 
-// Where the results stand is no part of what a run is: a study's folder may be moved.
+// Where the results stand is no part of what a run is: a study's folder may be moved. Nor is the held-out text, which
+// training only looks at: of another one the run is measured again.
 Json flat_config(const std::string& text, const std::string& where) {
   Json j = Json::parse(text, nullptr, false);
   if (!j.is_object()) input_error("{}: found no JSON object, expected the config of a run; move the file away", where);
   if (j.contains("checkpoint")) j["checkpoint"].erase("dir");
+  if (j.contains("data")) j["data"].erase("valid");
   return j.flatten();
 }
 
@@ -87,7 +89,8 @@ void prepare_run(const Study& study, const StudyRun& run) {
   make_folder(folder + "/measured");
   note_start(study, run);
   const std::string config = folder + "/config.json";
-  if (!fs::exists(config)) write_text_atomic(config, run.config_text);
+  if (!fs::exists(config) || read_text(config, kMostText) != run.config_text)
+    write_text_atomic(config, run.config_text);  // the same but for what is no part of the run
   fs::remove(folder + "/failed.json");
   if (!run.continues.empty()) copy_start(run_folder(study, run.continues), folder);
 }

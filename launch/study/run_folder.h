@@ -19,8 +19,8 @@ namespace upcycle {
 std::string run_folder(const Study& study, const std::string& name);
 std::string lock_folder(const Study& study, const std::string& name);
 
-// The first key in which two configs of a run differ, with its values in JSON or "nothing"; where they stand is no part
-// of what a run is. `..._where` names a text in messages.
+// The first key in which two configs of a run differ, with its values in JSON or "nothing"; where they stand and what
+// is held out is no part of what a run is. `..._where` names a text in messages.
 struct ConfigDifference {
   std::string key, expected, found;  // before, now
 };

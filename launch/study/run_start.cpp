@@ -40,6 +40,9 @@ void note_start(const Study& study, const StudyRun& run) {
   FileMarks marks;
   Json files = Json::object(), runs = Json::object();
   if (const std::string model = outside_model(study, run); !model.empty()) files[model] = marks.of_model(model);
+  for (const WeightedPath& p : run.config.data.train)
+    for (const char* end : {".bin", ".idx"}) files[p.path + end] = marks.of_file(p.path + end);
+  if (const std::string& file = run.config.data.tokenizer; !file.empty()) files[file] = marks.of_file(file);
   for (const std::string& name : run.needs) {
     runs[name] = Json::parse(read_text(run_folder(study, name) + "/config.json", kMostText));
     if (!fs::exists(file_of(study, name))) continue;

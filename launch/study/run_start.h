@@ -4,7 +4,7 @@
 #include "launch/study/file_marks.h"
 #include "launch/study/grid.h"
 
-// OUTPUT/runs/NAME/started.json: what a run was started from, which its own config only names.
+// OUTPUT/runs/NAME/started.json: what a run was started from and trained with, which its own config only names.
 //   files  of each file, or model's folder, from outside the study: its mark (file_marks.h)
 //   runs   of each run of the study that it starts from or goes on from, and that these do: the config
 // Both contain what those runs were started from.

@@ -48,7 +48,8 @@ train)
   echo "- $name" >>"$root/calls" ;;
 inspect) echo "{\"step\":$last,\"tokens\":500,\"parameters\":7,\"active_parameters\":7,\"flops\":1000,\"wall_seconds\":2}" ;;
 eval) lr=${name##*lr}; echo "{\"documents\":[[$(((${lr%%-*} - 2) * (${lr%%-*} - 2) + 10)).0,10,20],[5.0,10,null]]}" ;;
-cloze) echo '{"candidates":4,"correct":[1,0,0.5]}' ;;
+cloze) for word; do case $word in --candidates=*) n=${word#*=} ;; esac; done
+  echo "{\"candidates\":$n,\"correct\":[1,0,0.5]}" ;;
 *) exit 9 ;;
 esac
 )");

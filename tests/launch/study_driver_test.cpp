@@ -198,6 +198,52 @@ TEST(StudyDriver, AskedForAnotherClozeItOnlyMeasuresAgain) {
   for (const std::string& line : starts(f)) EXPECT_TRUE(line.ends_with("0") || line.ends_with("5")) << line;
 }
 
+TEST(StudyDriver, AskedAgainForTheFirstClozeItReportsThatOne) {
+  FakeStudy f;
+  const auto candidates = [&] { return f.report()["s1-lr1"]["measures"]["sets"][0]["candidates"]; };
+  for (const int asked : {4, 5, 4}) {
+    f.study.cloze.candidates = asked;
+    ASSERT_EQ(f.drive(), 0);
+    EXPECT_EQ(candidates(), asked);
+  }
+}
+
+TEST(StudyDriver, OtherHeldOutTextIsMeasuredAndOtherTrainingTextRefused) {
+  FakeStudy f;
+  const std::string text = f.folder.file("text");
+  for (const char* file : {"text.bin", "text.idx", "held.bin", "held.idx", "other.bin", "other.idx"})
+    f.folder.write(file, file);
+  f.study.valid = {{"new", f.folder.file("held")}};
+  const auto with_held_out = [&](const std::string& prefix) {
+    change_runs(f, [text, prefix](StudyRun& run) {
+      run.config.data.train = {{text, 1}};
+      Json config = Json::parse(run.config_text);
+      config["data"]["valid"]["new"] = prefix;
+      run.config_text = config.dump();
+    });
+  };
+  const auto measured = [&] {
+    return std::distance(std::filesystem::directory_iterator(f.study.output + "/runs/s1-lr1/measured"), {});
+  };
+  with_held_out("held");
+  ASSERT_EQ(f.drive(), 0);
+  EXPECT_EQ(measured(), 3);
+  f.folder.write("held.bin", "other tokens");  // under the old name
+  ASSERT_EQ(f.drive(), 0);
+  EXPECT_EQ(measured(), 5);
+  f.study.valid = {{"new", f.folder.file("other")}};
+  with_held_out("other");
+  ASSERT_EQ(f.drive(), 0);
+  EXPECT_EQ(measured(), 7);
+  EXPECT_EQ(Json::parse(f.folder.read("out/runs/s1-lr1/config.json"))["data"]["valid"]["new"], "other");
+
+  f.folder.write("text.bin", "text.BIN");
+  EXPECT_EQ(f.drive(), 2);
+  const std::string said = f.lines("said").back();
+  EXPECT_TRUE(contains(said, text + ".bin: found 8 bytes, ")) << said;
+  EXPECT_TRUE(contains(said, "as when the run dense-lr2 was started")) << said;
+}
+
 TEST(StudyDriver, ADiskThatIsFullFailsTheRunAndNotTheDriver) {
   FakeStudy f;
   // A folder in the place of a file to be written stands for a disk that takes nothing.

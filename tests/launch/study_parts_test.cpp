@@ -71,6 +71,22 @@ TEST(Collect, OfARepeatedStepTheLastLineCounts) {
   EXPECT_DOUBLE_EQ(curve.tokens_per_s, 31);
 }
 
+TEST(Collect, ExpertsAreThoseOfTheTextThatTheStudyAsksFor) {
+  FakeStudy f;
+  f.study.valid = {{"new", f.folder.file("new")}, {"old", f.folder.file("old")}};
+  for (const char* file : {"new.bin", "old.bin"}) f.folder.write(file, file);
+  ASSERT_EQ(f.drive(), 0);
+  const StudyRun run = f.run("s1-lr1", 1, {});
+  const std::string folder = run_folder(f.study, run.name);
+  for (const auto& entry : std::filesystem::directory_iterator(folder + "/measured"))
+    if (const std::string name = entry.path().filename(); name.starts_with("eval_new_"))  // eval_new_SET_ASKED.json
+      write_text_atomic(folder + "/measured/experts_" + name.substr(9, 8) + "_00000005_500.json", R"({"layers": []})");
+  EXPECT_EQ(collect_measures(f.study, run, folder).experts[0]["trained_tokens"], 500);
+  EXPECT_EQ(read_measures(f.study, run, folder)->experts.size(), 1u);
+  f.study.new_set = "old";
+  EXPECT_TRUE(read_measures(f.study, run, folder)->experts.is_null());
+}
+
 TEST(Rates, TheBestOfASweepIsTheLeastMeanLoss) {
   const FakeStudy f;
   std::vector<StudyRun> runs;
