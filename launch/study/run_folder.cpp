@@ -18,11 +18,17 @@ namespace fs = std::filesystem;
 
 constexpr std::size_t kMostText = std::size_t{1} << 24;
 
-// Where the results stand is no part of what a run is: a study's folder may be moved. Nor is the held-out text, which
-// training only looks at: of another one the run is measured again.
+// Where the results stand is no part of what a run is: a study's folder may be moved or named otherwise, and another
+// run of it from which this one starts is known by its name. Nor is the held-out text, which training only looks at: of
+// another one the run is measured again.
 Json flat_config(const std::string& text, const std::string& where) {
   Json j = Json::parse(text, nullptr, false);
   if (!j.is_object()) input_error("{}: found no JSON object, expected the config of a run; move the file away", where);
+  if (j.contains("checkpoint") && j.contains("init")) {
+    const std::string runs = parent_folder(j["checkpoint"].value("dir", ""));
+    for (auto& [key, start] : j["init"].items())
+      if (start.is_string() && parent_folder(start) == runs) start = fs::path(start).filename().string();
+  }
   if (j.contains("checkpoint")) j["checkpoint"].erase("dir");
   if (j.contains("data")) j["data"].erase("valid");
   return j.flatten();

@@ -122,7 +122,9 @@ std::vector<ServingResult> serving_costs(const Study& study, const std::vector<S
   const auto serve = [&](const ServedArm& arm, const ServedArm* dense) -> const Json& {
     const std::vector<std::string> settings = settings_of(study, arm.config);
     for (const Json& k : kept)
-      if (k.value("folder", "") == arm.folder && k.value("settings", Json()) == Json(settings)) return k["report"];
+      if (std::filesystem::path(k.value("folder", "")).filename() == std::filesystem::path(arm.folder).filename() &&
+          k.value("settings", Json()) == Json(settings))
+        return k["report"];
     std::vector<std::string> words = {"bench", "serve", arm.folder};
     if (dense != nullptr) words.push_back("--baseline=" + dense->folder);
     words.insert(words.end(), settings.begin(), settings.end());

@@ -244,6 +244,27 @@ TEST(StudyDriver, OtherHeldOutTextIsMeasuredAndOtherTrainingTextRefused) {
   EXPECT_TRUE(contains(said, "as when the run dense-lr2 was started")) << said;
 }
 
+TEST(StudyDriver, AStudysFolderMayBeMoved) {
+  FakeStudy f;
+  change_runs(f, [&](StudyRun& run) {
+    if (!run.needs.empty()) run.config.init.load = f.study.output + "/runs/" + run.needs[0];
+    Json config = Json::parse(run.config_text);
+    config["init"]["load"] = run.config.init.load;
+    run.config_text = config.dump();
+  });
+  f.append("broken-s1-lr1", "");
+  ASSERT_EQ(f.drive(), kStudyIncomplete);
+  const std::size_t before = f.lines("calls").size();
+  const std::string moved = f.folder.file("moved");
+  std::filesystem::rename(f.study.output, moved);
+  f.study.output = moved;
+  std::filesystem::remove(moved + "/broken-s1-lr1");
+  ASSERT_EQ(f.drive(), 0);
+  EXPECT_EQ(f.lines("calls").size(), before + 2);
+  EXPECT_EQ(Json::parse(f.folder.read("moved/runs/s1-lr1/config.json"))["init"]["load"], moved + "/runs/dense-lr2");
+  EXPECT_EQ(Json::parse(f.folder.read("moved/runs/s1-lr1/started.json"))["files"], Json::object());
+}
+
 TEST(StudyDriver, ADiskThatIsFullFailsTheRunAndNotTheDriver) {
   FakeStudy f;
   // A folder in the place of a file to be written stands for a disk that takes nothing.
