@@ -12,7 +12,7 @@ struct ServingResult {
   std::string source;   // "measured" | "predicted"
   std::string machine;  // name of the machine
   std::int64_t devices = 1;
-  double requests_per_s = 0, tokens_per_s = 0;  // highest sustained, in and out
+  double requests_per_s = 0, tokens_per_s = 0;  // when there is always a next request; tokens in and out
   double latency_alone = 0;                     // seconds
   Json curve;                                   // [{"request_rate", "tokens_per_s", "latency", "sustained"}]
 };

@@ -90,13 +90,8 @@ ServingResult serving_result(const Json& report, const char* part, const std::st
   r.source = predicted ? "predicted" : "measured";
   r.machine = predicted ? setup.at("machine").get<std::string>() : this_machine();
   if (served.at("layout").is_object()) r.devices = served["layout"].at("ranks").get<std::int64_t>();
-  const auto found = [](const Json& s) {
-    return s.is_null() || (s.at("sweep_ended").is_null() && s.at("max_rate").get<double>() > 0);
-  };
-  const double most = capacity.at("request_throughput").get<double>();
-  r.requests_per_s =
-      found(report.at("model")) && found(report.at("baseline")) ? served.at("max_rate").get<double>() : most;
-  r.tokens_per_s = r.requests_per_s * capacity.at("tokens_per_s").get<double>() / most;  // of all requests' lengths
+  r.requests_per_s = capacity.at("request_throughput").get<double>();
+  r.tokens_per_s = capacity.at("tokens_per_s").get<double>();
   r.curve = Json::array();
   for (const Json& point : served.at("load"))
     r.curve.push_back({{"request_rate", point.at("rate")},

@@ -19,8 +19,9 @@ using RunForJson = std::function<Json(const std::vector<std::string>& arguments,
 std::vector<ServingResult> serving_costs(const Study& study, const std::vector<StudyResult>& results,
                                          const RunForJson& run, std::vector<std::string>& problems);
 
-// "model" or "baseline" (`part`) of the object that `bench serve --json` prints: the highest rate that was sustained
-// or, where the sweep did not come to that for both of them, what they do with a queue that never ends.
+// "model" or "baseline" (`part`) of the object that `bench serve --json` prints. The rate is what it does when there is
+// always a next request: the highest that is sustained is known in steps of a sixth of it alone, and stays in the
+// curve.
 ServingResult serving_result(const Json& report, const char* part, const std::string& size, const std::string& arm);
 
 }  // namespace upcycle

@@ -135,7 +135,7 @@ class Writer {
       if (v["size"] == s_.verdict.size && v["arm"] == s_.candidate && v["share_of_dense"].is_number()) found = &v;
     if (found == nullptr) return " What it costs to serve is not known, so neither is when it pays.";
     const std::string rate = fmt::format(
-        " Serving {} reaches {} of the dense model's rate ({})", s_.candidate,
+        " Serving {} reaches {} of the dense model's rate at high demand ({})", s_.candidate,
         two_digits((*found)["share_of_dense"].get<double>()),
         (*found)["source"] == "measured" ? "measured here" : "predicted for " + (*found)["machine"].get<std::string>());
     const Json *at_verdict = break_even(s_.verdict.budget), *known = at_verdict;

@@ -69,19 +69,19 @@ const std::string kBegin = "1M, pretrained on 20 tokens per parameter, held-out 
 const std::string kNoServing = " What it costs to serve is not known, so neither is when it pays.";
 
 TEST(Verdict, SaysWhichIsBetterAtWhichBudgetAndWhatServingCosts) {
-  EXPECT_EQ(
-      Parts()
-          .compared(0.2, 0.012, "worse")
-          .compared(0.8, -0.05, "better")
-          .compared(0.4, -0.025, "better")
-          .served()
-          .pays("so it pays if fewer than 3.1e9 tokens are served")
-          .text(),
-      kBegin +
-          "at 0.2 of the pretraining budget cpt is better by 0.012 nats (0.5 %); from 0.4 of the pretraining "
-          "budget on moe is better, by 0.025 nats (1.0 %) at 0.4 and 0.050 nats (2.0 %) at 0.8. Serving moe "
-          "reaches 0.43 of the dense model's rate (measured here), so it pays if fewer than 3.1e9 tokens are served "
-          "(trained with 0.8 of the pretraining budget).");
+  EXPECT_EQ(Parts()
+                .compared(0.2, 0.012, "worse")
+                .compared(0.8, -0.05, "better")
+                .compared(0.4, -0.025, "better")
+                .served()
+                .pays("so it pays if fewer than 3.1e9 tokens are served")
+                .text(),
+            kBegin +
+                "at 0.2 of the pretraining budget cpt is better by 0.012 nats (0.5 %); from 0.4 of the pretraining "
+                "budget on moe is better, by 0.025 nats (1.0 %) at 0.4 and 0.050 nats (2.0 %) at 0.8. Serving moe "
+                "reaches 0.43 of the dense model's rate at high demand (measured here), so it pays if fewer than 3.1e9 "
+                "tokens are served "
+                "(trained with 0.8 of the pretraining budget).");
 }
 
 TEST(Verdict, SaysWhenOneIsBetterEverywhere) {
@@ -140,7 +140,7 @@ TEST(Verdict, OfOneBudgetOrTokensReadsWell) {
       one.compared(0.8, -0.05, "better").served("predicted").pays("and it never pays").text(),
       kBegin +
           "at 0.8 of the pretraining budget moe is better by 0.050 nats (2.0 %). Serving moe reaches 0.43 of the dense "
-          "model's rate (predicted for an H100), and it never pays.");
+          "model's rate at high demand (predicted for an H100), and it never pays.");
   Parts tokens;
   tokens.study.budgets = {2.5e6};
   tokens.study.budgets_in_tokens = true;

@@ -54,8 +54,9 @@ std::vector<Figure> figures(const View& v) {
   }
   for (const Json& s : part(v.report, "serving"))
     if (words(s, "size") == words(cell, "size") && words(s, "arm") == v.candidate)
-      all.push_back({"Serving rate of " + v.candidate, for_people(number(s, "share_of_dense"), Unit::Share),
-                     fmt::format("of the dense model's, {} on {}", words(s, "source"), words(s, "machine"))});
+      all.push_back(
+          {"Serving rate of " + v.candidate, for_people(number(s, "share_of_dense"), Unit::Share),
+           fmt::format("of the dense model's at high demand, {} on {}", words(s, "source"), words(s, "machine"))});
   if (const Json* b = verdict_entry(v, "break_even")) {
     const double n = number(*b, "served_tokens");
     const std::string answer = words(*b, "answer");

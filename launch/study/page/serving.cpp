@@ -54,11 +54,13 @@ std::string serving_table(const View& v) {
 }  // namespace
 
 Section serving_section(const View& v) {
-  Section s{"serving", "Serving curves",
-            "Requests arrive at growing rates: throughput against the mean latency of a whole request. Filled points "
-            "are rates that "
-            "the model sustains, hollow ones it falls behind.",
-            "", "Serving was neither measured nor predicted in this study."};
+  Section s{
+      "serving", "Serving curves",
+      "Requests arrive at growing rates: throughput against the mean latency of a whole request. Filled points "
+      "are rates that "
+      "the model sustains, hollow ones it falls behind. The table's rates are those of high demand, when there is "
+      "always a next request.",
+      "", "Serving was neither measured nor predicted in this study."};
   std::vector<Chart> all;
   std::vector<std::string> sizes;
   for (const Json& entry : part(v.report, "serving"))
