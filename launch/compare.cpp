@@ -12,7 +12,7 @@ namespace {
 
 void write_report(const Study& study, const std::vector<StudyResult>& results,
                   const std::vector<ServingResult>& serving, const std::vector<std::string>& problems) {
-  Json report = make_report(study, results, serving);
+  Json report = make_report(study, results, serving, read_rates(study));
   for (const std::string& problem : problems) report["study"]["notes"].push_back(problem);
   write_text_atomic(study.output + "/runs.csv", runs_csv(report));
   write_text_atomic(study.output + "/report.html", report_html(report));

@@ -28,7 +28,8 @@ struct TrainingCost {
   std::string unit;
   std::function<double(const StudyResult&)> seconds;
 };
-TrainingCost training_cost(const Study& study, const std::vector<StudyResult>& results, const ServingResult* serving) {
+TrainingCost training_cost(const Study& study, const std::vector<StudyResult>& results, const ServingResult* serving,
+                           const std::pair<const TrainingRate*, const TrainingRate*>& dense_and_moe) {
   if (serving != nullptr && serving->source == "predicted") {
     const Machine machine = read_machine(study.serving.machine);
     return {fmt::format("device-seconds of {}: serving as predicted, training as its FLOPs at {} of the rate of its "
@@ -38,6 +39,14 @@ TrainingCost training_cost(const Study& study, const std::vector<StudyResult>& r
               return r.measures.flops / (mfu * machine.product_rate(r.run.config.storage()));
             }};
   }
+  if (const auto [dense, moe] = dense_and_moe; dense != nullptr && moe != nullptr)
+    return {
+        "device-seconds, measured here, each with the whole machine; training as its tokens at the speed of its "
+        "arm's training step, timed while nothing else ran",
+        [of_dense = *dense, of_moe = *moe, baseline = study.baseline](const StudyResult& r) {
+          const TrainingRate& rate = r.run.arm == baseline ? of_dense : of_moe;
+          return static_cast<double>(r.run.tokens) / rate.tokens_per_s * static_cast<double>(rate.ranks);
+        }};
   // Other work slows a single run down by chance, which would make a short run the dearer one.
   struct Sum {
     double seconds = 0, tokens = 0;
@@ -130,8 +139,12 @@ Json serving_costs_json(const std::vector<ServingResult>& serving) {
 }
 
 Json break_evens(const Study& study, const std::vector<StudyResult>& results, const std::vector<Sweep>& sweeps,
-                 const std::vector<ServingResult>& serving) {
+                 const std::vector<ServingResult>& serving, const TrainingRates& rates) {
   Json all = Json::array();
+  const auto timed = [&](const std::string& size, const std::string& arm) -> const TrainingRate* {
+    const auto rate = rates.find({size, arm});
+    return rate == rates.end() ? nullptr : &rate->second;
+  };
   const auto runs_at = [&](const std::string& arm, const Cell& cell) {
     const auto rate = rate_of(study, sweeps, arm, cell, false);
     auto runs = rate ? results_at(results, arm, cell, *rate) : std::vector<const StudyResult*>{};
@@ -145,7 +158,7 @@ Json break_evens(const Study& study, const std::vector<StudyResult>& results, co
       const ServingResult *dense = find_serving(serving, size.name, ""),
                           *moe = find_serving(serving, size.name, arm.name);
       if (dense != nullptr && moe != nullptr && dense->source != moe->source) dense = nullptr;  // never mixed
-      const TrainingCost cost = training_cost(study, results, moe);
+      const TrainingCost cost = training_cost(study, results, moe, {timed(size.name, ""), timed(size.name, arm.name)});
       for (const double duration : durations_of(study, size.name)) {
         BreakEvenInput in;
         if (moe != nullptr && dense != nullptr) {

@@ -42,14 +42,14 @@ class Driver {
         states_(study, program.known, [this](const std::string& size, const std::string& arm) {
           const bool dense = arm.empty() || study_.arm(arm).from == StartsFrom::Dense;
           const auto rate = rates_.find({size, dense ? "" : arm});
-          return rate == rates_.end() ? std::nullopt : std::optional<double>(rate->second);
+          return rate == rates_.end() ? std::nullopt : std::optional<double>(rate->second.tokens_per_s);
         }) {}
 
   int run() {
     make_folder(study_.output + "/runs");
     make_folder(study_.output + "/locks");
     try {
-      if (study_.match == Match::WallTime) time_training();
+      if (study_.match == Match::WallTime || study_.serving.measure) time_training();
       states_.refresh();
       introduce();
       train_all();
@@ -95,7 +95,8 @@ class Driver {
     return j;
   }
 
-  // Tokens/s of each model, one after the other, while nothing else runs.
+  // Tokens/s of each model, one after the other, while nothing else runs: for equal wall time, and as what training
+  // costs beside serving that is measured here.
   void time_training() {
     const FolderLock lock = wait_for_lock("rates", "times the training");
     rates_ = read_rates(study_);
@@ -112,10 +113,11 @@ class Driver {
         const std::string config = config_to_time(study_, size, arm);
         write_text_atomic(file, config);
         const Json timed = json_of({"bench", "step", file, "--json"}, true, Json::parse(config).value("device", "cpu"));
-        rates_[{size.name, name}] = timed.at("tokens_per_s").get<double>();
+        const TrainingRate rate{timed.at("tokens_per_s").get<double>(), study_.launch.ranks};
+        rates_[{size.name, name}] = rate;
         write_rates(study_, rates_);
         console_.say(fmt::format("timed    {} {}: {:.0f} tokens/s", size.name, name.empty() ? "dense" : name,
-                                 rates_[{size.name, name}]));
+                                 rate.tokens_per_s));
       }
     }
   }

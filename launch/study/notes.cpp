@@ -1,6 +1,7 @@
 #include "launch/study/notes.h"
 
 #include <algorithm>
+#include <map>
 
 #include "launch/study/bootstrap.h"
 #include "launch/study/wording.h"
@@ -95,8 +96,35 @@ void about_rates(const Study& study, const std::vector<Sweep>& sweeps, Json& not
         two_digits(flops), seconds));
 }
 
-void about_what_is_compared(const Study& study, const std::vector<StudyResult>& results,
-                            const std::vector<ServingResult>& serving, Json& notes) {
+// How many times as fast as its slowest run an arm's fastest of the same size is; the most of all arms.
+double spread_of_speed(const std::vector<StudyResult>& results) {
+  std::map<std::pair<std::string, std::string>, std::pair<double, double>> ranges;
+  double most = 1;
+  for (const StudyResult& r : results) {
+    if (r.run.kind != "arm" || r.status != "done" || !(r.measures.tokens_per_s > 0)) continue;
+    const double speed = r.measures.tokens_per_s;
+    auto& [low, high] = ranges.try_emplace({r.run.cell.size, r.run.arm}, speed, speed).first->second;
+    low = std::min(low, speed);
+    high = std::max(high, speed);
+    most = std::max(most, high / low);
+  }
+  return most;
+}
+
+// Training steps were not timed alone: its cost is that of the runs, of which other work slows some down.
+void about_measured_training(const Study& study, const std::vector<StudyResult>& results, Json& notes) {
+  notes.push_back(
+      fmt::format("What training costs is taken from the runs, whose speed depends on what else the machine does: runs "
+                  "of one arm and size differ by up to {} times in tokens/s, and break-even is as uncertain.",
+                  two_digits(spread_of_speed(results))));
+  if (study.launch.at_once > 1)
+    notes.push_back(
+        fmt::format("Up to {0} runs trained at the same time, each counted with 1/{0} of the machine; serving was "
+                    "measured with all of it.",
+                    study.launch.at_once));
+}
+
+void about_what_is_compared(const Study& study, const std::vector<StudyResult>& results, Json& notes) {
   if (study.trunk)
     notes.push_back(
         "Durations and budgets are branches of one warm-up-stable-decay trunk each, not runs with a schedule of their "
@@ -116,23 +144,19 @@ void about_what_is_compared(const Study& study, const std::vector<StudyResult>& 
     if (arm.from == StartsFrom::Random)
       notes.push_back(fmt::format("{} starts from scratch{}; no break-even is made of it.", arm.name,
                                   arm.total_budget ? ", with the dense model's pretraining budget as well" : ""));
-  const bool here = std::ranges::any_of(serving, [](const ServingResult& s) { return s.source == "measured"; });
-  if (here && study.launch.at_once > 1)
-    notes.push_back(
-        fmt::format("Up to {0} runs trained at the same time, each counted with 1/{0} of the machine; serving was "
-                    "measured with all of it.",
-                    study.launch.at_once));
 }
 
 }  // namespace
 
 Json notes(const Study& study, const std::vector<StudyResult>& results, const Json& runs,
-           const std::vector<Sweep>& sweeps, const std::vector<ServingResult>& serving) {
+           const std::vector<Sweep>& sweeps, const std::vector<ServingResult>& serving, const TrainingRates& rates) {
   Json all = Json::array();
   about_runs(runs, all);
   about_seeds(study, results, all);
   about_rates(study, sweeps, all);
-  about_what_is_compared(study, results, serving, all);
+  about_what_is_compared(study, results, all);
+  if (rates.empty() && std::ranges::any_of(serving, [](const ServingResult& s) { return s.source == "measured"; }))
+    about_measured_training(study, results, all);
   return all;
 }
 

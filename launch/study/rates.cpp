@@ -56,14 +56,16 @@ TrainingRates read_rates(const Study& study) {
     if (!r.is_object() || !r.contains("size") || !r.contains("arm") || !r.contains("tokens_per_s") ||
         !r["tokens_per_s"].is_number())
       refuse();
-    rates[{r["size"].get<std::string>(), r["arm"].get<std::string>()}] = r["tokens_per_s"].get<double>();
+    rates[{r["size"].get<std::string>(), r["arm"].get<std::string>()}] = {r["tokens_per_s"].get<double>(),
+                                                                          r.value("ranks", study.launch.ranks)};
   }
   return rates;
 }
 
 void write_rates(const Study& study, const TrainingRates& rates) {
   Json j = Json::array();
-  for (const auto& [of, rate] : rates) j.push_back({{"size", of.first}, {"arm", of.second}, {"tokens_per_s", rate}});
+  for (const auto& [of, rate] : rates)
+    j.push_back({{"size", of.first}, {"arm", of.second}, {"tokens_per_s", rate.tokens_per_s}, {"ranks", rate.ranks}});
   write_text_atomic(study.output + "/rates.json", j.dump(1) + "\n");
 }
 

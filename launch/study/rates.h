@@ -19,8 +19,13 @@ struct Settled {
 std::optional<double> chosen_rate(const StudyArm& arm, const Cell& cell, const std::vector<StudyRun>& runs,
                                   const std::map<std::string, Settled>& settled);
 
-// OUTPUT/rates.json: tokens/s of training each (size, arm), arm "" = the dense model.
-using TrainingRates = std::map<std::pair<std::string, std::string>, double>;
+// OUTPUT/rates.json: how fast training steps of each (size, arm) are on so many devices while nothing else runs; arm ""
+// = the dense model.
+struct TrainingRate {
+  double tokens_per_s = 0;
+  std::int64_t ranks = 1;
+};
+using TrainingRates = std::map<std::pair<std::string, std::string>, TrainingRate>;
 TrainingRates read_rates(const Study& study);
 void write_rates(const Study& study, const TrainingRates& rates);
 // The config, JSON, whose training steps `upcycle bench step` times for them.

@@ -38,7 +38,8 @@ const char* match_text(Match match) {
 }
 
 Json study_json(const Study& study, const std::vector<StudyResult>& results, const Json& runs,
-                const std::vector<Sweep>& sweeps, const std::vector<ServingResult>& serving) {
+                const std::vector<Sweep>& sweeps, const std::vector<ServingResult>& serving,
+                const TrainingRates& rates) {
   std::string machine;
   for (const ServingResult& s : serving)
     if (s.source == "measured") machine = s.machine;
@@ -60,7 +61,7 @@ Json study_json(const Study& study, const std::vector<StudyResult>& results, con
           {"ranks", study.launch.ranks},
           {"devices", study.launch.ranks},
           {"machine", machine},
-          {"notes", notes(study, results, runs, sweeps, serving)}};
+          {"notes", notes(study, results, runs, sweeps, serving, rates)}};
 }
 
 Json cloze_json(const Study::Cloze& c) {
@@ -101,17 +102,18 @@ Json sweeps_json(const std::vector<Sweep>& sweeps) {
 
 }  // namespace
 
-Json make_report(const Study& study, const std::vector<StudyResult>& runs, const std::vector<ServingResult>& served) {
+Json make_report(const Study& study, const std::vector<StudyResult>& runs, const std::vector<ServingResult>& served,
+                 const TrainingRates& rates) {
   const std::vector<StudyResult> results = in_order(study, runs);
   const std::vector<ServingResult> serving = in_order(study, served);
   const std::vector<Sweep> sweeps = sweeps_of(study, results);
   Json report = {{"verdict", ""}, {"study", nullptr}, {"cloze", cloze_json(study.cloze)}};
   report["runs"] = runs_json(study, results);
-  report["study"] = study_json(study, results, report["runs"], sweeps, serving);
+  report["study"] = study_json(study, results, report["runs"], sweeps, serving, rates);
   report["comparisons"] = comparisons(study, results, sweeps);
   report["sweeps"] = sweeps_json(sweeps);
   report["serving"] = serving_costs_json(serving);
-  report["break_even"] = break_evens(study, results, sweeps, serving);
+  report["break_even"] = break_evens(study, results, sweeps, serving, rates);
   report["break_even_formula"] = kBreakEvenFormula;
   report["paper"] = paper_figures();
   report["verdict"] = verdict(study, report);

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "launch/study/measures.h"
+#include "launch/study/rates.h"
 
 namespace upcycle {
 
@@ -17,8 +18,10 @@ struct ServingResult {
   Json curve;                                   // [{"request_rate", "tokens_per_s", "latency", "sustained"}]
 };
 
-// report.json, whose keys launch/README.md lists; everything that report.html shows is in it.
-Json make_report(const Study& study, const std::vector<StudyResult>& runs, const std::vector<ServingResult>& serving);
+// report.json, whose keys launch/README.md lists; everything that report.html shows is in it. `rates`: what training
+// costs where serving was measured here.
+Json make_report(const Study& study, const std::vector<StudyResult>& runs, const std::vector<ServingResult>& serving,
+                 const TrainingRates& rates = {});
 std::string runs_csv(const Json& report);  // one line per run (runs_csv.cpp)
 
 // One self-contained page that needs no network. `report`: as make_report gives it, perhaps read back from a file.

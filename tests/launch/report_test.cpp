@@ -114,6 +114,23 @@ TEST(Report, CostsAndBreakEvenByHand) {
   EXPECT_FALSE(last["equal_total"].empty());
 }
 
+TEST(Report, TrainingIsItsTokensAtTheSpeedOfAStepThatWasTimedAlone) {
+  std::vector<StudyResult> disturbed = results();
+  disturbed[2].measures.wall_seconds *= 7;
+  disturbed[2].measures.tokens_per_s /= 7;
+  const TrainingRates rates{{{"1M", ""}, {1e4, 2}}, {{"1M", "moe"}, {8e4, 2}}};
+  const Json report = make_report(study(), disturbed, serving(), rates);
+  const Json& last = report["break_even"][2];
+  EXPECT_NE(last["unit"].get<std::string>().find("timed while nothing else ran"), std::string::npos);
+  EXPECT_DOUBLE_EQ(last["moe_seconds"], 1.6e7 / 8e4 * 2);
+  EXPECT_NEAR(last["served_tokens"].get<double>(), (1.6e7 / 1e4 * 2 - 400) / (1e-4 - 0.5e-4), 1);
+  EXPECT_EQ(report["study"]["notes"].dump().find("in tokens/s"), std::string::npos);
+  // Not timed, or one of the two only: the runs say it, and the notes how far they differ.
+  const Json by_runs = make_report(study(), disturbed, serving());
+  EXPECT_NE(by_runs["study"]["notes"].dump().find("differ by up to 7 times in tokens/s"), std::string::npos);
+  EXPECT_EQ(make_report(study(), disturbed, serving(), {{{"1M", ""}, {1e4, 2}}})["break_even"], by_runs["break_even"]);
+}
+
 TEST(Report, RunsThatDidNotDecayMakeNoBreakEven) {
   std::vector<StudyResult> there = results();
   for (StudyResult& r : there)

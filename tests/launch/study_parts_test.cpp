@@ -112,10 +112,11 @@ TEST(Rates, TheBestOfASweepIsTheLeastMeanLoss) {
 TEST(Rates, AreKept) {
   FakeStudy f;
   EXPECT_TRUE(read_rates(f.study).empty());
-  write_rates(f.study, {{{"small", ""}, 100.5}, {{"small", "moe"}, 50}});
+  write_rates(f.study, {{{"small", ""}, {100.5, 2}}, {{"small", "moe"}, {50, 1}}});
   const TrainingRates rates = read_rates(f.study);
-  EXPECT_EQ(rates.at({"small", ""}), 100.5);
-  EXPECT_EQ(rates.at({"small", "moe"}), 50);
+  EXPECT_EQ(rates.at({"small", ""}).tokens_per_s, 100.5);
+  EXPECT_EQ(rates.at({"small", ""}).ranks, 2);
+  EXPECT_EQ(rates.at({"small", "moe"}).tokens_per_s, 50);
   f.folder.write("out/rates.json", "{}");
   EXPECT_THROW(read_rates(f.study), InputError);
 }
