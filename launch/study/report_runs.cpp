@@ -10,6 +10,7 @@
 #include "data/token_set.h"
 #include "launch/study/comparisons.h"
 #include "launch/study/run_metrics.h"
+#include "launch/study/sweeps.h"
 
 namespace upcycle {
 namespace {
@@ -74,7 +75,8 @@ Json valid_text(const std::string& text) {
 
 Json measured(double x) { return x > 0 ? number_or_null(x) : Json(); }
 
-Json run_json(const Study& study, const StudyResult& r, const StudyResult* baseline, Epochs& epochs) {
+Json run_json(const Study& study, const StudyResult& r, const StudyResult* baseline, double own_seconds,
+              Epochs& epochs) {
   const bool done = r.status == "done";
   const RunMeasures m = done ? r.measures : RunMeasures{};
   Json loss = Json::object(), bits = Json::object(), cloze = Json::object();
@@ -108,6 +110,8 @@ Json run_json(const Study& study, const StudyResult& r, const StudyResult* basel
       {"flops", r.run.flops},
       {"wall_seconds", measured(m.wall_seconds)},
       {"device_seconds", measured(m.wall_seconds * study.devices_of_run())},
+      {"own_flops", r.run.own_flops},
+      {"own_device_seconds", done ? measured(own_seconds * study.devices_of_run()) : Json()},
       {"tokens_per_second", measured(m.tokens_per_s)},
       {"epochs", epochs.of(r.run)},
       {"last_50_loss", measured(m.last_50_loss)},
@@ -155,7 +159,8 @@ Json runs_json(const Study& study, const std::vector<StudyResult>& results) {
   Epochs epochs;
   Json runs = Json::array();
   for (const StudyResult& r : results)
-    runs.push_back(run_json(study, r, r.run.kind == "arm" ? baseline_of(study, results, r) : nullptr, epochs));
+    runs.push_back(run_json(study, r, r.run.kind == "arm" ? baseline_of(study, results, r) : nullptr,
+                            own_seconds(results, r), epochs));
   return runs;
 }
 

@@ -22,11 +22,31 @@ std::string line(const std::vector<std::string>& fields) {
   return text + "\r\n";
 }
 
-const std::vector<std::string> kColumns = {
-    "name",   "kind",   "arm",          "size",           "duration",          "budget",     "seed",
-    "sweep",  "result", "status",       "error",          "learning_rate",     "parameters", "active_parameters",
-    "tokens", "flops",  "wall_seconds", "device_seconds", "tokens_per_second", "epochs",     "last_50_loss",
-    "folder", "command"};
+const std::vector<std::string> kColumns = {"name",
+                                           "kind",
+                                           "arm",
+                                           "size",
+                                           "duration",
+                                           "budget",
+                                           "seed",
+                                           "sweep",
+                                           "result",
+                                           "status",
+                                           "error",
+                                           "learning_rate",
+                                           "parameters",
+                                           "active_parameters",
+                                           "tokens",
+                                           "flops",
+                                           "wall_seconds",
+                                           "device_seconds",
+                                           "own_flops",
+                                           "own_device_seconds",
+                                           "tokens_per_second",
+                                           "epochs",
+                                           "last_50_loss",
+                                           "folder",
+                                           "command"};
 
 }  // namespace
 

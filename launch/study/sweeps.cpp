@@ -4,11 +4,22 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <set>
 
 namespace upcycle {
 namespace {
 
-Sweep sweep_at(const Study& study, const std::vector<StudyResult>& results, const StudyArm& arm, const Cell& cell) {
+// What a run and the trunks that it goes on from cost, without those in `counted`.
+void add_cost(Sweep& sweep, const std::vector<StudyResult>& results, const StudyResult& r,
+              std::set<std::string>& counted) {
+  if (r.status != "done" || !counted.insert(r.run.name).second) return;
+  sweep.flops += r.run.own_flops;
+  sweep.wall_seconds += own_seconds(results, r);
+  if (const StudyResult* trunk = start_of(results, r)) add_cost(sweep, results, *trunk, counted);
+}
+
+Sweep sweep_at(const Study& study, const std::vector<StudyResult>& results, const StudyArm& arm, const Cell& cell,
+               std::set<std::string>& counted) {
   Sweep sweep;
   sweep.arm = arm.name;
   sweep.cell = cell;
@@ -17,8 +28,7 @@ Sweep sweep_at(const Study& study, const std::vector<StudyResult>& results, cons
     if (!r.run.sweep || r.run.arm != arm.name || !(r.run.cell == cell)) continue;
     const SetMeasures* set = r.status == "done" ? find_set(r, study.new_set) : nullptr;
     losses[r.run.lr].push_back(set == nullptr ? std::nan("") : mean_loss(*set, Half::Choosing));
-    sweep.flops += r.status == "missing" ? 0 : r.run.own_flops;
-    sweep.wall_seconds += r.measures.wall_seconds;
+    add_cost(sweep, results, r, counted);
   }
   double least = std::numeric_limits<double>::infinity();
   for (const auto& [rate, of_rate] : losses) {
@@ -42,15 +52,27 @@ const SetMeasures* find_set(const StudyResult& result, const std::string& name) 
   return it == result.measures.sets.end() ? nullptr : &*it;
 }
 
+const StudyResult* start_of(const std::vector<StudyResult>& results, const StudyResult& result) {
+  const auto it =
+      std::ranges::find_if(results, [&](const StudyResult& r) { return r.run.name == result.run.continues; });
+  return it == results.end() ? nullptr : &*it;
+}
+
+double own_seconds(const std::vector<StudyResult>& results, const StudyResult& result) {
+  const StudyResult* trunk = start_of(results, result);
+  return result.measures.wall_seconds - (trunk == nullptr ? 0 : trunk->measures.wall_seconds);
+}
+
 std::vector<Sweep> sweeps_of(const Study& study, const std::vector<StudyResult>& results) {
   std::vector<Sweep> sweeps;
+  std::set<std::string> counted;
   for (const StudySize& size : study.sizes)
     for (const bool again : {false, true}) {
       if (again && size.name != study.verdict.size) continue;
       const Cell cell = again ? second_sweep_cell(study) : sweep_cell(study, size.name);
       if (again && cell == sweep_cell(study, size.name)) continue;
       for (const StudyArm& arm : study.arms) {
-        Sweep sweep = sweep_at(study, results, arm, cell);
+        Sweep sweep = sweep_at(study, results, arm, cell, counted);
         sweep.again = again;
         if (sweep.rates.size() > 1) sweeps.push_back(std::move(sweep));
       }

@@ -15,8 +15,9 @@ struct Sweep {
   std::vector<double> rates;  // ascending
   std::vector<double> loss;   // of each, on the half of study.new_set for choosing; NaN: failed or not done
   std::optional<double> best;
-  bool interior = false;               // best is neither the smallest nor the largest rate tried
-  double flops = 0, wall_seconds = 0;  // of all its runs
+  bool interior = false;  // best is neither the smallest nor the largest rate tried
+  // Of its finished runs and the trunks that they go on from, as far as no sweep before this one has them.
+  double flops = 0, wall_seconds = 0;
 };
 std::vector<Sweep> sweeps_of(const Study& study, const std::vector<StudyResult>& results);
 
@@ -24,6 +25,10 @@ std::vector<Sweep> sweeps_of(const Study& study, const std::vector<StudyResult>&
 // with `again`, by the second sweep where there is one at that cell. Null: not known yet.
 std::optional<double> rate_of(const Study& study, const std::vector<Sweep>& sweeps, const std::string& arm,
                               const Cell& cell, bool again);
+
+// The run whose checkpoint a branch or trunk goes on from; null: it starts by itself.
+const StudyResult* start_of(const std::vector<StudyResult>& results, const StudyResult& result);
+double own_seconds(const std::vector<StudyResult>& results, const StudyResult& result);  // without that run's
 
 const SetMeasures* find_set(const StudyResult& result, const std::string& name);  // null: not measured
 

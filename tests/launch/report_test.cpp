@@ -301,6 +301,36 @@ TEST(Report, GivesThePapersRuleAndTheBestPerBudget) {
   EXPECT_NE(verdict.find("The learning rate of cpt (5e-4) is not known to be best"), std::string::npos) << verdict;
 }
 
+TEST(Report, ATrunkIsCountedOnceAndAFailedRunNotAtAll) {
+  Study s = swept_study();
+  std::vector<StudyResult> there = swept_results();
+  StudyResult trunk = run("moe", 0.2, 1);
+  trunk.run.name = "trunk";
+  trunk.run.kind = "trunk";
+  trunk.run.result = false;
+  trunk.run.own_flops = 1e12;
+  trunk.measures.wall_seconds = 50;
+  for (StudyResult& r : there)
+    if (r.run.arm == "moe" && r.run.lr == 2e-3) {  // at 0.2 and 0.8, both in a sweep
+      r.run.continues = "trunk";
+      r.run.own_flops = r.run.flops - 1e12;
+    }
+  there.push_back(trunk);
+  const Json report = make_report(s, there, {});
+  EXPECT_EQ(report["sweeps"][1]["flops"], 3 * 1.2e14 * 0.2);
+  EXPECT_EQ(report["sweeps"][1]["wall_seconds"], 3 * 200);
+  EXPECT_EQ(report["sweeps"][3]["flops"], 3 * 1.2e14 * 0.8 - 1e12);
+  EXPECT_EQ(report["sweeps"][3]["wall_seconds"], 3 * 800 - 50);
+  for (const Json& r : report["runs"])
+    if (r["arm"] == "moe" && r["learning_rate"] == 2e-3 && r["budget"] == 0.2) {
+      EXPECT_EQ(r["own_device_seconds"], 150);
+      EXPECT_EQ(r["own_flops"], 1.2e14 * 0.2 - 1e12);
+    }
+  for (StudyResult& r : there)
+    if (r.run.arm == "cpt" && r.run.sweep) r.status = "failed";
+  EXPECT_EQ(make_report(s, there, {})["sweeps"][0]["flops"], 0);
+}
+
 TEST(Report, AnArmThatTakesAnothersRateIsComparedWithIt) {
   Study s = swept_study();
   StudyArm k1;

@@ -29,6 +29,8 @@ inline Json small_run(const std::string& arm, double budget, int seed, double lo
            {"flops", tokens * 6e6},
            {"wall_seconds", tokens / 41.0},
            {"device_seconds", tokens / 41.0},
+           {"own_flops", tokens * 6e6},
+           {"own_device_seconds", tokens / 41.0},
            {"tokens_per_second", 41},
            {"epochs", 0.4},
            {"last_50_loss", loss + 0.01},

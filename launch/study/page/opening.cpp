@@ -70,15 +70,16 @@ std::vector<Figure> figures(const View& v) {
   double flops = 0, seconds = 0;
   for (const Json& run : part(v.report, "runs")) {
     ++runs;
-    done += words(run, "status") == "done";
     failed += words(run, "status") == "failed";
-    if (number(run, "flops") > 0) flops += number(run, "flops");
-    if (number(run, "device_seconds") > 0) seconds += number(run, "device_seconds");
+    if (words(run, "status") != "done") continue;
+    ++done;
+    if (number(run, "own_flops") > 0) flops += number(run, "own_flops");
+    if (number(run, "own_device_seconds") > 0) seconds += number(run, "own_device_seconds");
   }
   all.push_back({"Runs done", fmt::format("{} of {}", done, runs),
                  failed > 0 ? fmt::format("{} failed", failed) : "none failed"});
   all.push_back({"Training in all", for_people(flops, Unit::Flops),
-                 for_people(seconds, Unit::Seconds) + " of device time, sweeps included"});
+                 for_people(seconds, Unit::Seconds) + " of device time, by the runs that are done, sweeps included"});
   return all;
 }
 
