@@ -2,10 +2,11 @@
 # Two text domains as the token sets of a study:
 #   launch/study_text.sh [--tokenizer FILE] [--vocabulary N] [--every N] FOLDER [OLD.txt NEW.txt [OLD_VALID.txt NEW_VALID.txt]]
 # Writes FOLDER/old_train, old_valid, new_train and new_valid (.bin, .idx), and FOLDER/tokenizer.model: FILE, or a
-# sentencepiece model of N pieces (512) made from both texts. OLD is what the dense model is, or was, pretrained on, NEW
-# what it is continued with. A line <|endoftext|> ends a document. Without held-out files each 20th document is held
-# out, or, where there are fewer than 20, the last 20th of the lines. Without texts: the King James Bible and Perl's
-# manual, from Debian's packages; of these only each --every-th document.
+# sentencepiece model of N pieces (512) made from both texts. With a tokenizer.json (launch/install.sh tokenizer_json)
+# there is none: give `upcycle compare` --data.tokenizer=null. OLD is what the dense model is, or was, pretrained on, NEW
+# what it is continued with. A line <|endoftext|> ends a document. Without held-out files each 20th document is held out,
+# or, where there are fewer than 20, the last 20th of the lines. Without texts: the King James Bible and Perl's manual,
+# from Debian's packages; of these only each --every-th document.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 separator='<|endoftext|>'
@@ -60,7 +61,9 @@ else
   texts=("$folder/old_train.txt" "$folder/new_train.txt" "$folder/old_valid.txt" "$folder/new_valid.txt")
 fi
 
-if [[ -n $tokenizer ]]; then
+if [[ $tokenizer == *.json ]]; then
+  tokenize=("$root/launch/tokenize_hf.py" --tokenizer "$tokenizer")
+elif [[ -n $tokenizer ]]; then
   [[ $tokenizer -ef $folder/tokenizer.model ]] || cp "$tokenizer" "$folder/tokenizer.model"
 elif [[ ! -s $folder/tokenizer.model ]]; then
   spm_train --input="${texts[0]},${texts[1]}" --model_prefix="$folder/tokenizer.tmp" --model_type=bpe \
@@ -71,11 +74,12 @@ elif [[ ! -s $folder/tokenizer.model ]]; then
   mv "$folder/tokenizer.tmp.model" "$folder/tokenizer.model"
 fi
 
+[[ -v tokenize ]] || tokenize=("$upcycle" tokenize --tokenizer "$folder/tokenizer.model")
 names=(old_train new_train old_valid new_valid)
 for i in 0 1 2 3; do
   set=$folder/${names[i]}
-  if [[ ! -s $set.idx || ${texts[i]} -nt $set.idx || $folder/tokenizer.model -nt $set.idx ]]; then
+  if [[ ! -s $set.idx || ${texts[i]} -nt $set.idx || ${tokenize[-1]} -nt $set.idx ]]; then
     rm -f "$set.bin" "$set.idx"
-    "$upcycle" tokenize --tokenizer "$folder/tokenizer.model" --doc-separator "$separator" --output "$set" "${texts[i]}"
+    "${tokenize[@]}" --doc-separator "$separator" --output "$set" "${texts[i]}"
   fi
 done
