@@ -18,17 +18,24 @@ namespace fs = std::filesystem;
 
 constexpr std::size_t kMostText = std::size_t{1} << 24;
 
-// Where the results stand is no part of what a run is: a study's folder may be moved or named otherwise, and another
-// run of it from which this one starts is known by its name. Nor is the held-out text, which training only looks at: of
-// another one the run is measured again.
-Json flat_config(const std::string& text, const std::string& where) {
+Json parsed_config(const std::string& text, const std::string& where) {
   Json j = Json::parse(text, nullptr, false);
   if (!j.is_object()) input_error("{}: found no JSON object, expected the config of a run; move the file away", where);
-  if (j.contains("checkpoint") && j.contains("init")) {
-    const std::string runs = parent_folder(j["checkpoint"].value("dir", ""));
-    for (auto& [key, start] : j["init"].items())
-      if (start.is_string() && parent_folder(start) == runs) start = fs::path(start).filename().string();
+  return j;
+}
+
+// A study's folder may be moved, or named otherwise: another run of it from which a run starts is the same by its name.
+void take_over_start(const Json& before, Json& now) {
+  const fs::path runs = parent_folder(now.value("/checkpoint/dir"_json_pointer, ""));
+  for (const auto& key : {"/init/load"_json_pointer, "/init/upcycle"_json_pointer}) {
+    const fs::path old = before.value(key, ""), path = now.value(key, "");
+    if (path.parent_path() == runs && path.filename() == old.filename() && old.parent_path().filename() == "runs")
+      now[key] = old.string();
   }
+}
+
+// Without what is no part of what a run is: where it stands, and the held-out text, which training only looks at.
+Json flat_config(Json j) {
   if (j.contains("checkpoint")) j["checkpoint"].erase("dir");
   if (j.contains("data")) j["data"].erase("valid");
   return j.flatten();
@@ -64,6 +71,21 @@ void copy_start(const std::string& from, const std::string& to) {
   write_text_atomic(to + "/" + latest_name, step + "\n");
 }
 
+// The run's config, but for the path of its start where the study was moved: the trainer compares it with what the
+// checkpoint says.
+std::string config_to_train(const Study& study, const StudyRun& run) {
+  std::string from = run_folder(study, run.name);
+  if (read_latest(from).empty()) {
+    if (run.continues.empty()) return run.config_text;
+    from = run_folder(study, run.continues);
+  }
+  const std::string path = from + "/config.json";
+  if (!fs::exists(path)) return run.config_text;
+  Json config = Json::parse(run.config_text);
+  take_over_start(parsed_config(read_text(path, kMostText), path), config);
+  return config.dump(2);
+}
+
 }  // namespace
 
 std::string run_folder(const Study& study, const std::string& name) { return study.output + "/runs/" + name; }
@@ -71,7 +93,10 @@ std::string lock_folder(const Study& study, const std::string& name) { return st
 
 std::optional<ConfigDifference> config_difference(const std::string& before_text, const std::string& before_where,
                                                   const std::string& now_text, const std::string& now_where) {
-  const Json before = flat_config(before_text, before_where), now = flat_config(now_text, now_where);
+  const Json first = parsed_config(before_text, before_where);
+  Json second = parsed_config(now_text, now_where);
+  take_over_start(first, second);
+  const Json before = flat_config(first), now = flat_config(second);
   Json all = before;
   all.update(now);
   for (const auto& [key, value] : all.items())
@@ -94,9 +119,8 @@ void prepare_run(const Study& study, const StudyRun& run) {
   const std::string folder = run_folder(study, run.name);
   make_folder(folder + "/measured");
   note_start(study, run);
-  const std::string config = folder + "/config.json";
-  if (!fs::exists(config) || read_text(config, kMostText) != run.config_text)
-    write_text_atomic(config, run.config_text);  // the same but for what is no part of the run
+  const std::string config = folder + "/config.json", text = config_to_train(study, run);
+  if (!fs::exists(config) || read_text(config, kMostText) != text) write_text_atomic(config, text);
   fs::remove(folder + "/failed.json");
   if (!run.continues.empty()) copy_start(run_folder(study, run.continues), folder);
 }

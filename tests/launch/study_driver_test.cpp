@@ -255,13 +255,19 @@ TEST(StudyDriver, AStudysFolderMayBeMoved) {
   f.append("broken-s1-lr1", "");
   ASSERT_EQ(f.drive(), kStudyIncomplete);
   const std::size_t before = f.lines("calls").size();
+  const std::string old = f.study.output + "/runs/dense-lr2";
+  std::filesystem::remove(f.study.output + "/runs/s1-lr3/measures.json");
   const std::string moved = f.folder.file("moved");
   std::filesystem::rename(f.study.output, moved);
   f.study.output = moved;
   std::filesystem::remove(moved + "/broken-s1-lr1");
   ASSERT_EQ(f.drive(), 0);
-  EXPECT_EQ(f.lines("calls").size(), before + 2);
-  EXPECT_EQ(Json::parse(f.folder.read("moved/runs/s1-lr1/config.json"))["init"]["load"], moved + "/runs/dense-lr2");
+  EXPECT_EQ(f.lines("calls").size(), before + 4);
+  const auto start = [&](const std::string& run) {
+    return Json::parse(f.folder.read("moved/runs/" + run + "/config.json"))["init"]["load"];
+  };
+  EXPECT_EQ(start("s1-lr1"), moved + "/runs/dense-lr2");
+  EXPECT_EQ(start("s1-lr3"), old);  // as its checkpoint says
   EXPECT_EQ(Json::parse(f.folder.read("moved/runs/s1-lr1/started.json"))["files"], Json::object());
 }
 
