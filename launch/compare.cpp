@@ -31,7 +31,7 @@ int run_compare(const Arguments& arguments) {
       "does "
       "only what is missing; started several times, as by launch/study.sbatch, the drivers share the work. Exit code "
       "0: "
-      "all is done; 1: the report is written, but some runs failed; 3: stopped by a signal. `upcycle plan` says what a "
+      "all is done; 4: the report is written, but some runs failed; 3: stopped by a signal. `upcycle plan` says what a "
       "study costs, `upcycle help study` what is in its file.");
   options.positional("study", file, "JSON file of the study");
   options.option("--output", output, "folder of everything that it writes; by default the file's `output`");

@@ -24,6 +24,6 @@ struct StudyProgram {
 //   kStoppedBySignal  SIGTERM, SIGUSR1 or SIGINT (catch_stop_signals, catch_interrupt): what was running has saved
 // InputError before any work where a run's folder belongs to another config or start, or the disk is too small.
 int drive_study(const Study& study, const StudyProgram& program);
-constexpr int kStudyIncomplete = 1;
+constexpr int kStudyIncomplete = 4;  // not 1, which an error that nobody caught ends with
 
 }  // namespace upcycle

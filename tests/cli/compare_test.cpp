@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <sstream>
 
 #include "tests/cli/small_run.h"
@@ -110,13 +111,25 @@ TEST(Compare, OfADivergedRunTheReportHasTheError) {
   s.study["arms"]["cpt"]["run"] = {{"train", {{"clip_grad", 1e30}}}};
   s.write();
   const Outcome o = s.run();
-  EXPECT_EQ(o.exit_code, 1) << o.err;
+  EXPECT_EQ(o.exit_code, 4) << o.err;
   EXPECT_TRUE(contains(o.err, "1 of 3 runs failed or are missing"));
   for (const json& run : s.report()["runs"]) {
     const bool diverged = run["arm"] == "cpt";
     EXPECT_EQ(run["status"], diverged ? "failed" : "done");
     EXPECT_TRUE(contains(run["error"], diverged ? "training has diverged" : ""));
   }
+}
+
+// Failed runs end the job, an error that nobody expected starts it again.
+TEST(Compare, StudySbatchTellsFailedRunsFromAnError) {
+  const TemporaryFolder folder;
+  const std::string program = folder.write("program", "#!/bin/sh\nexit $2\n");
+  std::filesystem::permissions(program, std::filesystem::perms::owner_all);
+  for (const auto& [code, expected] : std::map<int, int>{{0, 0}, {1, 98}, {2, 2}, {4, 4}, {137, 98}})
+    EXPECT_EQ(run_program({"/bin/bash", UPCYCLE_ROOT "/launch/study.sbatch", std::to_string(code)},
+                          {{"UPCYCLE_BINARY", program}, {"SLURM_JOB_ID", "1"}})
+                  .exit_code,
+              expected);
 }
 
 TEST(Compare, BadInputIsOneLineBeforeAnyWork) {

@@ -45,7 +45,7 @@ fail() {
 SECONDS=0
 code=0
 "${study[@]}" --output=quiet 2>quiet.log || code=$?
-[[ $code == 1 ]] || fail "the undisturbed study ended with $code, expected 1: an arm is broken"
+[[ $code == 4 ]] || fail "the undisturbed study ended with $code, expected 4: an arm is broken"
 quiet_seconds=$SECONDS
 
 RANDOM=${UPCYCLE_FAULTS_SEED:-1}
@@ -77,14 +77,14 @@ until_there '^FAILED.*-\(cpt\|upcycled\)-'
 rm disk/filler
 code=0
 wait "$driver" || code=$?
-[[ $code == 1 ]] || fail "a full disk: the driver ended with $code, expected 1"
+[[ $code == 4 ]] || fail "a full disk: the driver ended with $code, expected 4"
 grep '^FAILED.*-\(cpt\|upcycled\)-' disk.log
 jq -e '[.runs[] | select(.status == "failed" and .arm != "broken")] | length > 0' disk/out/report.json >/dev/null ||
   fail "the report does not name the run that the full disk ended"
 
 code=0
 "${study[@]}" --output=disk/out 2>>faults.log || code=$?
-[[ $code == 1 ]] || fail "the last start ended with $code, expected 1"
+[[ $code == 4 ]] || fail "the last start ended with $code, expected 4"
 
 # Without times, and without what names the folder.
 same() {
