@@ -113,13 +113,14 @@ Json cloze_comparison(const Compared& c, const Spreads& spreads) {
   if (c.cloze.weights.empty()) return {};
   const PairedDifference d = paired_difference(c.cloze.sums, c.cloze.weights, spreads.cloze),
                          base = paired_difference(c.baseline_cloze.sums, c.cloze.weights, spreads.baseline_cloze);
-  const bool clear = base.difference > kClearOfZero * base.standard_error;
+  const std::string said = says(d, false);
+  const bool clear = base.difference > kClearOfZero * base.standard_error && (said == "better" || said == "worse");
   return {{"difference", number_or_null(d.difference)},
           {"standard_error", number_or_null(d.standard_error)},
           {"low", number_or_null(d.low)},
           {"high", number_or_null(d.high)},
           {"relative_gain", clear ? number_or_null(d.difference / base.difference) : Json()},
-          {"says", says(d, false)}};
+          {"says", said}};
 }
 
 Json comparison(const Compared& c, const Spreads& spreads) {

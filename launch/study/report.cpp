@@ -74,7 +74,8 @@ Json cloze_json(const Study::Cloze& c) {
       {"chance", 1.0 / static_cast<double>(c.candidates)},
       {"rule",
        fmt::format("Each of {0} items is {1} tokens of held-out text and {2} continuations of {3} tokens: the true "
-                   "one, and {4} drawn from other documents of the same text. The model chooses the likeliest; where m "
+                   "one, and {4} drawn from other documents of the same text (from the same document, if no "
+                   "other is long enough). The model chooses the likeliest; where m "
                    "are equally likely it gets 1/m. The corrected score takes chance off: (accuracy - 1/{2}) / (1 - "
                    "1/{2}).",
                    c.items, c.context, c.candidates, c.length, c.candidates - 1)}};

@@ -17,6 +17,7 @@ struct Point {
   std::int64_t seeds = 0;
   bool spread_known = false;  // over seeds, perhaps of other budgets
   bool holds_zero = false;    // the 95 % interval
+  Json cloze;                 // null: not known
 };
 
 std::optional<Point> point_of(const Json& c) {
@@ -29,6 +30,7 @@ std::optional<Point> point_of(const Json& c) {
   p.seeds = c["seeds"];
   p.spread_known = c["spread_known"];
   p.holds_zero = c["low"].get<double>() <= 0 && c["high"].get<double>() >= 0;
+  p.cloze = c.value("cloze", Json());
   return p;
 }
 
@@ -51,7 +53,7 @@ class Writer {
     if (points_.empty())
       return text + fmt::format("nothing can be said: no budget has a finished pair of runs of {} and {}.{}",
                                 s_.baseline, s_.candidate, broken());
-    text += losses() + "." + serving() + doubts();
+    text += losses() + "." + cloze() + serving() + doubts();
     return text;
   }
 
@@ -128,6 +130,21 @@ class Writer {
     return "";
   }
   static const char* words(int sign) { return sign > 0 ? "better" : sign < 0 ? "worse" : "not different"; }
+
+  // The paper's measure, at the verdict's budget.
+  std::string cloze() const {
+    const auto p = std::ranges::find(points_, s_.verdict.budget, &Point::budget);
+    if (p == points_.end() || !p->cloze.is_object() || p->cloze["says"] == "not known") return "";
+    const double by = std::abs(p->cloze["difference"].get<double>());
+    const Json &says = p->cloze["says"], &share = p->cloze["relative_gain"];
+    const std::string begin = " In cloze score, chance taken off, ", at_budget = at(p->budget, budgets_.size() > 1);
+    if (says == "no difference")
+      return begin +
+             fmt::format("the two do not differ by more than two standard errors ({:.3f}) at {}.", by, at_budget);
+    return begin + fmt::format("{} is better by {:.3f}{} at {}.", says == "better" ? s_.candidate : s_.baseline, by,
+                               share.is_number() ? fmt::format(" ({:.0f} %)", 100 * std::abs(share.get<double>())) : "",
+                               at_budget);
+  }
 
   std::string serving() const {
     const Json* found = nullptr;

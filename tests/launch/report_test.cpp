@@ -244,7 +244,17 @@ TEST(Report, ARelativeClozeGainNeedsABaselineClearOfChance) {
   const Json c = comparison_at(cloze_of(270, 330), 0.8, "new")["cloze"];  // corrected 0.027 with an error of 0.019
   EXPECT_NEAR(c["difference"].get<double>(), 0.08, 1e-9);
   EXPECT_TRUE(c["relative_gain"].is_null());
-  EXPECT_EQ(comparison_at(cloze_of(400, 400), 0.8, "new")["cloze"]["says"], "no difference");
+  const Json same = cloze_of(400, 401), of_same = comparison_at(same, 0.8, "new")["cloze"];
+  EXPECT_EQ(of_same["says"], "no difference");
+  EXPECT_TRUE(of_same["relative_gain"].is_null());
+  EXPECT_NE(same["verdict"].get<std::string>().find(
+                "In cloze score, chance taken off, the two do not differ by more than two standard errors (0.001) at "
+                "0.8. What"),
+            same["verdict"].get<std::string>().npos)
+      << same["verdict"];
+  const std::string verdict = cloze_of(400, 460)["verdict"];
+  EXPECT_NE(verdict.find("In cloze score, chance taken off, moe is better by 0.080 (40 %) at 0.8."), verdict.npos)
+      << verdict;
 }
 
 // ---- sweeps --------------------------------------------------------------------------------------------------------

@@ -12,6 +12,17 @@ namespace upcycle::study_page {
 using charts::for_people;
 using charts::Unit;
 
+namespace {
+
+std::string cloze_text(const Json& cloze) {
+  if (!cloze.is_object()) return "–";
+  if (words(cloze, "says") == "no difference") return "no difference";
+  const double gain = number(cloze, "relative_gain");
+  return std::isfinite(gain) ? charts::decimals(100 * gain, 1, true) + " %" : "too near chance";
+}
+
+}  // namespace
+
 std::string comparisons_table(const View& v) {
   charts::Table t;
   t.head = {"arm against " + charts::escaped(v.baseline),
@@ -33,7 +44,6 @@ std::string comparisons_table(const View& v) {
   const Interval interval(comparisons, v.candidate);
   for (const Json& c : comparisons) {
     const std::string says = words(c, "says"), kind = says == "better" ? "good" : says == "worse" ? "bad" : "";
-    const double cloze = number(part(c, "cloze"), "relative_gain");
     t.rows.push_back({charts::escaped(words(c, "arm")), charts::escaped(words(c, "size")),
                       for_people(number(c, "duration"), Unit::Number), v.budget(number(c, "budget")),
                       charts::escaped(words(c, "set")), charts::escaped(words(c, "rates")),
@@ -42,10 +52,7 @@ std::string comparisons_table(const View& v) {
                       interval.svg(c, v.color(words(c, "arm")), comparison_key(c)),
                       charts::decimals(100 * number(c, "relative_gain"), 2, true) + " %",
                       charts::decimals(number(c, "loss"), 4), charts::decimals(number(c, "baseline_loss"), 4),
-                      for_people(number(c, "seeds"), Unit::Number),
-                      std::isfinite(cloze)           ? charts::decimals(100 * cloze, 1, true) + " %"
-                      : part(c, "cloze").is_object() ? "too near chance"
-                                                     : "–"});
+                      for_people(number(c, "seeds"), Unit::Number), cloze_text(part(c, "cloze"))});
     t.row_classes.push_back(v.in_verdict_cell(c) && words(c, "arm") == v.candidate ? "key" : "");
   }
   if (t.rows.empty()) return "";

@@ -148,7 +148,7 @@ Section gain_section(const View& v) {
           "A "
           "gain in cloze score is given only where the score of " +
           v.baseline +
-          " is clearly above chance; its bars are 1.96 "
+          " is clearly above chance and the two differ by more than two standard errors; its bars are 1.96 "
           "standard errors.",
       "", "No pair of runs of both arms is finished yet."};
   if (part(v.report, "comparisons").empty()) return s;

@@ -49,7 +49,9 @@ std::vector<Figure> figures(const View& v) {
                      fmt::format("{}{} ± {}{}", said(words(cloze, "says")),
                                  charts::decimals(number(cloze, "difference"), 3, true),
                                  charts::decimals(number(cloze, "standard_error"), 3),
-                                 std::isfinite(gain) ? "" : "; no ratio: " + v.baseline + " is too near chance")});
+                                 std::isfinite(gain) || words(cloze, "says") == "no difference"
+                                     ? ""
+                                     : "; no ratio: " + v.baseline + " is too near chance")});
     }
   }
   for (const Json& s : part(v.report, "serving"))
