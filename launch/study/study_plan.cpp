@@ -16,9 +16,9 @@ std::vector<StudyRun> planned_runs(const Study& study) {
     return arm.rates(cell.size)[arm.rates(cell.size).size() / 2];
   };
   const auto same_flops = [&](const std::string& size, const std::string& arm) -> std::optional<double> {
-    const StudySize& z = study.size(size);
-    Json run = study.run;
-    return 1e12 / training_flops_per_token(arm_model(study, z, &study.arm(arm)), 256);
+    const ModelConfig model = arm_model(study, study.size(size), &study.arm(arm));
+    // Sequences of any length will do: what counts is the arms' ratio.
+    return 1e12 / training_flops_per_token(model, std::min<std::int64_t>(256, model.max_position_embeddings));
   };
   return known_runs(study, middle, same_flops);
 }
