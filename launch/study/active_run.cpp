@@ -70,6 +70,7 @@ ActiveRun::State ActiveRun::ended(int code) {
   }
   if (code == 0) {
     const std::string& file = (*measures_)[next_++].file;
+    fsync_file(file + ".part");  // or its name may survive a power cut without it
     rename_durable(file + ".part", file);
     return State::Working;
   }
