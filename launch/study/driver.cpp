@@ -304,13 +304,23 @@ class Driver {
     return true;
   }
 
+  // Trains it in a folder of its own, where one that goes on from another needs a copy of that.
+  std::string command_to_repeat(const StudyRun& run) const {
+    const std::string all = study_.output + "/again", mine = all + "/" + run.name;
+    const std::string copy = run.continues.empty()
+                                 ? ""
+                                 : command_line({"mkdir", "-p", all}) + " && " +
+                                       command_line({"cp", "-rT", run_folder(study_, run.continues), mine}) + " && ";
+    return copy + command_line(words_on_ranks(
+                      {"upcycle", study_.launch},
+                      {"train", run_folder(study_, run.name) + "/config.json", "--checkpoint.dir=" + mine}));
+  }
+
   int finish() {
     console_.status("");
     const FolderLock lock = wait_for_lock("report", "writes the report");
-    const std::vector<StudyResult> results = states_.results([this](const StudyRun& run) {
-      return command_line(
-          words_on_ranks({"upcycle", study_.launch}, {"train", run_folder(study_, run.name) + "/config.json"}));
-    });
+    const std::vector<StudyResult> results =
+        states_.results([this](const StudyRun& run) { return command_to_repeat(run); });
     if (!is_written()) {
       std::vector<std::string> problems;
       const std::vector<ServingResult> serving = serving_costs(

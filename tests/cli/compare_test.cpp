@@ -97,6 +97,21 @@ TEST(Compare, InterruptedAndKilledItEndsWithEveryRunAndRefusesAnotherConfig) {
   EXPECT_EQ(json::parse(s.folder.read("out/rates.json")).size(), 2u);
   for (const char* file : {"out/report.html", "out/runs.csv"}) EXPECT_FALSE(s.folder.read(file).empty()) << file;
 
+  // The command that repeats a run trains it anew, to the same weights.
+  const json& repeated = report["runs"].back();
+  const std::string name = repeated["name"], path = std::filesystem::path(UPCYCLE_BINARY).parent_path();
+  const Outcome again =
+      run_program({"/bin/sh", "-c", repeated["command"]}, {{"PATH", path + ":" + std::getenv("PATH")}});
+  EXPECT_EQ(again.exit_code, 0) << again.err;
+  const auto losses = [&](const std::string& folder) {
+    std::vector<json> all;
+    std::ifstream in(s.folder.file(folder + name + "/metrics.jsonl"));
+    for (std::string line; std::getline(in, line);) all.push_back(json::parse(line).value("loss", json()));
+    return all;
+  };
+  EXPECT_FALSE(losses("out/again/").empty());
+  EXPECT_EQ(losses("out/again/"), losses("out/runs/"));
+
   s.study["run"]["train"]["weight_decay"] = 0.2;
   s.write();
   const std::string line = one_line_error(s.run());
