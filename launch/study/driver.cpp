@@ -16,6 +16,7 @@
 #include "launch/study/progress.h"
 #include "launch/study/rates.h"
 #include "launch/study/run_folder.h"
+#include "launch/study/run_start.h"
 #include "launch/study/serving_costs.h"
 
 namespace upcycle {
@@ -331,6 +332,7 @@ class Driver {
           },
           problems);
       for (const std::string& problem : problems) log_warn("{}", problem);
+      if (const auto note = note_of_machines(study_, results, serving)) problems.push_back(*note);
       program_.report(results, serving, problems);
     }
     const auto broken = std::ranges::count_if(results, [](const StudyResult& r) { return r.status != "done"; });

@@ -2,10 +2,14 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
+#include <set>
 
 #include "core/error.h"
 #include "data/files.h"
 #include "launch/study/run_folder.h"
+#include "launch/study/this_machine.h"
+#include "launch/study/wording.h"
 
 namespace upcycle {
 namespace {
@@ -30,6 +34,10 @@ std::string outside_model(const Study& study, const StudyRun& run) {
   return !init.empty() && parent_folder(init) == parent_folder(run_folder(study, run.name)) ? "" : init;
 }
 
+Json trained_here(const Study& study) {
+  return {{"machine", this_machine()}, {"ranks", study.launch.ranks}, {"at_once", study.launch.at_once}};
+}
+
 std::string shown(const std::string& mark) { return mark.empty() ? "nothing" : mark; }
 
 }  // namespace
@@ -50,7 +58,34 @@ void note_start(const Study& study, const StudyRun& run) {
     files.update(start["files"]);
     runs.update(start["runs"]);
   }
-  write_text_atomic(path, Json{{"files", files}, {"runs", runs}}.dump(1) + "\n");
+  write_text_atomic(path, Json{{"files", files}, {"runs", runs}, {"trained_on", trained_here(study)}}.dump(1) + "\n");
+}
+
+std::optional<std::string> note_of_machines(const Study& study, const std::vector<StudyResult>& results,
+                                            const std::vector<ServingResult>& serving) {
+  std::map<std::string, std::size_t> trained;
+  std::set<std::string> machines;
+  for (const StudyResult& r : results)
+    if (const std::string path = file_of(study, r.run.name); r.status == "done" && fs::exists(path)) {
+      const Json on = read_start(path).value("trained_on", Json());
+      if (!on.is_object()) continue;
+      machines.insert(on.value("machine", ""));
+      ++trained[fmt::format("{} with {} and {} at a time", on.value("machine", ""),
+                            counted(on.value("ranks", std::size_t{0}), "rank"),
+                            counted(on.value("at_once", std::size_t{0}), "run"))];
+    }
+  std::string all;
+  for (const auto& [where, runs] : trained)
+    all += fmt::format("{}{} on {}", all.empty() ? "" : "; ", counted(runs, "run"), where);
+  for (const ServingResult& s : serving)
+    if (s.source == "measured" && !trained.empty() && machines.insert(s.machine).second)
+      all += fmt::format("; serving was measured on {}", s.machine);
+  if (trained.size() < 2 && machines.size() < 2) return std::nullopt;
+  return fmt::format(
+      "Runs were not all trained and served in the same way: {}. Seconds, costs and break-even are not to be compared "
+      "across these; training is counted with the {} and {} at a time of the last start.",
+      all, counted(static_cast<std::size_t>(study.launch.ranks), "rank"),
+      counted(static_cast<std::size_t>(study.launch.at_once), "run"));
 }
 
 void check_same_start(const Study& study, const StudyRun& run, const std::vector<StudyRun>& runs, FileMarks& marks) {

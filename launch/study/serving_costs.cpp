@@ -2,30 +2,18 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
-#include <thread>
 
 #include "core/error.h"
 #include "data/files.h"
 #include "launch/study/collect.h"
 #include "launch/study/run_folder.h"
+#include "launch/study/this_machine.h"
 #include "parallel/checkpoint/step_files.h"
 
 namespace upcycle {
 namespace {
 
 constexpr std::size_t kMostText = std::size_t{1} << 28;
-
-std::string this_machine() {
-  std::string name = "this machine";
-  std::ifstream in("/proc/cpuinfo");
-  for (std::string line; std::getline(in, line);)
-    if (line.starts_with("model name")) {
-      name = line.substr(std::min(line.find(": "), line.size() - 2) + 2);
-      break;
-    }
-  return fmt::format("{} cores of {}", std::thread::hardware_concurrency(), name);
-}
 
 struct ServedArm {
   std::string size, arm, folder;
@@ -114,7 +102,7 @@ std::vector<ServingResult> serving_costs(const Study& study, const std::vector<S
       if (a.size == size && a.arm.empty()) return &a;
     return nullptr;
   };
-  const auto serve = [&](const ServedArm& arm, const ServedArm* dense) -> const Json& {
+  const auto serve = [&](const ServedArm& arm, const ServedArm* dense) -> const Json& {  // of `kept`
     const std::vector<std::string> settings = settings_of(study, arm.config);
     for (const Json& k : kept)
       if (std::filesystem::path(k.value("folder", "")).filename() == std::filesystem::path(arm.folder).filename() &&
@@ -126,9 +114,13 @@ std::vector<ServingResult> serving_costs(const Study& study, const std::vector<S
     if (study.serving.measure) words.push_back(fmt::format("--seconds={}", seconds_to_measure(results)));
     words.emplace_back("--json");
     Json report = run(words, study.serving.measure);
-    kept.push_back({{"folder", arm.folder}, {"settings", settings}, {"command", words}, {"report", std::move(report)}});
+    kept.push_back({{"folder", arm.folder},
+                    {"settings", settings},
+                    {"machine", this_machine()},
+                    {"command", words},
+                    {"report", std::move(report)}});
     write_text_atomic(path, kept.dump(1) + "\n");
-    return kept.back()["report"];
+    return kept.back();
   };
   std::vector<std::pair<ModelConfig, ServingResult>> of_model;  // of this size
   std::string size;
@@ -149,13 +141,15 @@ std::vector<ServingResult> serving_costs(const Study& study, const std::vector<S
       continue;
     }
     try {
-      const Json& report = serve(arm, alone ? nullptr : dense);
-      if (dense != nullptr && !alone && of_model.empty()) {
-        found.push_back(serving_result(report, "baseline", size, ""));
-        of_model.emplace_back(dense->model, found.back());
-      }
-      found.push_back(serving_result(report, "model", size, arm.arm));
-      of_model.emplace_back(arm.model, found.back());
+      const Json& one = serve(arm, alone ? nullptr : dense);
+      const auto add = [&](const char* part, const std::string& name, const ModelConfig& model) {
+        ServingResult r = serving_result(one.at("report"), part, size, name);
+        if (r.source == "measured") r.machine = one.value("machine", r.machine);  // that of an earlier start
+        of_model.emplace_back(model, r);
+        found.push_back(std::move(r));
+      };
+      if (dense != nullptr && !alone && of_model.empty()) add("baseline", "", dense->model);
+      add("model", arm.arm, arm.model);
     } catch (const std::exception& e) {
       problems.push_back(fmt::format("serving of {} {}: {}", size, arm.arm.empty() ? "dense" : arm.arm, e.what()));
     }

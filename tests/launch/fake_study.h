@@ -67,7 +67,8 @@ esac
     std::filesystem::create_directories(study.output);
     program.known = [this](const ChosenRate& chosen, const MeasuredRate&) { return runs(chosen); };
     program.report = [this](const std::vector<StudyResult>& results, const std::vector<ServingResult>&,
-                            const std::vector<std::string>&) {
+                            const std::vector<std::string>& problems) {
+      for (const std::string& problem : problems) append("notes", problem);
       Json report = Json::object();
       for (const StudyResult& r : results) {
         report[r.run.name] = {{"status", r.status}, {"error", r.error}};

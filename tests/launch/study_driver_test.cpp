@@ -271,6 +271,20 @@ TEST(StudyDriver, AStudysFolderMayBeMoved) {
   EXPECT_EQ(Json::parse(f.folder.read("moved/runs/s1-lr1/started.json"))["files"], Json::object());
 }
 
+TEST(StudyDriver, RunsTrainedInSeveralWaysAreNoted) {
+  FakeStudy f;
+  f.append("broken-s1-lr1", "");
+  ASSERT_EQ(f.drive(), kStudyIncomplete);
+  EXPECT_TRUE(f.lines("notes").empty());
+  std::filesystem::remove(f.study.output + "/broken-s1-lr1");
+  std::filesystem::remove_all(f.study.output + "/runs/s1-lr1");
+  f.study.launch.at_once = 2;
+  ASSERT_EQ(f.drive(), 0);
+  const std::string note = f.lines("notes").at(0);
+  EXPECT_TRUE(contains(note, " with 1 rank and 2 runs at a time. ")) << note;
+  EXPECT_TRUE(contains(note, "the 1 rank and 2 runs at a time of the last start")) << note;
+}
+
 TEST(StudyDriver, ADiskThatIsFullFailsTheRunAndNotTheDriver) {
   FakeStudy f;
   // A folder in the place of a file to be written stands for a disk that takes nothing.
