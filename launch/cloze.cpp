@@ -72,7 +72,8 @@ std::vector<double> credits(const std::vector<double>& log_likelihoods, std::int
   return all;
 }
 
-nlohmann::ordered_json result_json(const std::vector<double>& credits, const ClozeRule& rule) {
+nlohmann::ordered_json result_json(const std::vector<double>& credits, const std::vector<std::int64_t>& documents,
+                                   const ClozeRule& rule) {
   const ClozeScore score = cloze_score(credits, rule.candidates);
   nlohmann::ordered_json j{{"items", rule.items},
                            {"candidates", rule.candidates},
@@ -88,13 +89,14 @@ nlohmann::ordered_json result_json(const std::vector<double>& credits, const Clo
     else
       j["correct"].push_back(c);
   }
+  j["documents"] = documents;
   return j;
 }
 
 struct ClozeOptions {
   std::string dir, data;
   ClozeRule rule;
-  std::int64_t batch = 0;
+  std::int64_t batch = 0, longest = 0;
   bool json = false;
 };
 
@@ -105,17 +107,21 @@ int cloze(const MpiSession& session, const Arguments& arguments, const Inference
   const ModelConfig model = source->model();
   std::optional<TokenSet> set;
   std::vector<ClozeItem> items;
+  std::vector<std::int64_t> documents;
   std::int64_t B = 0;
   agree_or_throw(*ranks.mesh.world, [&] {
     check_rule(o.rule, o.batch, model);
+    if (o.longest < 0) input_error("command line: --longest-document: found {}, expected 0 or more", o.longest);
     set = TokenSet::open(o.data, model.vocab_size);
     items = draw_cloze(*set, o.rule);
+    documents = documents_of(items, *set, o.longest);
     const std::int64_t S = o.rule.context + o.rule.length;
     B = sequences_per_pass(o.batch, S, o.rule.items * o.rule.candidates, ranks.mesh.layout.tp);
     check_fits_inference(ranks.backend, plan_pass(model, ranks.config.storage(), ranks.mesh, *ranks.backend.ops, B, S));
   });
   const LoadedModel m = load_over_ranks(ranks, *source);
-  const auto result = result_json(credits(log_likelihoods(m, *set, items, o.rule, B), o.rule.candidates), o.rule);
+  const auto result =
+      result_json(credits(log_likelihoods(m, *set, items, o.rule, B), o.rule.candidates), documents, o.rule);
   if (session.rank() != 0) return 0;
   if (o.json)
     fmt::print("{}\n", result.dump());
@@ -149,10 +155,14 @@ int run_cloze(const Arguments& arguments) {
   options.option("--length", o.rule.length, "tokens of a continuation");
   options.option("--seed", o.rule.seed, "of the draws");
   options.option("--batch", o.batch, "sequences per pass and replica; 0: about 4096 tokens");
+  options.option("--longest-document", o.longest,
+                 "documents: longer ones count as pieces of so many tokens, as `eval --documents` has them; 0: whole");
   declare(options, inference);
   options.flag("--json", o.json,
                "print one JSON object: items, candidates, context, length, accuracy, corrected, standard_error (of "
-               "corrected), correct (of each item 0, 1 or, with ties, a fraction)");
+               "corrected), correct (of each item 0, 1 or, with ties, a fraction), documents (of each item the number "
+               "of the one, from "
+               "0, that holds its first token)");
   if (!options.parse(arguments)) return 0;
   return run_with_ranks([&](const MpiSession& session) { return cloze(session, arguments, inference, o); });
 }

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/rng.h"
 #include "data/permutation.h"
+#include "launch/document_cuts.h"
 
 namespace upcycle {
 namespace {
@@ -91,6 +92,14 @@ std::vector<ClozeItem> draw_cloze(const TokenSet& set, const ClozeRule& rule) {
   for (std::int64_t i = 0; i < rule.items; ++i)
     items.push_back(make_item(set, pieces, rule, i, static_cast<std::int64_t>(order(static_cast<std::uint64_t>(i)))));
   return items;
+}
+
+std::vector<std::int64_t> documents_of(const std::vector<ClozeItem>& items, const TokenSet& set, std::int64_t longest) {
+  const std::vector<std::int64_t> cuts = cut_long(set.document_starts(), longest);
+  std::vector<std::int64_t> documents;
+  for (const ClozeItem& item : items)
+    documents.push_back(std::upper_bound(cuts.begin(), cuts.end(), item.context) - cuts.begin() - 1);
+  return documents;
 }
 
 double cloze_credit(std::span<const double> log_likelihoods) {

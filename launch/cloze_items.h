@@ -29,6 +29,9 @@ struct ClozeItem {
 // InputError: the set has fewer than N pieces, or so few that differ that k candidates are not found for an item.
 std::vector<ClozeItem> draw_cloze(const TokenSet& set, const ClozeRule& rule);
 
+// The document of each item, which holds its first token; `longest`: as cut_long has it (document_cuts.h).
+std::vector<std::int64_t> documents_of(const std::vector<ClozeItem>& items, const TokenSet& set, std::int64_t longest);
+
 // What an item counts whose candidates have these log-likelihoods: 1 if the first, the true one, has the highest, 1/m
 // if it is one of m that have it, which is what guessing among them gives; else 0.
 double cloze_credit(std::span<const double> log_likelihoods);

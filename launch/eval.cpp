@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "launch/check_fits.h"
+#include "launch/document_cuts.h"
 #include "launch/inference.h"
 #include "launch/model_files.h"
 #include "launch/run_with_ranks.h"
@@ -67,17 +68,6 @@ void check_options(EvalOptions& o, const ModelConfig& model) {
     input_error("command line: --seq-length: found {}, expected at most the model's max_position_embeddings = {}", o.S,
                 model.max_position_embeddings);
   if (o.S == 0) o.S = std::min<std::int64_t>(2048, model.max_position_embeddings);
-}
-
-// Documents longer than that, cut into pieces of so many tokens; 0: none is cut.
-std::vector<std::int64_t> cut_long(const std::vector<std::int64_t>& starts, std::int64_t longest) {
-  std::vector<std::int64_t> cuts;
-  for (std::size_t d = 0; d + 1 < starts.size(); ++d) {
-    cuts.push_back(starts[d]);
-    for (std::int64_t at = starts[d] + longest; longest > 0 && at < starts[d + 1]; at += longest) cuts.push_back(at);
-  }
-  cuts.push_back(starts.back());
-  return cuts;
 }
 
 // For loss per byte, which is left out with a warning where the model's own tokenizer can not be read here.

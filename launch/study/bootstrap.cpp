@@ -59,7 +59,8 @@ double student_t(std::size_t degrees, std::size_t draw) {
 }  // namespace
 
 const char* const kIntervalRule =
-    "Differences are paired: by seed, and by document (cloze: by item). Standard errors and 95 % intervals come from "
+    "Differences are paired: by seed, and by document (cloze: by the items of a document). Standard errors and 95 % "
+    "intervals come from "
     "2,000 draws of the documents with replacement, the same ones for both arms and all seeds, together with the "
     "spread "
     "over seeds, which is pooled over the durations and budgets of a size; the interval follows Student's t in it, so "

@@ -5,7 +5,7 @@
 
 namespace upcycle {
 
-// How two arms differ, paired: by the same documents (or cloze items), and seed by seed.
+// How two arms differ, paired: by the same documents (or cloze items of them), and seed by seed.
 struct PairedDifference {
   double difference = std::numeric_limits<double>::quiet_NaN();      // mean over the seeds
   double standard_error = std::numeric_limits<double>::quiet_NaN();  // NaN, as low and high: fewer than 2 documents

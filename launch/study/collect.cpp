@@ -65,6 +65,7 @@ MeasureCommand cloze_command(const Study& study, const StudyRun& run, const std:
   const Study::Cloze& c = study.cloze;
   const std::vector<std::string> asked = {"cloze",
                                           "--data=" + set.second,
+                                          fmt::format("--longest-document={}", kLongestDocument),
                                           fmt::format("--items={}", c.items),
                                           fmt::format("--candidates={}", c.candidates),
                                           fmt::format("--context={}", c.context),
@@ -145,6 +146,10 @@ void read_cloze(SetMeasures& set, const std::string& path) {
   const Json j = read_object(path);
   set.candidates = value_of<std::int64_t>(j, "candidates", path);
   set.cloze = value_of<std::vector<double>>(j, "correct", path);
+  set.cloze_documents = value_of<std::vector<std::int64_t>>(j, "documents", path);
+  if (set.cloze_documents.size() != set.cloze.size())
+    input_error("{}: documents: found {}, expected as many as items, {}; remove the file to measure it again", path,
+                set.cloze_documents.size(), set.cloze.size());
 }
 
 // What `experts` said of each kept checkpoint, oldest first, with its "step" and "trained_tokens"; null: nothing.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <tuple>
 
 #include "core/error.h"
 #include "launch/study/bootstrap.h"
@@ -60,28 +61,31 @@ Differences loss_differences(const Pairs& pairs, const std::string& name) {
   return d;
 }
 
-double corrected(double credit, std::int64_t candidates) {
+// The sum of so many items' corrected scores, of the sum of their credits.
+double corrected(double credits, double items, std::int64_t candidates) {
   const double chance = 1.0 / static_cast<double>(candidates);
-  return (credit - chance) / (1 - chance);
+  return (credits - chance * items) / (1 - chance);
 }
 
-// Of corrected scores; empty where no cloze was asked for. `of_baseline`: its own scores, not the differences.
+// Of corrected scores in the reported half; empty where no cloze was asked for. `of_baseline`: its own scores, not the
+// differences.
 Differences cloze_differences(const Pairs& pairs, const std::string& name, bool of_baseline) {
   Differences d;
   const SetMeasures& first = *find_set(*pairs[0].first, name);
+  d.weights = cloze_sums(first, Half::Reported).items;
   for (const auto& [baseline, arm] : pairs) {
     const SetMeasures &b = *find_set(*baseline, name), &a = *find_set(*arm, name);
-    for (const auto& [set, run] : {std::pair{&a, arm}, {&b, baseline}})
-      if (set->cloze.size() != first.cloze.size() || set->candidates != first.candidates)
+    const ClozeSums of_b = cloze_sums(b, Half::Reported), of_a = cloze_sums(a, Half::Reported);
+    for (const auto& [set, sums, run] : {std::tuple{&a, &of_a, arm}, {&b, &of_b, baseline}})
+      if (sums->items != d.weights || set->candidates != first.candidates)
         refuse_other_text(*run, *pairs[0].first, name, "cloze items");
     std::vector<double> sums;
-    for (std::size_t i = 0; i < b.cloze.size(); ++i) {
-      const double score = corrected(b.cloze[i], b.candidates);
-      sums.push_back(of_baseline ? score : corrected(a.cloze[i], a.candidates) - score);
+    for (std::size_t i = 0; i < d.weights.size(); ++i) {
+      const double score = corrected(of_b.credits[i], d.weights[i], first.candidates);
+      sums.push_back(of_baseline ? score : corrected(of_a.credits[i], d.weights[i], first.candidates) - score);
     }
     d.sums.push_back(sums);
   }
-  d.weights.assign(first.cloze.size(), 1.0);
   return d;
 }
 
@@ -170,16 +174,21 @@ std::vector<const StudyResult*> results_at(const std::vector<StudyResult>& resul
 }
 
 Json cloze_score(const SetMeasures& set) {
-  if (set.cloze.empty()) return {};
-  const double n = static_cast<double>(set.cloze.size());
-  const double accuracy = std::accumulate(set.cloze.begin(), set.cloze.end(), 0.0) / n;
-  double squares = 0;
-  for (const double credit : set.cloze) squares += (credit - accuracy) * (credit - accuracy);
-  const double error = std::sqrt(squares / (n - 1) / n) / (1 - 1.0 / static_cast<double>(set.candidates));
+  const ClozeSums sums = cloze_sums(set, Half::Reported);
+  if (sums.items.empty()) return {};
+  const double n = static_cast<double>(sums.items.size()),
+               items = std::accumulate(sums.items.begin(), sums.items.end(), 0.0),
+               accuracy = std::accumulate(sums.credits.begin(), sums.credits.end(), 0.0) / items;
+  double squares = 0;  // of a ratio of sums over the documents
+  for (std::size_t d = 0; d < sums.items.size(); ++d) {
+    const double off = sums.credits[d] - accuracy * sums.items[d];
+    squares += off * off;
+  }
+  const double error = std::sqrt(squares * n / (n - 1)) / items / (1 - 1.0 / static_cast<double>(set.candidates));
   return {{"accuracy", accuracy},
-          {"corrected", corrected(accuracy, set.candidates)},
+          {"corrected", corrected(accuracy, 1, set.candidates)},
           {"standard_error", number_or_null(error)},
-          {"items", set.cloze.size()}};
+          {"items", static_cast<std::int64_t>(items)}};
 }
 
 Json comparisons(const Study& study, const std::vector<StudyResult>& results, const std::vector<Sweep>& sweeps) {

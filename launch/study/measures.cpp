@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <map>
 #include <numbers>
 
 #include "core/error.h"
@@ -79,7 +80,16 @@ SetMeasures set_from_json(const Json& j, const std::string& where) {
     set.cloze.push_back(c.get<double>());
   }
   if (!set.cloze.empty() && set.candidates < 2) f.refuse("candidates", j["candidates"].dump(), "at least 2");
-  f.only({"name", "candidates", "documents", "cloze"});
+  if (j.contains("cloze_documents"))
+    for (const Json& d : f.at(
+             "cloze_documents", [](const Json& l) { return l.is_array(); }, "a list")) {
+      if (!Fields::is_count(d) || d >= set.documents.size())
+        f.refuse("cloze_documents", d.dump(), "numbers of documents");
+      set.cloze_documents.push_back(d.get<std::int64_t>());
+    }
+  if (!set.cloze_documents.empty() && set.cloze_documents.size() != set.cloze.size())
+    f.refuse("cloze_documents", fmt::format("{}", set.cloze_documents.size()), "one of each item of cloze");
+  f.only({"name", "candidates", "documents", "cloze", "cloze_documents"});
   return set;
 }
 
@@ -94,6 +104,7 @@ Json to_json(const RunMeasures& m) {
     for (const double credit : set.cloze)
       cloze.push_back(credit == 0 || credit == 1 ? Json(static_cast<int>(credit)) : Json(credit));
     sets.push_back({{"name", set.name}, {"candidates", set.candidates}, {"documents", documents}, {"cloze", cloze}});
+    if (!set.cloze_documents.empty()) sets.back()["cloze_documents"] = set.cloze_documents;
   }
   return {{"steps", m.steps},
           {"tokens", m.tokens},
@@ -131,6 +142,23 @@ RunMeasures measures_from_json(const Json& j, const std::string& where) {
 
 bool in_half(std::size_t index, std::size_t count, Half half) {
   return (index < (count + 1) / 2) == (half == Half::Choosing);
+}
+
+ClozeSums cloze_sums(const SetMeasures& set, Half half) {
+  ClozeSums sums;
+  if (set.cloze_documents.empty()) return {set.cloze, std::vector<double>(set.cloze.size(), 1.0)};
+  std::map<std::int64_t, std::pair<double, double>> by_document;
+  for (std::size_t i = 0; i < set.cloze.size(); ++i) {
+    if (!in_half(static_cast<std::size_t>(set.cloze_documents[i]), set.documents.size(), half)) continue;
+    auto& [credits, items] = by_document[set.cloze_documents[i]];
+    credits += set.cloze[i];
+    items += 1;
+  }
+  for (const auto& [document, sum] : by_document) {
+    sums.credits.push_back(sum.first);
+    sums.items.push_back(sum.second);
+  }
+  return sums;
 }
 
 double mean_loss(const SetMeasures& set, Half half) {

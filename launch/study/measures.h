@@ -17,7 +17,9 @@ struct SetMeasures {
   std::vector<DocumentLoss> documents;  // in the order of the set
   std::vector<double> cloze;            // of each item 1: the model chose the true one, 0: another, 1/m: one of m that
                                         // are equal; empty: not asked
-  std::int64_t candidates = 0;          // of each item
+  std::vector<std::int64_t> cloze_documents;  // of each item the one of `documents` that holds its first token; empty:
+                                              // not known
+  std::int64_t candidates = 0;                // of each item
 };
 struct RunMeasures {
   std::int64_t steps = 0, tokens = 0, parameters = 0, active_parameters = 0;
@@ -46,5 +48,12 @@ bool in_half(std::size_t index, std::size_t count, Half half);
 // NaN where the half has no document.
 double mean_loss(const SetMeasures& set, Half half);  // nats per predicted token
 double bits_per_byte(const SetMeasures& set, Half half);
+
+// The cloze items of a half by document, those without any left out: the sum of their credits, and how many they are.
+// Where documents are not known all items, each by itself.
+struct ClozeSums {
+  std::vector<double> credits, items;
+};
+ClozeSums cloze_sums(const SetMeasures& set, Half half);
 
 }  // namespace upcycle

@@ -46,7 +46,7 @@ void about_seeds(const Study& study, const std::vector<StudyResult>& results, Js
   notes.push_back(kIntervalRule);
   notes.push_back(
       "Learning rates are chosen by the loss of the first half of the documents of the held-out text; what is reported "
-      "is that of the second. Cloze items are drawn from all of it.");
+      "is that of the second. Cloze items are drawn from all of it and reported are those that lie in the second.");
   notes.push_back(fmt::format(
       "A held-out document of more than {} tokens counts as several, pieces of so many: neighbours are alike, so that "
       "intervals from few long documents are somewhat too narrow.",

@@ -69,6 +69,14 @@ TEST(ClozeItems, ArePiecesBehindTheContextAndOfOtherDocuments) {
     EXPECT_NE(refused.find(part), std::string::npos) << refused;
 }
 
+TEST(ClozeItems, BelongToTheDocumentOrPieceOfTheirFirstToken) {
+  const TemporaryFolder folder;
+  const TokenSet set = counting_set(folder, {100, 0, 20});
+  const std::vector<ClozeItem> items = {{0, {}}, {39, {}}, {40, {}}, {99, {}}, {100, {}}};
+  EXPECT_EQ(documents_of(items, set, 0), (std::vector<std::int64_t>{0, 0, 0, 0, 2}));
+  EXPECT_EQ(documents_of(items, set, 40), (std::vector<std::int64_t>{0, 0, 1, 2, 4}));
+}
+
 TEST(ClozeItems, OfOneDocumentAreOtherPlacesAndNeverAlike) {
   const TemporaryFolder folder;
   const TokenSet set = counting_set(folder, {40, 9});
@@ -126,6 +134,7 @@ TEST_F(Letters, AreKnownToATrainedModelAndGuessedByAnother) {
   const json random =
       json_of(cloze(small.train("random", {{"train", {{"steps", 1}, {"lr", 0}, {"min_lr", 0}}}}), {"--items=300"}));
   EXPECT_EQ(random["correct"].size(), 300u);
+  EXPECT_EQ(random["documents"].size(), 300u);
   EXPECT_GT(random["standard_error"], 0.02);
   EXPECT_LT(std::abs(double(random["corrected"])), 3 * double(random["standard_error"]));
 }

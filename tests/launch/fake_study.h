@@ -49,7 +49,7 @@ train)
 inspect) echo "{\"step\":$last,\"tokens\":500,\"parameters\":7,\"active_parameters\":7,\"flops\":1000,\"wall_seconds\":2}" ;;
 eval) lr=${name##*lr}; echo "{\"documents\":[[$(((${lr%%-*} - 2) * (${lr%%-*} - 2) + 10)).0,10,20],[5.0,10,null]]}" ;;
 cloze) for word; do case $word in --candidates=*) n=${word#*=} ;; esac; done
-  echo "{\"candidates\":$n,\"correct\":[1,0,0.5]}" ;;
+  echo "{\"candidates\":$n,\"correct\":[1,0,0.5],\"documents\":[0,1,1]}" ;;
 *) exit 9 ;;
 esac
 )");

@@ -19,7 +19,8 @@ RunMeasures example() {
   m.wall_seconds = 3.5;
   m.tokens_per_s = 11702.857142857143;
   m.last_50_loss = 1.0 / 3;
-  m.sets = {{"old", {{10, 4, 8}, {6, 3, 9}, {1, 1, 2}, {2, 1, 3}}, {1, 0, 0.5}, 4}, {"new", {{5, 2, 4}}, {}, 0}};
+  m.sets = {{"old", {{10, 4, 8}, {6, 3, 9}, {1, 1, 2}, {2, 1, 3}}, {1, 0, 0.5}, {3, 0, 3}, 4},
+            {"new", {{5, 2, 4}}, {}, {}, 0}};
   m.experts = Json::array({{{"tokens_trained", 0}}});
   return m;
 }
@@ -40,6 +41,17 @@ TEST(Measures, AreReadAsTheyWereWritten) {
   EXPECT_EQ(read.sets[0].cloze, (std::vector<double>{1, 0, 0.5}));
   // Readers that sort keys give the same.
   EXPECT_EQ(to_json(measures_from_json(Json(nlohmann::json::parse(written.dump())), "x")), written);
+}
+
+TEST(Measures, ClozeItemsAreReportedByDocumentOfTheSecondHalf) {
+  SetMeasures set = example().sets[0];
+  const ClozeSums known = cloze_sums(set, Half::Reported);
+  EXPECT_EQ(known.credits, (std::vector<double>{1.5}));
+  EXPECT_EQ(known.items, (std::vector<double>{2}));
+  EXPECT_EQ(cloze_sums(set, Half::Choosing).credits, (std::vector<double>{0}));
+  set.cloze_documents.clear();
+  EXPECT_EQ(cloze_sums(set, Half::Reported).credits, set.cloze);
+  EXPECT_EQ(cloze_sums(set, Half::Reported).items, (std::vector<double>{1, 1, 1}));
 }
 
 TEST(Measures, ALossThatIsNoNumberStaysOne) {

@@ -240,6 +240,27 @@ TEST(Report, ClozeTakesChanceOff) {
   EXPECT_GT(c["standard_error"], 0.005);
 }
 
+TEST(Report, ClozeItemsOfADocumentAreDrawnTogether) {
+  std::vector<StudyResult> there = results();
+  for (StudyResult& r : there)
+    for (SetMeasures& set : r.measures.sets) {
+      set.candidates = 4;
+      for (int i = 0; i < 1000; ++i) {
+        const int document = i / 10 % 12;
+        set.cloze_documents.push_back(document);
+        // All items of a document are answered alike; the first half says the contrary.
+        set.cloze.push_back(r.run.arm == "cpt" ? document < 9 : document < 6 || document > 6 ? 1 : 0);
+      }
+    }
+  const Json report = make_report(study(), there, {}), c = comparison_at(report, 0.8, "new")["cloze"];
+  EXPECT_EQ(report["runs"][0]["cloze"]["new"]["items"], 480);
+  EXPECT_NEAR(report["runs"][0]["cloze"]["new"]["accuracy"].get<double>(), 0.5, 0.02);
+  EXPECT_NEAR(report["runs"][0]["cloze"]["new"]["standard_error"].get<double>(), 0.5 / std::sqrt(5.0) / 0.75, 0.02);
+  EXPECT_NEAR(c["difference"].get<double>(), 2.0 / 6 / 0.75, 0.02);
+  EXPECT_GT(c["standard_error"], 0.3);
+  EXPECT_EQ(c["says"], "no difference");
+}
+
 TEST(Report, ARelativeClozeGainNeedsABaselineClearOfChance) {
   const Json c = comparison_at(cloze_of(270, 330), 0.8, "new")["cloze"];  // corrected 0.027 with an error of 0.019
   EXPECT_NEAR(c["difference"].get<double>(), 0.08, 1e-9);
