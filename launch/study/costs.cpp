@@ -41,7 +41,7 @@ TrainingCost training_cost(const Study& study, const std::vector<StudyResult>& r
   }
   if (const auto [dense, moe] = dense_and_moe; dense != nullptr && moe != nullptr)
     return {
-        "device-seconds, measured here, each with the whole machine; training as its tokens at the speed of its "
+        "device-seconds, measured here alone on the machine; training as its tokens at the speed of its "
         "arm's training step, timed while nothing else ran",
         [of_dense = *dense, of_moe = *moe, baseline = study.baseline](const StudyResult& r) {
           const TrainingRate& rate = r.run.arm == baseline ? of_dense : of_moe;

@@ -26,6 +26,7 @@ expect $report '[.runs[] | select(.result)] | length == 6'
 expect $report '[.comparisons[] | select(.set == "new") | .standard_error > 0] | all and length > 0'
 expect $report '.cloze.items == 1000 and ([.runs[] | select(.kind == "arm") | .cloze.new.accuracy] | min) > 0.25'
 expect $report '[.serving[].requests_per_second > 0] | all and length == 2'
+expect $report '[.break_even[].unit | test("timed while nothing else ran")] | all and length > 0'
 expect $report '[.runs[] | select(.arm == "upcycled") | .experts.weight_cosine[-1][0] < 1] | all'
 grep -q '<svg' runs/smoke/report.html
 [[ $(wc -l <runs/smoke/runs.csv) -gt 6 ]]
