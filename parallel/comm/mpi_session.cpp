@@ -40,8 +40,8 @@ MpiSession::MpiSession(int* argc, char*** argv) : exceptions_at_start_(std::unca
   UPCYCLE_CHECK(started == 0, "MPI runs already: one session a process");
   const bool launched = has_launcher();
   // Open MPI would start a daemon for a rank by itself, which takes 0.2 s and serves only to spawn others; and look for
-  // fast networks, which takes as long. And ranks by themselves share a folder in /tmp, which they do not need: one that
-  // ends removes it while another, that starts, makes its own in it and fails.
+  // fast networks, which takes as long. And ranks by themselves share a folder in /tmp, which they do not need: one
+  // that ends removes it while another, that starts, makes its own in it and fails.
   if (!launched) {
     setenv("OMPI_MCA_orte_create_session_dirs", "0", 0);
     setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
