@@ -16,7 +16,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr std::size_t kMostPoints = 400, kMostLoads = 60;
+constexpr std::size_t kMostLoads = 60;
 
 struct Step {
   double tokens = 0, loss = 0, seconds = 0;
@@ -38,7 +38,7 @@ void take(const Json& line, Lines& lines) {
     lines.held_out[line.at("eval")][step] = {line.at("tokens"), number(line.at("eval_loss"))};
     return;
   }
-  Step s{line.at("tokens"), number(line.at("loss")), line.at("step_ms").get<double>() / 1e3, {}, {}, {}};
+  Step s{line.at("tokens"), number(line.at("loss")), line.value("step_ms", 0.0) / 1e3, {}, {}, {}};
   for (const Json& layer : line.value("moe_layers", Json::array())) {
     s.layers.push_back(layer.at("layer"));
     s.load.push_back(number(layer.at("load_max_over_mean")));
@@ -70,24 +70,10 @@ Lines read_lines(const std::string& run) {
   return lines;
 }
 
-// Rows of the same number of values, as means of at most `most` pieces.
-std::vector<std::vector<double>> thinned(const std::vector<std::vector<double>>& rows, std::size_t most) {
-  const std::size_t n = std::min(rows.size(), most);
-  std::vector<std::vector<double>> all;
-  for (std::size_t piece = 0; piece < n; ++piece) {
-    const std::size_t begin = piece * rows.size() / n, end = (piece + 1) * rows.size() / n;
-    std::vector<double> mean(rows[begin].size());
-    for (std::size_t r = begin; r < end; ++r)
-      for (std::size_t i = 0; i < mean.size(); ++i) mean[i] += rows[r][i] / static_cast<double>(end - begin);
-    all.push_back(mean);
-  }
-  return all;
-}
-
 // Rows of tokens, loss, seconds, FLOPs.
-RunCurves::Curve curve_of(const std::vector<std::vector<double>>& rows, bool has_flops) {
+RunCurves::Curve curve_of(const std::vector<std::vector<double>>& rows, std::size_t most, bool has_flops) {
   RunCurves::Curve curve;
-  for (const std::vector<double>& row : thinned(rows, kMostPoints)) {
+  for (const std::vector<double>& row : thinned(rows, most)) {
     curve.tokens.push_back(row[0]);
     curve.loss.push_back(row[1]);
     curve.seconds.push_back(row[2]);
@@ -97,7 +83,8 @@ RunCurves::Curve curve_of(const std::vector<std::vector<double>>& rows, bool has
 }
 
 void add_loads(const Lines& lines, RunCurves& curves) {
-  curves.layers = lines.steps.rbegin()->second.layers;
+  for (const auto& [number, step] : lines.steps)  // those of the end; a step that diverged may have none
+    if (!step.layers.empty()) curves.layers = step.layers;
   const auto L = static_cast<std::ptrdiff_t>(curves.layers.size());
   if (L == 0) return;
   std::vector<std::vector<double>> rows;
@@ -116,7 +103,20 @@ void add_loads(const Lines& lines, RunCurves& curves) {
 
 }  // namespace
 
-RunCurves read_run_curves(const std::string& run) {
+std::vector<std::vector<double>> thinned(const std::vector<std::vector<double>>& rows, std::size_t most) {
+  const std::size_t n = std::min(rows.size(), most);
+  std::vector<std::vector<double>> all;
+  for (std::size_t piece = 0; piece < n; ++piece) {
+    const std::size_t begin = piece * rows.size() / n, end = (piece + 1) * rows.size() / n;
+    std::vector<double> mean(rows[begin].size());
+    for (std::size_t r = begin; r < end; ++r)
+      for (std::size_t i = 0; i < mean.size(); ++i) mean[i] += rows[r][i] / static_cast<double>(end - begin);
+    all.push_back(mean);
+  }
+  return all;
+}
+
+RunCurves read_run_curves(const std::string& run, std::size_t most) {
   const Lines lines = read_lines(run);
   const std::string config_file = run + "/run.json";
   const bool has_flops = std::filesystem::exists(config_file);
@@ -138,14 +138,14 @@ RunCurves read_run_curves(const std::string& run) {
     spent[number] = {seconds, flops};
     rows.push_back({step.tokens, step.loss, seconds, flops});
   }
-  curves.training = curve_of(rows, has_flops);
+  curves.training = curve_of(rows, most, has_flops);
   for (const auto& [set, evaluations] : lines.held_out) {
     rows.clear();
     for (const auto& [number, e] : evaluations) {
       const auto& [time, work] = std::prev(spent.upper_bound(number))->second;
       rows.push_back({e.tokens, e.loss, time, work});
     }
-    curves.held_out[set] = curve_of(rows, has_flops);
+    curves.held_out[set] = curve_of(rows, most, has_flops);
   }
   add_loads(lines, curves);
   return curves;

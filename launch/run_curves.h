@@ -17,7 +17,11 @@ struct RunCurves {
   std::vector<double> load_tokens, layers;
   std::vector<std::vector<double>> max_over_mean, entropy;  // [time][layer]; empty for a dense run
 };
-// InputError: no such folder, no metrics.jsonl or no step in it, or a line that is none of `upcycle train`.
-RunCurves read_run_curves(const std::string& run);
+// At most `most` points of each curve. InputError: no such folder, no metrics.jsonl or no step in it, or a line that is
+// none of `upcycle train`.
+RunCurves read_run_curves(const std::string& run, std::size_t most = 400);
+
+// Rows of the same number of values, as means of at most `most` pieces of equal length.
+std::vector<std::vector<double>> thinned(const std::vector<std::vector<double>>& rows, std::size_t most);
 
 }  // namespace upcycle

@@ -191,11 +191,11 @@ Json cloze_score(const SetMeasures& set) {
           {"items", static_cast<std::int64_t>(items)}};
 }
 
-Json comparisons(const Study& study, const std::vector<StudyResult>& results, const std::vector<Sweep>& sweeps) {
+Json comparisons(const Study& study, const std::vector<StudyResult>& results, const std::vector<RateSweep>& sweeps) {
   std::vector<Compared> all;
   const auto is_swept = [&](const std::string& arm, bool again, const Cell& cell) {
     const std::string& of = study.arm(arm).lr_of.empty() ? arm : study.arm(arm).lr_of;
-    return std::ranges::any_of(sweeps, [&](const Sweep& s) {
+    return std::ranges::any_of(sweeps, [&](const RateSweep& s) {
       return s.arm == of && s.again == again && (again ? s.cell == cell : s.cell.size == cell.size);
     });
   };

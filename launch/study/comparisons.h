@@ -12,7 +12,7 @@ std::vector<const StudyResult*> results_at(const std::vector<StudyResult>& resul
 
 // "comparisons" of report.json: each arm against the baseline at each cell, on each held-out set, over the seeds that
 // both have. `results` in the report's order. InputError: two runs were measured on other documents.
-Json comparisons(const Study& study, const std::vector<StudyResult>& results, const std::vector<Sweep>& sweeps);
+Json comparisons(const Study& study, const std::vector<StudyResult>& results, const std::vector<RateSweep>& sweeps);
 
 // "cloze" of a run and set: {"accuracy", "corrected", "standard_error", "items"}; null: not asked. The corrected score
 // is (accuracy - 1/k) / (1 - 1/k) with k candidates: 0 for guessing, 1 for always right.

@@ -138,7 +138,7 @@ Json serving_costs_json(const std::vector<ServingResult>& serving) {
   return all;
 }
 
-Json break_evens(const Study& study, const std::vector<StudyResult>& results, const std::vector<Sweep>& sweeps,
+Json break_evens(const Study& study, const std::vector<StudyResult>& results, const std::vector<RateSweep>& sweeps,
                  const std::vector<ServingResult>& serving, const TrainingRates& rates) {
   Json all = Json::array();
   const auto timed = [&](const std::string& size, const std::string& arm) -> const TrainingRate* {

@@ -12,7 +12,7 @@ Json serving_costs_json(const std::vector<ServingResult>& serving);
 // run's tokens at the rate of its size's and arm's training steps, or, where `rates` lacks one of the two that are
 // compared, at the mean time per token of all their runs; where serving was predicted for a machine, training is its
 // (causal) FLOPs at the share of that machine's product rate that the study states.
-Json break_evens(const Study& study, const std::vector<StudyResult>& results, const std::vector<Sweep>& sweeps,
+Json break_evens(const Study& study, const std::vector<StudyResult>& results, const std::vector<RateSweep>& sweeps,
                  const std::vector<ServingResult>& serving, const TrainingRates& rates);
 
 }  // namespace upcycle

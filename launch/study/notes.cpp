@@ -61,7 +61,7 @@ void about_seeds(const Study& study, const std::vector<StudyResult>& results, Js
   }
 }
 
-void about_rates(const Study& study, const std::vector<Sweep>& sweeps, Json& notes) {
+void about_rates(const Study& study, const std::vector<RateSweep>& sweeps, Json& notes) {
   std::vector<std::string> given;
   for (const StudyArm& arm : study.arms) {
     if (!arm.lr_of.empty())
@@ -75,7 +75,7 @@ void about_rates(const Study& study, const std::vector<Sweep>& sweeps, Json& not
   double flops = 0, seconds = 0;
   std::vector<std::string> at_end;
   bool again = false;
-  for (const Sweep& s : sweeps) {
+  for (const RateSweep& s : sweeps) {
     flops += s.flops;
     seconds += s.wall_seconds;
     again = again || s.again;
@@ -149,7 +149,8 @@ void about_what_is_compared(const Study& study, const std::vector<StudyResult>& 
 }  // namespace
 
 Json notes(const Study& study, const std::vector<StudyResult>& results, const Json& runs,
-           const std::vector<Sweep>& sweeps, const std::vector<ServingResult>& serving, const TrainingRates& rates) {
+           const std::vector<RateSweep>& sweeps, const std::vector<ServingResult>& serving,
+           const TrainingRates& rates) {
   Json all = Json::array();
   about_runs(runs, all);
   about_seeds(study, results, all);

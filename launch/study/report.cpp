@@ -38,7 +38,7 @@ const char* match_text(Match match) {
 }
 
 Json study_json(const Study& study, const std::vector<StudyResult>& results, const Json& runs,
-                const std::vector<Sweep>& sweeps, const std::vector<ServingResult>& serving,
+                const std::vector<RateSweep>& sweeps, const std::vector<ServingResult>& serving,
                 const TrainingRates& rates) {
   std::string machine;
   for (const ServingResult& s : serving)
@@ -81,9 +81,9 @@ Json cloze_json(const Study::Cloze& c) {
                    c.items, c.context, c.candidates, c.length, c.candidates - 1)}};
 }
 
-Json sweeps_json(const std::vector<Sweep>& sweeps) {
+Json sweeps_json(const std::vector<RateSweep>& sweeps) {
   Json all = Json::array();
-  for (const Sweep& s : sweeps) {
+  for (const RateSweep& s : sweeps) {
     Json loss = Json::array();
     for (const double x : s.loss) loss.push_back(number_or_null(x));
     all.push_back({{"arm", s.arm},
@@ -107,7 +107,7 @@ Json make_report(const Study& study, const std::vector<StudyResult>& runs, const
                  const TrainingRates& rates) {
   const std::vector<StudyResult> results = in_order(study, runs);
   const std::vector<ServingResult> serving = in_order(study, served);
-  const std::vector<Sweep> sweeps = sweeps_of(study, results);
+  const std::vector<RateSweep> sweeps = sweeps_of(study, results);
   Json report = {{"verdict", ""}, {"study", nullptr}, {"cloze", cloze_json(study.cloze)}};
   report["runs"] = runs_json(study, results);
   report["study"] = study_json(study, results, report["runs"], sweeps, serving, rates);

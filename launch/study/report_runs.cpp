@@ -86,7 +86,7 @@ Json run_json(const Study& study, const StudyResult& r, const StudyResult* basel
     bits[name] = set == nullptr ? Json() : number_or_null(bits_per_byte(*set, Half::Reported));
     if (set != nullptr && !set->cloze.empty()) cloze[name] = cloze_score(*set);
   }
-  RunCurves curves = read_curves(r.folder, study.valid);
+  CurvesJson curves = curves_json(r.folder, study.valid);
   return {
       {"name", r.run.name},
       {"kind", r.run.kind},

@@ -1,6 +1,4 @@
 #pragma once
-#include <cstdint>
-#include <map>
 #include <string>
 #include <vector>
 
@@ -8,14 +6,11 @@
 
 namespace upcycle {
 
-// RUN/metrics.jsonl as the report shows it: "curve", "held_out" and "load" of a run. A step that was trained again
-// after a crash counts as its last line says. Without the file: empty curves.
-struct RunCurves {
+// What RUN/metrics.jsonl says (run_curves.h) in the form that the report has: "curve", "held_out" of these sets, and
+// "load" of a run. Without the file empty; one that can not be read is warned of.
+struct CurvesJson {
   Json curve, held_out, load;
 };
-RunCurves read_curves(const std::string& folder, const std::vector<std::pair<std::string, std::string>>& sets);
-
-// Rows of numbers in order, thinned to at most `most`: means of pieces of equal length (but for one row).
-std::vector<std::vector<double>> thinned(const std::vector<std::vector<double>>& rows, std::size_t most);
+CurvesJson curves_json(const std::string& folder, const std::vector<std::pair<std::string, std::string>>& sets);
 
 }  // namespace upcycle

@@ -10,7 +10,7 @@ namespace upcycle {
 namespace {
 
 // What a run and the trunks that it goes on from cost, without those in `counted`.
-void add_cost(Sweep& sweep, const std::vector<StudyResult>& results, const StudyResult& r,
+void add_cost(RateSweep& sweep, const std::vector<StudyResult>& results, const StudyResult& r,
               std::set<std::string>& counted) {
   if (r.status != "done" || !counted.insert(r.run.name).second) return;
   sweep.flops += r.run.own_flops;
@@ -18,9 +18,9 @@ void add_cost(Sweep& sweep, const std::vector<StudyResult>& results, const Study
   if (const StudyResult* trunk = start_of(results, r)) add_cost(sweep, results, *trunk, counted);
 }
 
-Sweep sweep_at(const Study& study, const std::vector<StudyResult>& results, const StudyArm& arm, const Cell& cell,
-               std::set<std::string>& counted) {
-  Sweep sweep;
+RateSweep sweep_at(const Study& study, const std::vector<StudyResult>& results, const StudyArm& arm, const Cell& cell,
+                   std::set<std::string>& counted) {
+  RateSweep sweep;
   sweep.arm = arm.name;
   sweep.cell = cell;
   std::map<double, std::vector<double>> losses;  // by rate
@@ -63,8 +63,8 @@ double own_seconds(const std::vector<StudyResult>& results, const StudyResult& r
   return result.measures.wall_seconds - (trunk == nullptr ? 0 : trunk->measures.wall_seconds);
 }
 
-std::vector<Sweep> sweeps_of(const Study& study, const std::vector<StudyResult>& results) {
-  std::vector<Sweep> sweeps;
+std::vector<RateSweep> sweeps_of(const Study& study, const std::vector<StudyResult>& results) {
+  std::vector<RateSweep> sweeps;
   std::set<std::string> counted;
   for (const StudySize& size : study.sizes)
     for (const bool again : {false, true}) {
@@ -72,7 +72,7 @@ std::vector<Sweep> sweeps_of(const Study& study, const std::vector<StudyResult>&
       const Cell cell = again ? second_sweep_cell(study) : sweep_cell(study, size.name);
       if (again && cell == sweep_cell(study, size.name)) continue;
       for (const StudyArm& arm : study.arms) {
-        Sweep sweep = sweep_at(study, results, arm, cell, counted);
+        RateSweep sweep = sweep_at(study, results, arm, cell, counted);
         sweep.again = again;
         if (sweep.rates.size() > 1) sweeps.push_back(std::move(sweep));
       }
@@ -80,13 +80,13 @@ std::vector<Sweep> sweeps_of(const Study& study, const std::vector<StudyResult>&
   return sweeps;
 }
 
-std::optional<double> rate_of(const Study& study, const std::vector<Sweep>& sweeps, const std::string& name,
+std::optional<double> rate_of(const Study& study, const std::vector<RateSweep>& sweeps, const std::string& name,
                               const Cell& cell, bool again) {
   const StudyArm& arm = study.arm(name);
   if (!arm.lr_of.empty()) return rate_of(study, sweeps, arm.lr_of, cell, again);
   if (!arm.swept(cell.size)) return arm.rates(cell.size)[0];
   std::optional<double> rate;
-  for (const Sweep& s : sweeps) {
+  for (const RateSweep& s : sweeps) {
     if (s.arm != name || s.cell.size != cell.size) continue;
     if (!s.again) rate = s.best;
     if (s.again && again && s.cell == cell) return s.best;

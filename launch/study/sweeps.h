@@ -8,7 +8,7 @@
 namespace upcycle {
 
 // One sweep of an arm's learning rate at one cell.
-struct Sweep {
+struct RateSweep {
   std::string arm;
   Cell cell;
   bool again = false;         // at second_sweep_cell (grid.h), not as the paper did
@@ -19,11 +19,11 @@ struct Sweep {
   // Of its finished runs and the trunks that they go on from, as far as no sweep before this one has them.
   double flops = 0, wall_seconds = 0;
 };
-std::vector<Sweep> sweeps_of(const Study& study, const std::vector<StudyResult>& results);
+std::vector<RateSweep> sweeps_of(const Study& study, const std::vector<StudyResult>& results);
 
 // The learning rate of an arm's results at a cell: by the paper's rule (swept at the shortest duration and kept) or,
 // with `again`, by the second sweep where there is one at that cell. Null: not known yet.
-std::optional<double> rate_of(const Study& study, const std::vector<Sweep>& sweeps, const std::string& arm,
+std::optional<double> rate_of(const Study& study, const std::vector<RateSweep>& sweeps, const std::string& arm,
                               const Cell& cell, bool again);
 
 // The run whose checkpoint a branch or trunk goes on from; null: it starts by itself.

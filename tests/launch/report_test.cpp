@@ -6,6 +6,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "launch/run_curves.h"
 #include "launch/study/report_runs.h"
 #include "launch/study/run_metrics.h"
 #include "parallel/serve/machine.h"
@@ -407,14 +408,14 @@ TEST(RunMetrics, AStepThatWasTrainedAgainCountsAsItsLastLineSays) {
       << "\n"
       << R"({"step":5,"tok)";
   out.close();
-  const RunCurves c = read_curves(folder.string(), {{"old", ""}, {"new", ""}});
+  const CurvesJson c = curves_json(folder.string(), {{"old", ""}, {"new", ""}});
   EXPECT_EQ(c.curve.dump(), R"({"tokens":[10.0,20.0,30.0],"loss":[5.0,4.0,3.0]})");
   EXPECT_EQ(c.held_out.dump(), R"({"new":{"tokens":[20.0],"loss":[4.5]}})");
   EXPECT_EQ(
       c.load.dump(),
       R"({"tokens":[10.0,20.0,30.0],"layers":[1],"max_over_mean":[[10.0],[8.0],[6.0]],"entropy":[[15.0],[12.0],[9.0]]})");
   std::filesystem::remove_all(folder);
-  EXPECT_TRUE(read_curves(folder.string(), {}).load.is_null());
+  EXPECT_TRUE(curves_json(folder.string(), {}).load.is_null());
 }
 
 TEST(RunMetrics, LongCurvesBecomeMeansOfEqualPieces) {
