@@ -194,11 +194,14 @@ TEST_F(UpcycleRun, AUsedFolderTakesNoOtherRun) {
   EXPECT_EQ(metrics(path("used")).size(), 3u);
 }
 
-TEST_F(UpcycleRun, AStateWithoutMomentsDoesNotResumeUnderAnOptimizerThatKeepsThem) {
+TEST_F(UpcycleRun, MomentsOfAnotherOptimizerOrNoneDoNotResumeUnderOneThatKeepsThem) {
   expect_trained(moe({"--train.optimizer=sgd"}), "sgd");
   expect_parts(refused(moe({"--train.steps=3"}), "sgd"), {"0 of the 2 moments", "optimizer", "adamw", "init.load"});
   expect_trained(moe({"--train.optimizer=lion"}), "lion");
-  expect_parts(refused(moe({"--train.steps=3"}), "lion"), {"1 of the 2 moments", "optimizer", "adamw", "init.load"});
+  expect_parts(refused(moe({"--train.steps=3"}), "lion"), {"train.optimizer: found adamw", "lion", "init.load"});
+  expect_trained(moe({}), "adamw");
+  expect_parts(refused(moe({"--train.optimizer=lion", "--train.steps=3"}), "adamw"),
+               {"train.optimizer: found lion", "adamw", "sgd", "init.load"});
   expect_trained(moe({"--train.optimizer=lion", "--train.steps=3"}), "lion");
 }
 

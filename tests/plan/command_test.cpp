@@ -133,6 +133,7 @@ TEST(Configs, AllParseAndPlan) {
   int found = 0;
   for (const auto& entry : std::filesystem::directory_iterator(kConfigs)) {
     if (entry.path().extension() != ".json") continue;
+    if (entry.path().filename().string().starts_with("study_")) continue;  // Study.TheStudiesThatComeWithItCanBeRun
     ++found;
     SCOPED_TRACE(entry.path());
     Config c = parse_config(entry.path(), {});
