@@ -15,6 +15,7 @@ void write_report(const Study& study, const std::vector<StudyResult>& results,
   Json report = make_report(study, results, serving, read_rates(study));
   for (const std::string& problem : problems) report["study"]["notes"].push_back(problem);
   write_text_atomic(study.output + "/runs.csv", runs_csv(report));
+  write_text_atomic(study.output + "/gain.svg", gain_svg(report));
   write_text_atomic(study.output + "/report.html", report_html(report));
   write_text_atomic(study.output + "/report.json", report.dump(1) + "\n");
 }
@@ -27,7 +28,8 @@ int run_compare(const Arguments& arguments) {
   Options options(
       "compare",
       "The whole study of a file: trains and measures a grid of dense sizes, pretraining durations, budgets and arms, "
-      "each run as a process of its own, and writes OUTPUT/report.html, report.json and runs.csv. Started again it "
+      "each run as a process of its own, and writes OUTPUT/report.html, report.json, runs.csv and gain.svg. Started "
+      "again it "
       "does "
       "only what is missing; started several times, as by launch/study.sbatch, the drivers share the work. Exit code "
       "0: "

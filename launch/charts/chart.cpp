@@ -7,6 +7,8 @@
 #include <iterator>
 #include <set>
 
+#include "launch/charts/page.h"
+
 namespace upcycle::charts {
 namespace {
 
@@ -129,22 +131,49 @@ std::string points_of(const Series& s, const Scale& xs, const Scale& ys) {
   return svg;
 }
 
-std::string legend_of(const std::vector<Chart>& charts) {
-  std::string html;
+// What stands in the legend of charts: each series once.
+std::vector<const Series*> named(const std::vector<Chart>& charts) {
+  std::vector<const Series*> all;
   std::set<std::string> seen;
   for (const Chart& c : charts)
-    for (const Series& s : c.series) {
-      if (s.name.empty() || s.points.empty() || !seen.insert(s.name).second) continue;
-      html += fmt::format("<li><svg width=\"34\" height=\"14\" aria-hidden=\"true\">");
-      if (s.line)
-        html += fmt::format("<path class=\"line {}{}\" d=\"M1 7H33\"{}/>", color_class(s.look), s.thin ? " thin" : "",
-                            s.thin ? "" : dash_attribute(s.look));
-      if (s.markers)
-        html += fmt::format("<path class=\"mark {}{}\" d=\"{}\"/>", color_class(s.look), s.look.hollow ? " hollow" : "",
-                            marker_path(s.look.shape, 17, 7, kRadius));
-      html += fmt::format("</svg>{}</li>", escaped(s.name));
-    }
+    for (const Series& s : c.series)
+      if (!s.name.empty() && !s.points.empty() && seen.insert(s.name).second) all.push_back(&s);
+  return all;
+}
+
+// Its line and marker, 34 x 14.
+std::string sample(const Series& s) {
+  std::string svg;
+  if (s.line)
+    svg += fmt::format("<path class=\"line {}{}\" d=\"M1 7H33\"{}/>", color_class(s.look), s.thin ? " thin" : "",
+                       s.thin ? "" : dash_attribute(s.look));
+  if (s.markers)
+    svg += fmt::format("<path class=\"mark {}{}\" d=\"{}\"/>", color_class(s.look), s.look.hollow ? " hollow" : "",
+                       marker_path(s.look.shape, 17, 7, kRadius));
+  return svg;
+}
+
+std::string legend_of(const std::vector<Chart>& charts) {
+  std::string html;
+  for (const Series* s : named(charts))
+    html += fmt::format("<li><svg width=\"34\" height=\"14\" aria-hidden=\"true\">{}</svg>{}</li>", sample(*s),
+                        escaped(s->name));
   return html.empty() ? "" : "<ul class=\"legend\">" + html + "</ul>\n";
+}
+
+// Frame, lines and points, in kWidth x kHeight.
+std::string drawn(const Chart& c) {
+  const Scale x(c.x, x_values(c), kLeft, kWidth - kRight), y(c.y, y_values(c), kHeight - kBottom, kTop);
+  std::string svg = frame(c, x, y);
+  // Lines are cut at the frame: an svg within an svg clips. Points lie above all lines.
+  svg += fmt::format("<svg x=\"{0}\" y=\"{1}\" width=\"{2}\" height=\"{3}\" viewBox=\"{0} {1} {2} {3}\">\n", kLeft,
+                     kTop, kWidth - kRight - kLeft + 1, kHeight - kBottom - kTop + 1);
+  for (const Series& s : c.series)
+    if (s.line) svg += line_of(s, x, y, c.x.log, c.y.log);
+  svg += "</svg>\n";
+  for (const Series& s : c.series)
+    if (s.markers) svg += points_of(s, x, y);
+  return svg;
 }
 
 }  // namespace
@@ -154,21 +183,12 @@ bool has_points(const Chart& chart) {
 }
 
 std::string chart_figure(const Chart& c) {
-  const Scale x(c.x, x_values(c), kLeft, kWidth - kRight), y(c.y, y_values(c), kHeight - kBottom, kTop);
-  std::string html = fmt::format(
-      "<figure class=\"chart\"><figcaption>{}</figcaption>\n<svg viewBox=\"0 0 {} {}\" role=\"img\" tabindex=\"0\" "
-      "data-chart=\"{}\" aria-label=\"{}\">\n",
-      escaped(c.title), kWidth, kHeight, escaped(c.key), escaped(c.title + ": " + c.y.title + " against " + c.x.title));
-  html += frame(c, x, y);
-  // Lines are cut at the frame: an svg within an svg clips. Points lie above all lines.
-  html += fmt::format("<svg x=\"{0}\" y=\"{1}\" width=\"{2}\" height=\"{3}\" viewBox=\"{0} {1} {2} {3}\">\n", kLeft,
-                      kTop, kWidth - kRight - kLeft + 1, kHeight - kBottom - kTop + 1);
-  for (const Series& s : c.series)
-    if (s.line) html += line_of(s, x, y, c.x.log, c.y.log);
-  html += "</svg>\n";
-  for (const Series& s : c.series)
-    if (s.markers) html += points_of(s, x, y);
-  return html + "</svg></figure>\n";
+  return fmt::format(
+             "<figure class=\"chart\"><figcaption>{}</figcaption>\n<svg viewBox=\"0 0 {} {}\" role=\"img\" "
+             "tabindex=\"0\" data-chart=\"{}\" aria-label=\"{}\">\n",
+             escaped(c.title), kWidth, kHeight, escaped(c.key),
+             escaped(c.title + ": " + c.y.title + " against " + c.x.title)) +
+         drawn(c) + "</svg></figure>\n";
 }
 
 std::string chart_group(const std::vector<Chart>& charts, const std::string& caption) {
@@ -179,6 +199,29 @@ std::string chart_group(const std::vector<Chart>& charts, const std::string& cap
   std::string html = "<div class=\"group\">\n";
   if (!caption.empty()) html += "<p class=\"caption\">" + escaped(caption) + "</p>\n";
   return html + legend_of(charts) + "<div class=\"charts\">\n" + figures + "</div></div>\n";
+}
+
+std::string charts_svg(const std::vector<Chart>& charts) {
+  constexpr double kTitle = 26, kRow = 20, kGap = 20;
+  const std::vector<const Series*> legend = named(charts);
+  const double width = static_cast<double>(charts.size()) * (kWidth + kGap) + kGap,
+               height = kTitle + kHeight + kRow * static_cast<double>(legend.size()) + kGap;
+  std::string svg = fmt::format(
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" height=\"{1}\" role=\"img\">\n"
+      "<style>{2}\nsvg {{ font-family: system-ui, sans-serif; }} .heading {{ fill: var(--ink); font-weight: 600; }}\n"
+      ".paper {{ fill: var(--paper); }}</style>\n<rect class=\"paper\" width=\"{0}\" height=\"{1}\"/>\n",
+      width, height, page_style);
+  for (std::size_t i = 0; i < charts.size(); ++i)
+    svg += fmt::format("<svg x=\"{0}\" y=\"0\" width=\"{1}\" height=\"{2}\">{3}<svg y=\"{4}\">{5}</svg></svg>\n",
+                       kGap + static_cast<double>(i) * (kWidth + kGap), kWidth, kTitle + kHeight,
+                       text(0, 18, "start", charts[i].title, "heading"), kTitle, drawn(charts[i]));
+  double y = kTitle + kHeight;
+  for (const Series* s : legend) {
+    svg += fmt::format("<svg x=\"{}\" y=\"{}\" width=\"34\" height=\"14\">{}</svg>", kGap, y, sample(*s)) +
+           text(kGap + 42, y + 11, "start", s->name) + "\n";
+    y += kRow;
+  }
+  return svg + "</svg>\n";
 }
 
 }  // namespace upcycle::charts

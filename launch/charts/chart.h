@@ -45,6 +45,8 @@ std::string chart_figure(const Chart& chart);
 // Charts beside each other, one above the other on a phone, under the legend of all their series. "" where no chart has
 // points.
 std::string chart_group(const std::vector<Chart>& charts, const std::string& caption = "");
+// The same beside each other as one SVG file that needs no page, e.g. for a README.
+std::string charts_svg(const std::vector<Chart>& charts);
 bool has_points(const Chart& chart);
 
 }  // namespace upcycle::charts

@@ -26,5 +26,7 @@ std::string runs_csv(const Json& report);  // one line per run (runs_csv.cpp)
 
 // One self-contained page that needs no network. `report`: as make_report gives it, perhaps read back from a file.
 std::string report_html(const Json& report);
+// Its first plots, the gain of the candidate over the baseline alone and beside the paper's, as one SVG file.
+std::string gain_svg(const Json& report);
 
 }  // namespace upcycle

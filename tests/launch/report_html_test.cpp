@@ -200,6 +200,18 @@ TEST_F(ReportHtml, ServingExpertsSweepsAndBreakEvenToo) {
                        {{0, 0}, 0.4375}, {{0, 1}, 0.5625}, {{1, 0}, 0.25}, {{1, 1}, 0.75}}));
 }
 
+TEST_F(ReportHtml, TheGainIsAPictureOfItsOwn) {
+  const std::string svg = gain_svg(report);
+  std::multiset<std::pair<std::string, std::string>> drawn, page;
+  for (const Tag& tag : tags_of("\n" + svg))
+    if (tag.attributes.contains("data-x")) drawn.emplace(tag.attributes.at("data-x"), tag.attributes.at("data-y"));
+  for (const char* plot : {"gain loss new", "gain loss beside paper"})
+    for (const auto& [run, x, y] : plots[plot]) page.emplace(fmt::format("{}", x), fmt::format("{}", y));
+  EXPECT_FALSE(drawn.empty());
+  EXPECT_EQ(drawn, page);
+  EXPECT_EQ(gain_svg(Json::object()).find("data-x"), std::string::npos);
+}
+
 TEST_F(ReportHtml, ItLoadsNothingAndTextStaysText) {
   for (const char* word :
        {"http://", "https://", "src=", "url(", "@import", "<link", "<b>", "<em>", "<p>t", "alert(1)</script>"})

@@ -138,20 +138,7 @@ Chart gain_chart(const std::string& key, const std::string& title, const Axis& x
 
 }  // namespace
 
-Section gain_section(const View& v) {
-  Section s{
-      "gain", "Gain of " + v.candidate + " over " + v.baseline + " against the budget",
-      "Above 0 " + v.candidate +
-          " is better. Filled points are this study's, with the 95 % interval (bootstrap over "
-          "documents and seeds); small hollow ones are single seeds. Gray hollow ones are the paper's: a loss gain is "
-          "compared with its loss gain; its accuracy is a mean of 35 downstream tasks and stands in a plot of its own. "
-          "A "
-          "gain in cloze score is given only where the score of " +
-          v.baseline +
-          " is clearly above chance and the two differ by more than two standard errors; its bars are 1.96 "
-          "standard errors.",
-      "", "No pair of runs of both arms is finished yet."};
-  if (part(v.report, "comparisons").empty()) return s;
+std::vector<Chart> gain_charts(const View& v) {
   std::vector<Chart> all;
   const auto ours = [&](const std::string& set) {
     std::vector<Series> series = seeds(v, set);  // below the lines
@@ -183,7 +170,24 @@ Section gain_section(const View& v) {
                                v.budget_axis(), "cloze score higher by", lines(v, set, cloze_point)));
   all.push_back(gain_chart("gain paper accuracy", "The paper's gain in downstream accuracy", paper_axis(),
                            "accuracy over 35 tasks higher by", paper_lines(v, "gain", paper_accuracy_gain)));
-  s.body = charts::chart_group(all) + comparisons_table(v);
+  return all;
+}
+
+Section gain_section(const View& v) {
+  Section s{
+      "gain", "Gain of " + v.candidate + " over " + v.baseline + " against the budget",
+      "Above 0 " + v.candidate +
+          " is better. Filled points are this study's, with the 95 % interval (bootstrap over "
+          "documents and seeds); small hollow ones are single seeds. Gray hollow ones are the paper's: a loss gain is "
+          "compared with its loss gain; its accuracy is a mean of 35 downstream tasks and stands in a plot of its own. "
+          "A "
+          "gain in cloze score is given only where the score of " +
+          v.baseline +
+          " is clearly above chance and the two differ by more than two standard errors; its bars are 1.96 "
+          "standard errors.",
+      "", "No pair of runs of both arms is finished yet."};
+  if (part(v.report, "comparisons").empty()) return s;
+  s.body = charts::chart_group(gain_charts(v)) + comparisons_table(v);
   return s;
 }
 

@@ -1,12 +1,15 @@
 #pragma once
 #include <string>
+#include <vector>
 
+#include "launch/charts/chart.h"
 #include "launch/charts/page.h"
 #include "launch/study/page/view.h"
 
 namespace upcycle::study_page {
 
-std::string opening_section(const View& view);  // name, verdict, key figures
+std::string opening_section(const View& view);          // name, verdict, key figures
+std::vector<charts::Chart> gain_charts(const View& v);  // what gain_section shows
 charts::Section gain_section(const View& view);
 charts::Section loss_section(const View& view);
 charts::Section curves_section(const View& view);
