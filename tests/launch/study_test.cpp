@@ -62,8 +62,8 @@ TEST(Study, ArmsOfABudgetHaveEqualFlopsOrTokens) {
   const Study s = configured("study_small.json");
   const std::vector<StudyRun> runs = planned_runs(s);
   const StudyRun& dense = find(runs, "260K-d60");
-  const StudyRun& cpt = find(runs, "260K-d60-b0.8-cpt-lr0.008-s1");
-  const StudyRun& moe = find(runs, "260K-d60-b0.8-upcycled-lr0.008-s1");
+  const StudyRun& cpt = find(runs, "260K-d60-b0.8-cpt-lr0.01-s1");
+  const StudyRun& moe = find(runs, "260K-d60-b0.8-upcycled-lr0.01-s1");
   EXPECT_NEAR(cpt.flops / dense.flops, 0.8, 1e-3);
   EXPECT_NEAR(moe.flops / cpt.flops, 1, 1e-3);
   EXPECT_LT(moe.tokens, cpt.tokens);
@@ -112,7 +112,7 @@ TEST(Study, BranchesOfATrunkShareItsSteps) {
   Study s = configured("study_small.json");
   s.trunk = true;
   const std::vector<StudyRun> runs = planned_runs(s);
-  const StudyRun& last = find(runs, "260K-d60-b0.8-cpt-lr0.008-s1");
+  const StudyRun& last = find(runs, "260K-d60-b0.8-cpt-lr0.01-s1");
   const StudyRun& trunk = find(runs, last.continues);
   EXPECT_EQ(trunk.kind, "trunk");
   EXPECT_EQ(trunk.config.train.schedule, "constant");
