@@ -14,14 +14,6 @@
 namespace upcycle {
 namespace {
 
-Communicator& replicas(const Optimizer& o, ParamGroup g) { return g == ParamGroup::Dense ? *o.mesh->dp : *o.mesh->edp; }
-
-std::size_t index_of(const Optimizer& o, const OwnedPiece& p) {
-  return static_cast<std::size_t>(p.row - o.table->rows.data());
-}
-
-constexpr ParamGroup kGroups[] = {ParamGroup::Dense, ParamGroup::Expert};
-
 // The parts of rows replicated over tp that this rank owns. tp ranks of one dp rank have the same: their flat buffers
 // are laid out alike.
 std::vector<OwnedRange> replicated_ranges(const ParamTable& table, const Coordinates& at) {
@@ -60,110 +52,12 @@ Optimizer make_optimizer(const ParamTable& table, Arrivals& arrivals, const Mesh
       return fnmatch(pattern.c_str(), row.name.c_str(), 0) == 0;
     }));
   o.row_steps.assign(table.rows.size(), 0);
-  const auto is_frozen = [&](const OwnedPiece& p) { return o.frozen[index_of(o, p)] != 0; };
+  const auto is_frozen = [&](const OwnedPiece& p) { return o.frozen[o.index_of(p)] != 0; };
   o.updated = owned_pieces(table, mesh.at, true);
   o.counted = owned_pieces(table, mesh.at, false);
   std::erase_if(o.updated, is_frozen);
   std::erase_if(o.counted, is_frozen);
   return o;
-}
-
-void zero_gradients(Optimizer& o, TrainMemory& memory) {
-  for (const ParamGroup g : kGroups)
-    if (memory.grads.of(g).size() > 0) o.ops->fill(*o.stream, memory.grads.of(g), 0);
-}
-
-void start_reduction(Optimizer& o, TrainMemory& memory, std::int64_t layer) {
-  for (const ParamGroup g : kGroups) {
-    const FlatGroup& flat = o.table->group(g);
-    const Tensor& grads = memory.grads.of(g);
-    for (const Bucket& b : flat.buckets) {
-      if (b.layer != layer) continue;
-      const Tensor mine = grads.slice_rows(flat.owned_begin(b), flat.owned_end(b));
-      o.sums.push_back({&b, g, replicas(o, g).reduce_scatter(mine, grads.slice_rows(b.begin, b.end))});
-    }
-  }
-}
-
-void finish_reduction(Optimizer& o, TrainMemory& memory) {
-  for (const BucketSum& sum : o.sums) {
-    o.stream->wait(sum.event);
-    if (sum.group != ParamGroup::Dense) continue;
-    for (const OwnedRange& r : o.replicated)
-      if (r.begin >= sum.bucket->begin && r.begin < sum.bucket->end)
-        o.sums_over_tp.push_back(o.mesh->tp->all_reduce(memory.grads.dense.slice_rows(r.begin, r.end)));
-  }
-  o.sums.clear();
-  for (const Event& sum : o.sums_over_tp) o.stream->wait(sum);
-  o.sums_over_tp.clear();
-}
-
-void start_norm(Optimizer& o, TrainMemory& memory, double& sum_squares) {
-  o.ops->fill(*o.stream, memory.sum_squares, 0);
-  for (const OwnedPiece& p : o.counted)
-    o.ops->sum_squares(*o.stream, o.workspace, memory.sum_squares, piece_of(memory.grads, p));
-  o.device->copy_to_host(*o.stream, &sum_squares, memory.sum_squares.data, sizeof sum_squares);
-}
-
-void clip_gradients(Optimizer& o, TrainMemory& memory, double& sum_squares) {
-  sum_squares = o.mesh->world->sum_of(sum_squares);
-  o.device->copy_from_host(*o.stream, memory.sum_squares.data, &sum_squares, sizeof sum_squares);
-  o.ops->clip_scale(*o.stream, memory.scale, memory.sum_squares, static_cast<float>(o.config.clip_grad));
-}
-
-namespace {
-
-void update_piece(Optimizer& o, TrainMemory& memory, const OwnedPiece& p, double lr) {
-  const Tensor param = piece_of(memory.weights, p), master = master_piece(memory, p), grad = piece_of(memory.grads, p);
-  const auto decay = static_cast<float>(p.row->weight_decay ? o.config.weight_decay : 0);
-  if (o.config.optimizer == "sgd") {
-    o.ops->sgd(*o.stream, param, master, grad, memory.scale, static_cast<float>(lr), decay);
-    return;
-  }
-  if (o.config.optimizer == "lion") {
-    o.ops->lion(
-        *o.stream, param, master, shard_piece_of(memory.m, p), grad, memory.scale,
-        {static_cast<float>(lr), static_cast<float>(o.config.beta1), static_cast<float>(o.config.beta2), decay});
-    return;
-  }
-  const AdamwStep step{static_cast<float>(lr),
-                       static_cast<float>(o.config.beta1),
-                       static_cast<float>(o.config.beta2),
-                       static_cast<float>(o.config.eps),
-                       decay,
-                       o.row_steps[index_of(o, p)]};
-  o.ops->adamw(*o.stream, param, master, shard_piece_of(memory.m, p), shard_piece_of(memory.v, p), grad, memory.scale,
-               step);
-}
-
-Event gather_bucket(Optimizer& o, TrainMemory& memory, ParamGroup g, const Bucket& b) {
-  const FlatGroup& flat = o.table->group(g);
-  const Tensor& weights = memory.weights.of(g);
-  return replicas(o, g).all_gather(weights.slice_rows(b.begin, b.end),
-                                   weights.slice_rows(flat.owned_begin(b), flat.owned_end(b)));
-}
-
-}  // namespace
-
-void update_parameters(Optimizer& o, TrainMemory& memory, double lr) {
-  o.arrivals->wait_all(*o.stream);  // in case no forward came between
-  for (std::size_t i = 0; i < o.row_steps.size(); ++i)
-    if (o.frozen[i] == 0) ++o.row_steps[i];
-  auto piece = o.updated.begin();  // in the order of rows, which is the parts' too
-  auto expert = o.table->expert.buckets.begin();
-  for (const Bucket& part : o.table->dense.buckets) {  // every part has some
-    for (; piece != o.updated.end() && o.table->bucket_of(*piece->row).layer == part.layer; ++piece)
-      update_piece(o, memory, *piece, lr);
-    o.arrivals->add(part.layer, gather_bucket(o, memory, ParamGroup::Dense, part));
-    if (expert != o.table->expert.buckets.end() && expert->layer == part.layer)
-      o.arrivals->add(part.layer, gather_bucket(o, memory, ParamGroup::Expert, *expert++));
-  }
-  UPCYCLE_CHECK(piece == o.updated.end() && expert == o.table->expert.buckets.end(), "a part was not updated");
-}
-
-void gather_parameters(Optimizer& o, TrainMemory& memory, ParamGroup group) {
-  for (const Bucket& b : o.table->group(group).buckets) o.arrivals->add(b.layer, gather_bucket(o, memory, group, b));
-  o.arrivals->wait_all(*o.stream);
 }
 
 void masters_from_weights(Optimizer& o, TrainMemory& memory) {

@@ -9,7 +9,9 @@
 #include "kernels/ops.h"
 #include "parallel/model/transformer.h"
 #include "parallel/train/diverged.h"
+#include "parallel/train/reduction.h"
 #include "parallel/train/schedule.h"
+#include "parallel/train/update.h"
 
 namespace upcycle {
 namespace {

@@ -9,6 +9,7 @@
 #include "parallel/model/rectangles.h"
 #include "parallel/model/weights.h"
 #include "parallel/train/trainer_state.h"
+#include "parallel/train/update.h"
 #include "parallel/upcycle/idle_memory.h"
 #include "parallel/upcycle/live_plan.h"
 #include "parallel/upcycle/load_upcycled.h"

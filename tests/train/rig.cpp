@@ -11,6 +11,7 @@
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/ops.h"
 #include "parallel/model/transformer.h"
+#include "parallel/train/reduction.h"
 #include "tests/kernels/test_backend.h"
 
 namespace upcycle {

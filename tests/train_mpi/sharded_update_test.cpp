@@ -2,6 +2,8 @@
 
 #include "core/rng.h"
 #include "parallel/model/weights.h"
+#include "parallel/train/reduction.h"
+#include "parallel/train/update.h"
 #include "tests/mpi_tests.h"
 #include "tests/train/rig.h"
 #include "tests/train_mpi/pieces.h"

@@ -1,0 +1,26 @@
+#pragma once
+#include "parallel/train/optimizer.h"
+
+// From complete gradients to the clipped sum of all replicas.
+namespace upcycle {
+
+void zero_gradients(Optimizer& o, TrainMemory& memory);
+
+// Starts the sums of one part of the model (Bucket::layer) whose gradients are complete: reduce-scatter of its buckets
+// over dp or edp, overlapping with the backward of the layers below.
+void start_reduction(Optimizer& o, TrainMemory& memory, std::int64_t layer);
+// Waits for all that was started, then sums over tp the owned pieces of rows that are replicated there (under sequence
+// parallelism each rank saw its own tokens): grads hold the step's raw gradient in the owned pieces.
+//
+// The sum over tp comes last because only then all of its ranks get the same bits: the dp groups of two tp ranks may
+// add in different orders (NCCL's do, NVIDIA/nccl issue 2091), and the replicas would drift apart.
+void finish_reduction(Optimizer& o, TrainMemory& memory);
+
+// Starts to copy this rank's part of the squared norm of the raw gradient to `sum_squares`, in memory that
+// Device::allocate_host gave: of all parameters that are not frozen, each logical element on one rank of the mesh.
+void start_norm(Optimizer& o, TrainMemory& memory, double& sum_squares);
+// Once the stream is synchronized: makes it the squared global norm, added up in rank order on the host, so that it is
+// the same on all ranks, and sets memory.scale to the clipping factor.
+void clip_gradients(Optimizer& o, TrainMemory& memory, double& sum_squares);
+
+}  // namespace upcycle

@@ -1,0 +1,62 @@
+#include "parallel/train/update.h"
+
+#include "core/check.h"
+#include "kernels/ops.h"
+
+namespace upcycle {
+namespace {
+
+void update_piece(Optimizer& o, TrainMemory& memory, const OwnedPiece& p, double lr) {
+  const Tensor param = piece_of(memory.weights, p), master = master_piece(memory, p), grad = piece_of(memory.grads, p);
+  const auto decay = static_cast<float>(p.row->weight_decay ? o.config.weight_decay : 0);
+  if (o.config.optimizer == "sgd") {
+    o.ops->sgd(*o.stream, param, master, grad, memory.scale, static_cast<float>(lr), decay);
+    return;
+  }
+  if (o.config.optimizer == "lion") {
+    o.ops->lion(
+        *o.stream, param, master, shard_piece_of(memory.m, p), grad, memory.scale,
+        {static_cast<float>(lr), static_cast<float>(o.config.beta1), static_cast<float>(o.config.beta2), decay});
+    return;
+  }
+  const AdamwStep step{static_cast<float>(lr),
+                       static_cast<float>(o.config.beta1),
+                       static_cast<float>(o.config.beta2),
+                       static_cast<float>(o.config.eps),
+                       decay,
+                       o.row_steps[o.index_of(p)]};
+  o.ops->adamw(*o.stream, param, master, shard_piece_of(memory.m, p), shard_piece_of(memory.v, p), grad, memory.scale,
+               step);
+}
+
+Event gather_bucket(Optimizer& o, TrainMemory& memory, ParamGroup g, const Bucket& b) {
+  const FlatGroup& flat = o.table->group(g);
+  const Tensor& weights = memory.weights.of(g);
+  return o.replicas(g).all_gather(weights.slice_rows(b.begin, b.end),
+                                  weights.slice_rows(flat.owned_begin(b), flat.owned_end(b)));
+}
+
+}  // namespace
+
+void update_parameters(Optimizer& o, TrainMemory& memory, double lr) {
+  o.arrivals->wait_all(*o.stream);  // in case no forward came between
+  for (std::size_t i = 0; i < o.row_steps.size(); ++i)
+    if (o.frozen[i] == 0) ++o.row_steps[i];
+  auto piece = o.updated.begin();  // in the order of rows, which is the parts' too
+  auto expert = o.table->expert.buckets.begin();
+  for (const Bucket& part : o.table->dense.buckets) {  // every part has some
+    for (; piece != o.updated.end() && o.table->bucket_of(*piece->row).layer == part.layer; ++piece)
+      update_piece(o, memory, *piece, lr);
+    o.arrivals->add(part.layer, gather_bucket(o, memory, ParamGroup::Dense, part));
+    if (expert != o.table->expert.buckets.end() && expert->layer == part.layer)
+      o.arrivals->add(part.layer, gather_bucket(o, memory, ParamGroup::Expert, *expert++));
+  }
+  UPCYCLE_CHECK(piece == o.updated.end() && expert == o.table->expert.buckets.end(), "a part was not updated");
+}
+
+void gather_parameters(Optimizer& o, TrainMemory& memory, ParamGroup group) {
+  for (const Bucket& b : o.table->group(group).buckets) o.arrivals->add(b.layer, gather_bucket(o, memory, group, b));
+  o.arrivals->wait_all(*o.stream);
+}
+
+}  // namespace upcycle
