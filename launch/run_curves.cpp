@@ -19,7 +19,7 @@ using Json = nlohmann::json;
 constexpr std::size_t kMostLoads = 60;
 
 struct Step {
-  double tokens = 0, loss = 0, seconds = 0;
+  double tokens = 0, loss = 0, seconds = 0, tokens_per_s = 0;
   std::vector<double> layers, load, entropy;
 };
 struct Evaluation {
@@ -38,7 +38,13 @@ void take(const Json& line, Lines& lines) {
     lines.held_out[line.at("eval")][step] = {line.at("tokens"), number(line.at("eval_loss"))};
     return;
   }
-  Step s{line.at("tokens"), number(line.at("loss")), line.value("step_ms", 0.0) / 1e3, {}, {}, {}};
+  Step s{line.at("tokens"),
+         number(line.at("loss")),
+         line.value("step_ms", 0.0) / 1e3,
+         line.value("tokens_per_s", 0.0),
+         {},
+         {},
+         {}};
   for (const Json& layer : line.value("moe_layers", Json::array())) {
     s.layers.push_back(layer.at("layer"));
     s.load.push_back(number(layer.at("load_max_over_mean")));
@@ -149,6 +155,20 @@ RunCurves read_run_curves(const std::string& run, std::size_t most) {
   }
   add_loads(lines, curves);
   return curves;
+}
+
+RunEnd read_run_end(const std::string& run, std::int64_t last_steps) {
+  const Lines lines = read_lines(run);
+  RunEnd end;
+  std::vector<double> rates;
+  for (const auto& [number, step] : lines.steps) rates.push_back(step.tokens_per_s);
+  const auto middle = rates.begin() + static_cast<std::ptrdiff_t>(rates.size() / 2);
+  std::nth_element(rates.begin(), middle, rates.end());
+  end.tokens_per_s = *middle;
+  const auto n = std::min(last_steps, static_cast<std::int64_t>(lines.steps.size()));
+  auto step = lines.steps.rbegin();
+  for (std::int64_t i = 0; i < n; ++i) end.loss += step++->second.loss / static_cast<double>(n);
+  return end;
 }
 
 }  // namespace upcycle

@@ -1,4 +1,5 @@
 #pragma once
+#include <cstdint>
 #include <map>
 #include <string>
 #include <vector>
@@ -20,6 +21,14 @@ struct RunCurves {
 // At most `most` points of each curve. InputError: no such folder, no metrics.jsonl or no step in it, or a line that is
 // none of `upcycle train`.
 RunCurves read_run_curves(const std::string& run, std::size_t most = 400);
+
+// Of a run that has ended.
+struct RunEnd {
+  double loss = 0;          // mean over the last steps
+  double tokens_per_s = 0;  // median over all steps
+};
+// InputError as read_run_curves.
+RunEnd read_run_end(const std::string& run, std::int64_t last_steps);
 
 // Rows of the same number of values, as means of at most `most` pieces of equal length.
 std::vector<std::vector<double>> thinned(const std::vector<std::vector<double>>& rows, std::size_t most);

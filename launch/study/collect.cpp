@@ -1,14 +1,12 @@
 #include "launch/study/collect.h"
 
-#include <algorithm>
 #include <filesystem>
-#include <fstream>
-#include <limits>
 #include <map>
 
 #include "core/error.h"
 #include "data/files.h"
 #include "data/hash.h"
+#include "launch/run_curves.h"
 #include "launch/study/file_marks.h"
 #include "launch/study/process.h"
 #include "launch/study/run_folder.h"
@@ -209,9 +207,9 @@ RunMeasures collect_measures(const Study& study, const StudyRun& run, const std:
   m.active_parameters = value_of<std::int64_t>(model, "active_parameters", inspected);
   m.flops = value_of<double>(model, "flops", inspected);
   m.wall_seconds = value_of<double>(model, "wall_seconds", inspected);
-  const TrainingCurve curve = read_training(folder + "/metrics.jsonl", kLastSteps);
-  m.last_50_loss = curve.last_loss;
-  m.tokens_per_s = curve.tokens_per_s;
+  const RunEnd end = read_run_end(folder, kLastSteps);
+  m.last_50_loss = end.loss;
+  m.tokens_per_s = end.tokens_per_s;
   read_sets(m, study, run, folder);
   return m;
 }
@@ -226,30 +224,6 @@ std::optional<RunMeasures> read_measures(const Study& study, const StudyRun& run
   read_sets(m, study, run, folder);  // measures.json may have been made from the files of other settings
   if (m.experts.is_null() && !experts_commands(study, run, folder).empty()) return std::nullopt;
   return m;
-}
-
-TrainingCurve read_training(const std::string& metrics_file, std::int64_t last_steps) {
-  struct Step {
-    double loss = 0, tokens_per_s = 0;
-  };
-  std::map<std::int64_t, Step> steps;
-  std::ifstream in(metrics_file);
-  for (std::string line; std::getline(in, line);) {
-    const Json j = Json::parse(line, nullptr, false);
-    if (j.is_object() && j.contains("loss") && j.contains("step") && j["loss"].is_number())
-      steps[j["step"].get<std::int64_t>()] = {j["loss"].get<double>(), j.value("tokens_per_s", 0.0)};
-  }
-  constexpr double none = std::numeric_limits<double>::quiet_NaN();
-  if (steps.empty()) return {none, none};
-  TrainingCurve curve;
-  std::int64_t n = 0;
-  for (auto s = steps.rbegin(); s != steps.rend() && n < last_steps; ++s, ++n) curve.last_loss += s->second.loss;
-  curve.last_loss /= static_cast<double>(n);
-  std::vector<double> rates;
-  for (const auto& [step, values] : steps) rates.push_back(values.tokens_per_s);
-  std::nth_element(rates.begin(), rates.begin() + static_cast<std::ptrdiff_t>(rates.size() / 2), rates.end());
-  curve.tokens_per_s = rates[rates.size() / 2];
-  return curve;
 }
 
 }  // namespace upcycle

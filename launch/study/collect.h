@@ -27,14 +27,6 @@ RunMeasures collect_measures(const Study& study, const StudyRun& run, const std:
 // held-out set).
 std::optional<RunMeasures> read_measures(const Study& study, const StudyRun& run, const std::string& folder);
 
-// Mean training loss of the last `steps` steps; a step that was repeated after a crash counts once, as its last line
-// says. NaN where there is none.
-struct TrainingCurve {
-  double last_loss = 0;
-  double tokens_per_s = 0;  // median over the steps
-};
-TrainingCurve read_training(const std::string& metrics_file, std::int64_t last_steps);
-
 // Options of a run's config for the commands that read its model.
 std::vector<std::string> inference_arguments(const Config& config);
 

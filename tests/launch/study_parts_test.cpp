@@ -56,21 +56,6 @@ TEST(Launcher, StartsRanksAsTheStudySays) {
   EXPECT_TRUE(given != nullptr || c.environment.at("CUDA_VISIBLE_DEVICES") == "4,5,6,7");
 }
 
-TEST(Collect, OfARepeatedStepTheLastLineCounts) {
-  const TemporaryFolder folder;
-  std::string text;
-  for (int step = 1; step <= 60; ++step)
-    text += Json{{"step", step}, {"loss", 100}, {"tokens_per_s", step}}.dump() + "\n";
-  for (int step = 11; step <= 60; ++step)
-    text += Json{{"step", step}, {"loss", step}, {"tokens_per_s", step}}.dump() + "\n";
-  text += R"({"step": 60, "eval": "new", "eval_loss": 5})"
-          "\n"
-          R"({"step": 61, "lo)";  // cut short by a death
-  const TrainingCurve curve = read_training(folder.write("metrics.jsonl", text), 50);
-  EXPECT_DOUBLE_EQ(curve.last_loss, 35.5);
-  EXPECT_DOUBLE_EQ(curve.tokens_per_s, 31);
-}
-
 TEST(Collect, ExpertsAreThoseOfTheTextThatTheStudyAsksFor) {
   FakeStudy f;
   f.study.valid = {{"new", f.folder.file("new")}, {"old", f.folder.file("old")}};
