@@ -9,6 +9,7 @@
 #include "core/host_memory.h"
 #include "core/log.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cuda_scratch.h"
 #include "parallel/comm/agree.h"
 
 namespace upcycle {
@@ -108,13 +109,16 @@ Backend make_backend(const MpiSession& session, const Config& config) {
 #endif
 }
 
-std::function<std::size_t(const OpLimits&)> workspace_of(const Config& config) {
-  if (config.device == "cpu") return CpuOps::most_workspace;
-#ifdef UPCYCLE_HAS_CUDA
-  return cuda::scratch_bytes;
+void check_backend_is_built(const Config& config) {
+#ifndef UPCYCLE_HAS_CUDA
+  if (config.device == "cuda") refuse_cuda(config.where("device"), "device");
 #else
-  refuse_cuda(config.where("device"), "device");
+  (void)config;
 #endif
+}
+
+std::function<std::size_t(const OpLimits&)> workspace_of(const Config& config) {
+  return config.device == "cpu" ? CpuOps::most_workspace : cuda::scratch::most_bytes;
 }
 
 Mesh make_backend_mesh(const Backend& backend, const MpiSession& session, const Layout& layout) {

@@ -27,8 +27,10 @@ struct Backend {
 // a driver or GPUs are missing, naming the field and the first rank without.
 Backend make_backend(const MpiSession& session, const Config& config);
 
-// Scratch bytes that the ops of config.device need, for a plan: needs no GPU, but InputError if this build lacks the
-// backend.
+// InputError if this build lacks the backend of config.device.
+void check_backend_is_built(const Config& config);
+
+// Scratch bytes that the ops of config.device need, for a plan: needs neither a GPU nor a build for it.
 std::function<std::size_t(const OpLimits&)> workspace_of(const Config& config);
 
 // Communicators for the backend's memory: MPI, or NCCL. Collective.
@@ -46,7 +48,6 @@ std::string gpu_address(int gpu);  // on the PCI bus: the same in every process 
 int capability(int gpu);           // compute capability: 90 is 9.0
 std::size_t free_memory(int gpu);  // bytes
 void set_profiling(bool on);
-std::size_t scratch_bytes(const OpLimits& limits);  // of the ops; needs no GPU
 Backend make_backend(int gpu);
 Mesh make_mesh(const Backend& backend, const MpiSession& session, const Layout& layout);
 }  // namespace cuda

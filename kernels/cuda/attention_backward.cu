@@ -191,17 +191,11 @@ __global__ void __launch_bounds__(kAttentionThreads, kD == 64 ? 2 : 1)
   }
 }
 
-std::size_t delta_bytes(std::int64_t T, std::int64_t N) { return static_cast<std::size_t>(T * N) * sizeof(float); }
-
 }  // namespace
 
 }  // namespace upcycle::cuda
 
 namespace upcycle {
-
-std::size_t CudaOps::attention_backward_workspace(const OpLimits& limits) {
-  return cuda::delta_bytes(limits.T, limits.N);
-}
 
 void CudaOps::attention_backward(Stream& stream, Workspace workspace, const Tensor& dq, const Tensor& dk,
                                  const Tensor& dv, const Tensor& dout, const Tensor& q, const Tensor& k,
@@ -210,7 +204,7 @@ void CudaOps::attention_backward(Stream& stream, Workspace workspace, const Tens
   using namespace cuda;
   const attention::Sizes z = attention::sizes_of(out, lse, q, k, v, D, q_sequences, k_sequences);
   attention::check_gradients(z, dq, dk, dv, dout, q);
-  const std::size_t needed = delta_bytes(z.Tq, z.N);
+  const std::size_t needed = scratch::attention_delta(z.Tq, z.N);
   check_workspace("attention_backward", workspace, needed);
   if (q_sequences.count == 0) return;
   float* const delta = static_cast<float*>(workspace.data);

@@ -121,8 +121,6 @@ void attention_forward_tiles(Stream& stream, const Tensor& out, const Tensor& q,
 
 namespace upcycle {
 
-std::size_t CudaOps::attention_forward_workspace(const OpLimits&) { return 0; }
-
 void CudaOps::attention_forward(Stream& stream, Workspace, const Tensor& out, const Tensor& lse, const Tensor& q,
                                 const Tensor& k, const Tensor& v, std::int64_t D, const PackedSequences& q_sequences,
                                 const PackedSequences& k_sequences) {

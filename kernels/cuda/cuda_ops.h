@@ -1,6 +1,7 @@
 #pragma once
 #include <memory>
 
+#include "kernels/cuda_scratch.h"
 #include "kernels/ops.h"
 
 namespace upcycle {
@@ -17,14 +18,9 @@ class CudaOps final : public Ops {
   CudaOps();
   ~CudaOps() override;
 
-  std::size_t workspace_bytes(const OpLimits& limits) const override { return most_workspace(limits); }
-  static std::size_t most_workspace(const OpLimits& limits);  // the same without a GPU, for plans
+  std::size_t workspace_bytes(const OpLimits& limits) const override { return cuda::scratch::most_bytes(limits); }
   void prepare(const OpLimits& limits) override;
-  // Each op and, for those with scratch, the bytes that one call within the limits needs.
 #define UPCYCLE_OP(name, ...) void name(__VA_ARGS__) override;
-#define UPCYCLE_OP_WITH_SCRATCH(name, ...) \
-  void name(__VA_ARGS__) override;         \
-  static std::size_t name##_workspace(const OpLimits& limits);
 #include "kernels/ops.inc"
 
   // Matrix products whose algorithm has been chosen so far; a step after the first chooses none.

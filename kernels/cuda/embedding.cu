@@ -67,8 +67,6 @@ __global__ void backward(float* dtable, const T* dout, std::int64_t stride, Sort
 
 }  // namespace
 
-std::size_t CudaOps::embedding_backward_workspace(const OpLimits& limits) { return token_sort_bytes(limits.T); }
-
 void CudaOps::embedding_forward(Stream& stream, const Tensor& out, const Tensor& table, const Tensor& tokens,
                                 std::int64_t vocab_begin) {
   const EmbeddingSizes z = check_embedding_forward(out, table, tokens);

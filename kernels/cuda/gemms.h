@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/check.h"
+#include "kernels/cuda_scratch.h"
 #include "kernels/gemm_shape.h"
 
 #define UPCYCLE_CUBLASLT(call)                                                        \
@@ -16,8 +17,6 @@
 
 namespace upcycle::cuda {
 
-// What cuBLAS's documentation recommends for Hopper and later.
-inline constexpr std::size_t kGemmWorkspaceBytes = std::size_t{32} << 20;
 // Experts' products divide it: one part for each that may run concurrently.
 inline constexpr int kExpertLanes = 4;
 inline constexpr std::size_t kLaneWorkspaceBytes = kGemmWorkspaceBytes / kExpertLanes;

@@ -53,8 +53,6 @@ void CudaOps::prepare(const OpLimits& limits) {
     }
 }
 
-std::size_t CudaOps::grouped_matmul_workspace(const OpLimits& limits) { return matmul_workspace(limits); }
-
 void CudaOps::grouped_matmul(Stream& stream, Workspace workspace, MatmulKind kind, const Tensor& c, const Tensor& a,
                              const Tensor& b, std::span<const std::int64_t> offsets, Store store, std::int64_t align) {
   const GemmShape shape = checked_grouped_matmul(kind, c, a, b, offsets, store, align);

@@ -13,9 +13,9 @@
 namespace upcycle::cuda {
 namespace {
 
-constexpr std::int64_t kTokens = 2048;  // rows of a block of logits
-constexpr std::int64_t kVocab = 4096;   // its columns, at most
-constexpr int kThreads = 128;           // per thread block, which has one row of logits
+using scratch::block_size, scratch::kXentTokens, scratch::kXentVocab;
+
+constexpr int kThreads = 128;  // per thread block, which has one row of logits
 
 template <int Threads>
 __device__ __forceinline__ float block_max(float v) {
@@ -106,40 +106,6 @@ __global__ void __launch_bounds__(kThreads)
   if (j < columns) out[j] = from_float<T>(gradient(j, row[j]));
 }
 
-// Nearly equal blocks, of a multiple of 64 columns, so that rows of logits begin at whole vectors.
-std::int64_t block_size(std::int64_t total, std::int64_t largest) {
-  constexpr std::int64_t kUnit = 64;
-  const std::int64_t count = std::max<std::int64_t>(1, (total + largest - 1) / largest);
-  return ((total + count - 1) / count + kUnit - 1) / kUnit * kUnit;
-}
-
-// The parts of one call's workspace. With a null address, only `bytes` is meaningful.
-struct XentScratch {
-  float* logits;  // (kTokens, kVocab) at most
-  void* dlogits;  // the same in the activations' type; fp32: the logits' own memory
-  float* dx;      // (T, H), where dx itself is not fp32
-  Workspace gemm;
-  std::size_t bytes;
-};
-
-XentScratch place(void* base, std::int64_t T, std::int64_t V, std::int64_t H, DType dtype) {
-  std::size_t used = 0;
-  const auto take = [&](std::size_t bytes) {
-    void* const p = base == nullptr ? nullptr : static_cast<char*>(base) + used;
-    used += (bytes + 255) / 256 * 256;
-    return p;
-  };
-  const auto block = static_cast<std::size_t>(std::min(T, kTokens) * std::min(block_size(V, V), kVocab));
-  XentScratch s{};
-  s.logits = static_cast<float*>(take(block * sizeof(float)));
-  s.dlogits = dtype == DType::F32 ? s.logits : take(block * size_of(dtype));
-  s.dx = static_cast<float*>(dtype == DType::F32 ? nullptr : take(static_cast<std::size_t>(T * H) * sizeof(float)));
-  s.gemm.bytes = CudaOps::matmul_workspace({});
-  s.gemm.data = take(s.gemm.bytes);
-  s.bytes = used;
-  return s;
-}
-
 // Row stride of a ragged block of logits, whose rows still begin at whole vectors.
 Tensor block_of(void* data, DType dtype, std::int64_t rows, std::int64_t columns, std::int64_t stride) {
   Tensor t(data, dtype, {rows, columns});
@@ -151,7 +117,7 @@ Tensor block_of(void* data, DType dtype, std::int64_t rows, std::int64_t columns
 // loop.
 template <class F>
 void for_blocks(std::int64_t T, std::int64_t vocab_valid, const F& f) {
-  const std::int64_t vocab_block = block_size(vocab_valid, kVocab), token_block = block_size(T, kTokens);
+  const std::int64_t vocab_block = block_size(vocab_valid, kXentVocab), token_block = block_size(T, kXentTokens);
   for (std::int64_t v = 0; v < vocab_valid; v += vocab_block)
     for (std::int64_t t = 0; t < T; t += token_block)
       f(v, std::min(vocab_block, vocab_valid - v), t, std::min(token_block, T - t), vocab_block);
@@ -164,19 +130,12 @@ void for_blocks(std::int64_t T, std::int64_t vocab_valid, const F& f) {
 namespace upcycle {
 using namespace cuda;
 
-std::size_t CudaOps::linear_xent_stats_workspace(const OpLimits& limits) {
-  return limits.V == 0 ? 0 : place(nullptr, limits.T, limits.V, limits.H, limits.dtype).bytes;
-}
-std::size_t CudaOps::linear_xent_backward_workspace(const OpLimits& limits) {
-  return linear_xent_stats_workspace(limits);
-}
-
 void CudaOps::linear_xent_stats(Stream& stream, Workspace workspace, const Tensor& stats, const Tensor& x,
                                 const Tensor& weight, const Tensor& targets, std::int64_t vocab_begin,
                                 std::int64_t vocab_valid) {
   const auto [T, V, H] = check_linear_xent_stats(stats, x, weight, targets, vocab_valid);
-  const XentScratch scratch = place(workspace.data, T, V, H, x.dtype);
-  check_workspace("linear_xent_stats", workspace, scratch.bytes);
+  const scratch::Xent parts = scratch::linear_xent(workspace.data, T, V, H, x.dtype);
+  check_workspace("linear_xent_stats", workspace, parts.bytes);
   if (T == 0) return;
   if (vocab_valid == 0) {
     UPCYCLE_CUDA(gpu::launch({static_cast<unsigned>((T + 255) / 256), 256, 0, native(stream)}, empty_stats_kernel,
@@ -185,10 +144,10 @@ void CudaOps::linear_xent_stats(Stream& stream, Workspace workspace, const Tenso
   }
   for_blocks(T, vocab_valid,
              [&](std::int64_t v, std::int64_t columns, std::int64_t t, std::int64_t rows, std::int64_t stride) {
-               matmul(stream, scratch.gemm, MatmulKind::NT, block_of(scratch.logits, DType::F32, rows, columns, stride),
+               matmul(stream, parts.gemm, MatmulKind::NT, block_of(parts.logits, DType::F32, rows, columns, stride),
                       x.slice_rows(t, t + rows), weight.slice_rows(v, v + columns), Store::Overwrite);
                UPCYCLE_CUDA(gpu::launch({static_cast<unsigned>(rows), kThreads, 0, native(stream)}, add_block_kernel,
-                                        stats.as<float>() + 3 * t, scratch.logits, stride, static_cast<int>(columns),
+                                        stats.as<float>() + 3 * t, parts.logits, stride, static_cast<int>(columns),
                                         targets.as<std::int32_t>() + t, vocab_begin + v, v == 0));
              });
 }
@@ -197,31 +156,31 @@ void CudaOps::linear_xent_backward(Stream& stream, Workspace workspace, const Te
                                    const Tensor& x, const Tensor& weight, const Tensor& targets, const Tensor& lse,
                                    std::int64_t vocab_begin, std::int64_t vocab_valid, float scale) {
   const auto [T, V, H] = check_linear_xent_backward(dx, dweight, x, weight, targets, lse, vocab_valid);
-  const XentScratch scratch = place(workspace.data, T, V, H, x.dtype);
-  check_workspace("linear_xent_backward", workspace, scratch.bytes);
+  const scratch::Xent parts = scratch::linear_xent(workspace.data, T, V, H, x.dtype);
+  check_workspace("linear_xent_backward", workspace, parts.bytes);
   if (T == 0) return;
   if (vocab_valid == 0) return fill(stream, dx, 0);
   // Sums over vocabulary blocks stay in fp32 and are rounded once.
   Tensor sum = dx;
-  if (dx.dtype != DType::F32) sum = Tensor(scratch.dx, DType::F32, {T, H});
-  for_blocks(T, vocab_valid,
-             [&](std::int64_t v, std::int64_t columns, std::int64_t t, std::int64_t rows, std::int64_t stride) {
-               const Tensor w = weight.slice_rows(v, v + columns), x_rows = x.slice_rows(t, t + rows);
-               const Tensor logits = block_of(scratch.logits, DType::F32, rows, columns, stride);
-               const Tensor dlogits = block_of(scratch.dlogits, x.dtype, rows, columns, stride);
-               matmul(stream, scratch.gemm, MatmulKind::NT, logits, x_rows, w, Store::Overwrite);
-               with_type(x, [&](auto* type) {
-                 using Type = std::remove_pointer_t<decltype(type)>;
-                 UPCYCLE_CUDA(gpu::launch({static_cast<unsigned>(rows), kThreads, 0, native(stream)},
-                                          dlogits_kernel<Type>, static_cast<Type*>(scratch.dlogits), scratch.logits,
-                                          stride, static_cast<int>(columns), targets.as<std::int32_t>() + t,
-                                          vocab_begin + v, lse.as<float>() + t, scale));
-               });
-               matmul(stream, scratch.gemm, MatmulKind::TN, dweight.slice_rows(v, v + columns), dlogits, x_rows,
-                      Store::Accumulate);
-               matmul(stream, scratch.gemm, MatmulKind::NN, sum.slice_rows(t, t + rows), dlogits, w,
-                      v == 0 ? Store::Overwrite : Store::Accumulate);
-             });
+  if (dx.dtype != DType::F32) sum = Tensor(parts.dx, DType::F32, {T, H});
+  for_blocks(
+      T, vocab_valid,
+      [&](std::int64_t v, std::int64_t columns, std::int64_t t, std::int64_t rows, std::int64_t stride) {
+        const Tensor w = weight.slice_rows(v, v + columns), x_rows = x.slice_rows(t, t + rows);
+        const Tensor logits = block_of(parts.logits, DType::F32, rows, columns, stride);
+        const Tensor dlogits = block_of(parts.dlogits, x.dtype, rows, columns, stride);
+        matmul(stream, parts.gemm, MatmulKind::NT, logits, x_rows, w, Store::Overwrite);
+        with_type(x, [&](auto* type) {
+          using Type = std::remove_pointer_t<decltype(type)>;
+          UPCYCLE_CUDA(gpu::launch({static_cast<unsigned>(rows), kThreads, 0, native(stream)}, dlogits_kernel<Type>,
+                                   static_cast<Type*>(parts.dlogits), parts.logits, stride, static_cast<int>(columns),
+                                   targets.as<std::int32_t>() + t, vocab_begin + v, lse.as<float>() + t, scale));
+        });
+        matmul(stream, parts.gemm, MatmulKind::TN, dweight.slice_rows(v, v + columns), dlogits, x_rows,
+               Store::Accumulate);
+        matmul(stream, parts.gemm, MatmulKind::NN, sum.slice_rows(t, t + rows), dlogits, w,
+               v == 0 ? Store::Overwrite : Store::Accumulate);
+      });
   if (dx.dtype != DType::F32) convert(stream, dx, sum);
 }
 

@@ -13,8 +13,6 @@ CudaOps::~CudaOps() = default;
 
 std::size_t CudaOps::chosen_algorithms() const { return gemms_->size(); }
 
-std::size_t CudaOps::matmul_workspace(const OpLimits&) { return kGemmWorkspaceBytes; }
-
 void CudaOps::matmul(Stream& stream, Workspace workspace, MatmulKind kind, const Tensor& c, const Tensor& a,
                      const Tensor& b, Store store) {
   const GemmShape s = checked_matmul(kind, c, a, b, store);

@@ -9,8 +9,7 @@ namespace {
 using namespace cuda;
 
 // Block size, from the tensor's size only, never its address, so that a shard gives the same bits at any address. At
-// most kMostBlocks blocks, each of at least kLeastBlock elements.
-constexpr std::int64_t kMostBlocks = 1024;
+// most scratch::kSumSquaresBlocks blocks, each of at least kLeastBlock elements.
 constexpr std::int64_t kLeastBlock = 4096;
 constexpr int kThreads = 256;
 constexpr int kGroup = 4;
@@ -55,11 +54,10 @@ __global__ void clip_scale_kernel(float* scale, const double* sum_squares, float
 
 }  // namespace
 
-std::size_t CudaOps::sum_squares_workspace(const OpLimits&) { return kMostBlocks * sizeof(double); }
-
 void CudaOps::sum_squares(Stream& stream, Workspace workspace, const Tensor& out, const Tensor& x) {
   const std::int64_t n = check_sum_squares(out, x);
-  const std::int64_t per_block = std::max(kLeastBlock, ((n + kMostBlocks - 1) / kMostBlocks + 15) / 16 * 16);
+  const std::int64_t per_block =
+      std::max(kLeastBlock, ((n + scratch::kSumSquaresBlocks - 1) / scratch::kSumSquaresBlocks + 15) / 16 * 16);
   const std::int64_t blocks = (n + per_block - 1) / per_block;
   const std::size_t needed = static_cast<std::size_t>(blocks) * sizeof(double);
   check_workspace("sum_squares", workspace, needed);

@@ -14,16 +14,8 @@ namespace upcycle::cuda {
 namespace {
 
 constexpr int kThreads = 128, kWarps = kThreads / 32;
-constexpr int kRangeKeys = 256, kMostRanges = 16;
+using scratch::keys_of_range, scratch::kMostRanges, scratch::ranges_of;
 constexpr float kNothingSeen = -1e30f;  // finite, so that differences of two of them are 0
-
-__host__ __device__ constexpr int keys_of_range(int length) {
-  const int least = (length + kMostRanges - 1) / kMostRanges;
-  return least <= kRangeKeys ? kRangeKeys : (least + 63) / 64 * 64;
-}
-__host__ __device__ constexpr int ranges_of(int length) {
-  return (length + keys_of_range(length) - 1) / keys_of_range(length);
-}
 
 // What the ranges of single rows gave, by sequence, query head and range: sums of weighted values and, relative to the
 // highest score, which is times log2(e), of weights.
@@ -203,10 +195,6 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // Floats of `sequences` single rows with up to `keys` keys.
-std::int64_t floats_of(std::int64_t sequences, std::int64_t N, std::int64_t D, std::int64_t keys) {
-  return sequences * N * ranges_of(static_cast<int>(keys)) * (D + 2);
-}
-
 // f.operator()<kG>(), kG heads at once.
 template <class F>
 void with_group(std::int64_t G, const F& f) {
@@ -219,10 +207,6 @@ void with_group(std::int64_t G, const F& f) {
 }  // namespace upcycle::cuda
 
 namespace upcycle {
-
-std::size_t CudaOps::paged_attention_workspace(const OpLimits& limits) {
-  return static_cast<std::size_t>(cuda::floats_of(limits.sequences, limits.N, limits.D, limits.keys)) * sizeof(float);
-}
 
 void CudaOps::paged_attention(Stream& stream, Workspace workspace, const Tensor& out, const Tensor& q,
                               const PagedCache& cache, const PagedSequences& sequences) {
@@ -246,8 +230,8 @@ void CudaOps::paged_attention(Stream& stream, Workspace workspace, const Tensor&
   Ranges ranges{};
   if (decodes) {
     ranges.most = ranges_of(static_cast<int>(sequences.most_keys));
-    const std::int64_t floats = floats_of(sequences.count, z.N, z.D, sequences.most_keys);
-    check_workspace("paged_attention", workspace, static_cast<std::size_t>(floats) * sizeof(float));
+    check_workspace("paged_attention", workspace,
+                    scratch::paged_attention(sequences.count, z.N, z.D, sequences.most_keys));
     const std::int64_t places = sequences.count * z.N * ranges.most;
     ranges.sums = static_cast<float*>(workspace.data);
     ranges.highest = ranges.sums + places * z.D;

@@ -13,7 +13,6 @@ namespace {
 using namespace cuda;
 
 constexpr int kNarrow = 64, kWide = 256;         // threads of a block, by the number of groups in a row
-constexpr std::int64_t kMostParts = 256;         // partial sums of dweight, each over a range of rows
 constexpr int kPartColumns = 32, kPartRuns = 8;  // per block of add_parts: columns, and runs of parts
 
 // The sum is written, rounded to its type, before it is normed: the backward sees the rounded values.
@@ -144,16 +143,12 @@ void with_shape(const Tensor& x, bool whole, const F& f) {
   });
 }
 
-std::size_t parts_bytes(std::int64_t H) { return static_cast<std::size_t>(kMostParts * H) * sizeof(float); }
-
 dim3 blocks_of(const char* op, std::int64_t count) {
   UPCYCLE_CHECK(count < std::int64_t{1} << 31, "{}: {} rows are more than a launch holds", op, count);
   return dim3(static_cast<unsigned>(count));
 }
 
 }  // namespace
-
-std::size_t CudaOps::rms_norm_backward_workspace(const OpLimits& limits) { return parts_bytes(limits.H); }
 
 void CudaOps::rms_norm_forward(Stream& stream, const Tensor& out, const Tensor& rstd, const Tensor& sum,
                                const Tensor& x, const Tensor& delta, const Tensor& weight, float eps) {
@@ -174,11 +169,11 @@ void CudaOps::rms_norm_forward(Stream& stream, const Tensor& out, const Tensor& 
 void CudaOps::rms_norm_backward(Stream& stream, Workspace workspace, const Tensor& dx, const Tensor& dweight,
                                 const Tensor& dout, const Tensor& x, const Tensor& weight, const Tensor& rstd) {
   const auto [rows, H] = check_rms_norm_backward(dx, dweight, dout, x, weight, rstd);
-  check_workspace("rms_norm_backward", workspace, parts_bytes(H));
+  check_workspace("rms_norm_backward", workspace, scratch::norm_parts(H));
   const std::size_t shared = static_cast<std::size_t>(H) * sizeof(float);
   UPCYCLE_CHECK(H <= kLargestHidden, "rms_norm_backward: H is {}, at most {} fit in shared memory", H, kLargestHidden);
   if (rows == 0 || H == 0) return;
-  const std::int64_t count = std::min(rows, kMostParts);
+  const std::int64_t count = std::min(rows, scratch::kNormParts);
   float* const parts = static_cast<float*>(workspace.data);
   const bool whole = whole_vectors(x) && whole_vectors(dx) && whole_vectors(dout) && whole_vectors(weight) &&
                      reinterpret_cast<std::uintptr_t>(parts) % 16 == 0;

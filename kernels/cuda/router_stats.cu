@@ -12,7 +12,6 @@ using namespace cuda;
 
 // The number of blocks depends only on T: each sums its tokens into a column of the workspace, (2E + 2, blocks) in
 // fp64, whose rows are then summed in order.
-constexpr std::int64_t kMostBlocks = 256;
 constexpr std::int64_t kTokens = 64;  // per block, at least
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
@@ -71,16 +70,12 @@ __global__ void __launch_bounds__(kThreads) add_blocks(double* stats, const doub
 
 }  // namespace
 
-std::size_t CudaOps::router_stats_workspace(const OpLimits& limits) {
-  return static_cast<std::size_t>(kMostBlocks * (2 * limits.E + 2)) * sizeof(double);
-}
-
 void CudaOps::router_stats(Stream& stream, Workspace workspace, const Tensor& stats, const Tensor& probs,
                            const Tensor& experts, const Tensor& lse) {
   const auto [T, E, k] = check_router_stats(stats, probs, experts, lse);
   check_experts("router_stats", E);
   const std::int64_t numbers = 2 * E + 2;
-  const std::int64_t tokens = std::max(kTokens, (T + kMostBlocks - 1) / kMostBlocks);
+  const std::int64_t tokens = std::max(kTokens, (T + scratch::kRouterStatsBlocks - 1) / scratch::kRouterStatsBlocks);
   const std::int64_t blocks = std::max<std::int64_t>(1, (T + tokens - 1) / tokens);
   const std::size_t needed = static_cast<std::size_t>(blocks * numbers) * sizeof(double);
   check_workspace("router_stats", workspace, needed);

@@ -238,8 +238,6 @@ __global__ void __launch_bounds__(kThreads) sample(int* tokens, SamplingShape s)
 
 }  // namespace
 
-std::size_t CudaOps::sample_tokens_workspace(const OpLimits&) { return 0; }
-
 void CudaOps::sample_tokens(Stream& stream, Workspace, const Tensor& tokens, const Tensor& logits,
                             std::int64_t vocabulary, const SamplingRows& rows) {
   const SamplingSizes z = check_sample_tokens(tokens, logits, vocabulary, rows);

@@ -16,7 +16,6 @@ namespace {
 
 using namespace cuda;
 
-constexpr std::int64_t kMostParts = 1024;
 constexpr std::int64_t kPartFrom = 256;  // assignments
 constexpr unsigned kThreads = 128;
 constexpr int kWarps = kThreads / 32;
@@ -128,16 +127,12 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-std::size_t CudaOps::sort_by_expert_workspace(const OpLimits& limits) {
-  return static_cast<std::size_t>(kMostParts * limits.E) * sizeof(std::int32_t);
-}
-
 void CudaOps::sort_by_expert(Stream& stream, Workspace workspace, const Tensor& counts, const Tensor& source,
                              const Tensor& slot, const Tensor& experts, std::int64_t align) {
   const SortSizes z = check_sort_by_expert(counts, source, slot, experts, align);
   const std::int64_t E = z.E, k = z.k, R = z.R, n = z.T * k;
   check_experts("sort_by_expert", E);
-  const std::int64_t parts = std::clamp<std::int64_t>(n / kPartFrom, 1, kMostParts);
+  const std::int64_t parts = std::clamp<std::int64_t>(n / kPartFrom, 1, scratch::kSortParts);
   const std::size_t needed = static_cast<std::size_t>(parts * E) * sizeof(std::int32_t);
   check_workspace("sort_by_expert", workspace, needed);
 

@@ -12,10 +12,11 @@
 namespace upcycle::cuda {
 namespace {
 
-constexpr int kDigitBits = 8, kDigits = 1 << kDigitBits;
+using scratch::kDigitBits, scratch::kDigits;
+
 constexpr int kThreads = kDigits;  // of the counting and placing kernels: one thread per digit when summing
 constexpr int kWarps = kThreads / 32;
-constexpr std::int64_t kTile = 4 * kThreads;
+constexpr std::int64_t kTile = scratch::kSortTile;
 constexpr int kScanThreads = 1024;
 
 struct Keys {
@@ -104,21 +105,15 @@ __global__ void place_indices(std::int32_t* sorted, const std::int32_t* places, 
   }
 }
 
-std::int64_t tiles_of(std::int64_t T) { return (T + kTile - 1) / kTile; }
-
 }  // namespace
-
-std::size_t token_sort_bytes(std::int64_t T) {
-  return static_cast<std::size_t>(2 * T + kDigits * tiles_of(T)) * sizeof(std::int32_t);
-}
 
 const std::int32_t* sort_tokens(Stream& stream, Workspace workspace, const std::int32_t* tokens, std::int64_t T,
                                 std::int64_t V, std::int64_t vocab_begin) {
-  check_workspace("embedding_backward", workspace, token_sort_bytes(T));
+  check_workspace("embedding_backward", workspace, scratch::token_sort(T));
   UPCYCLE_CHECK(T < std::int64_t{1} << 31, "embedding_backward: {} tokens", T);
   auto* const even = static_cast<std::int32_t*>(workspace.data);
   std::int32_t *const odd = even + T, *const places = odd + T;
-  const std::int64_t tiles = tiles_of(T);
+  const std::int64_t tiles = scratch::sort_tiles(T);
   const dim3 grid(static_cast<unsigned>(tiles));
   const int bits = std::bit_width(static_cast<std::uint64_t>(V));  // V itself: tokens of no row
   Keys keys{tokens, nullptr, T, V, vocab_begin, 0};

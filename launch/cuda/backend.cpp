@@ -48,8 +48,6 @@ void set_profiling(bool on) {
     UPCYCLE_CUDA(cudaProfilerStop());
 }
 
-std::size_t scratch_bytes(const OpLimits& limits) { return CudaOps::most_workspace(limits); }
-
 Backend make_backend(int gpu) {
   Backend b;
   b.device = make_cuda_device(gpu);

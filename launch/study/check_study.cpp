@@ -99,6 +99,7 @@ void check_machine(const Study& s, const std::vector<StudyRun>& planned) {
   for (const StudyRun& run : planned) {
     if (seen.contains(run.cell.size + run.arm)) continue;
     seen[run.cell.size + run.arm] = true;
+    if (s.launch.command.empty()) check_backend_is_built(run.config);
     check_kernel_limits(run.config.device, run.config.model, s.file + ": run " + run.name);
     const PlannedRun plan{run.config, {}, workspace_of(run.config)};
     (void)check_layout(plan, static_cast<int>(s.launch.ranks));

@@ -7,6 +7,7 @@
 #include "core/config/config.h"
 #include "core/config/parse.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cuda_scratch.h"
 #include "parallel/plan/plan.h"
 #include "tests/cli/run_program.h"
 #include "tests/cli/small_run.h"
@@ -56,6 +57,23 @@ TEST(PlanCommand, PrintsOneObject) {
   EXPECT_EQ(j["memory_training"], sum);
   for (const char* name : {"parameters", "gradients", "optimizer", "activations", "dispatch buffers", "scratch"})
     EXPECT_GT(j["memory"][name], 0) << name;
+}
+
+// A cluster's run is planned where there is neither a GPU nor a build for one.
+TEST(PlanCommand, PlansForGpusInAnyBuild) {
+  const std::vector<std::string> layout = {"--world=32", "--parallel.tp=8", "--parallel.ep=4", "--parallel.etp=8",
+                                           "--checkpoint.dir=runs/8b"};
+  std::vector<std::string> cuda = layout;
+  cuda.emplace_back("--device=cuda");
+  const json on_cpu = plan_of("llama3_8b_moe.json", layout), on_gpus = plan_of("llama3_8b_moe.json", cuda);
+  for (const char* same : {"parameters", "gradients", "optimizer", "activations", "dispatch buffers"})
+    EXPECT_EQ(on_cpu["memory"][same], on_gpus["memory"][same]) << same;
+  EXPECT_TRUE(on_gpus["memory"].contains("CUDA and NCCL (estimate)"));
+  EXPECT_EQ(on_gpus["memory_on_host"], json({"checkpoint snapshot"}));
+  OpLimits limits;
+  limits.T = 8192, limits.H = 4096, limits.V = 128256 / 8, limits.dtype = DType::BF16;
+  // A block of logits in fp32 and in bf16, dx in fp32, cuBLASLt's 32 MiB.
+  EXPECT_EQ(cuda::scratch::most_bytes(limits), (2048 * 4096 * 6) + (8192 * 4096 * 4) + (32 << 20));
 }
 
 TEST(PlanCommand, PrintsATable) {
