@@ -9,6 +9,7 @@
 #include "launch/backend.h"
 #include "launch/run_setup.h"
 #include "parallel/checkpoint/writer.h"
+#include "parallel/train/snapshot.h"
 #include "parallel/train/step.h"
 #include "parallel/train/trainer_state.h"
 

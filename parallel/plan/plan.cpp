@@ -9,8 +9,8 @@
 #include "kernels/dry/dry_ops.h"
 #include "kernels/ops.h"
 #include "parallel/comm/comm_dry.h"
+#include "parallel/train/snapshot.h"
 #include "parallel/train/step.h"
-#include "parallel/train/trainer_state.h"
 #include "parallel/upcycle/from_checkpoint.h"
 
 namespace upcycle {

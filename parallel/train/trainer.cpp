@@ -5,7 +5,7 @@
 
 #include "core/error.h"
 #include "parallel/model/transformer.h"
-#include "parallel/train/trainer_state.h"
+#include "parallel/train/snapshot.h"
 
 namespace upcycle {
 namespace {

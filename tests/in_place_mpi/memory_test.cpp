@@ -11,6 +11,7 @@
 #include "data/files.h"
 #include "parallel/checkpoint/reader.h"
 #include "parallel/checkpoint/writer.h"
+#include "parallel/train/snapshot.h"
 #include "parallel/train/trainer_state.h"
 #include "parallel/upcycle/from_checkpoint.h"
 #include "parallel/upcycle/live_upcycle.h"

@@ -8,7 +8,7 @@
 #include "parallel/checkpoint/rank_files.h"
 #include "parallel/comm/comm_dry.h"
 #include "parallel/plan/plan.h"
-#include "parallel/train/trainer_state.h"
+#include "parallel/train/snapshot.h"
 #include "tests/data/temporary_folder.h"
 #include "tests/train/rig.h"
 

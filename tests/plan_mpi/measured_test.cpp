@@ -8,6 +8,7 @@
 #include "core/check.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "parallel/plan/plan.h"
+#include "parallel/train/snapshot.h"
 #include "parallel/train/trainer_state.h"
 #include "tests/mpi_tests.h"
 #include "tests/train/rig.h"

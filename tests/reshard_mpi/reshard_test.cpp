@@ -8,6 +8,7 @@
 #include "parallel/checkpoint/reshard.h"
 #include "parallel/checkpoint/writer.h"
 #include "parallel/model/weights.h"
+#include "parallel/train/snapshot.h"
 #include "parallel/train/trainer_state.h"
 #include "tests/checkpoint/saved_model.h"
 #include "tests/mpi_tests.h"

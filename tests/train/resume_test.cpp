@@ -4,6 +4,7 @@
 #include "parallel/checkpoint/reader.h"
 #include "parallel/checkpoint/writer.h"
 #include "parallel/model/transformer.h"
+#include "parallel/train/snapshot.h"
 #include "parallel/train/trainer_state.h"
 #include "parallel/upcycle/live_upcycle.h"
 #include "parallel/upcycle/rules.h"

@@ -7,7 +7,7 @@
 
 #include "kernels/cpu/cpu_ops.h"
 #include "parallel/model/transformer.h"
-#include "parallel/train/trainer_state.h"
+#include "parallel/train/snapshot.h"
 #include "tests/train/rig.h"
 #ifdef __SANITIZE_ADDRESS__
 extern "C" std::size_t __sanitizer_get_current_allocated_bytes();  // GCC 12 ships no header for it

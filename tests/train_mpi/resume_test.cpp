@@ -3,6 +3,7 @@
 #include "core/config/describe.h"
 #include "parallel/checkpoint/reader.h"
 #include "parallel/checkpoint/writer.h"
+#include "parallel/train/snapshot.h"
 #include "parallel/train/trainer_state.h"
 #include "tests/data/temporary_folder.h"
 #include "tests/mpi_tests.h"

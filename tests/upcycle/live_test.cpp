@@ -9,6 +9,7 @@
 #include "parallel/checkpoint/reader.h"
 #include "parallel/checkpoint/writer.h"
 #include "parallel/model/weights.h"
+#include "parallel/train/snapshot.h"
 #include "parallel/train/step.h"
 #include "parallel/train/trainer_state.h"
 #include "parallel/upcycle/from_checkpoint.h"

@@ -6,6 +6,7 @@
 #include "core/config/describe.h"
 #include "parallel/checkpoint/reader.h"
 #include "parallel/checkpoint/writer.h"
+#include "parallel/train/snapshot.h"
 #include "parallel/train/step.h"
 #include "parallel/train/trainer_state.h"
 #include "parallel/upcycle/from_checkpoint.h"
