@@ -17,6 +17,7 @@
 #include "launch/run_setup.h"
 #include "launch/serving_options.h"
 #include "launch/study/study_plan.h"
+#include "parallel/plan/recompute_costs.h"
 #include "parallel/serve/engine.h"
 #include "parallel/serve/engine_buffers.h"
 
@@ -64,10 +65,35 @@ std::string advice(const Plan& plan) {
   if (name == "parameters" || name == "gradients") what = "raise parallel.ep, parallel.etp or parallel.tp";
   if (name == "optimizer" || name == "checkpoint snapshot") what = "use more ranks: it is cut over all replicas";
   if (name == "activations")
-    what = "use train.recompute=full, a smaller train.micro_batch_size or a larger parallel.tp";
+    what =
+        "use train.recompute (the table says what each class saves), a smaller train.micro_batch_size or a larger "
+        "parallel.tp";
   if (name == "dispatch buffers")
     what = "use a smaller train.micro_batch_size or parallel.imbalance_factor, or train.recompute=full";
   return fmt::format("the largest class is {}: {}", name, what);
+}
+
+Json to_json(const std::vector<RecomputeCost>& costs) {
+  Json list = Json::array();
+  for (const RecomputeCost& c : costs)
+    list.push_back({{"setting", c.setting},
+                    {"memory_training", c.memory},
+                    {"recomputed_bytes", c.recomputed_bytes},
+                    {"flops", c.flops},
+                    {"collective_bytes", c.collective_bytes}});
+  return list;
+}
+
+// Beside what the first of them, none, takes.
+void print(const std::vector<RecomputeCost>& costs) {
+  const RecomputeCost& none = costs.front();
+  fmt::print("\ntrain.recompute: what it saves, and what a step of this rank then does more\n");
+  fmt::print("  {:<28}{:>14}{:>14}{:>10}{:>14}\n", "", "saves", "made again", "FLOPs", "collectives");
+  for (const RecomputeCost& c : costs)
+    fmt::print("  {:<28}{:>14}{:>14}{:>+8.2f} %{:>14}\n", c.setting,
+               c.memory > none.memory ? "-" + size_text(c.memory - none.memory) : size_text(none.memory - c.memory),
+               size_text(c.recomputed_bytes), 100 * (c.flops / none.flops - 1),
+               size_text(c.collective_bytes - none.collective_bytes));
 }
 
 Json to_json(const Plan& p, std::size_t memory, bool cuda) {
@@ -279,9 +305,12 @@ int run_plan(const Arguments& arguments) {
   if (row) {
     print_row(plan, run.config, memory);
   } else if (json) {
-    fmt::print("{}\n", to_json(plan, memory, run.config.device == "cuda").dump());
+    Json j = to_json(plan, memory, run.config.device == "cuda");
+    j["recompute"] = to_json(recompute_costs(run, static_cast<int>(world), static_cast<int>(rank)));
+    fmt::print("{}\n", j.dump());
   } else {
     print(plan, memory);
+    print(recompute_costs(run, static_cast<int>(world), static_cast<int>(rank)));
   }
   return 0;
 }

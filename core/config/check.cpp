@@ -133,6 +133,9 @@ void check_train(const Config& config, const Trained& done) {
          fmt::format("at least train.profile_step_start = {}", t.profile_step_start), "both steps are in the window");
   if (t.profile_step_start == 0 && t.profile_step_end > 0)
     fail("train.profile_step_end", t.profile_step_end, "train.profile_step_start beside it", "steps count from 1");
+  if (const std::string listed = "," + t.recompute + ",";
+      listed.find(",swiglu,") != listed.npos && listed.find(",mlp,") != listed.npos)
+    fail("train.recompute", "'" + t.recompute + "'", "swiglu or mlp", "mlp makes what is swiglu's again too");
   if (const std::int64_t dumped = config.debug.dump_step; dumped > 0) {
     if (config.debug.dump.empty()) fail("debug.dump_step", dumped, "debug.dump beside it", "name the folder");
     if (dumped > steps) fail("debug.dump_step", dumped, fmt::format("at most the run's {} steps", steps), "lower it");

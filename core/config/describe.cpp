@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "core/config/fields.h"
 #include "core/error.h"
@@ -68,8 +69,15 @@ std::string type_name(const Field& field) {
 std::string allowed_values(const Field& field) {
   if (!field.names.empty()) {
     std::string all;
-    for (const std::string& n : field.names)
-      all += fmt::format("{}{}", all.empty() ? "" : " | ", n.empty() ? "\"\"" : n);
+    for (std::size_t i = 0; i < field.names.size(); ++i) {
+      const std::string& n = field.names[i];
+      const bool in_list = field.list_from > 0 && i > field.list_from;
+      all += fmt::format("{}{}{}",
+                         all.empty() ? ""
+                         : in_list   ? ", "
+                                     : " | ",
+                         field.list_from > 0 && i == field.list_from ? "a list of " : "", n.empty() ? "\"\"" : n);
+    }
     return all;
   }
   const Range& r = field.range;
@@ -87,10 +95,28 @@ void field_error(const std::string& where, std::string_view key, const std::stri
               advice.empty() ? "see `upcycle help config`" : advice);
 }
 
+namespace {
+// Names joined by commas.
+void check_list(const std::string& text, const Field& field, const std::string& where) {
+  const std::vector<std::string> names(field.names.begin() + static_cast<std::ptrdiff_t>(field.list_from),
+                                       field.names.end());
+  std::vector<std::string> seen;
+  std::istringstream in(text + ",");
+  for (std::string name; std::getline(in, name, ',');) {
+    if (std::find(names.begin(), names.end(), name) == names.end())
+      field_error(where, field.key, quote_text(name) + " in a list", allowed_values(field));
+    if (std::find(seen.begin(), seen.end(), name) != seen.end())
+      field_error(where, field.key, quote_text(text), "each name once");
+    seen.push_back(name);
+  }
+}
+}  // namespace
+
 void check_allowed(const Config& config, const Field& field, const std::string& where) {
   const Slot slot = slot_of(config, field);
   if (const auto* text = std::get_if<std::string*>(&slot); text != nullptr && !field.names.empty()) {
     if (std::find(field.names.begin(), field.names.end(), **text) != field.names.end()) return;
+    if (field.list_from > 0 && (*text)->find(',') != std::string::npos) return check_list(**text, field, where);
     const std::string near = nearest(**text, field.names);
     field_error(where, field.key, quote_text(**text), allowed_values(field),
                 near.empty() ? "" : "did you mean " + quote_text(near) + "?");

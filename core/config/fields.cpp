@@ -101,7 +101,10 @@ std::vector<Field> make_fields() {
             share_below_one),
       FIELD(train.eps, "added to AdamW's denominator", {}, positive),
       FIELD(train.clip_grad, "largest global gradient norm; 0: no clipping", {}, not_negative),
-      FIELD(train.recompute, "activations: keep them, or recompute each layer in backward", {"none", "full"}),
+      FIELD(train.recompute,
+            "activations that backward makes again instead of keeping them: selective is swiglu and norms, which cost "
+            "no product; mlp is swiglu too; full is a whole layer but its input and routing",
+            {"none", "selective", "full", "attention", "swiglu", "mlp", "norms"}, {}, {}, 3),
       FIELD(train.freeze, "parameters not to train: patterns of names, * and ? as in a shell"),
       FIELD(train.eval_every, "steps between evaluations on data.valid; 0: never", {}, count),
       FIELD(train.eval_steps, "global batches per evaluation of each set; 0: the whole set", {}, count),

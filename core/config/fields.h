@@ -29,6 +29,7 @@ struct Field {
   std::vector<std::string> names = {};  // of a string field: the allowed values; empty: any
   Range range = {};                     // of a number
   bool of_experts = false;              // a key of `model` that describes experts: upcycling sets it
+  std::size_t list_from = 0;            // of a string field: names from this one on may be joined by commas; 0: none
 };
 
 const std::vector<Field>& fields();                                // in the order of the structs

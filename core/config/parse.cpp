@@ -66,7 +66,15 @@ struct Assign {
     if (!value.is_boolean()) wrong_type();
     *to = value.get<bool>();
   }
-  void operator()(std::string* to) const { *to = text(value); }
+  void operator()(std::string* to) const {
+    if (field.list_from == 0 || !value.is_array()) {
+      *to = text(value);
+      return;
+    }
+    if (value.empty()) field_error(where, field.key, "an empty list", allowed_values(field));
+    to->clear();
+    for (const json& v : value) *to += (to->empty() ? "" : ",") + text(v);
+  }
   void operator()(std::vector<std::string>* to) const {
     if (!value.is_array()) wrong_type();
     to->clear();
@@ -159,7 +167,8 @@ json override_value(const Field& field, const std::string& text) {
   const bool takes_list = std::holds_alternative<std::vector<std::string>*>(slot);
   if (json::accept(text)) {
     json value = parse_strict_json(text, command_line);
-    const bool plain_text = std::holds_alternative<std::string*>(slot) && !value.is_string();
+    const bool plain_text =
+        std::holds_alternative<std::string*>(slot) && !value.is_string() && !(field.list_from > 0 && value.is_array());
     if (!plain_text && !(takes_text && value.is_primitive() && !value.is_string()) &&
         !(takes_list && !value.is_array()))
       return value;

@@ -14,36 +14,40 @@ bool any_mlp(const ModelConfig& model) {
   return !model.is_moe() || model.moe_every_n_layers > 1 || model.shared_expert;
 }
 
-// One layer's activations that its backward can compute again from x.
-void take_recomputable(Arena& arena, LayerState& layer, const Sizes& s, const Layout& layout, const PassShape& pass,
-                       std::int64_t T_local, bool mlp, bool moe) {
-  const std::int64_t T = pass.T();
+// The parts of one layer's activations that its backward can make again (recompute.h).
+void take_parts(Arena& arena, LayerState& layer, const Recompute& parts, const Sizes& s, const Layout& layout,
+                const PassShape& pass, bool mlp, bool moe) {
+  const std::int64_t T = pass.T(), T_local = T / layout.tp;
   const DType dtype = pass.dtype;
+  const MoeBuffers b = moe ? moe_buffers(s, layout, pass) : MoeBuffers{};
+  if (parts.norms)
+    for (NormState* norm : {&layer.attention_norm, &layer.mlp_norm}) {
+      norm->rstd = arena.take(DType::F32, {T_local});
+      norm->out = arena.take(dtype, {T_local, s.H});
+    }
+  if (parts.attention) {
+    layer.attention.qkv = arena.take(dtype, {T, s.qkv_local});
+    layer.attention.heads = arena.take(dtype, {T, s.N_local * s.D});
+    layer.attention.lse = arena.take(DType::F32, {s.N_local, T});
+  }
+  if (parts.mlp) {
+    if (mlp) layer.mlp.gate_up = arena.take(dtype, {T, 2 * s.F_local});
+    if (moe) layer.moe.experts.gate_up = arena.take(dtype, {b.rows, 2 * s.moe_F_local});
+  }
+  if (parts.swiglu) {
+    if (mlp) layer.mlp.act = arena.take(dtype, {T, s.F_local});
+    if (moe) layer.moe.experts.act = arena.take(dtype, {b.rows, s.moe_F_local});
+  }
+  if (mlp) layer.moe.shared = layer.mlp;
+  if (!parts.layer) return;
   layer.x_mid = arena.take(dtype, {T_local, s.H});
-  layer.attention_norm.rstd = arena.take(DType::F32, {T_local});
-  layer.attention_norm.out = arena.take(dtype, {T_local, s.H});
-  layer.attention.qkv = arena.take(dtype, {T, s.qkv_local});
-  layer.attention.heads = arena.take(dtype, {T, s.N_local * s.D});
-  layer.attention.lse = arena.take(DType::F32, {s.N_local, T});
-  layer.mlp_norm.rstd = arena.take(DType::F32, {T_local});
-  layer.mlp_norm.out = arena.take(dtype, {T_local, s.H});
-  if (mlp) {
-    layer.mlp.gate_up = arena.take(dtype, {T, 2 * s.F_local});
-    layer.mlp.act = arena.take(dtype, {T, s.F_local});
-    layer.moe.shared = layer.mlp;
-  }
-  if (moe) {
-    RouterState& router = layer.moe.router;
-    ExpertsState& experts = layer.moe.experts;
-    const MoeBuffers b = moe_buffers(s, layout, pass);
-    router.probs = arena.take(DType::F32, {T_local, s.E});
-    router.weights = arena.take(DType::F32, {T_local, s.k});
-    router.lse = arena.take(DType::F32, {T_local});
-    experts.input = arena.take(dtype, {b.rows, s.H});
-    experts.gate_up = arena.take(dtype, {b.rows, 2 * s.moe_F_local});
-    experts.act = arena.take(dtype, {b.rows, s.moe_F_local});
-    experts.output = arena.take(dtype, {b.slots, s.H});
-  }
+  if (!moe) return;
+  RouterState& router = layer.moe.router;
+  router.probs = arena.take(DType::F32, {T_local, s.E});
+  router.weights = arena.take(DType::F32, {T_local, s.k});
+  router.lse = arena.take(DType::F32, {T_local});
+  layer.moe.experts.input = arena.take(dtype, {b.rows, s.H});
+  layer.moe.experts.output = arena.take(dtype, {b.slots, s.H});
 }
 
 // What a layer keeps even when the rest is computed again.
@@ -155,20 +159,25 @@ Activations layout_activations(Arena& arena, const ModelConfig& model, const Siz
         "micro_batch_size that it divides",
         pass.T(), layout.tp);
   const std::int64_t T = pass.T(), T_local = T / layout.tp;
-  const bool share = !pass.training || pass.recompute == Recompute::Full;
+  constexpr Recompute everything{true, true, true, true, true};
+  // In memory that the layers share, and in each layer's own.
+  const Recompute again = pass.training && !pass.recompute.layer ? pass.recompute : everything, kept = again.others();
 
   Activations a;
   LayerState shared;
-  if (share) {
-    take_recomputable(arena, shared, s, layout, pass, T_local, any_mlp(model), model.is_moe());
-    if (!pass.training) take_kept(arena, shared, s, layout, pass, T_local, model.is_moe());
-  }
+  take_parts(arena, shared, again, s, layout, pass, any_mlp(model), model.is_moe());
+  if (!pass.training) take_kept(arena, shared, s, layout, pass, T_local, model.is_moe());
   for (std::int64_t l = 0; l < s.L; ++l) {
-    const bool moe = model.is_moe_layer(l);
+    const bool moe = model.is_moe_layer(l), mlp = !moe || model.shared_expert;
     LayerState layer = shared;
     if (pass.training) take_kept(arena, layer, s, layout, pass, T_local, moe);
-    if (!share) take_recomputable(arena, layer, s, layout, pass, T_local, !moe || model.shared_expert, moe);
+    take_parts(arena, layer, kept, s, layout, pass, mlp, moe);
     a.layers.push_back(layer);
+    if (pass.training) {
+      Arena one_layer("what is made again");
+      take_parts(one_layer, layer, again, s, layout, pass, mlp, moe);
+      a.recomputed_bytes += one_layer.high_water();
+    }
   }
   a.x_last = arena.take(pass.dtype, {T_local, s.H});
   a.final_norm.rstd = arena.take(DType::F32, {T_local});

@@ -45,6 +45,7 @@ struct Activations {
   // (loss_sum, f64 (1)), then what Ops::router_losses adds of each layer (zeros where it is dense).
   Tensor step_sums, loss_sum;
   Scratch scratch;
+  std::size_t recomputed_bytes = 0;  // that a backward makes again, all layers (PassShape::recompute)
 
   Tensor metrics_of(std::int64_t layer) const { return step_sums.slice_rows(1 + 4 * layer, 5 + 4 * layer); }
 };

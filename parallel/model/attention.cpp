@@ -16,14 +16,20 @@ Heads heads_of(const Tensor& qkv, const Sizes& s) {
           qkv.slice_columns(0, q + kv)};
 }
 
-// saved.qkv = the projection of x (T_local, H), queries and keys rotated to their positions.
-Heads project(const ModelContext& m, const LayerWeights& w, const Tensor& x, const AttentionState& saved,
-              const Tensor& positions, const SequenceBuffers& buffers) {
-  const Tensor all = gather_from_sequence_parallel_region(m, buffers.gathered, x);  // (T, H)
+// saved.qkv = the projection of all (T, H), queries and keys rotated to their positions.
+Heads project(const ModelContext& m, const LayerWeights& w, const Tensor& all, const AttentionState& saved,
+              const Tensor& positions) {
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::NT, saved.qkv, all, w.qkv);
   const Heads h = heads_of(saved.qkv, m.sizes);
   m.ops->rope(*m.stream, h.qk, m.sizes.D, m.rope_table, positions, false);
   return h;
+}
+
+void attend(const ModelContext& m, const LayerWeights& w, const Tensor& all, const AttentionState& saved,
+            const Batch& batch) {
+  const Heads h = project(m, w, all, saved, batch.positions);
+  m.ops->attention_forward(*m.stream, m.workspace, saved.heads, saved.lse, h.q, h.k, h.v, m.sizes.D, batch.sequences,
+                           batch.sequences);
 }
 
 // out (T_local, H) = the output projection of saved.heads.
@@ -37,16 +43,15 @@ void project_out(const ModelContext& m, const LayerWeights& w, const Tensor& out
 
 void attention_forward(const ModelContext& m, const LayerWeights& w, const Tensor& out, const Tensor& x,
                        const AttentionState& saved, const Batch& batch, const SequenceBuffers& buffers) {
-  const Heads h = project(m, w, x, saved, batch.positions, buffers);
-  m.ops->attention_forward(*m.stream, m.workspace, saved.heads, saved.lse, h.q, h.k, h.v, m.sizes.D, batch.sequences,
-                           batch.sequences);
+  attend(m, w, gather_from_sequence_parallel_region(m, buffers.gathered, x), saved, batch);
   project_out(m, w, out, saved, buffers);
 }
 
 void attention_cached(const ModelContext& m, const LayerWeights& w, const Tensor& out, const Tensor& x,
                       const AttentionState& saved, const Tensor& positions, std::int64_t layer,
                       const CachedSequences& cached, const SequenceBuffers& buffers) {
-  const Heads h = project(m, w, x, saved, positions, buffers);
+  const Tensor all = gather_from_sequence_parallel_region(m, buffers.gathered, x);  // (T, H)
+  const Heads h = project(m, w, all, saved, positions);
   const PagedCache& cache = cached.layers[static_cast<std::size_t>(layer)];
   m.ops->store_in_pages(*m.stream, cache, h.k, h.v, cached.slots);
   m.ops->paged_attention(*m.stream, m.workspace, saved.heads, h.q, cache, cached.sequences);
@@ -56,14 +61,15 @@ void attention_cached(const ModelContext& m, const LayerWeights& w, const Tensor
 void attention_backward(const ModelContext& m, const LayerWeights& w, const LayerWeights& g, const Tensor& dx,
                         const Tensor& dout, const Tensor& x, const AttentionState& saved, const Batch& batch,
                         const AttentionScratch& scratch, const SequenceBuffers& buffers) {
+  const Tensor all = gather_from_sequence_parallel_region(m, buffers.gathered, x);       // (T, H)
   const Tensor dall = gather_from_sequence_parallel_region(m, buffers.dgathered, dout);  // (T, H)
+  if (m.pass.recompute.attention) attend(m, w, all, saved, batch);
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::NN, scratch.dheads, dall, w.attention_out);
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::TN, g.attention_out, dall, saved.heads, Store::Accumulate);
   const Heads h = heads_of(saved.qkv, m.sizes), d = heads_of(scratch.dqkv, m.sizes);
   m.ops->attention_backward(*m.stream, m.workspace, d.q, d.k, d.v, scratch.dheads, h.q, h.k, h.v, saved.heads,
                             saved.lse, m.sizes.D, batch.sequences, batch.sequences);
   m.ops->rope(*m.stream, d.qk, m.sizes.D, m.rope_table, batch.positions, true);
-  const Tensor all = gather_from_sequence_parallel_region(m, buffers.gathered, x);
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::TN, g.qkv, scratch.dqkv, all, Store::Accumulate);
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::NN, buffers.partial, scratch.dqkv, w.qkv);
   reduce_scatter_to_sequence_parallel_region(m, dx, buffers.partial);

@@ -29,6 +29,10 @@ void mlp_partial_forward(const ModelContext& m, const LayerWeights& w, const Ten
 
 void mlp_partial_backward(const ModelContext& m, const LayerWeights& w, const LayerWeights& g, const Tensor& dx,
                           const Tensor& dout, const Tensor& x, const MlpState& saved, const MlpScratch& scratch) {
+  if (m.pass.recompute.mlp)
+    mlp_partial_forward(m, w, Tensor{}, x, saved);
+  else if (m.pass.recompute.swiglu)
+    m.ops->swiglu_forward(*m.stream, saved.act, saved.gate_up);
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::TN, g.down, dout, saved.act, Store::Accumulate);
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::NN, scratch.dact, dout, w.down);
   m.ops->swiglu_backward(*m.stream, scratch.dgate_up, scratch.dact, saved.gate_up);

@@ -20,6 +20,13 @@ Routed routed_tokens(const ModelContext& m, const Tensor& x, const RouterState& 
   return {gather_from_sequence_parallel_region(m, buffers.gathered, x), scratch.all_experts, scratch.all_weights};
 }
 
+// to = from times the matrix of each row's expert, expert rows of a chunk.
+void expert_product(const ModelContext& m, const DispatchChunk& chunk, const Tensor& to, const Tensor& from,
+                    const Tensor& weights) {
+  m.ops->grouped_matmul(*m.stream, m.workspace, MatmulKind::NT, to, from, weights, chunk.offsets, Store::Overwrite,
+                        m.pass.expert_row_align);
+}
+
 // saved.output = the experts of the rows that were dispatched: a chunk that has arrived is computed and starts back,
 // under the next one's products. A slot is there once its chunk's transfer is reached.
 void experts_forward(const ModelContext& m, const LayerWeights& w, Dispatch& d, const ExpertsState& saved,
@@ -28,13 +35,9 @@ void experts_forward(const ModelContext& m, const LayerWeights& w, Dispatch& d, 
   for (DispatchChunk& chunk : d.in_use()) {
     const Tensor input = rows_at_experts(m, d, chunk, saved.input);
     const Tensor gate_up = chunk.rows_of(saved.gate_up), act = chunk.rows_of(saved.act);
-    const auto product = [&](const Tensor& to, const Tensor& from, const Tensor& weights) {
-      m.ops->grouped_matmul(*m.stream, m.workspace, MatmulKind::NT, to, from, weights, chunk.offsets, Store::Overwrite,
-                            m.pass.expert_row_align);
-    };
-    product(gate_up, input, w.expert_gate_up);
+    expert_product(m, chunk, gate_up, input, w.expert_gate_up);
     m.ops->swiglu_forward(*m.stream, act, gate_up);
-    product(chunk.rows_of(output), act, w.expert_down);
+    expert_product(m, chunk, chunk.rows_of(output), act, w.expert_down);
     from_experts(m, d, chunk, saved.output, output);
   }
 }
@@ -46,6 +49,10 @@ void experts_backward(const ModelContext& m, const LayerWeights& w, const LayerW
   for (DispatchChunk& chunk : d.in_use()) {
     const auto rows = [&](const Tensor& t) { return chunk.rows_of(t); };
     const Tensor dact = rows(scratch.dact), dgate_up = rows(scratch.dgate_up);
+    if (m.pass.recompute.swiglu && d.rounds == 1) {  // while the gradients travel; a round's are there
+      if (m.pass.recompute.mlp) expert_product(m, chunk, rows(saved.gate_up), rows(saved.input), w.expert_gate_up);
+      m.ops->swiglu_forward(*m.stream, rows(saved.act), rows(saved.gate_up));
+    }
     const Tensor drows = rows_at_experts(m, d, chunk, scratch.rows);
     m.ops->grouped_matmul(*m.stream, m.workspace, MatmulKind::TN, g.expert_down, drows, rows(saved.act), chunk.offsets,
                           Store::Accumulate);

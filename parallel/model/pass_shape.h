@@ -2,10 +2,9 @@
 #include <cstdint>
 
 #include "kernels/op_types.h"
+#include "parallel/model/recompute.h"
 
 namespace upcycle {
-
-enum class Recompute : std::uint8_t { None, Full };
 
 // The size of one pass over a model, forward or both ways, and how it is run.
 struct PassShape {
@@ -14,7 +13,7 @@ struct PassShape {
   std::int64_t positions = 0;  // of the RoPE table; 0: S (a pass over cached sequences: the longest's)
   std::int64_t sequences = 0;  // cached ones at most; 0: the pass has its B
   bool training = true;        // false: forward only, one layer's activations are kept
-  Recompute recompute = Recompute::None;
+  Recompute recompute;
   DType dtype = DType::F32;
   double imbalance_factor = 2;                      // expert buffers hold this multiple of the even share (ep > 1)
   std::int64_t expert_row_align = kExpertRowAlign;  // 1 where a CPU infers: padding is not computed

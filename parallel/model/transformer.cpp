@@ -129,12 +129,15 @@ void layer_backward(Transformer& m, std::int64_t layer, const Tensor& dx, const 
   LayerState& a = state_of(m, layer);
   const Scratch& c = m.activations.scratch;
   const SequenceBuffers buffers = sequence_buffers(m, c.dnorm);
+  const bool norms = m.pass.recompute.norms;
+  if (norms) add_and_norm(m, a.mlp_norm, a.x_mid, Tensor{}, Tensor{}, w.mlp_norm);
   if (m.config.is_moe_layer(layer))
     moe_backward(m, w, g, c.dnorm, dx, a.mlp_norm.out, share, a.moe, c.moe, buffers);
   else
     mlp_backward(m, w, g, c.dnorm, dx, a.mlp_norm.out, a.mlp, c.mlp, buffers);
   norm_backward(m, dx, g.mlp_norm, c.dnorm, a.x_mid, w.mlp_norm, a.mlp_norm);
   show_gradient(m, layer, "dx_mid", dx);
+  if (norms) add_and_norm(m, a.attention_norm, a.x, Tensor{}, Tensor{}, w.attention_norm);
   attention_backward(m, w, g, c.dnorm, dx, a.attention_norm.out, a.attention, batch, c.attention, buffers);
   norm_backward(m, dx, g.attention_norm, c.dnorm, a.x, w.attention_norm, a.attention_norm);
 }
@@ -200,7 +203,7 @@ void backward(Transformer& m, const Batch& batch, const LossScale& scale, const 
   show_gradient(m, -1, "dx", dx);
   complete(m.sizes.L);
   for (std::int64_t l = m.sizes.L - 1; l >= 0; --l) {
-    if (m.pass.recompute == Recompute::Full) layer_forward(m, l, Tensor{}, Tensor{}, Tensor{}, batch, 0, nullptr);
+    if (m.pass.recompute.layer) layer_forward(m, l, Tensor{}, Tensor{}, Tensor{}, batch, 0, nullptr);
     layer_backward(m, l, dx, batch, scale.share());
     show_gradient(m, l, "dx", dx);
     complete(l);

@@ -9,6 +9,7 @@
 #include "kernels/dry/dry_ops.h"
 #include "kernels/ops.h"
 #include "parallel/comm/comm_dry.h"
+#include "parallel/model/transformer.h"
 #include "parallel/train/snapshot.h"
 #include "parallel/train/step.h"
 #include "parallel/upcycle/from_checkpoint.h"
@@ -206,6 +207,7 @@ Plan make_plan(const PlannedRun& run, int world, int rank) {
     plan.upcycling_bytes = start_bytes(r, *run.dense);
   }
   count_collectives(plan, run);
+  plan.recomputed_bytes = static_cast<std::size_t>(plan.micro_batches) * r.trainer.model->activations.recomputed_bytes;
   plan.model_flops = static_cast<double>(plan.tokens) * training_flops_per_token(c.model, c.train.seq_length);
 
   const auto moments = static_cast<std::size_t>(c.train.moments());

@@ -42,7 +42,7 @@ PassShape training_pass(const Config& c) {
   PassShape pass;
   pass.B = c.train.micro_batch_size;
   pass.S = c.train.seq_length;
-  pass.recompute = c.train.recompute == "full" ? Recompute::Full : Recompute::None;
+  pass.recompute = recompute_of(c.train.recompute);
   pass.dtype = c.storage();
   pass.imbalance_factor = c.parallel.imbalance_factor;
   pass.dispatch_chunks = c.parallel.dispatch_chunks;

@@ -244,6 +244,12 @@ TEST(CheckTrain, Names) {
                  "train.optimizer: found 'adam', expected adamw | lion | sgd");
   expect_bad_run([](Config& c) { c.train.schedule = "wsb"; }, "did you mean 'wsd'?");
   expect_bad_run([](Config& c) { c.train.recompute = "some"; }, "train.recompute: found 'some'");
+  expect_bad_run([](Config& c) { c.train.recompute = "full,norms"; },
+                 "train.recompute: found 'full' in a list, expected none | selective | full | a list of attention, "
+                 "swiglu, mlp, norms");
+  expect_bad_run([](Config& c) { c.train.recompute = "norms,"; }, "train.recompute: found '' in a list");
+  expect_bad_run([](Config& c) { c.train.recompute = "norms,norms"; }, "found 'norms,norms', expected each name once");
+  expect_bad_run([](Config& c) { c.train.recompute = "swiglu,mlp"; }, "found 'swiglu,mlp', expected swiglu or mlp");
   expect_bad_run([](Config& c) { c.upcycle.mode = "clone"; }, "upcycle.mode: found 'clone'");
   expect_bad_run([](Config& c) { c.upcycle.scale = "up"; }, "upcycle.scale: found 'up'");
   expect_bad_run([](Config& c) { c.dtype = "fp8"; }, "dtype: found 'fp8'");

@@ -84,6 +84,20 @@ TEST(ConfigParse, DataTakesTextOrStructure) {
   expect_has(parse_error(R"({"data": {"valid": {"": "p"}}})"), {"data.valid", "an empty name"});
 }
 
+TEST(ConfigParse, AListOfNamesIsOneTextOrAList) {
+  const auto recompute = [](const std::string& text, const std::vector<std::string>& overrides) {
+    return parse_config_text(text, "c.json", overrides).train.recompute;
+  };
+  EXPECT_EQ(recompute(R"({"train": {"recompute": "full"}})", {}), "full");
+  EXPECT_EQ(recompute(R"({"train": {"recompute": ["norms", "mlp"]}})", {}), "norms,mlp");
+  EXPECT_EQ(recompute("{}", {"--train.recompute=attention,norms"}), "attention,norms");
+  EXPECT_EQ(recompute("{}", {R"(--train.recompute=["attention"])"}), "attention");
+  expect_has(parse_error(R"({"train": {"recompute": []}})", {}),
+             {"train.recompute: found an empty list, expected none"});
+  expect_has(parse_error(R"({"train": {"recompute": ["full", "mlp"]}})", {}), {"found 'full' in a list"});
+  expect_has(parse_error(R"({"train": {"recompute": [1]}})", {}), {"train.recompute: found a list, expected a text"});
+}
+
 TEST(ConfigParse, UnknownKeySuggestsTheNearest) {
   EXPECT_EQ(parse_error(R"({"train": {"warmup_step": 5}})"),
             "unknown key 'train.warmup_step' in run.json: did you mean 'train.warmup_steps'?");

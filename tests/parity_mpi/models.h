@@ -14,6 +14,7 @@ struct Switches {
   Start start = Start::Copy;
   int microbatches = 1;  // per rank
   bool recompute = false;
+  bool classes = false;     // recompute attention, mlp and norms (where not recompute)
   bool one_expert = false;  // k = 1 (of virtual groups: one), the softmax before the top-k; else 2 after it
   int every = 1;            // moe_every_n_layers
   int chunks = 1;

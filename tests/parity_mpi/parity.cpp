@@ -117,7 +117,7 @@ Routing routing_of(Trainer& t, const FixedSequences& sequences) {
                 routing.chosen.begin() + layer * T * k + t.mesh->at.tp * t.model->T_local() * k);
       // A forward under recompute keeps only the last layer's probabilities.
       double& gap = routing.gaps[static_cast<std::size_t>(j)];
-      if (t.model->pass.recompute == Recompute::None) gap = std::min(gap, smallest_gap(t, layers[i]));
+      if (!t.model->pass.recompute.layer) gap = std::min(gap, smallest_gap(t, layers[i]));
     }
   }
   return routing;

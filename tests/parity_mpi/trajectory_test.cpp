@@ -117,28 +117,37 @@ TEST_P(SameLayout, TwiceIsBitwiseTheSameRun) {
 INSTANTIATE_TEST_SUITE_P(Storage, SameLayout, ::testing::Values("fp32", "bf16"),
                          [](const auto& info) { return std::string(info.param); });
 
-// Recomputing gives the same bits, on every layout.
+// Recomputing gives the same bits, on every layout: with rounds, and with chunks that travel.
 TEST(Recompute, IsBitwiseTheSameOnEveryLayout) {
   const Rig rig;
-  Switches s;
-  s.start = Start::SharedExpert;
-  s.tight = true;
-  Config c = config_of(s);
-  c.train.global_batch_size = 2 * c.train.micro_batch_size * mpi_session().size();
-  const FixedSequences data = data_of(c);
-  for (const Parallelism& p : legal_layouts(c.model)) {
-    SCOPED_TRACE(p.text());
-    const Mesh mesh = make_test_mesh(rig, p);
-    c.train.recompute = "none";
-    Trainer a = start(rig, c, mesh, random_fill());
-    c.train.recompute = "full";
-    Trainer b = start(rig, c, mesh, random_fill());
-    for (int i = 0; i < 2; ++i) {
-      const StepResult x = train_step(a, data.source()), y = train_step(b, data.source());
-      EXPECT_EQ(x.loss, y.loss);
-      EXPECT_EQ(x.grad_norm, y.grad_norm);
+  for (const bool rounds : {true, false}) {
+    Switches s;
+    s.start = Start::SharedExpert;
+    s.tight = rounds;
+    s.chunks = rounds ? 1 : 3;
+    Config c = config_of(s);
+    c.train.global_batch_size = 2 * c.train.micro_batch_size * mpi_session().size();
+    const FixedSequences data = data_of(c);
+    for (const Parallelism& p : legal_layouts(c.model)) {
+      SCOPED_TRACE(p.text());
+      const Mesh mesh = make_test_mesh(rig, p);
+      c.train.recompute = "none";
+      Trainer a = start(rig, c, mesh, random_fill());
+      StepResult want[2];
+      for (StepResult& x : want) x = train_step(a, data.source());
+      const TrainedState state = state_of(a);
+      for (const char* recompute : {rounds ? "full" : "selective", "attention,mlp,norms"}) {
+        SCOPED_TRACE(recompute);
+        c.train.recompute = recompute;
+        Trainer b = start(rig, c, mesh, random_fill());
+        for (const StepResult& x : want) {
+          const StepResult y = train_step(b, data.source());
+          EXPECT_EQ(x.loss, y.loss);
+          EXPECT_EQ(x.grad_norm, y.grad_norm);
+        }
+        expect_same_state(state, state_of(b));
+      }
     }
-    expect_same_state(state_of(a), state_of(b));
   }
 }
 

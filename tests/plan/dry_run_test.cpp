@@ -34,6 +34,7 @@ const Case kCases[] = {
     {"tied, sgd", [](Config& c) { c.model.tie_word_embeddings = true, c.train.optimizer = "sgd"; }},
     {"moe, lion", [](Config& c) { c.train.optimizer = "lion"; }},
     {"recomputed", [](Config& c) { c.train.recompute = "full"; }},
+    {"classes recomputed", [](Config& c) { c.train.recompute = "attention,mlp,norms"; }},
     {"shared expert, every 2", [](Config& c) { c.model.shared_expert = true, c.model.moe_every_n_layers = 2; }},
     {"one microbatch", [](Config& c) { c.train.global_batch_size = c.train.micro_batch_size; }},
 };

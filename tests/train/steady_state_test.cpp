@@ -2,6 +2,7 @@
 #include <malloc.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <fstream>
 
@@ -139,10 +140,12 @@ TEST_P(SteadyState, AStepReadsNothingThatWasLeftBehind) {
 
 INSTANTIATE_TEST_SUITE_P(Runs, SteadyState,
                          ::testing::Combine(::testing::Bool(), ::testing::Values("fp32", "bf16"),
-                                            ::testing::Values("none", "full")),
+                                            ::testing::Values("none", "full", "attention,mlp,norms", "selective")),
                          [](const auto& info) {
-                           return std::string(std::get<0>(info.param) ? "Moe_" : "Dense_") + std::get<1>(info.param) +
-                                  "_recompute_" + std::get<2>(info.param);
+                           std::string name = std::string(std::get<0>(info.param) ? "Moe_" : "Dense_") +
+                                              std::get<1>(info.param) + "_recompute_" + std::get<2>(info.param);
+                           std::replace(name.begin(), name.end(), ',', '_');
+                           return name;
                          });
 
 // The classes by hand: fp32 keeps no second copy of the weights, bf16 does; AdamW two moments, Lion one, SGD none.

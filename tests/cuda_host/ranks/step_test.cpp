@@ -83,6 +83,7 @@ Switches shared_expert() {
   s.start = Start::SharedExpert;
   s.microbatches = 2;
   s.chunks = 3;
+  s.classes = true;
   return s;
 }
 Switches groups() {
