@@ -50,6 +50,7 @@ void add_checkpoint(Json& j, const StepFolder& step) {
   }
   j["bytes"] = bytes;
   j["optimizer_state"] = optimizer;
+  j["weights_alone"] = info.weights_alone ? Json(name_of(*info.weights_alone)) : Json();
   for (Json& tensor : j["tensors"])
     if (const auto steps = info.optimizer_steps.find(tensor["name"].get<std::string>());
         steps != info.optimizer_steps.end())

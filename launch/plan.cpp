@@ -42,12 +42,17 @@ PlannedRun resolve(const std::string& file, const std::vector<std::string>& over
     config.train.warmup_tokens = 0;
   }
   // If the config saves but leaves checkpoint.dir to the command line, plan the snapshot too.
-  const std::int64_t every = config.checkpoint.dir.empty() ? std::exchange(config.checkpoint.every, 0) : 0;
+  const CheckpointConfig saves = config.checkpoint;
+  const bool unnamed = saves.dir.empty() && (saves.every > 0 || saves.model_every > 0);
+  if (unnamed) config.checkpoint = {};
   const Mesh one = make_single_mesh();
   const std::string name = file.empty() ? "the config" : file;
   PlannedRun run = planned_run(set_up_run(std::move(config), name, *one.world, Purpose::Plan));
   check_kernel_limits(run.config.device, run.config.model, name);
-  if (every > 0) run.config.checkpoint.dir = "(not named yet)";
+  if (unnamed) {
+    run.config.checkpoint = saves;
+    run.config.checkpoint.dir = "(not named yet)";
+  }
   return run;
 }
 
@@ -138,7 +143,11 @@ Json to_json(const Plan& p, std::size_t memory, bool cuda) {
   j["flops_all_ranks"] = p.flops_total;
   j["model_flops"] = p.model_flops;
   j["product_memory_bytes"] = p.memory_bytes;
-  j["files"] = {{"model", p.model_file}, {"optimizer", p.optimizer_file}, {"all_ranks", p.files_total}};
+  j["files"] = {{"model", p.model_file},
+                {"optimizer", p.optimizer_file},
+                {"all_ranks", p.files_total},
+                {"model_alone", p.model_alone},
+                {"model_alone_all_ranks", p.model_alone_total}};
   return j;
 }
 
@@ -177,6 +186,9 @@ void print(const Plan& p, std::size_t memory) {
   fmt::print("a checkpoint: {} of this rank (model {}, optimizer {}), {} in all\n",
              size_text(p.model_file + p.optimizer_file), size_text(p.model_file), size_text(p.optimizer_file),
              size_text(p.files_total));
+  if (p.model_alone > 0)
+    fmt::print("its weights alone: {} of this rank, {} in all\n", size_text(p.model_alone),
+               size_text(p.model_alone_total));
   if (memory == 0) return;
   if (p.peak_bytes() <= memory) {
     fmt::print("it fits {}\n", size_text(memory));

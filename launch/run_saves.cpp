@@ -1,6 +1,7 @@
 #include "launch/run_saves.h"
 
 #include <filesystem>
+#include <optional>
 
 #include "core/error.h"
 #include "core/log.h"
@@ -29,6 +30,19 @@ void warn_of_newer_steps(const std::string& dir) {
       dir, read_latest(dir), newer);
 }
 
+void tell_of_newer_models(const std::string& dir) {
+  if (!std::filesystem::is_directory(dir)) return;
+  const std::vector<std::string> models = newer_models(dir);
+  if (models.empty()) return;
+  const std::string latest = read_latest(dir);
+  log_info(
+      "{}/{}: weights alone, from which training can not resume: it goes on from {} and writes them anew as it comes "
+      "to them",
+      dir, models.back(),
+      latest.empty() ? "the start, because no step was saved whole,"
+                     : latest + ", the newest step that was saved whole,");
+}
+
 void finish_save(TrainingRun& run) {
   if (run.writer == nullptr || !run.writer->busy()) return;
   run.writer->finish();
@@ -40,20 +54,32 @@ void publish_written(TrainingRun& run) {
   if (run.mesh.world->max_of(run.writer->written() ? 0 : 1) == 0) finish_save(run);
 }
 
-void start_save(TrainingRun& run) {
+namespace {
+
+void save(TrainingRun& run, std::optional<DType> weights_alone) {
   finish_save(run);  // there is one snapshot: the previous save must be published first
   Trainer& t = run.trainer;
   t.wall_seconds =
       run.wall_before + std::chrono::duration<double>(std::chrono::steady_clock::now() - run.start).count();
   CheckpointInfo info = checkpoint_info(t);
+  info.weights_alone = weights_alone;
+  if (weights_alone) info.optimizer_steps.clear();
   info.init = run.setup.init;
   info.config = config_text(run.setup);
   for (const std::string& file : run.travel) {
     const std::string name = std::filesystem::path(file).filename().string();
     if (name.ends_with(".model") || (info.tokenizer.empty() && name == "tokenizer.json")) info.tokenizer = name;
   }
-  run.writer->start(info, take_snapshot(t, *run.snapshot), run.travel);
+  run.writer->start(info, take_snapshot(t, *run.snapshot, weights_alone), run.travel);
   if (!run.setup.config.checkpoint.background) finish_save(run);
+}
+
+}  // namespace
+
+void start_save(TrainingRun& run) { save(run, {}); }
+
+void start_model_save(TrainingRun& run) {
+  save(run, run.setup.config.checkpoint.model_dtype == "bf16" ? DType::BF16 : DType::F32);
 }
 
 std::string save_before_divergence(TrainingRun& run, bool is_saved) {

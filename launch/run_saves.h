@@ -14,9 +14,16 @@ std::vector<std::string> travelling(const RunSetup& setup);
 // Warns that later steps exist which will be replaced: the run was set back by hand, for example after a loss spike.
 void warn_of_newer_steps(const std::string& dir);
 
+// Of a run that resumes or starts in a folder with weights alone newer than what it goes on from: says that it writes
+// them anew.
+void tell_of_newer_models(const std::string& dir);
+
 // Starts to save the current state. Publishes the previous save first and, if checkpoint.background is false, this one
 // too.
 void start_save(TrainingRun& run);
+
+// The same of the weights alone, in checkpoint.model_dtype.
+void start_model_save(TrainingRun& run);
 
 // Waits for the save in progress, if any, and publishes it.
 void finish_save(TrainingRun& run);

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "launch/backend.h"
+#include "parallel/checkpoint/manifest.h"
 #include "parallel/checkpoint/open_model.h"
 #include "parallel/checkpoint/reader.h"
 #include "parallel/comm/agree.h"
@@ -121,6 +122,11 @@ void inherit_model(RunSetup& run, const std::string& name) {
 void resume_model(RunSetup& run, const std::string& name) {
   Config& c = run.config;
   const CheckpointInfo& info = run.checkpoint->info();
+  if (info.weights_alone)
+    input_error(
+        "{}: {} holds weights alone (checkpoint.model_every), expected a step with its optimizer's state; start a new "
+        "run from it with init.load and another checkpoint.dir",
+        name, run.checkpoint->directory());
   if (info.init != run.init)
     input_error(
         "{}: the run in {} started from '{}', this config says '{}'; choose another checkpoint.dir for another run",
@@ -151,7 +157,7 @@ void refuse_unpublished(const std::string& dir) {
   if (!std::filesystem::is_directory(dir)) return;
   std::string newest;
   for (const auto& entry : std::filesystem::directory_iterator(dir))
-    if (std::filesystem::exists(entry.path() / "manifest.json"))
+    if (!is_model_folder_name(entry.path().filename()) && std::filesystem::exists(entry.path() / "manifest.json"))
       newest = std::max(newest, entry.path().filename().string());
   if (!newest.empty())
     input_error(

@@ -99,6 +99,8 @@ bool train_loop(TrainingRun& run, Metrics& metrics) {
     if (!run.valid.empty() && (t.step == total || (c.train.eval_every > 0 && t.step % c.train.eval_every == 0)))
       evaluate_all(run, metrics);
     publish_written(run);
+    if (run.writer != nullptr && c.checkpoint.model_every > 0 && t.step % c.checkpoint.model_every == 0)
+      start_model_save(run);
     if (run.writer != nullptr && c.checkpoint.every > 0 && t.step % c.checkpoint.every == 0) {
       start_save(run);
       saved = t.step;
@@ -132,6 +134,7 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
     open_data(run);
     run.travel = travelling(run.setup);
     if (run.setup.checkpoint != nullptr && session.rank() == 0) warn_of_newer_steps(dir);
+    if (!dir.empty() && session.rank() == 0) tell_of_newer_models(dir);
     const PlannedRun planned = planned_run(run.setup);
     (void)check_layout(planned, session.size());
     check_kernel_limits(planned.config.device, planned.config.model, name);

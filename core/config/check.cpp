@@ -172,6 +172,11 @@ void check_train(const Config& config, const Trained& done) {
          "1 keeps an expert whole on one rank");
   if (config.checkpoint.every > 0 && config.checkpoint.dir.empty())
     fail("checkpoint.every", config.checkpoint.every, "checkpoint.dir beside it", "name the run folder");
+  if (config.checkpoint.model_every > 0 && config.checkpoint.dir.empty())
+    fail("checkpoint.model_every", config.checkpoint.model_every, "checkpoint.dir beside it", "name the run folder");
+  if (config.checkpoint.model_every == 0 && config.checkpoint.model_dtype != "fp32")
+    fail("checkpoint.model_dtype", config.checkpoint.model_dtype, "checkpoint.model_every beside it",
+         "only weights that are saved alone have it");
 }
 
 void check_data(const Config& config) {

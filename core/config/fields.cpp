@@ -125,7 +125,11 @@ std::vector<Field> make_fields() {
 
       FIELD(checkpoint.dir, "the run folder; empty: nothing is saved"),
       FIELD(checkpoint.every, "steps between checkpoints; 0: only the last step", {}, count),
-      FIELD(checkpoint.keep, "newest checkpoints to keep; 0: all", {}, count),
+      FIELD(checkpoint.keep, "newest checkpoints to keep; 0: all; weights alone are not counted and stay", {}, count),
+      FIELD(checkpoint.model_every,
+            "steps between saves of the weights alone, for reading: training can not resume from them; 0: never", {},
+            count),
+      FIELD(checkpoint.model_dtype, "type in which weights alone are saved", {"fp32", "bf16"}),
       FIELD(checkpoint.background, "write while training goes on"),
       FIELD(checkpoint.resume, "resume from the run folder's newest checkpoint"),
 

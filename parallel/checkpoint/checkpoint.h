@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -9,8 +10,10 @@
 // Our checkpoints: RUN/step_00000100/ with manifest.json and, per rank, model.rank00003.h5 and optimizer.rank00003.h5.
 // model.* holds fp32 masters, each logical element written exactly once, by its owner. Everything is written to
 // step_00000100.tmp, flushed and synced, the status agreed by all ranks, the manifest last; then the folder is renamed,
-// the parent synced, and RUN/latest names it. A published checkpoint is never modified. All HDF5 calls of writer.h and
-// reader.h go through hdf5_thread(), so they must not be called from its jobs.
+// the parent synced, and RUN/latest names it. RUN/model_00000100/ holds weights alone (checkpoint.model_every): the
+// same without optimizer.*, its masters in fp32 or rounded to bf16; RUN/latest never names it. A published checkpoint
+// is never modified. All HDF5 calls of writer.h and reader.h go through hdf5_thread(), so they must not be called from
+// its jobs.
 namespace upcycle {
 
 // What a checkpoint holds besides its tensors.
@@ -19,6 +22,7 @@ struct CheckpointInfo {
   Layout layout;  // that wrote it
   std::int64_t step = 0, consumed_samples = 0, tokens = 0;
   double flops = 0, wall_seconds = 0;                   // training so far
+  std::optional<DType> weights_alone;                   // nothing else was saved; the type in the files, F32 or BF16
   std::map<std::string, std::int64_t> optimizer_steps;  // a parameter's own step count; empty: no optimizer state
   std::string init;       // what the run started from, e.g. "load dense/" (resuming compares it)
   std::string config;     // the resolved config, JSON text

@@ -149,11 +149,21 @@ void read_tensors(const Section& root, const std::string& path, Manifest& m) {
 
 }  // namespace
 
-std::string step_folder_name(std::int64_t step) { return fmt::format("step_{:08d}", step); }
+namespace {
+constexpr const char *step_prefix = "step_", *model_prefix = "model_";
 
-bool is_step_folder_name(const std::string& name) {
-  return name.starts_with("step_") && name.size() >= 13 && name.size() <= 24 && all_digits(name.substr(5));
+std::string numbered(const char* prefix, std::int64_t step) { return fmt::format("{}{:08d}", prefix, step); }
+
+bool is_numbered(const std::string& name, std::string_view prefix) {
+  return name.starts_with(prefix) && name.size() >= prefix.size() + 8 && name.size() <= prefix.size() + 19 &&
+         all_digits(name.substr(prefix.size()));
 }
+}  // namespace
+
+std::string step_folder_name(std::int64_t step) { return numbered(step_prefix, step); }
+bool is_step_folder_name(const std::string& name) { return is_numbered(name, step_prefix); }
+std::string model_folder_name(std::int64_t step) { return numbered(model_prefix, step); }
+bool is_model_folder_name(const std::string& name) { return is_numbered(name, model_prefix); }
 
 std::string model_file_name(int rank) { return rank_name("model.rank", rank); }
 std::string optimizer_file_name(int rank) { return rank_name("optimizer.rank", rank); }
@@ -174,6 +184,7 @@ std::string manifest_text(const Manifest& m) {
   j["wall_seconds"] = info.wall_seconds;
   j["init"] = info.init;
   j["tokenizer"] = info.tokenizer;
+  if (info.weights_alone) j["weights_alone"] = name_of(*info.weights_alone);
   const Layout& l = info.layout;
   j["layout"] = {{"world", l.world}, {"tp", l.tp}, {"dp", l.dp}, {"ep", l.ep}, {"etp", l.etp}, {"edp", l.edp}};
   j["model"] = Json::parse(to_json(info.model));
@@ -213,6 +224,12 @@ Manifest read_manifest(const std::string& step_folder) {
   info.wall_seconds = root.number("wall_seconds");
   info.init = root.text("init");
   info.tokenizer = root.text("tokenizer");
+  if (json.contains("weights_alone")) {
+    const std::string type = root.text("weights_alone");
+    if (type != name_of(DType::F32) && type != name_of(DType::BF16))
+      root.fail("weights_alone", root.at("weights_alone"), "fp32 or bf16");
+    info.weights_alone = type == name_of(DType::F32) ? DType::F32 : DType::BF16;
+  }
   const Section l = root.section("layout");
   info.layout = {l.small("world"), l.small("tp"), l.small("dp"), l.small("ep"), l.small("etp"), l.small("edp")};
   const Layout& of = info.layout;

@@ -20,6 +20,8 @@ inline constexpr const char* publishing_name = "publishing";  // see publish.h
 
 std::string step_folder_name(std::int64_t step);  // "step_00000100"
 bool is_step_folder_name(const std::string& name);
+std::string model_folder_name(std::int64_t step);  // "model_00000100": weights alone
+bool is_model_folder_name(const std::string& name);
 // "model.rank00003.h5", "optimizer.rank00003.h5"
 std::string model_file_name(int rank);
 std::string optimizer_file_name(int rank);

@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "parallel/checkpoint/checkpoint.h"
 #include "parallel/checkpoint/reader.h"
+#include "parallel/checkpoint/step_files.h"
 #include "parallel/comm/agree.h"
 #include "parallel/models/huggingface.h"
 
@@ -21,8 +22,8 @@ std::unique_ptr<TensorSource> open_model(const std::string& dir, Communicator* w
     if (!is_huggingface(dir))
       input_error(
           "{}: found neither latest, manifest.json nor config.json, expected a checkpoint (a run folder or a "
-          "step's) or a Hugging Face model",
-          dir);
+          "step's) or a Hugging Face model; {}",
+          dir, hint_of_models(dir));
     source = open_huggingface(dir);
   };
   if (world == nullptr)

@@ -47,13 +47,25 @@ void remove_step(const std::string& run_dir, const std::string& name, const char
 bool is_older(const std::string& a, const std::string& b) { return a.size() != b.size() ? a.size() < b.size() : a < b; }
 
 // The folder's steps whose names have this ending, oldest first; without the ending.
-std::vector<std::string> steps_in(const std::string& run_dir, std::string_view ending = "") {
+std::vector<std::string> steps_in(const std::string& run_dir, std::string_view ending = "",
+                                  bool (*is_name)(const std::string&) = is_step_folder_name) {
   std::vector<std::string> steps;
   for (const std::string& name : names_in(run_dir))
-    if (name.ends_with(ending) && is_step_folder_name(name.substr(0, name.size() - ending.size())))
+    if (name.ends_with(ending) && is_name(name.substr(0, name.size() - ending.size())))
       steps.push_back(name.substr(0, name.size() - ending.size()));
   std::sort(steps.begin(), steps.end(), is_older);
   return steps;
+}
+
+// Weights alone that were set aside: their successor is there, or they are put back.
+void settle_old_models(const std::string& run_dir) {
+  for (const std::string& name : steps_in(run_dir, old_ending, is_model_folder_name)) {
+    const std::string folder = run_dir + "/" + name;
+    if (fs::exists(folder))
+      remove_tree(folder + old_ending);
+    else
+      rename_durable(folder + old_ending, folder);
+  }
 }
 
 void set_aside(const std::string& run_dir, const std::string& step) {
@@ -108,7 +120,9 @@ void check_publishable(const std::string& run_dir, std::int64_t step) {
 }
 
 void clean_run_folder(const std::string& run_dir) {
-  for (const std::string& step : steps_in(run_dir, ".tmp")) remove_tree(run_dir + "/" + step + ".tmp");
+  for (const auto is_name : {is_step_folder_name, is_model_folder_name})
+    for (const std::string& step : steps_in(run_dir, ".tmp", is_name)) remove_tree(run_dir + "/" + step + ".tmp");
+  settle_old_models(run_dir);
   const std::string mark = run_dir + "/" + publishing_name;
   const std::string unfinished = read_step_name(mark);
   // The mark is written after an older step of that name has been set aside: the folder of that name is the new one.
@@ -153,6 +167,37 @@ void publish_step(const std::string& run_dir, const Manifest& manifest) {
     settle_old_steps(run_dir);
     remove_tree(mark);
     throw;
+  }
+}
+
+std::vector<std::string> newer_models(const std::string& run_dir) {
+  const std::string latest = read_latest(run_dir);
+  std::vector<std::string> models = steps_in(run_dir, "", is_model_folder_name);
+  const auto step = [](const std::string& name) { return name.substr(name.find('_')); };
+  if (!latest.empty())
+    std::erase_if(models, [&](const std::string& model) { return !is_older(step(latest), step(model)); });
+  return models;
+}
+
+void publish_model(const std::string& run_dir, const Manifest& manifest) {
+  const std::string folder = run_dir + "/" + model_folder_name(manifest.info.step), aside = folder + ".tmp";
+  try {
+    check_visible(aside, manifest);
+    write_text_atomic(aside + "/" + manifest_name, manifest_text(manifest));
+    fsync_directory(aside);
+    if (fs::exists(folder)) rename_durable(folder, folder + old_ending);
+    rename_durable(aside, folder);
+  } catch (...) {
+    if (fs::exists(aside)) {  // else it is published, and only the fsync after it failed
+      remove_tree(aside);
+      settle_old_models(run_dir);
+    }
+    throw;
+  }
+  try {
+    settle_old_models(run_dir);
+  } catch (const std::exception& e) {
+    log_warn("{}; the new weights are saved, what they replaced stays until the next start", e.what());
   }
 }
 

@@ -26,16 +26,25 @@ std::vector<std::string> newer_steps(const std::string& run_dir);
 // InputError where RUN/step_X is there already and is not newer than `latest`: a published step is never changed.
 void check_publishable(const std::string& run_dir, std::int64_t step);
 
-// Removes what a killed run left: step_*.tmp folders and a step that was being published but that latest does not name.
-// Puts back the steps that it was about to replace.
+// Removes what a killed run left: step_*.tmp and model_*.tmp folders and a step that was being published but that
+// latest does not name. Puts back what it was about to replace.
 void clean_run_folder(const std::string& run_dir);
 
 // Publishes RUN/step_X.tmp in place of the newer steps up to X. On failure the folder is removed, `latest` names the
 // step before and the newer steps are there again. InputError as in check_publishable.
 void publish_step(const std::string& run_dir, const Manifest& manifest);
 
-// Keeps the last `keep` (0: all) step folders up to the one that latest names and removes older ones; newer ones are
-// not counted.
+// Publishes RUN/model_X.tmp, weights alone: manifest last, then renamed to model_X in place of one of that name (of a
+// run that was set back, or killed after it), which is model_X.old meanwhile. `latest` stays as it is. On failure the
+// old one is there again.
+void publish_model(const std::string& run_dir, const Manifest& manifest);
+
+// RUN's folders of weights alone that are newer than the step that `latest` names, in order; all where there is no
+// latest.
+std::vector<std::string> newer_models(const std::string& run_dir);
+
+// Keeps the last `keep` (0: all) step folders up to the one that latest names and removes older ones; newer ones and
+// weights alone are not counted.
 void remove_old_steps(const std::string& run_dir, std::int64_t keep);
 
 }  // namespace upcycle

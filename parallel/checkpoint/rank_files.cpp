@@ -69,7 +69,7 @@ class RankFile {
   void begin(const SavedPiece& p) {
     const std::string tensor = stored_tensor_name(p.kind, p.tensor);
     dataset_ = rectangle_name(tensor, count_[tensor]++);
-    file_.declare(dataset_, DType::F32, p.part.rows, p.part.columns,
+    file_.declare(dataset_, p.type, p.part.rows, p.part.columns,
                   rectangle_attributes(p.global_rows, p.global_columns, p.is_vector, p.part));
   }
   void write(std::int64_t rows, const float* values) { file_.write_rows(dataset_, rows, values); }

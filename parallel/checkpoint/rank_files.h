@@ -17,6 +17,7 @@ struct SavedPiece {
   bool is_vector = false;
   Rectangle part;
   const float* values = nullptr;
+  DType type = DType::F32;  // in the file
 };
 
 // Where the rectangles of a tensor lie in a rank's file: "NAME/0", of a moment "exp_avg/NAME/0".

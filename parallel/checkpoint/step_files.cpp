@@ -62,14 +62,20 @@ void check_file(const std::string& folder, const Manifest& manifest, const Check
       path, hash, file.hash);
 }
 
+std::string hint_of_models(const std::string& dir) {
+  const std::vector<std::string> models = newer_models(dir);
+  return models.empty() ? "no step was published there"
+                        : fmt::format("{} holds weights alone: to read them give its path", models.back());
+}
+
 std::string find_step_folder(const std::string& dir) {
   if (!fs::is_directory(dir))
     input_error("{}: found no such folder, expected a run folder or a step's; give its path", dir);
   if (fs::exists(dir + "/" + manifest_name)) return dir;
   const std::string latest = read_latest(dir);
   if (latest.empty())
-    input_error("{}: found neither {} nor {}, expected a checkpoint; no step was published there", dir, latest_name,
-                manifest_name);
+    input_error("{}: found neither {} nor {}, expected a checkpoint; {}", dir, latest_name, manifest_name,
+                hint_of_models(dir));
   const std::string folder = dir + "/" + latest;
   if (!fs::exists(folder + "/" + manifest_name))
     input_error("{}/{}: found {}, expected a step folder of that name with a {}; write another step's name there", dir,

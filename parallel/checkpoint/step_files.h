@@ -9,6 +9,9 @@ namespace upcycle {
 // where there is none.
 std::string find_step_folder(const std::string& dir);
 
+// For messages about a folder without `latest`: that no step was published, or which weights alone are there.
+std::string hint_of_models(const std::string& dir);
+
 // InputError where `file` is missing (naming a file that may be it, renamed) or of another size; with `verify` also
 // where its hash differs: damaged, of another checkpoint, or swapped with another of its files.
 void check_file(const std::string& folder, const Manifest& manifest, const Checkpoint::FileEntry& file, bool verify);

@@ -69,7 +69,7 @@ struct Part {
   std::vector<Checkpoint::FileEntry> entries;
 
   void write() {
-    if (rank == 0) check_publishable(parent_folder(folder), info.step);
+    if (rank == 0 && !info.weights_alone) check_publishable(parent_folder(folder), info.step);
     entries = write_rank_files(folder, info.step, rank, pieces);
     if (rank != 0 || travel.empty()) return;
     const auto copied = copy_travelling(folder, travel);
@@ -144,7 +144,7 @@ void CheckpointWriter::start(const CheckpointInfo& info, SavedState state, const
   check_pieces(make_global_table(info.model), state.pieces);
   check_travel(info, travel);
   auto part = std::make_shared<Part>();
-  part->folder = job_->run_dir + "/" + step_folder_name(info.step) + ".tmp";
+  part->folder = job_->run_dir + "/" + (info.weights_alone ? model_folder_name : step_folder_name)(info.step) + ".tmp";
   part->info = info;
   part->rank = job_->world.rank();
   part->pieces = std::move(state.pieces);
@@ -177,7 +177,7 @@ void CheckpointWriter::finish() {
   std::optional<std::string> unpublished;
   if (job.world.rank() == 0) {
     try {
-      publish_step(job.run_dir, manifest);
+      (manifest.info.weights_alone ? publish_model : publish_step)(job.run_dir, manifest);
     } catch (const std::exception& e) {
       unpublished = e.what();
     }

@@ -24,7 +24,8 @@ class CheckpointWriter {
   // removes what a killed run left half-written. Collective; a folder in use or not writable is an AgreedError.
   CheckpointWriter(std::string run_dir, Communicator& world, std::int64_t keep);
   ~CheckpointWriter();
-  // Starts writing step `info.step`; returns at once. `travel`: files copied into the step folder (tokenizer files).
+  // Starts writing step `info.step`, or its weights alone (info.weights_alone); returns at once. `travel`: files copied
+  // into the step folder (tokenizer files).
   void start(const CheckpointInfo& info, SavedState state, const std::vector<std::string>& travel);
   bool busy() const;
   bool written() const;  // this rank's part is done or has failed: finish() will not wait

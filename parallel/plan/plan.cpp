@@ -215,6 +215,11 @@ Plan make_plan(const PlannedRun& run, int world, int rank) {
     plan.model_file += static_cast<std::size_t>(p.part.size()) * sizeof(float);
   plan.optimizer_file = moments * plan.model_file;
   plan.files_total = static_cast<std::size_t>(plan.parameters.total) * sizeof(float) * (1 + moments);
+  if (c.checkpoint.model_every > 0) {
+    const std::size_t each = c.checkpoint.model_dtype == "bf16" ? 2 : sizeof(float);
+    plan.model_alone = plan.model_file / sizeof(float) * each;
+    plan.model_alone_total = static_cast<std::size_t>(plan.parameters.total) * each;
+  }
   return plan;
 }
 

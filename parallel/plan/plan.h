@@ -49,6 +49,7 @@ struct Plan {
   // Data of a checkpoint, bytes (HDF5 adds a few hundred per rectangle): this rank's files, and all ranks'.
   std::size_t model_file = 0, optimizer_file = 0;
   std::size_t files_total = 0;
+  std::size_t model_alone = 0, model_alone_total = 0;  // of what checkpoint.model_every saves; 0: nothing
 };
 
 // Bytes by class while upcycle.at_step makes the MoE's trainer beside the dense one, of both trainers' plans

@@ -32,17 +32,19 @@ std::size_t plan_snapshot(const ParamTable& table, const Coordinates& at, int mo
   return arena.high_water();
 }
 
-SavedState take_snapshot(Trainer& t, Snapshot& s) {
+SavedState take_snapshot(Trainer& t, Snapshot& s, std::optional<DType> weights_alone) {
   std::vector<SavedPiece> saved;
   // What this rank owns: parameters still being gathered are other ranks'.
   s.copies->wait(t.stream->record());
   const auto add = [&](StateKind kind, const OwnedPiece& p, const Tensor& copy, const Tensor& from) {
     t.device->copy_to_host(*s.copies, copy.data, from.data, copy.bytes());
-    saved.push_back({kind, p.row->name, p.row->rows, p.row->columns, p.row->is_vector, p.part, copy.as<float>()});
+    saved.push_back({kind, p.row->name, p.row->rows, p.row->columns, p.row->is_vector, p.part, copy.as<float>(),
+                     weights_alone.value_or(DType::F32)});
   };
   for (std::size_t i = 0; i < s.pieces.size(); ++i) {
     const OwnedPiece& p = s.pieces[i];
     add(StateKind::Master, p, s.master[i], master_piece(t.memory, p));
+    if (weights_alone) continue;
     if (!s.m.empty()) add(StateKind::Moment1, p, s.m[i], shard_piece_of(t.memory.m, p));
     if (!s.v.empty()) add(StateKind::Moment2, p, s.v[i], shard_piece_of(t.memory.v, p));
   }

@@ -1,5 +1,6 @@
 #pragma once
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "core/arena.h"
@@ -20,8 +21,8 @@ struct Snapshot {
 Snapshot make_snapshot(const Trainer& t);  // the trainer's device must outlive it
 std::size_t plan_snapshot(const ParamTable& table, const Coordinates& at, int moments);  // bytes
 
-// Starts to copy the trainer's state into the snapshot, as it is now, and lists it for the writer. What the snapshot
-// held before must have been written.
-SavedState take_snapshot(Trainer& t, Snapshot& snapshot);
+// Starts to copy the trainer's state into the snapshot, as it is now, and lists it for the writer; with `weights_alone`
+// the masters, to be written in that type. What the snapshot held before must have been written.
+SavedState take_snapshot(Trainer& t, Snapshot& snapshot, std::optional<DType> weights_alone = {});
 
 }  // namespace upcycle

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <csignal>
 #include <filesystem>
 
@@ -105,6 +106,90 @@ TEST_F(Writer, KeepsTheNewest) {
   CheckpointWriter other(folder.file("other"), *mesh.world, 0);
   for (const std::int64_t step : {1, 2, 3}) save(other, step);
   EXPECT_TRUE(fs::exists(folder.file("other/step_00000001")));
+}
+
+// Weights alone.
+struct Models : Writer {
+  CheckpointInfo alone(std::int64_t step, DType type) const {
+    CheckpointInfo i = some_info(model, step);
+    i.weights_alone = type;
+    return i;
+  }
+  static float bounded(float x) { return std::clamp(x, -1e38f, 1e38f); }
+  void save_model(CheckpointWriter& w, std::int64_t step, DType type = DType::BF16) {
+    std::vector<SavedPiece> masters;
+    for (SavedPiece p : state.pieces) {
+      if (p.kind != StateKind::Master) continue;
+      if (type == DType::BF16)  // the largest numbers would round to infinity
+        for (std::int64_t i = 0; i < p.part.size(); ++i) const_cast<float*>(p.values)[i] = bounded(p.values[i]);
+      p.type = type;
+      masters.push_back(p);
+    }
+    w.start(alone(step, type), masters, {});
+    w.finish();
+  }
+};
+
+TEST_F(Models, AreBesideTheStepsAndNotCounted) {
+  CheckpointWriter w(run, *mesh.world, 1);
+  save_model(w, 1, DType::F32);
+  EXPECT_FALSE(is_checkpoint(run));
+  save(w, 2);
+  save_model(w, 2, DType::F32);
+  save_model(w, 3);
+  save(w, 4);
+  EXPECT_EQ(names(), (Names{"latest", "model_00000001", "model_00000002", "model_00000003", "step_00000004"}));
+  EXPECT_EQ(newer_models(run), Names{});
+  EXPECT_FALSE(open_checkpoint(run)->info().weights_alone);
+  const auto whole = open_checkpoint(run + "/model_00000002"), rounded = open_checkpoint(run + "/model_00000003");
+  EXPECT_EQ(whole->info().weights_alone, DType::F32);
+  expect_whole(*whole, 0);
+  EXPECT_EQ(rounded->info().weights_alone, DType::BF16);
+  EXPECT_EQ(rounded->info().step, 3);
+  EXPECT_EQ(rounded->moments(), 0);
+  EXPECT_TRUE(rounded->info().optimizer_steps.empty());
+  for (const auto& t : rounded->tensors()) {
+    const Rectangle all{0, 0, t.rows, t.columns};
+    std::vector<float> got(static_cast<std::size_t>(all.size())), want = values_of(StateKind::Master, t.name, all);
+    rounded->read(t.name, all, got.data());
+    for (float& x : want) x = to_float(to_bf16(bounded(x)));
+    EXPECT_TRUE(same_bits(got, want)) << t.name;
+  }
+}
+
+// Killed at any point, one of the two is there, whole.
+TEST_F(Models, KilledWhilePublishing) {
+  {
+    CheckpointWriter w(run, *mesh.world, 0);
+    save(w, 1);
+    save_model(w, 2, DType::F32);
+    save_model(w, 3, DType::F32);
+  }
+  const std::string folder_3 = run + "/model_00000003";
+  const auto restart = [&] {
+    CheckpointWriter(run, *mesh.world, 0);
+    EXPECT_EQ(names(), (Names{"latest", "model_00000002", "model_00000003", "step_00000001"}));
+    expect_whole(*open_checkpoint(run));
+    return read_manifest(folder_3).info.step;
+  };
+  fs::copy(run + "/model_00000002", folder_3 + ".tmp");  // before anything was moved
+  EXPECT_EQ(restart(), 3);
+  fs::copy(run + "/model_00000002", folder_3 + ".tmp");  // the old one set aside
+  fs::rename(folder_3, folder_3 + ".old");
+  EXPECT_EQ(restart(), 3);
+  fs::rename(folder_3, folder_3 + ".old");  // the new one in its place
+  fs::copy(run + "/model_00000002", folder_3);
+  EXPECT_EQ(restart(), 2);
+}
+
+TEST_F(Models, PublishingThatFailsPutsTheOldOneBack) {
+  CheckpointWriter w(run, *mesh.world, 0);
+  save_model(w, 3);
+  fs::create_directories(run + "/model_00000003.old/x");  // nothing can be renamed to it
+  EXPECT_THROW(save_model(w, 3), Error);
+  EXPECT_EQ(names(), Names{"model_00000003"});
+  EXPECT_EQ(open_checkpoint(run + "/model_00000003")->info().step, 3);
+  save_model(w, 3);
 }
 
 TEST_F(Writer, APublishedStepIsNotReplaced) {

@@ -256,6 +256,13 @@ TEST(CheckTrain, Names) {
   expect_bad_run([](Config& c) { c.device = "tpu"; }, "device: found 'tpu', expected cpu | cuda");
 }
 
+TEST(CheckTrain, WeightsAlone) {
+  expect_bad_run([](Config& c) { c.checkpoint.model_every = 2; },
+                 "checkpoint.model_every: found 2, expected checkpoint.dir beside it");
+  expect_bad_run([](Config& c) { c.checkpoint.model_dtype = "bf16"; },
+                 "checkpoint.model_dtype: found bf16, expected checkpoint.model_every beside it");
+}
+
 TEST(CheckTrain, ProfilersWindow) {
   expect_bad_run([](Config& c) { c.train.profile_step_start = 3, c.train.profile_step_end = 2; },
                  "train.profile_step_end: found 2, expected at least train.profile_step_start = 3");
