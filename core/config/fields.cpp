@@ -101,6 +101,9 @@ std::vector<Field> make_fields() {
             share_below_one),
       FIELD(train.eps, "added to AdamW's denominator", {}, positive),
       FIELD(train.clip_grad, "largest global gradient norm; 0: no clipping", {}, not_negative),
+      FIELD(train.zero_stage,
+            "what replicas divide among them: 1 the optimizer's state; 2 gradients too, reduced in each microbatch", {},
+            Range{1, 2}),
       FIELD(train.recompute,
             "activations that backward makes again instead of keeping them: selective is swiglu and norms, which cost "
             "no product; mlp is swiglu too; full is a whole layer but its input and routing",

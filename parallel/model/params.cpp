@@ -173,12 +173,18 @@ const ParamRow* ParamTable::find(ParamRole role, std::int64_t layer, std::int64_
   return find(canonical_name(role, layer, expert));
 }
 
-const Bucket& ParamTable::bucket_of(const ParamRow& row) const {
-  const std::vector<Bucket>& buckets = group(row.group).buckets;
-  const auto bucket = std::upper_bound(buckets.begin(), buckets.end(), row.offset,
-                                       [](std::int64_t offset, const Bucket& b) { return offset < b.end; });
-  UPCYCLE_CHECK(bucket != buckets.end() && row.offset + row.size() <= bucket->end, "{} is in no bucket", row.name);
+const Bucket& ParamTable::bucket_at(ParamGroup g, std::int64_t offset) const {
+  const std::vector<Bucket>& buckets = group(g).buckets;
+  const auto bucket = std::upper_bound(buckets.begin(), buckets.end(), offset,
+                                       [](std::int64_t at, const Bucket& b) { return at < b.end; });
+  UPCYCLE_CHECK(bucket != buckets.end(), "element {} is in no bucket", offset);
   return *bucket;
+}
+
+const Bucket& ParamTable::bucket_of(const ParamRow& row) const {
+  const Bucket& bucket = bucket_at(row.group, row.offset);
+  UPCYCLE_CHECK(row.offset + row.size() <= bucket.end, "{} is in no bucket", row.name);
+  return bucket;
 }
 
 ParamTable make_param_table(const ModelConfig& model, const Layout& layout, const Coordinates& at) {

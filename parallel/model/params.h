@@ -64,8 +64,9 @@ struct ParamTable {
   std::map<std::string, std::size_t> places;  // a name's row
   FlatGroup dense, expert;
   const FlatGroup& group(ParamGroup g) const { return g == ParamGroup::Dense ? dense : expert; }
-  const Bucket& bucket_of(const ParamRow& row) const;   // a row lies in one bucket
-  const ParamRow* find(const std::string& name) const;  // null: this rank holds none of that name
+  const Bucket& bucket_at(ParamGroup g, std::int64_t offset) const;  // of an element of the flat buffer
+  const Bucket& bucket_of(const ParamRow& row) const;                // a row lies in one bucket
+  const ParamRow* find(const std::string& name) const;               // null: this rank holds none of that name
   const ParamRow* find(ParamRole role, std::int64_t layer = -1, std::int64_t expert = -1) const;
 };
 

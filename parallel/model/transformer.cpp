@@ -50,8 +50,8 @@ void bind_weights(Transformer& m, const Tensor& dense, const Tensor& expert) {
   m.weights = view_weights(m.config, m.sizes, m.table, dense, expert);
 }
 
-void bind_gradients(Transformer& m, const Tensor& dense, const Tensor& expert) {
-  m.gradients = view_weights(m.config, m.sizes, m.table, dense, expert);
+void bind_gradients(Transformer& m, const PlaceOf& place_of) {
+  m.gradients = view_weights(m.config, m.sizes, m.table, place_of);
 }
 
 namespace {

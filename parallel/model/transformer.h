@@ -29,7 +29,7 @@ Transformer make_transformer(Arena& arena, const ModelConfig& model, const PassS
                              Stream& stream, Ops& ops, const Mesh& mesh);
 
 void bind_weights(Transformer& m, const Tensor& dense, const Tensor& expert);
-void bind_gradients(Transformer& m, const Tensor& dense, const Tensor& expert);
+void bind_gradients(Transformer& m, const PlaceOf& place_of);  // fp32
 
 // The weight of a microbatch in the step's loss.
 struct LossScale {

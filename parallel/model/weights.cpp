@@ -6,10 +6,9 @@
 namespace upcycle {
 namespace {
 
-// A tensor that begins at a row and spans those packed behind it.
-Tensor view_at(const ParamRow& first, const Tensor& flat, std::initializer_list<std::int64_t> shape) {
-  Tensor t(nullptr, flat.dtype, shape);
-  if (flat) t.data = static_cast<char*>(flat.data) + static_cast<std::size_t>(first.offset) * size_of(flat.dtype);
+Tensor place_in(const Tensor& flat, const ParamRow& row) {
+  Tensor t(nullptr, flat.dtype, {0});
+  if (flat) t.data = static_cast<char*>(flat.data) + static_cast<std::size_t>(row.offset) * size_of(flat.dtype);
   return t;
 }
 
@@ -17,13 +16,20 @@ Tensor view_at(const ParamRow& first, const Tensor& flat, std::initializer_list<
 
 Weights view_weights(const ModelConfig& model, const Sizes& s, const ParamTable& table, const Tensor& dense,
                      const Tensor& expert) {
+  return view_weights(model, s, table, [&](const ParamRow& row) {
+    return place_in(row.group == ParamGroup::Dense ? dense : expert, row);
+  });
+}
+
+Weights view_weights(const ModelConfig& model, const Sizes& s, const ParamTable& table, const PlaceOf& place_of) {
   using enum ParamRole;
-  // The tensor whose first rows are those of the parameter.
+  // The tensor whose first rows are those of the parameter; it spans the rows packed behind it.
   const auto view = [&](std::initializer_list<std::int64_t> shape, ParamRole role, std::int64_t layer = -1,
                         std::int64_t first_expert = -1) {
     const ParamRow* row = table.find(role, layer, first_expert);
     UPCYCLE_CHECK(row != nullptr, "no parameter {}", canonical_name(role, layer, first_expert));
-    return view_at(*row, row->group == ParamGroup::Dense ? dense : expert, shape);
+    const Tensor place = place_of(*row);
+    return Tensor(place.data, place.dtype, shape);
   };
   Weights w;
   w.embedding = view({s.V_local, s.H}, Embedding);
@@ -51,7 +57,8 @@ Weights view_weights(const ModelConfig& model, const Sizes& s, const ParamTable&
 }
 
 Tensor view_row(const ParamRow& row, const Tensor& dense, const Tensor& expert) {
-  return view_at(row, row.group == ParamGroup::Dense ? dense : expert, {row.part.rows, row.part.columns});
+  const Tensor place = place_in(row.group == ParamGroup::Dense ? dense : expert, row);
+  return Tensor(place.data, place.dtype, {row.part.rows, row.part.columns});
 }
 
 namespace {

@@ -1,4 +1,5 @@
 #pragma once
+#include <functional>
 #include <vector>
 
 #include "core/staging.h"
@@ -30,6 +31,11 @@ struct Weights {
 // Views over flat buffers of the table's sizes (dense.size and expert.size elements).
 Weights view_weights(const ModelConfig& model, const Sizes& sizes, const ParamTable& table, const Tensor& dense,
                      const Tensor& expert);
+
+// Where a row's part begins: a flat tensor, of which data and type count. Rows that one tensor spans lie behind each
+// other as in the flat buffers.
+using PlaceOf = std::function<Tensor(const ParamRow& row)>;
+Weights view_weights(const ModelConfig& model, const Sizes& sizes, const ParamTable& table, const PlaceOf& place_of);
 
 // The row's part of a flat buffer: (part.rows, part.columns), contiguous.
 Tensor view_row(const ParamRow& row, const Tensor& dense, const Tensor& expert);

@@ -88,7 +88,7 @@ void add_gradients(const Trainer& t, DumpWriter& writer, Staging& staging, std::
   for (const OwnedPiece& p : owned_pieces(t.table(), t.mesh->at, false)) {
     const auto place = static_cast<std::int64_t>(global.rows.size() - global.places.at(p.row->name));
     const auto shape = p.row->is_vector ? std::vector{p.row->columns} : std::vector{p.row->rows, p.row->columns};
-    const Tensor values = piece_of(t.memory.grads, p);
+    const Tensor values = gradient_piece(t.table(), t.memory, p);
     writer.add(
         {"gradient." + p.row->name, "parameter_gradient", {microbatches, place}, stored_type(values.dtype), shape},
         p.part, bytes_of(staging, values));

@@ -20,7 +20,7 @@ struct BucketSum {
   Event event;
 };
 
-// ZeRO-1 (arXiv 1910.02054) on one rank: gradients are summed over replicas into the owner's part, the owner updates
+// ZeRO (arXiv 1910.02054) on one rank: gradients are summed over replicas into the owner's part, the owner updates
 // its fp32 masters, and the rounded parameters are gathered back.
 struct Optimizer {
   const ParamTable* table;

@@ -9,25 +9,83 @@ void zero_gradients(Optimizer& o, TrainMemory& memory) {
     if (memory.grads.of(g).size() > 0) o.ops->fill(*o.stream, memory.grads.of(g), 0);
 }
 
-void start_reduction(Optimizer& o, TrainMemory& memory, std::int64_t layer) {
-  for (const ParamGroup g : {ParamGroup::Dense, ParamGroup::Expert}) {
-    const FlatGroup& flat = o.table->group(g);
-    const Tensor& grads = memory.grads.of(g);
-    for (const Bucket& b : flat.buckets) {
-      if (b.layer != layer) continue;
-      const Tensor mine = grads.slice_rows(flat.owned_begin(b), flat.owned_end(b));
-      o.sums.push_back({&b, g, o.replicas(g).reduce_scatter(mine, grads.slice_rows(b.begin, b.end))});
-    }
+namespace {
+
+// f(group, bucket) for the buckets of one part.
+template <class F>
+void for_buckets(const Optimizer& o, std::int64_t layer, const F& f) {
+  for (const ParamGroup g : {ParamGroup::Dense, ParamGroup::Expert})
+    for (const Bucket& b : o.table->group(g).buckets)
+      if (b.layer == layer) f(g, b);
+}
+
+// A bucket's gradients, in its slot or where the whole model's lie -> their sum over the replicas, in the owned part.
+struct Reduction {
+  Tensor mine, all;
+};
+Reduction reduction_of(const Optimizer& o, const TrainMemory& memory, ParamGroup g, const Bucket& b) {
+  const FlatGroup& flat = o.table->group(g);
+  const Tensor all = memory.slots.serve(g) ? memory.slots.of(g, b) : memory.grads.of(g).slice_rows(b.begin, b.end);
+  return {all.slice_rows(flat.owned_begin(b) - b.begin, flat.owned_end(b) - b.begin), all};
+}
+
+// Waits for the sums of the parts above `layer`, the first in flight; those of slots are added to the owned sums.
+void finish_sums(Optimizer& o, TrainMemory& memory, std::int64_t layer) {
+  auto sum = o.sums.begin();
+  for (; sum != o.sums.end() && sum->bucket->layer > layer; ++sum) {
+    const Bucket& b = *sum->bucket;
+    o.stream->wait(sum->event);
+    if (!memory.slots.serve(sum->group)) continue;
+    const Tensor mine = reduction_of(o, memory, sum->group, b).mine,
+                 sums = memory.grads.of(sum->group).slice_rows(b.shard_begin, b.shard_begin + mine.size());
+    o.ops->add(*o.stream, sums, sums, mine);
   }
+  o.sums.erase(o.sums.begin(), sum);
+}
+
+void empty_slots(Optimizer& o, TrainMemory& memory, std::int64_t layer) {
+  for_buckets(o, layer, [&](ParamGroup g, const Bucket& b) {
+    if (memory.slots.serve(g)) o.ops->fill(*o.stream, memory.slots.of(g, b), 0);
+  });
+}
+
+void sum_over_tp(Optimizer& o, TrainMemory& memory, const OwnedRange& r) {
+  o.sums_over_tp.push_back(o.mesh->tp->all_reduce(raw_gradient(*o.table, memory, ParamGroup::Dense, r.begin, r.end)));
+}
+
+constexpr std::int64_t kAll = -2;  // below every part
+
+}  // namespace
+
+void start_backward(Optimizer& o, TrainMemory& memory) {
+  if (memory.slots.size == 0) return;
+  finish_sums(o, memory, kAll);  // of the microbatch before
+  empty_slots(o, memory, o.table->dense.buckets.back().layer);
+  if (memory.slots.tied) empty_slots(o, memory, -1);
+}
+
+void start_reduction(Optimizer& o, TrainMemory& memory, std::int64_t layer, bool last) {
+  for_buckets(o, layer, [&](ParamGroup g, const Bucket& b) {
+    if (!last && !memory.slots.serve(g)) return;
+    const Reduction r = reduction_of(o, memory, g, b);
+    o.sums.push_back({&b, g, o.replicas(g).reduce_scatter(r.mine, r.all)});
+  });
+  if (memory.slots.size == 0) return;
+  // The next part's slots lie where the sums before this part's do.
+  finish_sums(o, memory, layer);
+  if (layer - 1 > (memory.slots.tied ? -1 : kAll)) empty_slots(o, memory, layer - 1);
 }
 
 void finish_reduction(Optimizer& o, TrainMemory& memory) {
+  if (memory.slots.size > 0) {
+    finish_sums(o, memory, kAll);
+    for (const OwnedRange& r : o.replicated) sum_over_tp(o, memory, r);
+  }
   for (const BucketSum& sum : o.sums) {
     o.stream->wait(sum.event);
     if (sum.group != ParamGroup::Dense) continue;
     for (const OwnedRange& r : o.replicated)
-      if (r.begin >= sum.bucket->begin && r.begin < sum.bucket->end)
-        o.sums_over_tp.push_back(o.mesh->tp->all_reduce(memory.grads.dense.slice_rows(r.begin, r.end)));
+      if (r.begin >= sum.bucket->begin && r.begin < sum.bucket->end) sum_over_tp(o, memory, r);
   }
   o.sums.clear();
   for (const Event& sum : o.sums_over_tp) o.stream->wait(sum);
@@ -37,7 +95,7 @@ void finish_reduction(Optimizer& o, TrainMemory& memory) {
 void start_norm(Optimizer& o, TrainMemory& memory, double& sum_squares) {
   o.ops->fill(*o.stream, memory.sum_squares, 0);
   for (const OwnedPiece& p : o.counted)
-    o.ops->sum_squares(*o.stream, o.workspace, memory.sum_squares, piece_of(memory.grads, p));
+    o.ops->sum_squares(*o.stream, o.workspace, memory.sum_squares, gradient_piece(*o.table, memory, p));
   o.device->copy_to_host(*o.stream, &sum_squares, memory.sum_squares.data, sizeof sum_squares);
 }
 

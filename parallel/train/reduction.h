@@ -6,11 +6,14 @@ namespace upcycle {
 
 void zero_gradients(Optimizer& o, TrainMemory& memory);
 
-// Starts the sums of one part of the model (Bucket::layer) whose gradients are complete: reduce-scatter of its buckets
-// over dp or edp, overlapping with the backward of the layers below.
-void start_reduction(Optimizer& o, TrainMemory& memory, std::int64_t layer);
+// Before a microbatch's backward: empties the slots that it begins with.
+void start_backward(Optimizer& o, TrainMemory& memory);
+// backward has completed the gradients of one part of the model (Bucket::layer) for one microbatch, `last` the step's.
+// Starts the reduce-scatter of the part's buckets over dp or edp, overlapping with the backward of the layers below: of
+// their sums in the last microbatch or, under ZeRO-2, of each microbatch's; then makes the next part's slots ready.
+void start_reduction(Optimizer& o, TrainMemory& memory, std::int64_t layer, bool last);
 // Waits for all that was started, then sums over tp the owned pieces of rows that are replicated there (under sequence
-// parallelism each rank saw its own tokens): grads hold the step's raw gradient in the owned pieces.
+// parallelism each rank saw its own tokens): gradient_piece is the step's raw gradient.
 //
 // The sum over tp comes last because only then all of its ranks get the same bits: the dp groups of two tp ranks may
 // add in different orders (NCCL's do, NVIDIA/nccl issue 2091), and the replicas would drift apart.

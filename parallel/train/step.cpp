@@ -42,10 +42,11 @@ void run_microbatches(Trainer& t, double valid_global) {
     t.device->copy_from_host(*t.stream, t.batch.tokens.data, t.host_tokens.data() + begin, t.batch.tokens.bytes());
     t.device->copy_from_host(*t.stream, t.batch.targets.data, targets.data(), t.batch.targets.bytes());
     forward(m, t.batch, scale.share());
-    // In the last microbatch a gradient that is complete starts its sum over the replicas under what is left.
+    // Gradients that are complete start their sum over the replicas under what is left of the backward.
     const bool last = begin + T == t.host_tokens.size();
+    start_backward(t.optimizer, t.memory);
     backward(m, t.batch, scale,
-             last ? [&t](std::int64_t layer) { start_reduction(t.optimizer, t.memory, layer); } : GradientsReady{});
+             [&t, last](std::int64_t layer) { start_reduction(t.optimizer, t.memory, layer, last); });
   }
 }
 

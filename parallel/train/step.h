@@ -24,7 +24,7 @@ struct StepResult {
 // (Transformer::arrivals). Throws Diverged (diverged.h).
 StepResult train_step(Trainer& t, const SequenceSource& source);
 
-// The same up to the reduced raw gradients in memory.grads (parity tests compare them); no update.
+// The same up to the reduced raw gradients, gradient_piece (parity tests compare them); no update.
 StepResult compute_gradients(Trainer& t, const SequenceSource& source);
 
 }  // namespace upcycle

@@ -9,7 +9,12 @@ FlatPair take_pair(Arena& arena, DType dtype, std::int64_t dense, std::int64_t e
 
 void layout(TrainMemory& memory, const ParamTable& table, DType dtype, int moments) {
   memory.weights = take_pair(memory.parameters, dtype, table.dense.size, table.expert.size);
-  memory.grads = take_pair(memory.gradients, DType::F32, table.dense.size, table.expert.size);
+  const auto sums = [&](const FlatGroup& g) { return memory.storage.zero_stage == 2 ? g.shard_size : g.size; };
+  memory.grads = take_pair(memory.gradients, DType::F32, sums(table.dense), sums(table.expert));
+  const auto needs_slots = [&](const FlatGroup& g) {
+    return g.size > 0 && memory.storage.zero_stage == 2 && g.ranks > 1;
+  };
+  memory.slots = take_slots(memory.gradients, table, {needs_slots(table.dense), needs_slots(table.expert)});
   const auto shard = [&] {
     return take_pair(memory.optimizer, DType::F32, table.dense.shard_size, table.expert.shard_size);
   };
@@ -24,8 +29,10 @@ Tensor slice(const Tensor& flat, std::int64_t begin, std::int64_t size) { return
 
 }  // namespace
 
-TrainMemory make_train_memory(const ParamTable& table, DType dtype, int moments, Device& device) {
+TrainMemory make_train_memory(const ParamTable& table, DType dtype, int moments, Device& device,
+                              const GradientStorage& storage) {
   TrainMemory memory;
+  memory.storage = storage;
   layout(memory, table, dtype, moments);
   memory.parameters.allocate(device);
   memory.gradients.allocate(device);
@@ -34,8 +41,10 @@ TrainMemory make_train_memory(const ParamTable& table, DType dtype, int moments,
   return memory;
 }
 
-std::vector<MemoryClass> plan_train_memory(const ParamTable& table, DType dtype, int moments) {
+std::vector<MemoryClass> plan_train_memory(const ParamTable& table, DType dtype, int moments,
+                                           const GradientStorage& storage) {
   TrainMemory memory;
+  memory.storage = storage;
   layout(memory, table, dtype, moments);
   return {{"parameters", memory.parameters.high_water()},
           {"gradients", memory.gradients.high_water()},
@@ -53,6 +62,24 @@ Tensor shard_piece_of(const FlatPair& shards, const OwnedPiece& piece) {
 Tensor master_piece(const TrainMemory& memory, const OwnedPiece& piece) {
   return memory.weights.dense.dtype == DType::F32 ? piece_of(memory.weights, piece)
                                                   : shard_piece_of(memory.master, piece);
+}
+
+Tensor gradient_piece(const ParamTable& table, const TrainMemory& memory, const OwnedPiece& p) {
+  return raw_gradient(table, memory, p.row->group, p.flat, p.flat + p.part.size());
+}
+
+Tensor raw_gradient(const ParamTable& table, const TrainMemory& memory, ParamGroup g, std::int64_t begin,
+                    std::int64_t end) {
+  const Bucket& bucket = table.bucket_at(g, begin);
+  const std::int64_t owned = table.group(g).owned_begin(bucket);
+  const std::int64_t from = memory.storage.zero_stage == 2 ? bucket.shard_begin + begin - owned : begin;
+  return slice(memory.grads.of(g), from, end - begin);
+}
+
+Tensor gradient_place(const ParamTable& table, const TrainMemory& memory, const ParamRow& row) {
+  if (!memory.slots.serve(row.group)) return slice(memory.grads.of(row.group), row.offset, 0);
+  const Bucket& bucket = table.bucket_of(row);
+  return slice(memory.slots.of(row.group, bucket), row.offset - bucket.begin, 0);
 }
 
 }  // namespace upcycle

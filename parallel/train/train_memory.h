@@ -4,6 +4,7 @@
 
 #include "core/arena.h"
 #include "parallel/model/params.h"
+#include "parallel/train/gradient_slots.h"
 
 namespace upcycle {
 
@@ -13,27 +14,47 @@ struct FlatPair {
   const Tensor& of(ParamGroup g) const { return g == ParamGroup::Dense ? dense : expert; }
 };
 
+// How gradients are summed over microbatches: zero_stage 1 keeps the sums of the whole model and reduces them once a
+// step; 2 (arXiv 1910.02054) reduces each microbatch's and keeps the sums of the owned parts.
+struct GradientStorage {
+  std::int64_t zero_stage = 1;
+};
+
 // What training keeps between steps, each class in an arena of its own (one line of `plan`'s output).
 //   parameters  (dense.size, expert.size)             bf16 or fp32, whole on every replica
-//   gradients   (dense.size, expert.size)             fp32
+//   gradients   (dense.size, expert.size)             fp32; under zero_stage 2 (dense.shard_size, expert.shard_size)
+//               and the slots
 //   optimizer   (dense.shard_size, expert.shard_size) fp32: master (bf16 runs only; in fp32 the parameters are the
 //               masters), first moment (AdamW, Lion), second moment (AdamW)
 struct TrainMemory {
   Arena parameters{"parameters"}, gradients{"gradients"}, optimizer{"optimizer"};
+  GradientStorage storage;
   FlatPair weights, grads, master, m, v;
-  Tensor sum_squares;  // f64 (1)
-  Tensor scale;        // fp32 (1): the clipping factor
+  GradientSlots slots;  // of the groups that have replicas, under zero_stage 2
+  Tensor sum_squares;   // f64 (1)
+  Tensor scale;         // fp32 (1): the clipping factor
 };
 
 // Plans and allocates. `moments`: TrainConfig::moments.
-TrainMemory make_train_memory(const ParamTable& table, DType dtype, int moments, Device& device);
+TrainMemory make_train_memory(const ParamTable& table, DType dtype, int moments, Device& device,
+                              const GradientStorage& storage = {});
 
 // Bytes of the same layout; allocates nothing.
-std::vector<MemoryClass> plan_train_memory(const ParamTable& table, DType dtype, int moments);
+std::vector<MemoryClass> plan_train_memory(const ParamTable& table, DType dtype, int moments,
+                                           const GradientStorage& storage = {});
 
 // Views of one owned piece.
-Tensor piece_of(const FlatPair& flat, const OwnedPiece& piece);          // of parameters or gradients
+Tensor piece_of(const FlatPair& flat, const OwnedPiece& piece);          // of parameters
 Tensor shard_piece_of(const FlatPair& shards, const OwnedPiece& piece);  // of optimizer buffers
 Tensor master_piece(const TrainMemory& memory, const OwnedPiece& piece);
+Tensor gradient_piece(const ParamTable& table, const TrainMemory& memory, const OwnedPiece& piece);
+
+// Where the step's raw gradient of owned elements [begin, end) of a group's flat buffer lies (in one bucket, or with no
+// other replica).
+Tensor raw_gradient(const ParamTable& table, const TrainMemory& memory, ParamGroup g, std::int64_t begin,
+                    std::int64_t end);
+
+// Where backward adds a row's gradient (PlaceOf).
+Tensor gradient_place(const ParamTable& table, const TrainMemory& memory, const ParamRow& row);
 
 }  // namespace upcycle

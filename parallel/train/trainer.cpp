@@ -22,6 +22,17 @@ std::int64_t microbatches_here(const Config& c, const Mesh& mesh) {
   return c.train.global_batch_size / unit;
 }
 
+// What ZeRO-2 keeps on one rank only needs other ranks.
+void check_zero_stage(const Config& c, const Layout& layout) {
+  const int edp = c.model.is_moe() ? layout.edp : 1;
+  if (c.train.zero_stage == 2 && layout.dp == 1 && edp == 1)
+    input_error(
+        "train.zero_stage: found 2, expected 1 where no parameter has replicas (dp = 1{}); use 1, or more ranks",
+        c.model.is_moe() ? ", edp = 1" : "");
+}
+
+GradientStorage gradient_storage(const TrainConfig& c) { return {c.zero_stage}; }
+
 }  // namespace
 
 int nccl_communicators(const Config& c, const Layout& l) {
@@ -59,6 +70,7 @@ Trainer make_trainer(const Config& config, const Mesh& mesh, Device& device, Str
   const PassShape pass = training_pass(config);
   const std::int64_t n = microbatches_here(config, mesh);
   check_freeze(config.model, config.train.freeze);
+  check_zero_stage(config, mesh.layout);
 
   const auto layout = [&] {
     t.model =
@@ -70,9 +82,10 @@ Trainer make_trainer(const Config& config, const Mesh& mesh, Device& device, Str
   layout();
   fill_batch_shape(device, stream, t.batch, pass);
 
-  t.memory = make_train_memory(t.model->table, config.storage(), config.train.moments(), device);
+  t.memory = make_train_memory(t.model->table, config.storage(), config.train.moments(), device,
+                               gradient_storage(config.train));
   bind_weights(*t.model, t.memory.weights.dense, t.memory.weights.expert);
-  bind_gradients(*t.model, t.memory.grads.dense, t.memory.grads.expert);
+  bind_gradients(*t.model, [&](const ParamRow& row) { return gradient_place(t.model->table, t.memory, row); });
   t.optimizer =
       make_optimizer(t.model->table, t.model->arrivals, mesh, device, ops, stream, t.model->workspace, config.train);
   t.host_tokens = HostArray<std::int32_t>(device, static_cast<std::size_t>(n * pass.T()));
@@ -89,7 +102,8 @@ std::vector<MemoryClass> plan_trainer(const Config& config, const Mesh& mesh, Op
   const PassShape pass = training_pass(config);
   const Transformer m = make_transformer(arena, config.model, pass, *device, *stream, ops, mesh);
   (void)take_batch(arena, pass);
-  std::vector<MemoryClass> plan = plan_train_memory(m.table, config.storage(), config.train.moments());
+  std::vector<MemoryClass> plan =
+      plan_train_memory(m.table, config.storage(), config.train.moments(), gradient_storage(config.train));
   plan.insert(plan.end(), arena.classes().begin(), arena.classes().end());
   const bool cuda = config.device == "cuda";
   plan.push_back(cuda ? cuda_estimate(nccl_communicators(config, mesh.layout))

@@ -7,7 +7,8 @@ namespace upcycle {
 namespace {
 
 void update_piece(Optimizer& o, TrainMemory& memory, const OwnedPiece& p, double lr) {
-  const Tensor param = piece_of(memory.weights, p), master = master_piece(memory, p), grad = piece_of(memory.grads, p);
+  const Tensor param = piece_of(memory.weights, p), master = master_piece(memory, p),
+               grad = gradient_piece(*o.table, memory, p);
   const auto decay = static_cast<float>(p.row->weight_decay ? o.config.weight_decay : 0);
   if (o.config.optimizer == "sgd") {
     o.ops->sgd(*o.stream, param, master, grad, memory.scale, static_cast<float>(lr), decay);

@@ -164,6 +164,22 @@ TEST(Overlap, GradientSumsOverlapWithTheBackward) {
             want);
 }
 
+// Under ZeRO-2 that happens in every microbatch; a part is computed while the one before it is summed, and only then
+// takes the memory of those before that. The last sums of a microbatch travel under the next one's forward.
+TEST(Overlap, SumsOfEachMicrobatchOverlapWithTheNextPartsBackward) {
+  Config config = small_config();
+  config.train.global_batch_size = 8;
+  config.train.zero_stage = 2;
+  const Lines want = {"work",   "sum 1",  "work",  "sum 2",  "wait 1", "work",   "sum 3", "wait 2",
+                      "sum 4",  "wait 3", "work",  "wait 4", "work",   "sum 5",  "work",  "sum 6",
+                      "wait 5", "work",   "sum 7", "wait 6", "sum 8",  "wait 7", "wait 8"};
+  EXPECT_EQ(journal_of(config, 1, 1,
+                       [](Mesh& mesh, Journal& journal) {
+                         mesh.dp = std::make_shared<JournalCommunicator>(mesh.dp, journal);
+                       }),
+            want);
+}
+
 // Rows replicated over tp are summed over it after the sums over dp; nothing waits for them earlier. Final norm, then
 // two norms per layer.
 TEST(Overlap, SumsOverTpComeAfterTheBackward) {

@@ -50,6 +50,7 @@ void compare_all(const Switches& s) {
   };
   std::map<int, Known> of_dp;
   for (const Parallelism& p : legal_layouts(config.model)) {
+    if (s.zero_stage == 2 && !has_replicas(config.model, p)) continue;
     const int dp = mpi_session().size() / p.tp;
     config.train.global_batch_size = config.train.micro_batch_size * s.microbatches * dp;
     auto known = of_dp.find(dp);
@@ -81,6 +82,23 @@ INSTANTIATE_TEST_SUITE_P(Dense, Layouts,
                          ::testing::ValuesIn(switches_of(pairwise_rows(dense_levels()), dense_switches)), name_of);
 INSTANTIATE_TEST_SUITE_P(Moe, Layouts, ::testing::ValuesIn(switches_of(pairwise_rows(moe_levels()), moe_switches)),
                          name_of);
+// Reductions in each microbatch add in another order.
+std::vector<Switches> zero2_switches() {
+  Switches tied, shared, rounds;
+  tied.start = Start::Dense;
+  tied.tied = true;
+  tied.microbatches = 4;
+  shared.start = Start::SharedExpert;
+  shared.microbatches = shared.every = 2;
+  shared.recompute = true;
+  rounds.microbatches = 2;
+  rounds.chunks = 3;
+  rounds.tied = rounds.tight = rounds.masked = true;
+  std::vector<Switches> all = {tied, shared, rounds};
+  for (Switches& s : all) s.zero_stage = 2;
+  return all;
+}
+INSTANTIATE_TEST_SUITE_P(Zero2, Layouts, ::testing::ValuesIn(zero2_switches()), name_of);
 INSTANTIATE_TEST_SUITE_P(FullDense, Layouts, ::testing::ValuesIn(switches_of(all_rows(dense_levels()), dense_switches)),
                          name_of);
 std::vector<Row> every(std::size_t step, const std::vector<Row>& rows) {

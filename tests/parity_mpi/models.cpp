@@ -42,12 +42,13 @@ UpcycleConfig upcycling_of(const Switches& s) {
 
 std::string Switches::text() const {
   constexpr const char* starts[] = {"Dense", "Copy", "VirtualGroup", "SharedExpert"};
-  return fmt::format("{}_{}micro{}{}{}{}{}{}{}", starts[static_cast<int>(start)], microbatches,
+  return fmt::format("{}_{}micro{}{}{}{}{}{}{}{}", starts[static_cast<int>(start)], microbatches,
                      recompute ? "_recompute"
                      : classes ? "_classes"
                                : "",
                      one_expert ? "_k1" : "_k2", every > 1 ? "_every2" : "", chunks > 1 ? "_chunks3" : "",
-                     tied ? "_tied" : "", masked ? "_masked" : "", tight ? "_tight" : "");
+                     tied ? "_tied" : "", masked ? "_masked" : "", tight ? "_tight" : "",
+                     zero_stage == 2 ? "_zero2" : "");
 }
 
 Config config_of(const Switches& s) {
@@ -70,6 +71,7 @@ Config config_of(const Switches& s) {
   c.train.seq_length = unit() == 24 ? 12 : 2 * unit();
   c.train.micro_batch_size = 2;
   c.train.recompute = s.recompute ? "full" : s.classes ? "attention,mlp,norms" : "none";
+  c.train.zero_stage = s.zero_stage;
   c.parallel.dispatch_chunks = s.chunks;
   c.parallel.imbalance_factor = s.tight ? 1 : 4;
   return c;

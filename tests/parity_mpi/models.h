@@ -21,6 +21,7 @@ struct Switches {
   bool tied = false;
   bool masked = false;  // targets of uneven documents, whole microbatches without one among them
   bool tight = false;   // imbalance_factor 1: rounds wherever routing is uneven at all
+  int zero_stage = 1;
   std::string text() const;
 };
 

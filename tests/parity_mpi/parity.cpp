@@ -78,6 +78,11 @@ std::vector<Parallelism> legal_layouts(const ModelConfig& model) {
   return all;
 }
 
+bool has_replicas(const ModelConfig& model, const Parallelism& p) {
+  const int world = mpi_session().size();
+  return world / p.tp > 1 || (model.is_moe() && world / (p.ep * p.etp) > 1);
+}
+
 Mesh make_test_mesh(const Rig& rig, const Parallelism& p) {
   return make_test_mesh(*rig.device, *rig.stream, p.tp, p.ep, p.etp);
 }
@@ -134,6 +139,7 @@ Reference one_rank_reference(const Config& config, const Fill& fill, const Fixed
   if (is_first()) {
     Config alone = config;
     alone.train.recompute = "none";
+    alone.train.zero_stage = 1;
     alone.parallel = {};
     Trainer t = trainer_of(rig, alone, single, fill);
     Routing routing = routing_of(t, sequences);
@@ -164,7 +170,7 @@ std::vector<double> gradient_differences(const Trainer& t, const std::vector<std
   for (const OwnedPiece& p : owned_pieces(t.table(), t.mesh->at, false)) {
     const std::size_t at = table.places.at(p.row->name);
     const std::vector<float>& g0 = gradients[at];
-    const std::vector<float> g = floats_of(t, piece_of(t.memory.grads, p));
+    const std::vector<float> g = floats_of(t, gradient_piece(t.table(), t.memory, p));
     for (std::int64_t i = 0; i < p.part.size(); ++i) {
       const std::int64_t r = p.part.row + i / p.part.columns, c = p.part.column + i % p.part.columns;
       const double difference =
@@ -232,6 +238,7 @@ FixedSequences clear_sequences(const Config& config, const Fill& fill, std::int6
   const Mesh single = single_mesh(rig);
   Config alone = config;
   alone.train.recompute = "none";
+  alone.train.zero_stage = 1;
   alone.train.global_batch_size = count;
   alone.parallel = {};
   const std::int64_t S = config.train.seq_length, T = S * config.train.micro_batch_size;

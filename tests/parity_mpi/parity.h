@@ -19,6 +19,8 @@ struct Parallelism {
 // 1.
 std::vector<Parallelism> legal_layouts(const ModelConfig& model);
 Mesh make_test_mesh(const Rig& rig, const Parallelism& p);
+// Whether any parameter has, which ZeRO-2 needs.
+bool has_replicas(const ModelConfig& model, const Parallelism& p);
 
 // Sets a fresh trainer's weights, alike on every layout.
 using Fill = std::function<void(Trainer&)>;

@@ -24,6 +24,7 @@ struct Case {
   bool mixed = false;  // every second layer dense, a shared expert
   const char* recompute = "none";
   int micro_batches = 1, chunks = 1;
+  int zero_stage = 1;
 };
 
 const Case kCases[] = {
@@ -34,6 +35,7 @@ const Case kCases[] = {
     {.name = "mixed layers", .tp = 2, .ep = 2, .mixed = true, .micro_batches = 3},
     {.name = "recomputed in chunks", .ep = 2, .recompute = "full", .micro_batches = 2, .chunks = 3},
     {.name = "classes recomputed in chunks", .tp = 2, .ep = 2, .recompute = "attention,mlp,norms", .chunks = 3},
+    {.name = "experts' gradients shared", .micro_batches = 2, .zero_stage = 2},
     {.name = "eight experts' ranks", .tp = 2, .ep = 8, .micro_batches = 2, .chunks = 2},
 };
 
@@ -53,6 +55,7 @@ Config config_of(const Case& c, int dp) {
   m.shared_expert = c.mixed;
   m.moe_every_n_layers = c.mixed ? 2 : 1;
   config.train.recompute = c.recompute;
+  config.train.zero_stage = c.zero_stage;
   config.train.seq_length = 22;
   config.train.micro_batch_size = 3;
   config.train.global_batch_size = 3 * c.micro_batches * dp;

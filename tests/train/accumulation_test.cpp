@@ -126,5 +126,19 @@ TEST(MakeTrainer, ABatchThatIsNotWholeMicrobatchesIsRefused) {
   }
 }
 
+TEST(MakeTrainer, Zero2WithoutReplicasIsRefused) {
+  for (const bool moe : {false, true}) {
+    Config c = moe ? small_moe_config() : small_config();
+    c.train.zero_stage = 2;
+    const std::string want = moe ? "(dp = 1, edp = 1); use 1, or more ranks" : "(dp = 1); use 1, or more ranks";
+    try {
+      (void)make_trainer(c, mesh, *rig.device, *rig.stream, *rig.ops);
+      ADD_FAILURE() << "no InputError";
+    } catch (const InputError& e) {
+      EXPECT_EQ(std::string(e.what()), "train.zero_stage: found 2, expected 1 where no parameter has replicas " + want);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace upcycle

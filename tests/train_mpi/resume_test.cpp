@@ -20,6 +20,7 @@ struct Case {
   int tp;
   const char* dtype = "fp32";
   const char* optimizer = "adamw";
+  std::int64_t zero_stage = 1;
 };
 
 void save(Trainer& t, const std::string& run) {
@@ -41,13 +42,20 @@ class ResumeOverRanks : public ::testing::TestWithParam<Case> {
     c.dtype = GetParam().dtype;
     c.train.optimizer = GetParam().optimizer;
     c.train.seq_length = 8;
+    c.train.global_batch_size = 8;
+    return c;
+  }();
+  // Of two ranks, and of one, which has no replicas; checkpoints do not differ.
+  Config shared = [this] {
+    Config c = config;
+    c.train.zero_stage = GetParam().zero_stage;
     return c;
   }();
   FixedSequences data = random_sequences(40, 8, config.model.vocab_size, 9);
 };
 
 TEST_P(ResumeOverRanks, TwoRanksGoOnAsOne) {
-  Trainer t = random_trainer(rig, config, mesh);
+  Trainer t = random_trainer(rig, shared, mesh);
   for (int i = 0; i < 3; ++i) (void)train_step(t, data.source());
   save(t, folder.path + "/run");
   Trainer one = make_trainer(config, single, *rig.device, *rig.stream, *rig.ops);
@@ -65,18 +73,18 @@ TEST_P(ResumeOverRanks, OneRankGoesOnAsTwo) {
   for (int i = 0; i < 3; ++i) (void)train_step(one, data.source());
   if (mesh.rank == 0) save(one, folder.path + "/run");
   mesh.world->barrier();
-  Trainer t = make_trainer(config, mesh, *rig.device, *rig.stream, *rig.ops);
+  Trainer t = make_trainer(shared, mesh, *rig.device, *rig.stream, *rig.ops);
   restore_trainer(t, *open_checkpoint(folder.path + "/run", true, mesh.world.get()));
   expect_pieces_of(t, one);
   check_replicas(t.optimizer, t.memory);
 }
 
 TEST_P(ResumeOverRanks, SameLayoutIsBitwiseTheSameRun) {
-  Trainer straight = random_trainer(rig, config, mesh), broken = random_trainer(rig, config, mesh);
+  Trainer straight = random_trainer(rig, shared, mesh), broken = random_trainer(rig, shared, mesh);
   for (int i = 0; i < 6; ++i) (void)train_step(straight, data.source());
   for (int i = 0; i < 3; ++i) (void)train_step(broken, data.source());
   save(broken, folder.path + "/run");
-  Trainer resumed = make_trainer(config, mesh, *rig.device, *rig.stream, *rig.ops);
+  Trainer resumed = make_trainer(shared, mesh, *rig.device, *rig.stream, *rig.ops);
   restore_trainer(resumed, *open_checkpoint(folder.path + "/run", true, mesh.world.get()));
   for (int i = 0; i < 3; ++i) (void)train_step(resumed, data.source());
   expect_same_state(state_of(straight), state_of(resumed));
@@ -86,7 +94,9 @@ INSTANTIATE_TEST_SUITE_P(TwoRanks, ResumeOverRanks,
                          ::testing::Values(Case{"DenseDp", false, 1}, Case{"DenseTp", false, 2}, Case{"MoeDp", true, 1},
                                            Case{"MoeTp", true, 2}, Case{"MoeTpBf16", true, 2, "bf16"},
                                            Case{"MoeDpLionBf16", true, 1, "bf16", "lion"},
-                                           Case{"MoeTpLion", true, 2, "fp32", "lion"}),
+                                           Case{"MoeTpLion", true, 2, "fp32", "lion"},
+                                           Case{"DenseDpZero2", false, 1, "fp32", "adamw", 2},
+                                           Case{"MoeTpZero2Bf16", true, 2, "bf16", "adamw", 2}),
                          [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace

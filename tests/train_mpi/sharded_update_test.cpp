@@ -19,6 +19,7 @@ struct Case {
   const char* optimizer;
   int tp, ep, etp;
   const char* dtype;
+  std::int64_t zero_stage = 1;
 };
 
 // Of one element, on one of those whose gradients are added up.
@@ -39,9 +40,11 @@ Addends addends(const ParamRow& row, const Mesh& mesh, const Layout& layout, boo
   return {expert ? mesh.at.edp : over_tp ? mesh.rank : mesh.at.dp, 1};
 }
 
-void update(Trainer& t, int step, const Layout& layout, bool sum) {
+// What backward adds to the gradients of one part of the model.
+void add_gradients(Trainer& t, std::int64_t layer, int step, const Layout& layout, bool sum) {
   for (const ParamRow& row : t.table().rows) {
-    const Tensor view = view_row(row, t.memory.grads.dense, t.memory.grads.expert);
+    if (t.table().bucket_of(row).layer != layer) continue;
+    const Tensor view(gradient_place(t.table(), t.memory, row).data, DType::F32, {row.part.size()});
     std::vector<float> values(static_cast<std::size_t>(view.size()), 0);
     const Addends a = addends(row, *t.mesh, layout, sum);
     for (std::int64_t i = 0; i < row.part.size(); ++i) {
@@ -51,8 +54,15 @@ void update(Trainer& t, int step, const Layout& layout, bool sum) {
     }
     set_floats(t, view, values);
   }
-  for (std::int64_t layer = -1; layer <= t.config.model.num_hidden_layers; ++layer)
-    start_reduction(t.optimizer, t.memory, layer);
+}
+
+void update(Trainer& t, int step, const Layout& layout, bool sum) {
+  zero_gradients(t.optimizer, t.memory);
+  start_backward(t.optimizer, t.memory);
+  for (std::int64_t layer = t.config.model.num_hidden_layers; layer >= -1; --layer) {
+    add_gradients(t, layer, step, layout, sum);
+    start_reduction(t.optimizer, t.memory, layer, true);
+  }
   finish_reduction(t.optimizer, t.memory);
   double& sum_squares = t.host_sums[t.host_sums.size() - 1];
   start_norm(t.optimizer, t.memory, sum_squares);
@@ -71,7 +81,9 @@ TEST_P(ShardedUpdate, IsOneRanksBitForBit) {
   c.dtype = GetParam().dtype;
   c.train.optimizer = GetParam().optimizer;
   c.train.seq_length = 8;
-  Trainer t = random_trainer(rig, c, mesh), one = random_trainer(rig, c, single);
+  Trainer one = random_trainer(rig, c, single);
+  c.train.zero_stage = GetParam().zero_stage;
+  Trainer t = random_trainer(rig, c, mesh);
   const TrainedState before = state_of(one);
   for (int step = 0; step < 3; ++step) {
     update(t, step, mesh.layout, false);
@@ -88,7 +100,10 @@ INSTANTIATE_TEST_SUITE_P(
     TwoRanks, ShardedUpdate,
     ::testing::Values(Case{"LionDp", "lion", 1, 1, 1, "fp32"}, Case{"LionTpEtp", "lion", 2, 1, 2, "fp32"},
                       Case{"LionEp", "lion", 1, 2, 1, "bf16"}, Case{"LionTpEp", "lion", 2, 2, 1, "bf16"},
-                      Case{"AdamwDp", "adamw", 1, 1, 1, "bf16"}, Case{"SgdDp", "sgd", 1, 1, 1, "fp32"}),
+                      Case{"AdamwDp", "adamw", 1, 1, 1, "bf16"}, Case{"SgdDp", "sgd", 1, 1, 1, "fp32"},
+                      Case{"LionDpZero2", "lion", 1, 1, 1, "bf16", 2},
+                      Case{"AdamwEpZero2", "adamw", 1, 2, 1, "fp32", 2},
+                      Case{"LionTpZero2", "lion", 2, 1, 1, "fp32", 2}),
     [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace

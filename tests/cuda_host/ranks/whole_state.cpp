@@ -82,14 +82,14 @@ std::vector<std::vector<float>> whole_gradients(const Trainer& t) {
   std::vector<std::vector<float>> all;
   const ParamTable table = make_global_table(t.config.model);
   for (const ParamRow& row : table.rows)
-    all.push_back(whole_matrix(t, row, [&](const OwnedPiece& p) { return piece_of(t.memory.grads, p); }));
+    all.push_back(whole_matrix(t, row, [&](const OwnedPiece& p) { return gradient_piece(t.table(), t.memory, p); }));
   return all;
 }
 
 std::vector<float> owned_gradients(const Trainer& t) {
   std::vector<float> all;
   for (const OwnedPiece& p : owned_pieces(t.table(), t.mesh->at, true)) {
-    const std::vector<float> g = floats_of(t, piece_of(t.memory.grads, p));
+    const std::vector<float> g = floats_of(t, gradient_piece(t.table(), t.memory, p));
     all.insert(all.end(), g.begin(), g.end());
   }
   return all;
