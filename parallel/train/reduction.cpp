@@ -19,14 +19,28 @@ void for_buckets(const Optimizer& o, std::int64_t layer, const F& f) {
       if (b.layer == layer) f(g, b);
 }
 
+// Whether each microbatch's gradients of a group are reduced, and not its sums.
+bool reduces_each(const Optimizer& o, const TrainMemory& memory, ParamGroup g) {
+  return memory.storage.zero_stage == 2 && o.table->group(g).ranks > 1;
+}
+
 // A bucket's gradients, in its slot or where the whole model's lie -> their sum over the replicas, in the owned part.
 struct Reduction {
   Tensor mine, all;
 };
 Reduction reduction_of(const Optimizer& o, const TrainMemory& memory, ParamGroup g, const Bucket& b) {
   const FlatGroup& flat = o.table->group(g);
+  if (memory.slots.serve(g) && !reduces_each(o, memory, g))
+    return {reduced_part(flat, memory.grads.of(g), b), memory.slots.of(g, b)};
   const Tensor all = memory.slots.serve(g) ? memory.slots.of(g, b) : memory.grads.of(g).slice_rows(b.begin, b.end);
   return {all.slice_rows(flat.owned_begin(b) - b.begin, flat.owned_end(b) - b.begin), all};
+}
+
+// What a microbatch has added in the slot of a bucket of bf16 sums joins them. `last`: the slot then holds the sums.
+void add_to_sums(Optimizer& o, TrainMemory& memory, ParamGroup g, const Bucket& b, bool last) {
+  const Tensor slot = memory.slots.of(g, b), sums = memory.grads.of(g).slice_rows(b.begin, b.end);
+  o.ops->add(*o.stream, sums, sums, slot);
+  if (last) o.ops->convert(*o.stream, slot, sums);
 }
 
 // Waits for the sums of the parts above `layer`, the first in flight; those of slots are added to the owned sums.
@@ -35,7 +49,7 @@ void finish_sums(Optimizer& o, TrainMemory& memory, std::int64_t layer) {
   for (; sum != o.sums.end() && sum->bucket->layer > layer; ++sum) {
     const Bucket& b = *sum->bucket;
     o.stream->wait(sum->event);
-    if (!memory.slots.serve(sum->group)) continue;
+    if (!reduces_each(o, memory, sum->group)) continue;
     const Tensor mine = reduction_of(o, memory, sum->group, b).mine,
                  sums = memory.grads.of(sum->group).slice_rows(b.shard_begin, b.shard_begin + mine.size());
     o.ops->add(*o.stream, sums, sums, mine);
@@ -50,7 +64,15 @@ void empty_slots(Optimizer& o, TrainMemory& memory, std::int64_t layer) {
 }
 
 void sum_over_tp(Optimizer& o, TrainMemory& memory, const OwnedRange& r) {
-  o.sums_over_tp.push_back(o.mesh->tp->all_reduce(raw_gradient(*o.table, memory, ParamGroup::Dense, r.begin, r.end)));
+  const Tensor x = raw_gradient(*o.table, memory, ParamGroup::Dense, r.begin, r.end);
+  if (x.dtype == DType::F32) {
+    o.sums_over_tp.push_back(o.mesh->tp->all_reduce(x));
+    return;
+  }
+  const Tensor wide = memory.slots.memory.slice_rows(0, x.size());  // NCCL would round bf16 at every rank
+  o.ops->convert(*o.stream, wide, x);
+  o.stream->wait(o.mesh->tp->all_reduce(wide));
+  o.ops->convert(*o.stream, x, wide);
 }
 
 constexpr std::int64_t kAll = -2;  // below every part
@@ -66,7 +88,9 @@ void start_backward(Optimizer& o, TrainMemory& memory) {
 
 void start_reduction(Optimizer& o, TrainMemory& memory, std::int64_t layer, bool last) {
   for_buckets(o, layer, [&](ParamGroup g, const Bucket& b) {
-    if (!last && !memory.slots.serve(g)) return;
+    const bool each = reduces_each(o, memory, g), in_slot = memory.slots.serve(g), alone = o.replicas(g).size() == 1;
+    if (in_slot && !each) add_to_sums(o, memory, g, b, last && !alone);
+    if (!each && (!last || (in_slot && alone))) return;
     const Reduction r = reduction_of(o, memory, g, b);
     o.sums.push_back({&b, g, o.replicas(g).reduce_scatter(r.mine, r.all)});
   });
@@ -92,10 +116,18 @@ void finish_reduction(Optimizer& o, TrainMemory& memory) {
   o.sums_over_tp.clear();
 }
 
+Tensor fp32_gradient(Optimizer& o, const TrainMemory& memory, const OwnedPiece& p) {
+  const Tensor x = gradient_piece(*o.table, memory, p);
+  if (x.dtype == DType::F32) return x;
+  const Tensor wide = memory.slots.memory.slice_rows(0, x.size());
+  o.ops->convert(*o.stream, wide, x);
+  return wide;
+}
+
 void start_norm(Optimizer& o, TrainMemory& memory, double& sum_squares) {
   o.ops->fill(*o.stream, memory.sum_squares, 0);
   for (const OwnedPiece& p : o.counted)
-    o.ops->sum_squares(*o.stream, o.workspace, memory.sum_squares, gradient_piece(*o.table, memory, p));
+    o.ops->sum_squares(*o.stream, o.workspace, memory.sum_squares, fp32_gradient(o, memory, p));
   o.device->copy_to_host(*o.stream, &sum_squares, memory.sum_squares.data, sizeof sum_squares);
 }
 

@@ -19,6 +19,9 @@ void start_reduction(Optimizer& o, TrainMemory& memory, std::int64_t layer, bool
 // add in different orders (NCCL's do, NVIDIA/nccl issue 2091), and the replicas would drift apart.
 void finish_reduction(Optimizer& o, TrainMemory& memory);
 
+// gradient_piece in fp32: where it is bf16, converted in the slots' memory, valid until the next call.
+Tensor fp32_gradient(Optimizer& o, const TrainMemory& memory, const OwnedPiece& piece);
+
 // Starts to copy this rank's part of the squared norm of the raw gradient to `sum_squares`, in memory that
 // Device::allocate_host gave: of all parameters that are not frozen, each logical element on one rank of the mesh.
 void start_norm(Optimizer& o, TrainMemory& memory, double& sum_squares);

@@ -10,9 +10,9 @@ FlatPair take_pair(Arena& arena, DType dtype, std::int64_t dense, std::int64_t e
 void layout(TrainMemory& memory, const ParamTable& table, DType dtype, int moments) {
   memory.weights = take_pair(memory.parameters, dtype, table.dense.size, table.expert.size);
   const auto sums = [&](const FlatGroup& g) { return memory.storage.zero_stage == 2 ? g.shard_size : g.size; };
-  memory.grads = take_pair(memory.gradients, DType::F32, sums(table.dense), sums(table.expert));
+  memory.grads = take_pair(memory.gradients, memory.storage.dtype, sums(table.dense), sums(table.expert));
   const auto needs_slots = [&](const FlatGroup& g) {
-    return g.size > 0 && memory.storage.zero_stage == 2 && g.ranks > 1;
+    return g.size > 0 && (memory.storage.dtype != DType::F32 || (memory.storage.zero_stage == 2 && g.ranks > 1));
   };
   memory.slots = take_slots(memory.gradients, table, {needs_slots(table.dense), needs_slots(table.expert)});
   const auto shard = [&] {
@@ -71,9 +71,15 @@ Tensor gradient_piece(const ParamTable& table, const TrainMemory& memory, const 
 Tensor raw_gradient(const ParamTable& table, const TrainMemory& memory, ParamGroup g, std::int64_t begin,
                     std::int64_t end) {
   const Bucket& bucket = table.bucket_at(g, begin);
-  const std::int64_t owned = table.group(g).owned_begin(bucket);
-  const std::int64_t from = memory.storage.zero_stage == 2 ? bucket.shard_begin + begin - owned : begin;
-  return slice(memory.grads.of(g), from, end - begin);
+  const FlatGroup& group = table.group(g);
+  const std::int64_t at = begin - group.owned_begin(bucket);
+  if (memory.storage.zero_stage == 2) return slice(memory.grads.of(g), bucket.shard_begin + at, end - begin);
+  if (memory.storage.dtype == DType::F32 || group.ranks == 1) return slice(memory.grads.of(g), begin, end - begin);
+  return slice(reduced_part(group, memory.grads.of(g), bucket), at, end - begin);
+}
+
+Tensor reduced_part(const FlatGroup& group, const Tensor& sums, const Bucket& b) {
+  return Tensor(sums.slice_rows(b.begin, b.end).data, DType::F32, {(b.end - b.begin) / group.ranks});
 }
 
 Tensor gradient_place(const ParamTable& table, const TrainMemory& memory, const ParamRow& row) {

@@ -15,22 +15,25 @@ struct FlatPair {
 };
 
 // How gradients are summed over microbatches: zero_stage 1 keeps the sums of the whole model and reduces them once a
-// step; 2 (arXiv 1910.02054) reduces each microbatch's and keeps the sums of the owned parts.
+// step; 2 (arXiv 1910.02054) reduces each microbatch's and keeps the sums of the owned parts. Where the sums are bf16,
+// what one microbatch adds is computed in fp32, reduced under zero_stage 2, and added in fp32: one rounding, to nearest
+// even, of each element per microbatch.
 struct GradientStorage {
   std::int64_t zero_stage = 1;
+  DType dtype = DType::F32;
 };
 
 // What training keeps between steps, each class in an arena of its own (one line of `plan`'s output).
 //   parameters  (dense.size, expert.size)             bf16 or fp32, whole on every replica
-//   gradients   (dense.size, expert.size)             fp32; under zero_stage 2 (dense.shard_size, expert.shard_size)
-//               and the slots
+//   gradients   (dense.size, expert.size)             fp32 or bf16; under zero_stage 2 (dense.shard_size,
+//               expert.shard_size); and the slots
 //   optimizer   (dense.shard_size, expert.shard_size) fp32: master (bf16 runs only; in fp32 the parameters are the
 //               masters), first moment (AdamW, Lion), second moment (AdamW)
 struct TrainMemory {
   Arena parameters{"parameters"}, gradients{"gradients"}, optimizer{"optimizer"};
   GradientStorage storage;
   FlatPair weights, grads, master, m, v;
-  GradientSlots slots;  // of the groups that have replicas, under zero_stage 2
+  GradientSlots slots;  // of the groups that have replicas, under zero_stage 2; of both where the sums are bf16
   Tensor sum_squares;   // f64 (1)
   Tensor scale;         // fp32 (1): the clipping factor
 };
@@ -50,9 +53,13 @@ Tensor master_piece(const TrainMemory& memory, const OwnedPiece& piece);
 Tensor gradient_piece(const ParamTable& table, const TrainMemory& memory, const OwnedPiece& piece);
 
 // Where the step's raw gradient of owned elements [begin, end) of a group's flat buffer lies (in one bucket, or with no
-// other replica).
+// other replica). It is fp32 or, under zero_stage 2 and where there are no replicas, of the sums' type.
 Tensor raw_gradient(const ParamTable& table, const TrainMemory& memory, ParamGroup g, std::int64_t begin,
                     std::int64_t end);
+
+// The owned part of the reduced sums of a bucket of bf16 sums, zero_stage 1: fp32, in the memory of those sums, which
+// have served (n / ranks times 4 bytes in n times 2).
+Tensor reduced_part(const FlatGroup& group, const Tensor& sums, const Bucket& bucket);
 
 // Where backward adds a row's gradient (PlaceOf).
 Tensor gradient_place(const ParamTable& table, const TrainMemory& memory, const ParamRow& row);

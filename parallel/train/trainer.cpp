@@ -31,7 +31,9 @@ void check_zero_stage(const Config& c, const Layout& layout) {
         c.model.is_moe() ? ", edp = 1" : "");
 }
 
-GradientStorage gradient_storage(const TrainConfig& c) { return {c.zero_stage}; }
+GradientStorage gradient_storage(const TrainConfig& c) {
+  return {c.zero_stage, c.gradient_dtype == "bf16" ? DType::BF16 : DType::F32};
+}
 
 }  // namespace
 

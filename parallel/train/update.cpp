@@ -2,13 +2,14 @@
 
 #include "core/check.h"
 #include "kernels/ops.h"
+#include "parallel/train/reduction.h"
 
 namespace upcycle {
 namespace {
 
 void update_piece(Optimizer& o, TrainMemory& memory, const OwnedPiece& p, double lr) {
   const Tensor param = piece_of(memory.weights, p), master = master_piece(memory, p),
-               grad = gradient_piece(*o.table, memory, p);
+               grad = fp32_gradient(o, memory, p);
   const auto decay = static_cast<float>(p.row->weight_decay ? o.config.weight_decay : 0);
   if (o.config.optimizer == "sgd") {
     o.ops->sgd(*o.stream, param, master, grad, memory.scale, static_cast<float>(lr), decay);

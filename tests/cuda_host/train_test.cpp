@@ -25,6 +25,10 @@ std::vector<Case> cases(const char* dtype) {
       {"dense", small_config()}, {"moe", small_moe_config()},          {"moe, recompute", full}, {"tied", tied},
       {"moe, sgd", sgd},         {"moe, softmax first", last_softmax}, {"moe, lion", lion}};
   for (Case& c : all) c.config.dtype = dtype;
+  if (dtype == std::string("bf16")) {
+    all.push_back({"tied, bf16 gradients", tied});
+    all.back().config.train.gradient_dtype = "bf16";
+  }
   return all;
 }
 

@@ -140,6 +140,7 @@ Reference one_rank_reference(const Config& config, const Fill& fill, const Fixed
     Config alone = config;
     alone.train.recompute = "none";
     alone.train.zero_stage = 1;
+    alone.train.gradient_dtype = "fp32";
     alone.parallel = {};
     Trainer t = trainer_of(rig, alone, single, fill);
     Routing routing = routing_of(t, sequences);
@@ -239,6 +240,7 @@ FixedSequences clear_sequences(const Config& config, const Fill& fill, std::int6
   Config alone = config;
   alone.train.recompute = "none";
   alone.train.zero_stage = 1;
+  alone.train.gradient_dtype = "fp32";
   alone.train.global_batch_size = count;
   alone.parallel = {};
   const std::int64_t S = config.train.seq_length, T = S * config.train.micro_batch_size;

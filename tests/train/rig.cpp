@@ -178,7 +178,7 @@ double smallest_gap(const Trainer& t, std::int64_t layer) {
 }
 
 std::vector<float> gradient_of(const Trainer& t, const ParamRow& row) {
-  return values_of<float>(t, view_row(row, t.memory.grads.dense, t.memory.grads.expert));
+  return floats_of(t, view_row(row, t.memory.grads.dense, t.memory.grads.expert));
 }
 
 double clipped_norm(Trainer& t) {

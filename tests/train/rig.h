@@ -96,7 +96,7 @@ void expect_same_state(const TrainedState& a, const TrainedState& b);
 std::vector<std::int32_t> chosen_experts(const Trainer& t, std::int64_t layer);
 double smallest_gap(const Trainer& t, std::int64_t layer);
 
-// The raw gradient of one table row after compute_gradients, one rank: fp32.
+// The raw gradient of one table row after compute_gradients, one rank.
 std::vector<float> gradient_of(const Trainer& t, const ParamRow& row);
 
 // Clips the gradients of compute_gradients; their norm before.

@@ -20,10 +20,11 @@ namespace {
 
 const Mesh mesh = make_single_mesh();
 
-Config steady_config(bool moe, const char* dtype, const char* recompute) {
+Config steady_config(bool moe, const char* dtype, const char* recompute, const char* gradient_dtype) {
   Config c = moe ? small_moe_config() : small_config();
   c.dtype = dtype;
   c.train.recompute = recompute;
+  c.train.gradient_dtype = gradient_dtype;
   c.train.steps = 1000;
   c.train.lr = 1e-2;  // routing must move
   return c;
@@ -46,7 +47,7 @@ std::size_t heap_bytes() {
   return resident * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
 }
 
-class SteadyState : public ::testing::TestWithParam<std::tuple<bool, const char*, const char*>> {
+class SteadyState : public ::testing::TestWithParam<std::tuple<bool, const char*, const char*, const char*>> {
  protected:
   Config config = std::apply(steady_config, GetParam());
   Rig rig;
@@ -138,24 +139,31 @@ TEST_P(SteadyState, AStepReadsNothingThatWasLeftBehind) {
     EXPECT_TRUE(gradient_of(t, t.table().rows[i]) == gradients[i]) << t.table().rows[i].name;
 }
 
+const auto name_of = [](const auto& info) {
+  const auto [moe, dtype, recompute, gradient_dtype] = info.param;
+  std::string name = std::string(moe ? "Moe_" : "Dense_") + dtype + "_recompute_" + recompute +
+                     (gradient_dtype == std::string("bf16") ? "_gradients_bf16" : "");
+  std::replace(name.begin(), name.end(), ',', '_');
+  return name;
+};
 INSTANTIATE_TEST_SUITE_P(Runs, SteadyState,
                          ::testing::Combine(::testing::Bool(), ::testing::Values("fp32", "bf16"),
-                                            ::testing::Values("none", "full", "attention,mlp,norms", "selective")),
-                         [](const auto& info) {
-                           std::string name = std::string(std::get<0>(info.param) ? "Moe_" : "Dense_") +
-                                              std::get<1>(info.param) + "_recompute_" + std::get<2>(info.param);
-                           std::replace(name.begin(), name.end(), ',', '_');
-                           return name;
-                         });
+                                            ::testing::Values("none", "full", "attention,mlp,norms", "selective"),
+                                            ::testing::Values("fp32")),
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(Bf16Sums, SteadyState,
+                         ::testing::Combine(::testing::Bool(), ::testing::Values("bf16"), ::testing::Values("full"),
+                                            ::testing::Values("bf16")),
+                         name_of);
 
 // The classes by hand: fp32 keeps no second copy of the weights, bf16 does; AdamW two moments, Lion one, SGD none.
 TEST(TrainMemory, BytesByHand) {
   const ParamTable table = make_global_table(small_moe_config().model);
   EXPECT_EQ(table.dense.shard_size, table.dense.size);
-  const auto bytes = [&](DType dtype, const char* optimizer, std::size_t i) {
+  const auto bytes = [&](DType dtype, const char* optimizer, std::size_t i, DType gradients = DType::F32) {
     TrainConfig c;
     c.optimizer = optimizer;
-    return plan_train_memory(table, dtype, c.moments())[i].bytes;
+    return plan_train_memory(table, dtype, c.moments(), {1, gradients})[i].bytes;
   };
   const std::vector<std::size_t> elements = {static_cast<std::size_t>(table.dense.size),
                                              static_cast<std::size_t>(table.expert.size)};
@@ -167,6 +175,17 @@ TEST(TrainMemory, BytesByHand) {
   EXPECT_EQ(bytes(DType::F32, "adamw", 0), of_each(4));
   EXPECT_EQ(bytes(DType::BF16, "adamw", 0), of_each(2));
   EXPECT_EQ(bytes(DType::BF16, "adamw", 1), of_each(4));
+  // Beside bf16 sums, fp32 room for the largest part: here a layer, or the embedding.
+  std::int64_t part = 0;
+  for (std::size_t i = 0; i < table.dense.buckets.size(); ++i) {
+    const Bucket& dense = table.dense.buckets[i];
+    std::int64_t n = dense.end - dense.begin;
+    for (const Bucket& expert : table.expert.buckets)
+      if (expert.layer == dense.layer) n += expert.end - expert.begin;
+    part = std::max(part, n);
+  }
+  EXPECT_EQ(bytes(DType::BF16, "adamw", 1, DType::BF16),
+            of_each(2) + Arena::align(sizeof(float) * static_cast<std::size_t>(part)));
   EXPECT_EQ(bytes(DType::F32, "adamw", 2), 2 * of_each(4) + scalars);
   EXPECT_EQ(bytes(DType::BF16, "adamw", 2), 3 * of_each(4) + scalars);
   EXPECT_EQ(bytes(DType::F32, "lion", 2), of_each(4) + scalars);

@@ -21,6 +21,7 @@ struct Case {
   const char* dtype = "fp32";
   const char* optimizer = "adamw";
   std::int64_t zero_stage = 1;
+  const char* gradient_dtype = "fp32";
 };
 
 void save(Trainer& t, const std::string& run) {
@@ -49,6 +50,7 @@ class ResumeOverRanks : public ::testing::TestWithParam<Case> {
   Config shared = [this] {
     Config c = config;
     c.train.zero_stage = GetParam().zero_stage;
+    c.train.gradient_dtype = GetParam().gradient_dtype;
     return c;
   }();
   FixedSequences data = random_sequences(40, 8, config.model.vocab_size, 9);
@@ -96,7 +98,9 @@ INSTANTIATE_TEST_SUITE_P(TwoRanks, ResumeOverRanks,
                                            Case{"MoeDpLionBf16", true, 1, "bf16", "lion"},
                                            Case{"MoeTpLion", true, 2, "fp32", "lion"},
                                            Case{"DenseDpZero2", false, 1, "fp32", "adamw", 2},
-                                           Case{"MoeTpZero2Bf16", true, 2, "bf16", "adamw", 2}),
+                                           Case{"MoeTpZero2Bf16", true, 2, "bf16", "adamw", 2},
+                                           Case{"MoeDpBf16Gradients", true, 1, "bf16", "adamw", 1, "bf16"},
+                                           Case{"MoeTpZero2Bf16Gradients", true, 2, "bf16", "lion", 2, "bf16"}),
                          [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace

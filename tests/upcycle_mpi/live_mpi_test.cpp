@@ -68,7 +68,7 @@ TEST_F(Ranks, LiveConversionOverDataParallelRanks) {
   SharedFolder folder(*mesh.world);
   for (const char* dtype : {"fp32", "bf16"}) {
     Config c = config(dtype);
-    if (c.dtype == "bf16") c.train.zero_stage = 2;
+    if (c.dtype == "bf16") c.train.zero_stage = 2, c.train.gradient_dtype = "bf16";
     Trainer t = dense(c, mesh, 3);
     const auto before = saved(t, fmt::format("{}/{}_dense", folder.path, dtype));
     c.upcycle = {"virtual_group", "down", 0.25, 0.01};
