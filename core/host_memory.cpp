@@ -75,4 +75,6 @@ HostMemory host_memory(const std::string& root) {
   return memory;
 }
 
+std::size_t resident_memory() { return number_of("/proc/self/status", "VmRSS", 0); }
+
 }  // namespace upcycle

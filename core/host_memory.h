@@ -14,4 +14,6 @@ struct HostMemory {
 // is prefixed to the paths that are read; only tests set it.
 HostMemory host_memory(const std::string& root = "");
 
+std::size_t resident_memory();  // bytes of this process
+
 }  // namespace upcycle

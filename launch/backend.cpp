@@ -136,6 +136,14 @@ std::size_t memory_of(const Backend& backend) {
   return host_memory().free;
 }
 
+std::size_t memory_used(const Backend& backend) {
+#ifdef UPCYCLE_HAS_CUDA
+  if (backend.gpu >= 0) return cuda::used_memory(backend.gpu);
+#endif
+  (void)backend;
+  return resident_memory();
+}
+
 void set_profiling(const Backend& backend, bool on) {
 #ifdef UPCYCLE_HAS_CUDA
   if (backend.gpu >= 0) cuda::set_profiling(on);

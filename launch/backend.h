@@ -36,7 +36,8 @@ std::function<std::size_t(const OpLimits&)> workspace_of(const Config& config);
 // Communicators for the backend's memory: MPI, or NCCL. Collective.
 Mesh make_backend_mesh(const Backend& backend, const MpiSession& session, const Layout& layout);
 
-std::size_t memory_of(const Backend& backend);  // bytes free for arenas, on the machine or the GPU
+std::size_t memory_of(const Backend& backend);    // bytes free for arenas, on the machine or the GPU
+std::size_t memory_used(const Backend& backend);  // bytes resident of this process, or in use on the GPU, by whomever
 
 // Starts or stops the recording of nsys and ncu, if told to wait for it (cudaProfilerStart); no effect on the CPU.
 void set_profiling(const Backend& backend, bool on);
@@ -47,6 +48,7 @@ int count_gpus();                  // visible to this process; InputError with C
 std::string gpu_address(int gpu);  // on the PCI bus: the same in every process of a host
 int capability(int gpu);           // compute capability: 90 is 9.0
 std::size_t free_memory(int gpu);  // bytes
+std::size_t used_memory(int gpu);  // bytes
 void set_profiling(bool on);
 Backend make_backend(int gpu);
 Mesh make_mesh(const Backend& backend, const MpiSession& session, const Layout& layout);

@@ -13,6 +13,7 @@
 #include "core/trace.h"
 #include "launch/agree_on_start.h"
 #include "launch/bench/calibrate.h"
+#include "launch/bench/collectives.h"
 #include "launch/bench/ops.h"
 #include "launch/bench/predict.h"
 #include "launch/bench/serve.h"
@@ -30,6 +31,8 @@
 
 namespace upcycle {
 namespace {
+
+constexpr double kGiB = 1 << 30;
 
 // A profile window beyond the last step would record nothing, or not be closed.
 void check_window(const Config& c, std::int64_t steps, std::int64_t warmup) {
@@ -79,7 +82,12 @@ int bench_step(const MpiSession& session, const std::string& file, const std::ve
   const Mesh mesh = make_backend_mesh(backend, session, layout);
   Trainer t;
   std::optional<Yardstick> yardstick;
-  agree_or_throw(*mesh.world, [&] { check_fits_machine(backend, plan_trainer(c, mesh, *backend.ops)); });
+  double planned = 0;  // bytes
+  agree_or_throw(*mesh.world, [&] {
+    const std::vector<MemoryClass> plan = plan_trainer(c, mesh, *backend.ops);
+    check_fits_machine(backend, plan);
+    for (const MemoryClass& m : plan) planned += backend.gpu < 0 || !m.beside_gpu ? static_cast<double>(m.bytes) : 0;
+  });
   agree_or_throw(*mesh.world, [&] {
     yardstick = make_yardstick(backend, c.storage(), layout.world);
     t = make_trainer(c, mesh, *backend.device, *backend.stream, *backend.ops);
@@ -108,6 +116,8 @@ int bench_step(const MpiSession& session, const std::string& file, const std::ve
   // Of the rank that waits longest for the others in its collectives.
   const double comm_share =
       mesh.world->max_of(trace_counters().wait_seconds() / std::accumulate(seconds.begin(), seconds.end(), 0.0));
+  const double in_use = mesh.world->max_of(static_cast<double>(memory_used(backend))),
+               in_plan = mesh.world->max_of(planned);
   const bool waits_are_known = backend.gpu < 0;  // on CUDA streams wait, not the host
   std::sort(seconds.begin(), seconds.end());
   const double median = seconds[seconds.size() / 2], tokens = static_cast<double>(last.tokens);
@@ -125,6 +135,8 @@ int bench_step(const MpiSession& session, const std::string& file, const std::ve
                                       {"peak_gflops", peak / 1e9},
                                       {"mfu", mfu},
                                       {"comm_share", waits_are_known ? nlohmann::ordered_json(comm_share) : nullptr},
+                                      {"memory_in_use", in_use},
+                                      {"memory_planned", in_plan},
                                       {"parameters", count.total},
                                       {"active_parameters", count.active},
                                       {"tokens", last.tokens},
@@ -137,6 +149,8 @@ int bench_step(const MpiSession& session, const std::string& file, const std::ve
         "step {:.1f} ms (median of {}), {:.0f} tokens/s, {:.0f} GFLOP/s, {:.0f} % of the {:.0f} GFLOP/s of large "
         "matrix products\n",
         median * 1e3, steps, tokens / median, flops / median / 1e9, 100 * mfu, peak / 1e9);
+    fmt::print("memory of a rank: {:.2f} GiB {}, {:.2f} GiB in the plan\n", in_use / kGiB,
+               backend.gpu < 0 ? "resident" : "in use on its GPU", in_plan / kGiB);
     if (session.size() > 1 && waits_are_known) fmt::print("{:.1f} % of it waiting for other ranks\n", 100 * comm_share);
   }
   return 0;
@@ -154,6 +168,22 @@ int bench_ops_of(const MpiSession& session, const std::string& file, const std::
   return 0;
 }
 
+// Times the collectives of the config's layout by themselves.
+int bench_collectives_of(const MpiSession& session, const std::string& file, const std::vector<std::string>& overrides,
+                         CollectiveBench bench) {
+  const Start start = agree_on_start(session, "bench collectives", [&] {
+    if (session.size() == 1)
+      input_error(
+          "command line: bench collectives: found one rank, expected several: start it with "
+          "launch/run_local.sh -n RANKS");
+    return config_to_measure(file, overrides, 1);
+  });
+  bench.dtype = start.config.storage();
+  const Backend backend = make_backend(session, start.config);
+  bench_collectives(backend, make_backend_mesh(backend, session, start.layout), bench);
+  return 0;
+}
+
 }  // namespace
 
 int run_bench(const Arguments& arguments) {
@@ -163,30 +193,41 @@ int run_bench(const Arguments& arguments) {
     return bench_calibrate({arguments.begin() + 1, arguments.end()});
   std::string what, file;
   std::int64_t steps = 6, warmup = 2;
-  double seconds = 0.2;
+  CollectiveBench collectives;
+  double seconds = 0.2, link = 0;
+  std::string largest;
   bool json = false;
   std::vector<std::string> overrides;
   Options options(
       "bench",
       "Benchmarks. `bench step CONFIG`: whole training steps on random tokens. `bench ops CONFIG`: each op "
-      "by itself against its roof. `bench serve MODEL`: serving under load; `bench predict CONFIG`: serving predicted "
+      "by itself against its roof. `bench collectives CONFIG`: those of a step by themselves, over the layout's "
+      "groups. `bench serve MODEL`: serving under load; `bench predict CONFIG`: serving predicted "
       "for the machine of a file; `bench calibrate CONFIG`: measures this machine and writes such a file (each of "
       "these "
       "three has its own --help).");
-  options.positional("what", what, "step, ops, serve, predict or calibrate");
+  options.positional("what", what, "step, ops, collectives, serve, predict or calibrate");
   options.positional("config", file, "JSON config", Need::Optional);
   options.option("--steps", steps, "step: measured steps");
   options.option("--warmup", warmup, "step: steps before them");
-  options.option("--seconds", seconds, "ops: approximate time per op");
+  options.option("--seconds", seconds, "ops, collectives: approximate time per row");
+  options.option("--bytes", largest, "collectives: the largest message, as 256MiB");
+  options.option("--link", link, "collectives: GB/s out of a rank, to compare with");
   options.flag("--json", json, "print one JSON object: tokens_per_s, step_ms and more; of ops a list");
   options.config_overrides(overrides);
   if (!options.parse(arguments)) return 0;
-  if (what != "step" && what != "ops")
-    input_error("command line: bench: found '{}', expected step, ops, serve, predict or calibrate", what);
+  if (what != "step" && what != "ops" && what != "collectives")
+    input_error("command line: bench: found '{}', expected step, ops, collectives, serve, predict or calibrate", what);
   if (steps < 1 || warmup < 0)
     input_error("command line: --steps, --warmup: found {}, {}, expected at least 1, 0", steps, warmup);
   if (!(seconds > 0)) input_error("command line: --seconds: found {}, expected more than 0", seconds);
+  if (link < 0) input_error("command line: --link: found {}, expected GB/s", link);
+  if (!largest.empty()) collectives.largest = parse_bytes("--bytes", largest);
+  collectives.seconds = seconds;
+  collectives.link = link * 1e9;
+  collectives.json = json;
   return run_with_ranks([&](const MpiSession& session) {
+    if (what == "collectives") return bench_collectives_of(session, file, overrides, collectives);
     return what == "step" ? bench_step(session, file, overrides, steps, warmup, json)
                           : bench_ops_of(session, file, overrides, seconds, json);
   });

@@ -33,11 +33,22 @@ int capability(int gpu) {
   return 10 * major + minor;
 }
 
-std::size_t free_memory(int gpu) {
-  std::size_t free = 0, total = 0;
+namespace {
+struct GpuMemory {
+  std::size_t free = 0, total = 0;  // bytes
+};
+GpuMemory memory_of(int gpu) {
+  GpuMemory m;
   UPCYCLE_CUDA(cudaSetDevice(gpu));
-  UPCYCLE_CUDA(cudaMemGetInfo(&free, &total));
-  return free;
+  UPCYCLE_CUDA(cudaMemGetInfo(&m.free, &m.total));
+  return m;
+}
+}  // namespace
+
+std::size_t free_memory(int gpu) { return memory_of(gpu).free; }
+std::size_t used_memory(int gpu) {
+  const GpuMemory m = memory_of(gpu);
+  return m.total - m.free;
 }
 
 void set_profiling(bool on) {

@@ -53,5 +53,43 @@ TEST(Bench, SizesAreInheritedAsInTraining) {
   EXPECT_NE(one_line_error(run_upcycle({"bench", "step", config})).find("model.hidden_size"), std::string::npos);
 }
 
+TEST(Bench, AStepsMemoryIsSaidBesideItsPlan) {
+  const json step = measured(SmallRun().write_config("run"));
+  EXPECT_GT(step["memory_planned"].get<double>(), 0);
+  EXPECT_GT(step["memory_in_use"].get<double>(), step["memory_planned"].get<double>());  // the program itself too
+}
+
+TEST(Bench, CollectivesOfEachGroup) {
+  const SmallRun small;
+  const std::string config = small.write_config("run", {{"model", {{"num_local_experts", 4}}}});
+  const auto bench = [&](const Words& more) {
+    Words words{"bench", "collectives", config, "--seconds=0.001"};
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  };
+  const Outcome o = run_ranks(4, bench({"--bytes=2MiB", "--parallel.tp=2", "--parallel.ep=4", "--json"}));
+  ASSERT_EQ(o.exit_code, 0) << o.err;
+  // Of 64 KiB, 1 MiB and 2 MiB over 4 ranks, and over 2; and on the links what nccl-tests says.
+  const json rows = json::parse(o.out)["collectives"];
+  ASSERT_EQ(rows.size(), 2u * 3 * 4);
+  EXPECT_EQ(rows[0]["ranks"], 4);
+  EXPECT_EQ(rows[8]["bytes"], 2 << 20);
+  EXPECT_EQ(rows[12]["group"], "tp");
+  const auto on_links = [&](std::size_t row) {
+    return rows[row]["bus_gb_s"].get<double>() / rows[row]["gb_s"].get<double>();
+  };
+  EXPECT_EQ(rows[0]["collective"], "all_reduce");
+  EXPECT_NEAR(on_links(0), 1.5, 1e-9);
+  EXPECT_EQ(rows[3]["collective"], "all_to_all_v");
+  EXPECT_NEAR(on_links(3), 0.75, 1e-9);
+
+  const Outcome table = run_ranks(2, bench({"--bytes=1", "--link=450"}));
+  EXPECT_NE(table.out.find("| bus GB/s | of the link |\n"), std::string::npos) << table.out << table.err;
+  EXPECT_NE(table.out.find("\n| world | 2 | all_gather | 8 | "), std::string::npos) << table.out;
+  expect_one_line(run_upcycle(bench({})), {"found one rank, expected several"});
+  expect_one_line(run_ranks(2, bench({"--bytes=many"})), {"--bytes: found 'many', expected a size"});
+  expect_one_line(run_ranks(2, bench({"--bytes=9000TiB"})), {"memory: found"});
+}
+
 }  // namespace
 }  // namespace upcycle
