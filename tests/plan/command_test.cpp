@@ -163,14 +163,14 @@ TEST(Configs, AllParseAndPlan) {
       c.model.num_experts_per_tok = asked.num_experts_per_tok;
     }
     EXPECT_NO_THROW(check_model(c.model, entry.path()));
-    // As many ranks as its batch has microbatches: one each.
-    const std::int64_t ranks = c.train.global_batch_size / c.train.micro_batch_size;
+    // As many replicas as its batch has microbatches: one each.
+    const std::int64_t ranks = c.train.global_batch_size / c.train.micro_batch_size * c.parallel.tp;
     const Plan plan = make_plan({c, {}, CpuOps::most_workspace}, static_cast<int>(ranks));
     EXPECT_EQ(plan.micro_batches, 1);
     EXPECT_GT(plan.peak_bytes(), 0u);
     EXPECT_EQ(plan.parameters.total > plan.parameters.active, c.model.is_moe());
   }
-  EXPECT_GE(found, 17);
+  EXPECT_GE(found, 19);
 }
 
 TEST(Configs, HaveTheSizesTheyAreNamedAfter) {
@@ -201,6 +201,13 @@ TEST(Configs, HaveTheSizesTheyAreNamedAfter) {
   Config llama = parse_config(kConfigs + "llama3_8b_moe.json", {});
   llama.model.num_local_experts = 0;
   EXPECT_EQ(count_parameters(llama.model).total, 8'030'261'248);
+  EXPECT_EQ(parse_config(kConfigs + "one_node_8b.json", {}).model,
+            parse_config(kConfigs + "llama3_8b_moe.json", {}).model);
+  Config qwen = parse_config(kConfigs + "one_node_qwen2.5_7b.json", {});
+  qwen.model.num_local_experts = 0;
+  const ModelConfig& m = qwen.model;  // Qwen2.5-7B without the biases of q, k and v
+  EXPECT_EQ(count_parameters(m).total,
+            7'615'616'512 - m.num_hidden_layers * (m.num_attention_heads + 2 * m.num_key_value_heads) * 128);
   llama = parse_config(kConfigs + "llama_70b_moe.json", {});
   llama.model.num_local_experts = 0;
   EXPECT_EQ(count_parameters(llama.model).total, 70'553'706'496);
