@@ -32,6 +32,18 @@ bool has_launcher() {
 }
 std::atomic<bool> on_its_own{false};  // no launcher, no other rank
 
+long slurm_tasks() {
+  const char* tasks = std::getenv("SLURM_NTASKS");
+  return tasks == nullptr ? 0 : std::atol(tasks);
+}
+// Each of them finds it by itself, and can not ask the others.
+[[noreturn]] void refuse_separate_programs() {
+  throw AgreedError(
+      fmt::format("SLURM_NTASKS={} but MPI has 1 rank: srun started {} separate programs. Start with `srun "
+                  "--mpi=pmix` or with mpirun; for one rank on purpose set SLURM_NTASKS=1",
+                  slurm_tasks(), slurm_tasks()));
+}
+
 }  // namespace
 
 MpiSession::MpiSession(int* argc, char*** argv) : exceptions_at_start_(std::uncaught_exceptions()) {
@@ -43,6 +55,8 @@ MpiSession::MpiSession(int* argc, char*** argv) : exceptions_at_start_(std::unca
   // fast networks, which takes as long. And ranks by themselves share a folder in /tmp, which they do not need: one
   // that ends removes it while another, that starts, makes its own in it and fails.
   if (!launched) {
+    if (slurm_tasks() > 1) refuse_separate_programs();
+    unsetenv("SLURM_STEP_ID");  // Open MPI would insist on the launcher of a task that srun started without PMIx
     setenv("OMPI_MCA_orte_create_session_dirs", "0", 0);
     setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
     setenv("OMPI_MCA_pml", "ob1", 0);
@@ -62,13 +76,9 @@ MpiSession::MpiSession(int* argc, char*** argv) : exceptions_at_start_(std::unca
   set_log_rank(rank_);
   set_abort_hook(&abort_all);
 
-  const char* tasks = std::getenv("SLURM_NTASKS");
-  if (size_ == 1 && tasks != nullptr && std::atol(tasks) > 1) {
+  if (size_ == 1 && slurm_tasks() > 1) {
     UPCYCLE_MPI(MPI_Finalize());  // the destructor does not run when the constructor throws
-    throw AgreedError(
-        fmt::format("SLURM_NTASKS={} but MPI has 1 rank: srun started {} separate programs. Start with `srun "
-                    "--mpi=pmix` or with mpirun; for one rank on purpose set SLURM_NTASKS=1",
-                    tasks, tasks));  // each of them finds it by itself, and can not ask the others
+    refuse_separate_programs();
   }
   stalls_ = std::make_unique<StallMonitor>();
   count_threads();

@@ -66,5 +66,20 @@ TEST(Launcher, SeparateProgramsOfSrunRunNoOneRankCommand) {
   EXPECT_EQ(other.err, "");
 }
 
+// Open MPI would print a page about the launcher that it was not built for.
+TEST(Launcher, TasksOfSrunWithoutPmixAreSaidOrRunByThemselves) {
+  const SmallRun small;
+  const Words step{"bench", "step", small.write_config("run"), "--steps=1", "--warmup=0"};
+  std::map<std::string, std::string> task = {{"SLURM_JOBID", "1"}, {"SLURM_STEP_ID", "0"}, {"SLURM_NODELIST", "here"}};
+  const Outcome alone = run_upcycle(step, task);
+  EXPECT_EQ(alone.exit_code, 0) << alone.err;
+  task.insert({{"SLURM_NTASKS", "4"}, {"SLURM_PROCID", "0"}});
+  EXPECT_NE(one_line_error(run_upcycle(step, task)).find("SLURM_NTASKS=4 but MPI has 1 rank"), std::string::npos);
+  task["SLURM_PROCID"] = "3";
+  const Outcome other = run_upcycle(step, task);
+  EXPECT_EQ(other.exit_code, 2);
+  EXPECT_EQ(other.err, "");
+}
+
 }  // namespace
 }  // namespace upcycle
