@@ -151,7 +151,7 @@ Json to_json(const Plan& p, std::size_t memory, bool cuda) {
   return j;
 }
 
-void print(const Plan& p, std::size_t memory) {
+void print(const Plan& p, std::size_t memory, const CheckpointConfig& saves) {
   const Layout& l = p.layout;
   fmt::print("{:.4g} B parameters, {:.4g} B active per token\n", static_cast<double>(p.parameters.total) / 1e9,
              static_cast<double>(p.parameters.active) / 1e9);
@@ -189,6 +189,8 @@ void print(const Plan& p, std::size_t memory) {
   if (p.model_alone > 0)
     fmt::print("its weights alone: {} of this rank, {} in all\n", size_text(p.model_alone),
                size_text(p.model_alone_total));
+  if (saves.snapshot == "bucket")
+    fmt::print("training waits at each save until this rank's bytes are written: checkpoint.snapshot = bucket\n");
   if (memory == 0) return;
   if (p.peak_bytes() <= memory) {
     fmt::print("it fits {}\n", size_text(memory));
@@ -321,7 +323,7 @@ int run_plan(const Arguments& arguments) {
     j["recompute"] = to_json(recompute_costs(run, static_cast<int>(world), static_cast<int>(rank)));
     fmt::print("{}\n", j.dump());
   } else {
-    print(plan, memory);
+    print(plan, memory, run.config.checkpoint);
     print(recompute_costs(run, static_cast<int>(world), static_cast<int>(rank)));
   }
   return 0;

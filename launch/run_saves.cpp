@@ -1,5 +1,6 @@
 #include "launch/run_saves.h"
 
+#include <chrono>
 #include <filesystem>
 #include <optional>
 
@@ -70,7 +71,11 @@ void save(TrainingRun& run, std::optional<DType> weights_alone) {
     const std::string name = std::filesystem::path(file).filename().string();
     if (name.ends_with(".model") || (info.tokenizer.empty() && name == "tokenizer.json")) info.tokenizer = name;
   }
+  const auto begin = std::chrono::steady_clock::now();
   run.writer->start(info, take_snapshot(t, *run.snapshot, weights_alone), run.travel);
+  if (!run.snapshot->buckets.empty())
+    log_info("step {}: training waited {:.1f} s while the state was written (checkpoint.snapshot = bucket)", t.step,
+             std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   if (!run.setup.config.checkpoint.background) finish_save(run);
 }
 

@@ -174,6 +174,9 @@ void check_train(const Config& config, const Trained& done) {
     fail("checkpoint.every", config.checkpoint.every, "checkpoint.dir beside it", "name the run folder");
   if (config.checkpoint.model_every > 0 && config.checkpoint.dir.empty())
     fail("checkpoint.model_every", config.checkpoint.model_every, "checkpoint.dir beside it", "name the run folder");
+  if (config.checkpoint.snapshot != "whole" && config.checkpoint.dir.empty())
+    fail("checkpoint.snapshot", config.checkpoint.snapshot, "checkpoint.dir beside it",
+         "a run that saves nothing has no snapshot");
   if (config.checkpoint.model_every == 0 && config.checkpoint.model_dtype != "fp32")
     fail("checkpoint.model_dtype", config.checkpoint.model_dtype, "checkpoint.model_every beside it",
          "only weights that are saved alone have it");

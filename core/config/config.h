@@ -106,6 +106,7 @@ struct CheckpointConfig {
   std::int64_t every = 0, keep = 0;  // keep 0: all
   std::int64_t model_every = 0;      // 0: never
   std::string model_dtype = "fp32";  // fp32 | bf16
+  std::string snapshot = "whole";    // whole | bucket
   bool background = true, resume = true;
   bool operator==(const CheckpointConfig&) const = default;
 };

@@ -136,7 +136,12 @@ std::vector<Field> make_fields() {
             "steps between saves of the weights alone, for reading: training can not resume from them; 0: never", {},
             count),
       FIELD(checkpoint.model_dtype, "type in which weights alone are saved", {"fp32", "bf16"}),
-      FIELD(checkpoint.background, "write while training goes on"),
+      FIELD(checkpoint.snapshot,
+            "what a save copies to host memory: the whole state, which is written while training goes on, or a bucket "
+            "at a time through two bounded buffers, while training waits",
+            {"whole", "bucket"}),
+      FIELD(checkpoint.background,
+            "write while training goes on; under snapshot = bucket what is left to do: sync, hash, publish"),
       FIELD(checkpoint.resume, "resume from the run folder's newest checkpoint"),
 
       FIELD(debug.dump, "folder for one step's activations and gradients, for `upcycle diff`; empty: none"),

@@ -36,8 +36,12 @@ std::future<void> IoThread::submit(std::function<void()> job) {
 void IoThread::run(std::function<void()> job) {
   UPCYCLE_CHECK(std::this_thread::get_id() != thread_.get_id(), "IoThread::run from one of its own jobs");
   std::future<void> done = submit(std::move(job));
-  while (done.wait_for(std::chrono::milliseconds(20)) != std::future_status::ready) forward_progress();
-  done.get();
+  wait_for_job(done);
+}
+
+void wait_for_job(std::future<void>& job) {
+  while (job.wait_for(std::chrono::milliseconds(20)) != std::future_status::ready) forward_progress();
+  job.get();
 }
 
 void IoThread::loop() {

@@ -31,6 +31,9 @@ class IoThread {
   std::thread thread_;  // last: it uses all other members
 };
 
+// Waits for the job, forwarding progress (core/progress.h), and rethrows what it threw.
+void wait_for_job(std::future<void>& job);
+
 // True once the job has run (or thrown); never waits. For polling at step boundaries.
 bool finished(const std::future<void>& job);
 

@@ -7,6 +7,7 @@
 #include <memory>
 #include <set>
 
+#include "core/check.h"
 #include "core/error.h"
 #include "data/files.h"
 #include "data/hash.h"
@@ -108,36 +109,60 @@ std::vector<Checkpoint::FileEntry> write_rank_files(const std::string& folder, s
   return entries;
 }
 
-std::vector<Checkpoint::FileEntry> stream_rank_files(const std::string& folder, std::int64_t step, int rank,
-                                                     const std::vector<SavedPiece>& pieces, const PieceReader& read) {
+FinishFiles stream_values(const std::string& folder, std::int64_t step, int rank, const std::vector<SavedPiece>& pieces,
+                          const PieceReader& read, const std::vector<std::span<float>>& buffers) {
   IoThread& io = hdf5_thread();
   make_folder(folder);
-  std::vector<Checkpoint::FileEntry> entries;
-  std::vector<float> buffer;
+  // Files are made, written and destroyed on the HDF5 thread; where this ends early, after the writes under way.
+  using Files = std::vector<std::unique_ptr<RankFile>>;
+  const std::shared_ptr<Files> files(new Files, [](Files* f) {
+    if (!f->empty()) hdf5_thread().run([f] { f->clear(); });
+    delete f;
+  });
+  std::vector<std::future<void>> writes(buffers.size());
+  std::size_t next = 0;
   for (const bool optimizer : files_of(pieces)) {
-    struct OnItsThread {
-      std::unique_ptr<RankFile> file;
-      ~OnItsThread() {
-        hdf5_thread().run([this] { file.reset(); });
-      }
-    } open;
-    io.run([&] { open.file = std::make_unique<RankFile>(folder, step, rank, optimizer); });
+    io.run([&] { files->push_back(std::make_unique<RankFile>(folder, step, rank, optimizer)); });
+    RankFile& file = *files->back();
     for (const SavedPiece& p : pieces) {
       if (is_moment(p) != optimizer) continue;
-      const std::int64_t columns = p.part.columns;
-      const std::int64_t block = std::clamp<std::int64_t>(buffer_elements / columns, 1, p.part.rows);
-      buffer.resize(std::max(buffer.size(), static_cast<std::size_t>(block * columns)));
-      for (std::int64_t r = 0; r < p.part.rows; r += block) {
-        const std::int64_t n = std::min(block, p.part.rows - r);
-        read(p, r, n, buffer.data());
-        io.run([&] {
-          if (r == 0) open.file->begin(p);
-          open.file->write(n, buffer.data());
+      const auto room = static_cast<std::int64_t>(buffers[0].size()) / p.part.columns;
+      UPCYCLE_CHECK(room > 0, "{}: a row of {} for a buffer of {}", p.tensor, p.part.columns, buffers[0].size());
+      for (std::int64_t r = 0; r < p.part.rows; r += room) {
+        const std::int64_t n = std::min(room, p.part.rows - r);
+        float* const values = buffers[next].data();
+        std::future<void>& write = writes[next];
+        if (write.valid()) wait_for_job(write);
+        read(p, r, n, values);
+        write = io.submit([&file, &p, r, n, values] {
+          if (r == 0) file.begin(p);
+          file.write(n, values);
         });
+        next = (next + 1) % buffers.size();
       }
     }
-    io.run([&] { entries.push_back(open.file->finish()); });
   }
+  for (std::future<void>& write : writes)
+    if (write.valid()) wait_for_job(write);
+  return [files] {
+    struct Close {
+      Files& files;
+      ~Close() { files.clear(); }
+    } close{*files};
+    std::vector<Checkpoint::FileEntry> entries;
+    for (const auto& file : *files) entries.push_back(file->finish());
+    return entries;
+  };
+}
+
+std::vector<Checkpoint::FileEntry> stream_rank_files(const std::string& folder, std::int64_t step, int rank,
+                                                     const std::vector<SavedPiece>& pieces, const PieceReader& read) {
+  std::int64_t most = 0;
+  for (const SavedPiece& p : pieces) most = std::max({most, p.part.columns, std::min(p.part.size(), buffer_elements)});
+  std::vector<float> buffer(static_cast<std::size_t>(most));
+  const FinishFiles finish = stream_values(folder, step, rank, pieces, read, {buffer});
+  std::vector<Checkpoint::FileEntry> entries;
+  hdf5_thread().run([&] { entries = finish(); });
   return entries;
 }
 

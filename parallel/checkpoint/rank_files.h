@@ -1,5 +1,6 @@
 #pragma once
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -38,6 +39,12 @@ using PieceReader = std::function<void(const SavedPiece& piece, std::int64_t row
 // buffer of 32 MiB. Not from the HDF5 thread, which `read` may use.
 std::vector<Checkpoint::FileEntry> stream_rank_files(const std::string& folder, std::int64_t step, int rank,
                                                      const std::vector<SavedPiece>& pieces, const PieceReader& read);
+// The same through the caller's buffers, each at least a row of the widest piece: one is written while the next is
+// filled. Returns once all values are written, with what is left: a job for the HDF5 thread that closes, syncs and
+// hashes the files.
+using FinishFiles = std::function<std::vector<Checkpoint::FileEntry>()>;
+FinishFiles stream_values(const std::string& folder, std::int64_t step, int rank, const std::vector<SavedPiece>& pieces,
+                          const PieceReader& read, const std::vector<std::span<float>>& buffers);
 // Size and hash of a written file.
 Checkpoint::FileEntry file_entry(const std::string& folder, const std::string& name);
 // Copies each file to `folder` under its own name, synced. InputError where two have one name, or one is missing.

@@ -68,9 +68,12 @@ struct Part {
   std::vector<std::string> travel;
   std::vector<Checkpoint::FileEntry> entries;
 
-  void write() {
+  void check() const {
     if (rank == 0 && !info.weights_alone) check_publishable(parent_folder(folder), info.step);
-    entries = write_rank_files(folder, info.step, rank, pieces);
+  }
+
+  void finish(std::vector<Checkpoint::FileEntry> rank_files) {
+    entries = std::move(rank_files);
     if (rank != 0 || travel.empty()) return;
     const auto copied = copy_travelling(folder, travel);
     entries.insert(entries.end(), copied.begin(), copied.end());
@@ -150,10 +153,25 @@ void CheckpointWriter::start(const CheckpointInfo& info, SavedState state, const
   part->pieces = std::move(state.pieces);
   part->travel = travel;
   job_->part = part;
-  job_->written = hdf5_thread().submit([part, copied = state.copied] {
-    upcycle::finish(copied);
-    part->write();
-  });
+  if (!state.read) {
+    job_->written = hdf5_thread().submit([part, copied = state.copied] {
+      upcycle::finish(copied);
+      part->check();
+      part->finish(write_rank_files(part->folder, part->info.step, part->rank, part->pieces));
+    });
+    return;
+  }
+  FinishFiles finish_files;
+  try {
+    part->check();
+    finish_files = stream_values(part->folder, part->info.step, part->rank, part->pieces, state.read, state.buffers);
+  } catch (...) {  // finish() agrees on it with the other ranks
+    std::promise<void> failed;
+    failed.set_exception(std::current_exception());
+    job_->written = failed.get_future();
+    return;
+  }
+  job_->written = hdf5_thread().submit([part, finish_files] { part->finish(finish_files()); });
 }
 
 bool CheckpointWriter::busy() const { return job_->part != nullptr; }

@@ -8,10 +8,13 @@
 
 namespace upcycle {
 
-// All pieces of a rank; their values are there once `copied` is reached.
+// All pieces of a rank; their values are there once `copied` is reached. Or they come a bucket at a time, through
+// `buffers` (stream_values), from `read`, which is called on the main thread.
 struct SavedState {
   std::vector<SavedPiece> pieces;
   Event copied;
+  PieceReader read;
+  std::vector<std::span<float>> buffers;
   SavedState(std::vector<SavedPiece> pieces_, Event copied_ = {})  // NOLINT: pieces that are there
       : pieces(std::move(pieces_)), copied(std::move(copied_)) {}
 };
@@ -24,7 +27,8 @@ class CheckpointWriter {
   // removes what a killed run left half-written. Collective; a folder in use or not writable is an AgreedError.
   CheckpointWriter(std::string run_dir, Communicator& world, std::int64_t keep);
   ~CheckpointWriter();
-  // Starts writing step `info.step`, or its weights alone (info.weights_alone); returns at once. `travel`: files copied
+  // Starts writing step `info.step`, or its weights alone (info.weights_alone); returns at once, or, where the
+  // values come a bucket at a time, once they are written. `travel`: files copied
   // into the step folder (tokenizer files).
   void start(const CheckpointInfo& info, SavedState state, const std::vector<std::string>& travel);
   bool busy() const;

@@ -1,9 +1,14 @@
 #include "parallel/train/snapshot.h"
 
+#include <algorithm>
+#include <map>
+
+#include "core/check.h"
+
 namespace upcycle {
 namespace {
 
-void layout_snapshot(Arena& arena, const std::vector<OwnedPiece>& pieces, int moments, Snapshot* into) {
+void layout_whole(Arena& arena, const std::vector<OwnedPiece>& pieces, int moments, Snapshot* into) {
   for (const OwnedPiece& p : pieces) {
     const Tensor master = arena.take(DType::F32, {p.part.size()});
     if (into != nullptr) into->master.push_back(master);
@@ -14,42 +19,97 @@ void layout_snapshot(Arena& arena, const std::vector<OwnedPiece>& pieces, int mo
   }
 }
 
+// Two buffers, no larger than the largest piece, and each with room for a row of any.
+void layout_buckets(Arena& arena, const std::vector<OwnedPiece>& pieces, std::int64_t bucket, Snapshot* into) {
+  std::int64_t size = 0;
+  for (const OwnedPiece& p : pieces) size = std::max({size, p.part.columns, std::min(p.part.size(), bucket)});
+  for (int i = 0; i < 2; ++i) {
+    const Tensor buffer = arena.take(DType::F32, {size});
+    if (into != nullptr) into->buckets.emplace_back(buffer.as<float>(), static_cast<std::size_t>(size));
+  }
+}
+
+bool in_buckets(const Config& config) { return config.checkpoint.snapshot == "bucket"; }
+
+void layout_snapshot(Arena& arena, const std::vector<OwnedPiece>& pieces, const Config& config, std::int64_t bucket,
+                     Snapshot* into) {
+  if (in_buckets(config))
+    layout_buckets(arena, pieces, bucket, into);
+  else
+    layout_whole(arena, pieces, config.train.moments(), into);
+}
+
+// (piece.part.size()), on the device.
+Tensor state_of(const Trainer& t, StateKind kind, const OwnedPiece& piece) {
+  if (kind == StateKind::Master) return master_piece(t.memory, piece);
+  return shard_piece_of(kind == StateKind::Moment1 ? t.memory.m : t.memory.v, piece);
+}
+
+// Copies values of the piece from `begin` on, in the stream's order.
+void copy_state(const Trainer& t, Stream& stream, StateKind kind, const OwnedPiece& piece, std::int64_t begin,
+                std::int64_t n, float* to) {
+  const Tensor from = state_of(t, kind, piece).slice_rows(begin, begin + n);
+  t.device->copy_to_host(stream, to, from.data, from.bytes());
+}
+
+PieceReader reader_of(const Trainer& t, const Snapshot& s) {
+  std::map<std::string, std::vector<const OwnedPiece*>> owned;
+  for (const OwnedPiece& p : s.pieces) owned[p.row->name].push_back(&p);
+  return [&t, &s, owned = std::move(owned)](const SavedPiece& p, std::int64_t row, std::int64_t rows, float* out) {
+    const auto& of_tensor = owned.at(p.tensor);
+    const auto piece = std::find_if(of_tensor.begin(), of_tensor.end(), [&](const OwnedPiece* o) {
+      return o->part.row == p.part.row && o->part.column == p.part.column;
+    });
+    UPCYCLE_CHECK(piece != of_tensor.end(), "{}: a piece that this rank does not own", p.tensor);
+    copy_state(t, *s.copies, p.kind, **piece, row * p.part.columns, rows * p.part.columns, out);
+    s.copies->synchronize();
+  };
+}
+
 }  // namespace
 
-Snapshot make_snapshot(const Trainer& t) {
+Snapshot make_snapshot(const Trainer& t, std::int64_t bucket) {
   Snapshot s;
   s.pieces = owned_pieces(t.table(), t.mesh->at, false);
-  layout_snapshot(s.arena, s.pieces, t.config.train.moments(), nullptr);
+  layout_snapshot(s.arena, s.pieces, t.config, bucket, nullptr);
   s.arena.allocate(*t.device, Arena::Memory::Host);
-  layout_snapshot(s.arena, s.pieces, t.config.train.moments(), &s);
+  layout_snapshot(s.arena, s.pieces, t.config, bucket, &s);
   s.copies = t.device->make_stream();
   return s;
 }
 
-std::size_t plan_snapshot(const ParamTable& table, const Coordinates& at, int moments) {
+std::size_t plan_snapshot(const ParamTable& table, const Coordinates& at, const Config& config) {
   Arena arena("checkpoint snapshot");
-  layout_snapshot(arena, owned_pieces(table, at, false), moments, nullptr);
+  layout_snapshot(arena, owned_pieces(table, at, false), config, kBucketElements, nullptr);
   return arena.high_water();
 }
 
 SavedState take_snapshot(Trainer& t, Snapshot& s, std::optional<DType> weights_alone) {
-  std::vector<SavedPiece> saved;
+  const int kinds = weights_alone ? 1 : 1 + t.config.train.moments();
+  SavedState state(std::vector<SavedPiece>{});
   // What this rank owns: parameters still being gathered are other ranks'.
   s.copies->wait(t.stream->record());
-  const auto add = [&](StateKind kind, const OwnedPiece& p, const Tensor& copy, const Tensor& from) {
-    t.device->copy_to_host(*s.copies, copy.data, from.data, copy.bytes());
-    saved.push_back({kind, p.row->name, p.row->rows, p.row->columns, p.row->is_vector, p.part, copy.as<float>(),
-                     weights_alone.value_or(DType::F32)});
-  };
   for (std::size_t i = 0; i < s.pieces.size(); ++i) {
     const OwnedPiece& p = s.pieces[i];
-    add(StateKind::Master, p, s.master[i], master_piece(t.memory, p));
-    if (weights_alone) continue;
-    if (!s.m.empty()) add(StateKind::Moment1, p, s.m[i], shard_piece_of(t.memory.m, p));
-    if (!s.v.empty()) add(StateKind::Moment2, p, s.v[i], shard_piece_of(t.memory.v, p));
+    for (const StateKind kind : {StateKind::Master, StateKind::Moment1, StateKind::Moment2}) {
+      if (static_cast<int>(kind) >= kinds) break;
+      float* values = nullptr;
+      if (s.buckets.empty()) {
+        const auto& copies = kind == StateKind::Master ? s.master : kind == StateKind::Moment1 ? s.m : s.v;
+        values = copies[i].as<float>();
+        copy_state(t, *s.copies, kind, p, 0, p.part.size(), values);
+      }
+      state.pieces.push_back({kind, p.row->name, p.row->rows, p.row->columns, p.row->is_vector, p.part, values,
+                              weights_alone.value_or(DType::F32)});
+    }
   }
-  t.state_read = s.copies->record();
-  return {std::move(saved), t.state_read};
+  if (s.buckets.empty()) {
+    t.state_read = state.copied = s.copies->record();
+  } else {
+    state.read = reader_of(t, s);
+    state.buffers = s.buckets;
+  }
+  return state;
 }
 
 }  // namespace upcycle

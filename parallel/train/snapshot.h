@@ -1,6 +1,7 @@
 #pragma once
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "core/arena.h"
@@ -11,18 +12,23 @@ namespace upcycle {
 
 // A copy of what this rank writes, in host memory, so that training goes on while the I/O thread works. Planned and
 // allocated once. The copies have a stream of their own: on CUDA they overlap with the next step, whose update waits
-// for them (Trainer::state_read).
+// for them (Trainer::state_read). With checkpoint.snapshot = bucket it is two buffers, which the state goes through
+// while training waits.
 struct Snapshot {
   Arena arena{"checkpoint snapshot"};
   std::unique_ptr<Stream> copies;
-  std::vector<OwnedPiece> pieces;    // each logical element on exactly one rank
-  std::vector<Tensor> master, m, v;  // fp32, one per piece; v empty under Lion, m too under SGD
+  std::vector<OwnedPiece> pieces;         // each logical element on exactly one rank
+  std::vector<Tensor> master, m, v;       // fp32, one per piece; v empty under Lion, m too under SGD
+  std::vector<std::span<float>> buckets;  // or these
 };
-Snapshot make_snapshot(const Trainer& t);  // the trainer's device must outlive it
-std::size_t plan_snapshot(const ParamTable& table, const Coordinates& at, int moments);  // bytes
+inline constexpr std::int64_t kBucketElements = std::int64_t{16} << 20;  // of a buffer at most, 64 MiB
+
+Snapshot make_snapshot(const Trainer& t, std::int64_t bucket = kBucketElements);  // t's device must outlive it
+std::size_t plan_snapshot(const ParamTable& table, const Coordinates& at, const Config& config);  // bytes
 
 // Starts to copy the trainer's state into the snapshot, as it is now, and lists it for the writer; with `weights_alone`
-// the masters, to be written in that type. What the snapshot held before must have been written.
+// the masters, to be written in that type. What the snapshot held before must have been written. The trainer must stay
+// as it is until the writer has started, if the snapshot is in buckets.
 SavedState take_snapshot(Trainer& t, Snapshot& snapshot, std::optional<DType> weights_alone = {});
 
 }  // namespace upcycle

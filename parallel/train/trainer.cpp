@@ -111,7 +111,7 @@ std::vector<MemoryClass> plan_trainer(const Config& config, const Mesh& mesh, Op
   plan.push_back(cuda ? cuda_estimate(nccl_communicators(config, mesh.layout))
                       : MemoryClass{"collectives", collective_scratch_bytes(mesh.layout)});
   if (!config.checkpoint.dir.empty())
-    plan.push_back({"checkpoint snapshot", plan_snapshot(m.table, mesh.at, config.train.moments()), cuda});
+    plan.push_back({"checkpoint snapshot", plan_snapshot(m.table, mesh.at, config), cuda});
   return plan;
 }
 

@@ -49,6 +49,21 @@ TEST(WeightsAlone, AreReadByEveryReaderOfWeights) {
   EXPECT_EQ(folders(next), Words{"step_00000001"});
 }
 
+TEST(WeightsAlone, AndStepsAreTheSameABucketAtATime) {
+  const SmallRun small;
+  json changes = saves;
+  const std::string whole = small.train("whole", changes);
+  changes["checkpoint"]["snapshot"] = "bucket";
+  const std::string config = small.write_config("buckets", changes), run = small.file("buckets");
+  const Outcome trained = run_upcycle({"train", config});
+  ASSERT_EQ(trained.exit_code, 0) << trained.err;
+  EXPECT_NE(trained.err.find("step 4: training waited"), std::string::npos) << trained.err;
+  EXPECT_EQ(folders(run), folders(whole));
+  EXPECT_EQ(checkpoint_hashes(run), checkpoint_hashes(whole));
+  const auto model_of = [](const std::string& dir) { return text_of(dir + "/model_00000004/model.rank00000.h5"); };
+  EXPECT_TRUE(model_of(run) == model_of(whole));
+}
+
 TEST(WeightsAlone, AreNotResumedFrom) {
   const SmallRun small;
   json changes = saves;

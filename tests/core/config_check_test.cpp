@@ -261,6 +261,9 @@ TEST(CheckTrain, WeightsAlone) {
                  "checkpoint.model_every: found 2, expected checkpoint.dir beside it");
   expect_bad_run([](Config& c) { c.checkpoint.model_dtype = "bf16"; },
                  "checkpoint.model_dtype: found bf16, expected checkpoint.model_every beside it");
+  expect_bad_run([](Config& c) { c.checkpoint.snapshot = "bucket"; },
+                 "checkpoint.snapshot: found bucket, expected checkpoint.dir beside it");
+  expect_bad_run([](Config& c) { c.checkpoint.snapshot = "none"; }, "checkpoint.snapshot: found 'none'");
 }
 
 TEST(CheckTrain, ProfilersWindow) {

@@ -185,7 +185,7 @@ TEST(Snapshot, IsAsLargeAsPlanned) {
     const std::vector<SavedPiece> pieces = take_snapshot(t, s).pieces;
     EXPECT_EQ(device_allocation_count(), allocations);
     EXPECT_EQ(pieces.size(), s.pieces.size() * (1 + static_cast<std::size_t>(moments)));
-    EXPECT_EQ(s.arena.capacity(), plan_snapshot(t.table(), mesh.at, moments));
+    EXPECT_EQ(s.arena.capacity(), plan_snapshot(t.table(), mesh.at, t.config));
     EXPECT_EQ(s.arena.high_water(), s.arena.capacity());
   }
 }

@@ -56,6 +56,20 @@ class ResumeOverRanks : public ::testing::TestWithParam<Case> {
   FixedSequences data = random_sequences(40, 8, config.model.vocab_size, 9);
 };
 
+TEST_P(ResumeOverRanks, ABucketAtATimeGivesTheSameFiles) {
+  Trainer t = random_trainer(rig, config, mesh);
+  (void)train_step(t, data.source());
+  save(t, folder.path + "/whole");
+  t.config.checkpoint.snapshot = "bucket";
+  save(t, folder.path + "/buckets");
+  const auto whole = open_checkpoint(folder.path + "/whole"), buckets = open_checkpoint(folder.path + "/buckets");
+  ASSERT_EQ(whole->files().size(), buckets->files().size());
+  for (std::size_t i = 0; i < whole->files().size(); ++i) {
+    EXPECT_EQ(buckets->files()[i].name, whole->files()[i].name);
+    EXPECT_EQ(buckets->files()[i].hash, whole->files()[i].hash) << whole->files()[i].name;
+  }
+}
+
 TEST_P(ResumeOverRanks, TwoRanksGoOnAsOne) {
   Trainer t = random_trainer(rig, shared, mesh);
   for (int i = 0; i < 3; ++i) (void)train_step(t, data.source());
