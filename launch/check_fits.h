@@ -15,6 +15,9 @@ void check_kernel_limits(const std::string& device, const ModelConfig& model, co
 // rank allocates its arenas, which would reduce the free memory that the others see.
 void check_fits_machine(const Backend& backend, const std::vector<MemoryClass>& plan);
 
+// What to change where the host memory of a machine is too small for the training ranks on it.
+const char* host_advice(bool cuda);
+
 // The same for a model that is only read.
 void check_fits_inference(const Backend& backend, const std::vector<MemoryClass>& plan);
 

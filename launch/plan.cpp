@@ -14,8 +14,10 @@
 #include "launch/commands.h"
 #include "launch/inference.h"
 #include "launch/options.h"
+#include "launch/plan_node.h"
 #include "launch/run_setup.h"
 #include "launch/serving_options.h"
+#include "launch/size_text.h"
 #include "launch/study/study_plan.h"
 #include "parallel/plan/recompute_costs.h"
 #include "parallel/serve/engine.h"
@@ -25,14 +27,8 @@ namespace upcycle {
 namespace {
 
 using Json = nlohmann::ordered_json;
-constexpr double kGiB = 1 << 30, kMiB = 1 << 20;
+constexpr double kGiB = 1 << 30;
 double gib(std::size_t bytes) { return static_cast<double>(bytes) / kGiB; }
-std::string size_text(std::uint64_t bytes) {
-  const auto n = static_cast<double>(bytes);
-  return n >= kGiB   ? fmt::format("{:.2f} GiB", n / kGiB)
-         : n >= kMiB ? fmt::format("{:.2f} MiB", n / kMiB)
-                     : fmt::format("{:.2f} KiB", n / 1024);
-}
 
 // The run as `train` would resolve it, with the model inherited from init.* or from the run folder.
 PlannedRun resolve(const std::string& file, const std::vector<std::string>& overrides) {
@@ -267,7 +263,8 @@ int plan_serving(const std::string& file, const std::vector<std::string>& overri
 
 int run_plan(const Arguments& arguments) {
   std::string file;
-  std::int64_t world = 1, rank = 0;
+  std::int64_t world = 1, rank = 0, ranks_per_node = 0;
+  std::string node_bytes;
   bool json = false, row = false, serve = false;
   ServingOptions serving;
   PlanRates rates{0.4, 989.4e12};
@@ -279,6 +276,9 @@ int run_plan(const Arguments& arguments) {
   options.positional("config", file, "JSON config, as for train; or a study, as for compare", Need::Optional);
   options.option("--world", world, "ranks of the run");
   options.option("--rank", rank, "the rank that is planned; rank 0 holds the most");
+  options.option("--ranks-per-node", ranks_per_node,
+                 "ranks that share a machine's host memory; 0: at most 8 on GPUs, else all");
+  options.option("--node-memory", node_bytes, "of one machine's host, like 1TiB or 900GB: says whether its ranks fit");
   options.flag(
       "--serve", serve,
       "plan serving the config's model instead, over its tp, ep and etp, with its dtype and device: no other key "
@@ -295,7 +295,7 @@ int run_plan(const Arguments& arguments) {
   if (rank < 0 || rank >= world)
     input_error("command line: --rank: found {}, expected 0 to {}, as --world={}", rank, world - 1, world);
   if (!file.empty() && is_study(file)) {
-    for (const char* name : {"--world", "--rank", "--serve", "--row"})
+    for (const char* name : {"--world", "--rank", "--ranks-per-node", "--node-memory", "--serve", "--row"})
       if (options.given(name)) input_error("command line: found {} with a study, expected it absent", name);
     if (!(rates.mfu > 0 && rates.mfu <= 1) || !(rates.peak > 0))
       input_error("command line: --mfu and --peak: found {:g} and {:g}, expected (0, 1] and above 0", rates.mfu,
@@ -308,6 +308,8 @@ int run_plan(const Arguments& arguments) {
     if (options.given(name)) input_error("command line: found {} without a study, expected both", name);
   if (serve) {
     if (row) input_error("command line: found --row and --serve, expected one of them");
+    for (const char* name : {"--ranks-per-node", "--node-memory"})
+      if (options.given(name)) input_error("command line: found {} with --serve, expected one of them", name);
     return plan_serving(file, overrides, serving, static_cast<int>(world), static_cast<int>(rank), json);
   }
   for (const char* name : {"--policy", "--max-num-seqs", "--max-num-batched-tokens", "--max-model-len", "--block-size"})
@@ -316,14 +318,23 @@ int run_plan(const Arguments& arguments) {
   const std::size_t memory = serving.memory.empty() ? 0 : parse_bytes("--memory", serving.memory);
   const PlannedRun run = resolve(file, overrides);
   const Plan plan = make_plan(run, static_cast<int>(world), static_cast<int>(rank));
+  if (options.given("--ranks-per-node") && ranks_per_node < 1)
+    input_error("command line: --ranks-per-node: found {}, expected 1 to {}, as --world={}", ranks_per_node, world,
+                world);
+  const bool cuda = run.config.device == "cuda";
+  const NodeMemory node =
+      node_memory(plan, run.config, ranks_per_node, node_bytes.empty() ? 0 : parse_bytes("--node-memory", node_bytes));
   if (row) {
     print_row(plan, run.config, memory);
   } else if (json) {
-    Json j = to_json(plan, memory, run.config.device == "cuda");
+    Json j = to_json(plan, memory, cuda);
+    j["host_memory"] = {{"ranks_per_node", node.ranks}, {"per_rank", node.per_rank}, {"per_node", node.total()}};
+    if (node.given > 0) j["host_memory"].update({{"given", node.given}, {"fits", node.fits()}});
     j["recompute"] = to_json(recompute_costs(run, static_cast<int>(world), static_cast<int>(rank)));
     fmt::print("{}\n", j.dump());
   } else {
     print(plan, memory, run.config.checkpoint);
+    fmt::print("{}\n", text_of(node, cuda));
     print(recompute_costs(run, static_cast<int>(world), static_cast<int>(rank)));
   }
   return 0;

@@ -181,6 +181,11 @@ std::vector<MemoryClass> conversion_memory(const std::vector<MemoryClass>& dense
 }
 
 std::size_t Plan::training_bytes() const { return sum(memory); }
+std::size_t Plan::host_bytes(bool cuda) const {
+  if (!cuda) return peak_bytes();
+  return std::accumulate(memory.begin(), memory.end(), std::size_t{0},
+                         [](std::size_t n, const MemoryClass& c) { return n + (c.beside_gpu ? c.bytes : 0); });
+}
 std::size_t Plan::peak_bytes() const { return std::max(training_bytes(), upcycling_bytes); }
 
 Plan make_plan(const PlannedRun& run, int world, int rank) {

@@ -33,6 +33,8 @@ struct Plan {
   LiveBytes live;                      // that this rank gives to collectives when upcycle.at_step converts
   std::size_t training_bytes() const;  // where the ops run: without what lies beside a GPU
   std::size_t peak_bytes() const;
+  // In host memory: on a GPU what lies beside it, else peak_bytes().
+  std::size_t host_bytes(bool cuda) const;
 
   // One step of this rank, in bytes that it gives. Those of `fixed` do not depend on the routing; the dispatch (all
   // tokens' rows to their experts and back, those that stay included) is this rank's where routing is even, and the

@@ -1,6 +1,7 @@
 #include <fmt/core.h>
 
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "core/config/check.h"
@@ -89,6 +90,50 @@ TEST(PlanCommand, SaysThatItDoesNotFitAndWhatToChange) {
   EXPECT_NE(j["advice"].get<std::string>().find("parallel."), std::string::npos) << j["advice"];
 }
 
+// A CPU's ranks have everything in host memory.
+TEST(PlanCommand, AddsUpTheHostMemoryOfANode) {
+  const json all = plan_of("tiny_moe.json", {"--world=4"})["host_memory"];
+  const std::int64_t each = all["per_rank"];
+  EXPECT_EQ(each, plan_of("tiny_moe.json", {"--world=4"})["memory_peak"]);
+  EXPECT_EQ(all, (json{{"ranks_per_node", 4}, {"per_rank", each}, {"per_node", 4 * each}}));
+  const auto two = [&](std::int64_t given) {
+    return plan_of("tiny_moe.json",
+                   {"--world=4", "--ranks-per-node=2", "--node-memory=" + std::to_string(given)})["host_memory"];
+  };
+  EXPECT_EQ(two(2 * each)["per_node"], 2 * each);
+  EXPECT_EQ(two(2 * each)["fits"], true);
+  EXPECT_EQ(two(2 * each - 1)["fits"], false);
+  const Outcome o = run_upcycle({"plan", kConfigs + "tiny_moe.json", "--node-memory=1MiB"});
+  EXPECT_NE(o.out.find("host memory per node: "), std::string::npos) << o.out;
+  EXPECT_NE(o.out.find("it does not fit a node's 1.00 MiB, by "), std::string::npos) << o.out;
+  EXPECT_NE(o.out.find("checkpoint.snapshot=bucket"), std::string::npos) << o.out;
+}
+
+TEST(PlanCommand, SaysWhatRecomputationSavesAndCosts) {
+  const json costs =
+      plan_of("tiny_moe.json", {"--world=2", "--parallel.ep=2", "--train.recompute=mlp,norms"})["recompute"];
+  std::map<std::string, json> of;
+  for (const json& c : costs) of[c["setting"]] = c;
+  EXPECT_EQ(of.size(), 8u) << costs;
+  EXPECT_EQ(costs[0]["setting"], "none");
+  const json& none = of["none"];
+  EXPECT_EQ(none["recomputed_bytes"], 0);
+  for (const auto& [setting, c] : of) {
+    if (setting == "none") continue;
+    EXPECT_LT(c["memory_training"], none["memory_training"]) << setting;
+    EXPECT_GT(c["recomputed_bytes"], 0) << setting;
+    const bool product = setting != "norms" && setting != "swiglu" && setting != "selective";
+    EXPECT_EQ(c["flops"] > none["flops"], product) << setting;
+    EXPECT_EQ(c["collective_bytes"] > none["collective_bytes"], setting == "full") << setting;
+  }
+  const auto saved = [&](const char* setting) -> std::int64_t {
+    return none["memory_training"].get<std::int64_t>() - of[setting]["memory_training"].get<std::int64_t>();
+  };
+  EXPECT_EQ(saved("selective"), saved("norms") + saved("swiglu"));
+  EXPECT_EQ(saved("mlp,norms"), saved("norms") + saved("mlp"));
+  EXPECT_GT(saved("full"), saved("mlp,norms") + saved("attention"));
+}
+
 TEST(PlanCommand, AThousandRanksOfSeventyBillionParametersTakeSeconds) {
   const json j = plan_of("llama_70b_moe.json",
                          {"--world=1024", "--rank=777", "--parallel.tp=8", "--parallel.ep=8", "--parallel.etp=8"});
@@ -116,6 +161,10 @@ TEST(PlanCommand, BadInputIsOneLine) {
   EXPECT_NE(error({"--world=0"}).find("--world"), std::string::npos);
   EXPECT_NE(error({"--rank=1"}).find("--rank"), std::string::npos);
   EXPECT_NE(error({"--memory=lots"}).find("--memory"), std::string::npos);
+  EXPECT_NE(error({"--node-memory=lots"}).find("--node-memory: found 'lots'"), std::string::npos);
+  for (const char* ranks : {"--ranks-per-node=0", "--ranks-per-node=3"})
+    EXPECT_NE(error({"--world=2", ranks}).find("--ranks-per-node: found"), std::string::npos) << ranks;
+  EXPECT_NE(error({"--serve", "--node-memory=1GB"}).find("found --node-memory with --serve"), std::string::npos);
   for (const std::string option : {"--policy=mixed", "--max-num-seqs=256", "--max-num-batched-tokens=4096",
                                    "--max-model-len=64", "--block-size=16"}) {
     const std::string found = error({option}), name = option.substr(0, option.find('='));

@@ -225,6 +225,8 @@ TEST_F(CudaRun, APlanCountsWhatCudaAndNcclTake) {
   EXPECT_EQ(one["memory"][name], 512 * mib) << one;
   EXPECT_EQ(two["memory"][name], (512 + 2 * 256) * mib) << two;  // of dp and ep
   EXPECT_EQ(one["memory_on_host"], json{"checkpoint snapshot"});
+  EXPECT_EQ(two["host_memory"]["per_rank"], two["memory"]["checkpoint snapshot"]);
+  EXPECT_EQ(two["host_memory"]["ranks_per_node"], 2);
   std::int64_t sum = 0;
   for (const auto& [key, bytes] : one["memory"].items())
     if (key != "checkpoint snapshot") sum += bytes.get<std::int64_t>();
