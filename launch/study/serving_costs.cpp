@@ -107,7 +107,7 @@ std::vector<ServingResult> serving_costs(const Study& study, const std::vector<S
     for (const Json& k : kept)
       if (std::filesystem::path(k.value("folder", "")).filename() == std::filesystem::path(arm.folder).filename() &&
           k.value("settings", Json()) == Json(settings))
-        return k["report"];
+        return k;
     std::vector<std::string> words = {"bench", "serve", arm.folder};
     if (dense != nullptr) words.push_back("--baseline=" + dense->folder);
     words.insert(words.end(), settings.begin(), settings.end());

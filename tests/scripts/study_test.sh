@@ -30,9 +30,11 @@ expect $report '[.break_even[].unit | test("timed while nothing else ran")] | al
 expect $report '[.runs[] | select(.arm == "upcycled") | .experts.weight_cosine[-1][0] < 1] | all'
 grep -q '<svg' runs/smoke/report.html
 [[ $(wc -l <runs/smoke/runs.csv) -gt 6 ]]
-# Again: nothing is left to do.
+# Again: nothing is left to do, and the report is the same.
+cp $report first.json
 "$program" compare "$root/launch/configs/study_smoke.json" >again.txt 2>&1
 grep -q ' 0 to do' again.txt
+cmp first.json $report
 "$program" plot runs/smoke/runs/*-b1-* --output plot.html
 grep -q '<svg' plot.html
 
