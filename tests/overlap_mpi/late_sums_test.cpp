@@ -33,12 +33,13 @@ class LateSums final : public ForwardingCommunicator {
   std::shared_ptr<Calls> calls_;
 };
 
-Config zero2(bool moe, bool tied) {
+Config config_of(bool moe, bool tied, std::int64_t zero_stage, const char* gradient_dtype = "fp32") {
   Config c = moe ? small_moe_config() : small_config();
   c.model.num_hidden_layers = 3;
   c.model.tie_word_embeddings = tied;
   c.train.global_batch_size = 12;  // three microbatches per rank
-  c.train.zero_stage = 2;
+  c.train.zero_stage = zero_stage;
+  c.train.gradient_dtype = gradient_dtype;
   return c;
 }
 
@@ -65,12 +66,14 @@ std::vector<float> owned_gradients(Config config, bool late, bool one_slot = fal
 TEST(LateSums, GiveTheSameGradients) {
   for (const bool moe : {false, true})
     for (const bool tied : {false, true})
-      EXPECT_TRUE(owned_gradients(zero2(moe, tied), false) == owned_gradients(zero2(moe, tied), true));
+      for (const Config& c :
+           {config_of(moe, tied, 2), config_of(moe, tied, 1, "bf16"), config_of(moe, tied, 2, "bf16")})
+        EXPECT_TRUE(owned_gradients(c, false) == owned_gradients(c, true));
 }
 
 TEST(LateSums, NoticeASlotThatIsUsedAgainTooEarly) {
-  const std::vector<float> right = owned_gradients(zero2(false, false), false);
-  EXPECT_TRUE(owned_gradients(zero2(false, false), true, true) != right);
+  for (const Config& c : {config_of(false, false, 2), config_of(false, false, 1, "bf16")})
+    EXPECT_TRUE(owned_gradients(c, true, true) != owned_gradients(c, false));
 }
 
 }  // namespace
