@@ -8,6 +8,7 @@
 #include "parallel/checkpoint/rank_files.h"
 #include "parallel/model/transformer.h"
 #include "parallel/train/dump_files.h"
+#include "parallel/train/reduction.h"
 
 namespace upcycle {
 namespace {
@@ -82,13 +83,14 @@ struct Observed {
   Observed(const Observed&) = delete;
 };
 
-// Of the pieces that this rank owns: each logical element on one rank. In the backward's order, the last rows first.
-void add_gradients(const Trainer& t, DumpWriter& writer, Staging& staging, std::int64_t microbatches) {
+// Of the pieces that this rank owns: each logical element on one rank. In the backward's order, the last rows first. In
+// fp32 whatever the sums are, so that dumps can be compared.
+void add_gradients(Trainer& t, DumpWriter& writer, Staging& staging, std::int64_t microbatches) {
   const ParamTable global = make_global_table(t.config.model);
   for (const OwnedPiece& p : owned_pieces(t.table(), t.mesh->at, false)) {
     const auto place = static_cast<std::int64_t>(global.rows.size() - global.places.at(p.row->name));
     const auto shape = p.row->is_vector ? std::vector{p.row->columns} : std::vector{p.row->rows, p.row->columns};
-    const Tensor values = gradient_piece(t.table(), t.memory, p);
+    const Tensor values = fp32_gradient(t.optimizer, t.memory, p);
     writer.add(
         {"gradient." + p.row->name, "parameter_gradient", {microbatches, place}, stored_type(values.dtype), shape},
         p.part, bytes_of(staging, values));

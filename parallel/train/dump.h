@@ -17,7 +17,7 @@ void make_dump_folder(const std::string& dir);
 //   microbatch.M.layers.L.experts, .weights  i32, fp32 (T, k) the router's choice
 //   microbatch.M.final_norm                (T, H)
 //   microbatch.M.dx, .layers.L.dx_mid, .dx (T, H) gradient of the last residual, and of a layer's two
-//   gradient.NAME                          of the parameter of this name, summed over all microbatches and ranks
+//   gradient.NAME                          fp32, of the parameter of this name, summed over all microbatches and ranks
 // M counts the step's microbatches over all ranks.
 void dump_step(Trainer& t, const SequenceSource& source, const std::string& dir);
 
