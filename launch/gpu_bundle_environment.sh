@@ -6,9 +6,13 @@
 # too.
 bundle=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-# One rank, without a daemon, with the bundle's own plugins (without hwloc's, which look for displays).
-export OMPI_MCA_mca_base_component_path=$bundle/lib/openmpi OMPI_MCA_ess_singleton_isolated=1
-export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self HWLOC_PLUGINS_PATH=$bundle/lib/hwloc
+# Open MPI and PMIx find their plugins, help texts and settings in the bundle, whatever another Open MPI left in the
+# environment; hwloc finds no plugins: its own look for displays.
+export OPAL_PREFIX=$bundle OPAL_PKGLIBDIR=$bundle/lib/openmpi OPAL_SYSCONFDIR=$bundle/etc
+export PMIX_PREFIX=$bundle PMIX_PKGLIBDIR=$bundle/lib/pmix PMIX_PKGDATADIR=$bundle/share/pmix PMIX_SYSCONFDIR=$bundle/etc
+export HWLOC_PLUGINS_PATH=$bundle/lib/hwloc PATH=$bundle/bin:$PATH
+source "$bundle/launch/open_mpi_settings.sh"
+[[ -n ${PMIX_NAMESPACE:-} ]] || unset "${!PMI_@}" # it knows PMIx alone: under PMI-2 a task is a program by itself
 export UPCYCLE_TESTS_ROOT=$bundle/tests
 
 cuda_folders() { # the folders that may hold CUDA's libraries, the best first
@@ -27,22 +31,21 @@ for folder in sys.path:
 }
 
 link_cuda() {
-  local name folder folders=''
+  local name folder found folders=''
   mkdir -p "$bundle/cuda" || return 2
   for name in libcudart.so.13 libcublasLt.so.13 libnccl.so.2; do
     [[ -z ${UPCYCLE_CUDA_LIBRARIES:-} && -e $bundle/cuda/$name ]] && continue
-    rm -f "$bundle/cuda/$name"
     [[ -n $folders ]] || folders=$(cuda_folders)
+    found=''
     while read -r folder; do
-      if [[ -n $folder && -e $folder/$name ]]; then
-        ln -s "$(readlink -f "$folder/$name")" "$bundle/cuda/$name"
-        break
-      fi
+      [[ -n $folder && -e $folder/$name ]] && found=$(readlink -f "$folder/$name") && break
     done <<<"$folders"
-    if [[ ! -e $bundle/cuda/$name ]]; then
+    if [[ -z $found ]]; then
       echo "$(basename "$0"): $name is not found: it comes with CUDA 13 and NCCL, or with Python wheels; set UPCYCLE_CUDA_LIBRARIES=FOLDER:... to its folder" >&2
       return 2
     fi
+    # Moved into place: ranks that srun starts all do this at once.
+    ln -sf "$found" "$bundle/cuda/$name.$$" && mv -fT "$bundle/cuda/$name.$$" "$bundle/cuda/$name" || return 2
   done
 }
 link_cuda

@@ -1,11 +1,13 @@
 #!/bin/bash
 # Runs upcycle on several ranks of this machine:
 #   launch/run_local.sh -n 4 train run.json --train.steps=100
-# UPCYCLE_BINARY names the binary, by default the release preset's; OMP_NUM_THREADS, if set, is kept.
+# UPCYCLE_BINARY names the binary, by default the release preset's; OMP_NUM_THREADS, if set, is kept. In a GPU bundle
+# (launch/gpu_bundle.sh), where it is also called upcycle-run, it uses the bundle's program and Open MPI.
 set -euo pipefail
+name=$(basename "$0")
 
 usage() {
-  echo "usage: launch/run_local.sh -n RANKS COMMAND [ARGUMENTS]" >&2
+  echo "usage: $0 -n RANKS COMMAND [ARGUMENTS]" >&2
   exit 2
 }
 
@@ -13,18 +15,25 @@ usage() {
 ranks=$2
 shift 2
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-binary=${UPCYCLE_BINARY:-$root/build/release/upcycle}
+root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
+binary=$root/build/release/upcycle
+if [[ -e $root/bundle.txt ]]; then
+  # In an allocation of SLURM, or itself started by srun: these ranks are not the scheduler's.
+  unset "${!SLURM_@}" "${!PMI_@}" "${!PMIX_@}"
+  source "$root/launch/gpu_bundle_environment.sh" || exit 2
+  binary=$root/programs/upcycle
+fi
+binary=${UPCYCLE_BINARY:-$binary}
 if [[ ! -x $binary ]]; then
-  echo "run_local.sh: no binary at $binary: build it, or set UPCYCLE_BINARY" >&2
+  echo "$name: no binary at $binary: build it, or set UPCYCLE_BINARY" >&2
   exit 2
 fi
 if ! command -v mpirun >/dev/null; then
-  echo "run_local.sh: mpirun is not installed (Debian: openmpi-bin)" >&2
+  echo "$name: mpirun is not installed (Debian: openmpi-bin)" >&2
   exit 2
 fi
 
-if [[ $(id -u) == 0 ]]; then  # containers and CI run as root, which OpenMPI refuses unless told twice
+if ((EUID == 0)); then  # containers and CI run as root, which OpenMPI refuses unless told twice
   export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 fi
 cores=$(nproc)
@@ -105,6 +114,6 @@ while kill -0 "$mpirun" 2>/dev/null; do wait "$mpirun" || true; done
 wait "$mpirun" || code=$?
 wait "$reader" || true
 if ((code > 128)); then
-  echo "run_local.sh: a rank died of signal $((code - 128)); the same command goes on from the newest checkpoint" >&2
+  echo "$name: a rank died of signal $((code - 128)); the same command goes on from the newest checkpoint" >&2
 fi
 exit "$code"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # gpu_bundle.sh BUILD: what launch/gpu_bundle.sh packs of this build runs in a root folder that holds glibc, libstdc++, bash,
-# coreutils, grep, sed and Python of this machine, with CUDA's libraries where Python's wheels have them; no network. What
-# only a GPU can run is stood in for: the program drops --device=cuda.
+# coreutils, util-linux, grep, sed and Python of this machine, with CUDA's libraries where Python's wheels have them; without
+# network, /dev/shm, /etc, a name that can be looked up, or (but for the check) root. What only a GPU can run is stood in
+# for: the program drops --device=cuda.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)
 build=$(cd "$1" && pwd)
@@ -11,7 +12,7 @@ not_run() {
   exit 77 # ctest: skipped
 }
 ((EUID == 0)) || not_run "a root folder of its own needs root"
-unshare --mount --net true 2>/dev/null || not_run "this machine lets root make no namespaces"
+unshare --mount --net --uts true 2>/dev/null && command -v ip >/dev/null || not_run "this machine lets root make no namespaces"
 python=$(python3 -c 'import sys; print(sys.executable)') || not_run "there is no python3"
 standard=$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
 packages=/packages # where the bare root's Python has its wheels
@@ -21,14 +22,14 @@ trap 'rm -rf "$work"' EXIT
 "$root/launch/gpu_bundle.sh" --build "$build" --fast --out "$work/bundle.tar.xz"
 
 bare=$work/root
-mkdir -p "$bare"/{usr/bin,usr/lib,usr/lib64,usr/sbin,dev,proc,tmp}
+mkdir -p "$bare"/{usr/bin,usr/lib,usr/lib64,usr/sbin,dev,proc,sys,tmp}
 for folder in bin lib lib64 sbin; do ln -s "usr/$folder" "$bare/$folder"; done
 tar -C "$bare" -xf "$work/bundle.tar.xz"
 put() { [[ -e $bare$1 ]] || { mkdir -p "$(dirname "$bare$1")" && cp -L "$1" "$bare$1"; }; }
 libraries_of() { ldd "$@" 2>/dev/null | sed -n 's/^[^/]*\(\/.*\) (0x.*/\1/p'; }
 programs=("$python")
 for name in bash env basename cat cut date dirname head ln ls mkdir mktemp mv nproc printf readlink rm sleep sort tail \
-  timeout tr grep sed; do
+  timeout tr grep sed setpriv setsid; do
   programs+=("$(type -P "$name")")
 done
 for program in "${programs[@]}"; do put "$program"; done
@@ -39,11 +40,13 @@ for program in "${programs[@]}"; do put "$program"; done
 } | sort -u | while read -r library; do put "$library"; done
 mkdir -p "$bare$standard" "$bare$packages"/nvidia/{cu13,nccl}/lib
 for device in null zero urandom; do : >"$bare/dev/$device"; done
+ln -s /proc/self/fd "$bare/dev/fd"
 
 # Without a GPU and without stand-ins.
 cat >"$bare/as_it_is.sh" <<'END'
 cd /upcycle_gpu
 export OMP_NUM_THREADS=1
+echo "user $EUID"
 tiny="launch/configs/tiny_moe.json --model.num_hidden_layers=1 --train.seq_length=16 --train.micro_batch_size=1 --train.global_batch_size=1"
 echo "== missing"
 UPCYCLE_CUDA_LIBRARIES=/nowhere bin/upcycle --version
@@ -53,6 +56,25 @@ bin/upcycle bench step $tiny --steps=2 --warmup=1
 echo "ended with $?"
 bin/upcycle bench step $tiny --steps=1 --device=cuda
 echo "ended with $?"
+echo "== ranks"
+./upcycle-run -n 4 bench step $tiny --train.global_batch_size=4 --parallel.tp=2 --parallel.ep=4 --steps=2 --warmup=1
+echo "ended with $?"
+./upcycle-run -n 4 bench step $tiny --train.global_batch_size=4 --device=cuda
+echo "ended with $?"
+./upcycle-run -n 4 train none.json
+echo "ended with $?"
+./upcycle-run train none.json
+echo "ended with $?"
+echo "== runs"
+for i in {1..200}; do echo "$((i % 7)) cats sat on $((i * 37 % 101)) mats."; done >text.txt
+bin/upcycle tokenize --tokenizer=bytes --output=tokens text.txt
+for ranks in 4 2; do
+  ./upcycle-run -n $ranks train $tiny --data.train=tokens --model.vocab_size=258 --train.global_batch_size=4 --parallel.ep=$ranks \
+    --train.schedule=constant --train.warmup_steps=0 --train.steps=$((6 - ranks)) --checkpoint.dir=run
+  echo "ended with $?"
+done
+ls -A /tmp
+echo "== tests"
 programs/test_gpu --gtest_list_tests | grep -c '^[A-Z]'
 source launch/gpu_bundle_environment.sh
 ls "$UPCYCLE_TESTS_ROOT/golden/mixtral_k2/golden.safetensors"
@@ -77,8 +99,11 @@ cat gpu_check/report.md
 END
 cat >"$work/inside.sh" <<END
 set -e
+hostname nowhere
+ip link set lo up
 mount --bind "$standard" "$bare$standard"
 mount -t proc proc "$bare/proc"
+mount --rbind /sys "$bare/sys"
 for device in null zero urandom; do mount --bind /dev/\$device "$bare/dev/\$device"; done
 END
 libraries_of "$build/upcycle" | while read -r library; do
@@ -90,10 +115,13 @@ libraries_of "$build/upcycle" | while read -r library; do
   : >"$bare$packages/nvidia/$to/lib/${library##*/}"
   echo "mount --bind '$(readlink -f "$library")' '$bare$packages/nvidia/$to/lib/${library##*/}'"
 done >>"$work/inside.sh"
+chown -R 1000:1000 "$bare/upcycle_gpu"
+chmod 1777 "$bare/tmp"
 for script in as_it_is checked; do
-  echo "chroot '$bare' /usr/bin/env -i PATH=/usr/bin PYTHONPATH=$packages bash /$script.sh >'$work/$script.txt' 2>&1" >>"$work/inside.sh"
+  user=$([[ $script == checked ]] && echo 0 || echo 1000)
+  echo "chroot --userspec=$user:$user '$bare' /usr/bin/env -i PATH=/usr/bin PYTHONPATH=$packages bash /$script.sh >'$work/$script.txt' 2>&1" >>"$work/inside.sh"
 done
-unshare --mount --net --propagation private bash "$work/inside.sh" || {
+unshare --mount --net --uts --propagation private bash "$work/inside.sh" || {
   cat "$work"/*.txt
   exit 1
 }
@@ -111,18 +139,37 @@ for part in sys.argv[2:]:
     at = found + len(part)
 PY
 }
-expect "$work/as_it_is.txt" "== missing
+expect "$work/as_it_is.txt" "user 1000
+== missing
 upcycle: libcudart.so.13 is not found: " "
 ended with 2
 == bench
 " " tokens/s" "
 ended with 0
 " "device: found cuda, " "ended with 2
+== ranks
+" "
+step " "ended with 0
+" "
+upcycle: command line: device: found cuda, " "ended with 2
+" "
+upcycle: none.json: found no such file, " "ended with 2
+usage: ./upcycle-run -n RANKS COMMAND [ARGUMENTS]
+ended with 2
+== runs
+" "ended with 0
+" "
+resumed run/step_" "ended with 0
+== tests
 " "golden.safetensors
 == gpu_check
 gpu_check.sh: nvidia-smi lists no GPU here: run it on a machine with an NVIDIA GPU and its driver
 ended with 2
 "
+# Nothing else is said by what starts ranks, nor left in /tmp.
+noise=$(sed -n '/^== ranks/,/^== runs/p' "$work/as_it_is.txt" | grep -vE '^(== |4 ranks, |step |memory of a rank: |[0-9.]+ % of it|upcycle: |usage: |ended with )') || true
+left=$(sed -n '/^== runs/,/^== tests/{/^ompi/p}' "$work/as_it_is.txt")
+[[ -z $noise$left ]] || { printf 'FAILED: too much: %s\n' "$noise" "$left"; status=1; }
 # On the CPU nothing runs on tensor cores: only this check fails.
 expect "$work/checked.txt" "ended with 1
 # Upcycle on A stand-in, 1 GPU(s)" "driver 1.2.3" "gpu_check.sh --quick --minutes 4" "commit " "| ops | passed |" "| training_steps | passed |" \
