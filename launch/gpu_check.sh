@@ -2,9 +2,10 @@
 # All checks of the CUDA backend that need a GPU, on a machine that has one:
 #   launch/gpu_check.sh [--out FOLDER] [--quick] [--minutes N] [--no-build]
 # Builds the preset cuda; runs the op tests and the training-step tests on the GPU against the CPU; trains the same models on
-# both, and over NCCL where there are more GPUs; measures steps and ops; runs compute-sanitizer's four tools; measures a
-# large model. Writes FOLDER/report.md (default: build/gpu_check) again after every part, and a log of each part beside it.
-# --quick leaves out the sanitizer and the large model, and takes fewer steps. --minutes ends within N minutes: the most
+# both, and in several layouts on 2, 4 and 8 GPUs where there are as many; measures steps (with the memory in use beside the
+# plan's), ops, and collectives (beside the links); runs compute-sanitizer's four tools; measures a large model. Writes
+# FOLDER/report.md (default: build/gpu_check) again after every part, and a log of each part beside it.
+# --quick leaves out the sanitizer, the large model and some layouts, and takes fewer steps. --minutes ends within N minutes: the most
 # useful parts run first, and a part gets at most half of the remaining time. --no-build uses the existing build/cuda. In a
 # bundle (launch/gpu_bundle.sh) nothing is built, and the default FOLDER is gpu_check. Exit code 0: all passed, 1: something
 # failed, 2: it could not begin.
@@ -40,7 +41,7 @@ sys.exit(seconds < 1)' "$minutes" 2>/dev/null); then
   exit 2
 fi
 count=$(grep -c '^GPU ' <<<"$gpus")
-binaries=${UPCYCLE_GPU_BINARIES:-build/cuda} # a test names others, and a smaller UPCYCLE_GPU_BENCH
+binaries=${UPCYCLE_GPU_BINARIES:-build/cuda} # a test names others, and a smaller UPCYCLE_GPU_BENCH and UPCYCLE_GPU_BYTES
 out=${out:-build/gpu_check}
 if [[ -e bundle.txt ]]; then
   source launch/gpu_bundle_environment.sh || exit 2
@@ -83,7 +84,7 @@ part() {
 }
 summary() { # the lines of a log that say most
   local lines
-  lines=$(grep -aE '^\[  (PASSED|FAILED)  \] [0-9]+ tests?|ERROR SUMMARY|^same: |^step [0-9.]+ ms' "$1" | tail -n 4)
+  lines=$(grep -aE '^\[  (PASSED|FAILED)  \] [0-9]+ tests?|ERROR SUMMARY|^same: |^step [0-9.]+ ms|^memory of a rank' "$1" | tail -n 4)
   [[ -n $lines ]] || ! grep -aq '^\[       OK \]' "$1" || lines="$(grep -ac '^\[       OK \]' "$1") tests passed until then"
   lines=${lines//$'\n'/; }
   echo "${lines//|/ }"
@@ -109,8 +110,9 @@ report() { # all results so far; moved into place, so that it is always complete
     for log in "$out"/bench_*.log; do
       [[ -e $log && " ${rows[*]} $running" == *"| $(basename "$log" .log) "* ]] || continue # not of an earlier check
       printf '\n## %s\n\n' "$(basename "$log" .log)"
-      grep -aE '^\||roof|^step |^$' "$log" || echo "nothing: see the log"
+      grep -aE '^\||roof|^step |^memory |^$' "$log" || echo "nothing: see the log"
     done
+    [[ ! -s $out/links.txt ]] || printf '\n## links\n\n```\n%s\n```\n' "$(<"$out/links.txt")"
   } >"$out/report.md.tmp" && mv "$out/report.md.tmp" "$out/report.md"
 }
 date="$(date -u '+%Y-%m-%d %H:%M') UTC"
@@ -161,34 +163,54 @@ tiles=(--model.num_hidden_layers=1 --train.seq_length=160 --train.global_batch_s
 for head in 64 128; do
   on_both "bf16_heads_of_$head" 2e-2 --dtype=bf16 --model.head_dim="$head" "${tiles[@]}"
 done
+enough() { # NAME RANKS: whether there are as many GPUs
+  (($2 <= count)) || { skipped "$1" "$count GPU(s)"; return 1; }
+}
+on_ranks() { # RANKS PROGRAM ARGUMENTS...: sets `started`, the command; ranks share the cores by themselves
+  started=(env -u OMP_NUM_THREADS UPCYCLE_BINARY="$2" ./launch/run_local.sh -n "$1" "${@:3}")
+}
 for ranks in 2 4 8; do
-  for layout in "ep=$ranks" "tp=2"; do
-    name=nccl_${ranks}_ranks_$layout
-    if ((ranks > count)); then
-      skipped "$name" "$count GPU(s)"
-    elif [[ -e bundle.txt ]]; then
-      skipped "$name" "a bundle runs one rank"
-    else
-      part "$name" ./launch/same_losses.py 1e-3 "$out" -- "${tiny[@]}" --dtype=fp32 --device=cuda -- \
-        env -u OMP_NUM_THREADS UPCYCLE_BINARY="$upcycle" ./launch/run_local.sh -n "$ranks" "${tiny[@]:1}" --dtype=fp32 --device=cuda "--parallel.$layout"
-    fi
+  layouts=("ep=$ranks" "tp=2")
+  ((quick)) || layouts+=("ep=1")
+  ((quick || ranks == 2)) || layouts+=("tp=2 ep=$ranks" "tp=2 ep=$((ranks / 2)) etp=2")
+  for layout in "${layouts[@]}"; do
+    name=nccl_${ranks}_ranks_${layout// /_}
+    enough "$name" "$ranks" || continue
+    read -ra keys <<<"$layout"
+    on_ranks "$ranks" "$upcycle" "${tiny[@]:1}" --dtype=fp32 --device=cuda "${keys[@]/#/--parallel.}"
+    part "$name" ./launch/same_losses.py 1e-3 "$out" -- "${tiny[@]}" --dtype=fp32 --device=cuda -- "${started[@]}"
   done
 done
 for ranks in 2 4; do
-  if ((ranks > count)); then
-    skipped "parity_${ranks}_ranks" "$count GPU(s)"
-  elif [[ -e bundle.txt ]]; then
-    skipped "parity_${ranks}_ranks" "a bundle runs one rank"
-  else
-    part "parity_${ranks}_ranks" env -u OMP_NUM_THREADS UPCYCLE_BINARY="$binaries/test_gpu_parity_mpi" \
-      ./launch/run_local.sh -n "$ranks" "--gtest_filter=-Full*"
-  fi
+  enough "parity_${ranks}_ranks" "$ranks" || continue
+  on_ranks "$ranks" "$binaries/test_gpu_parity_mpi" "--gtest_filter=-Full*"
+  part "parity_${ranks}_ranks" "${started[@]}"
 done
 
 repeat=$((quick ? 4 : 20))
 bench=${UPCYCLE_GPU_BENCH:-launch/configs/bench_moe.json}
 part bench_step_bf16 "$upcycle" bench step "$bench" --device=cuda --dtype=bf16 --steps="$repeat" --warmup=3
 part bench_step_fp32 "$upcycle" bench step "$bench" --device=cuda --dtype=fp32 --steps="$repeat" --warmup=3
+# GB/s out of GPU 0 by all its NVLinks, if it has any.
+{
+  nvidia-smi topo -m
+  nvidia-smi nvlink --status
+} >"$out/links.txt" 2>&1 </dev/null
+link=$(python3 -c 'import re, sys
+first = re.split(r"^GPU [1-9]", sys.stdin.read(), flags=re.M)[0]
+print(sum(map(float, re.findall(r"Link \d+: ([0-9.]+) GB/s", first))) or "")' <"$out/links.txt")
+for ranks in 2 4 8; do
+  if enough "bench_collectives_$ranks" "$ranks"; then
+    on_ranks "$ranks" "$upcycle" bench collectives "$bench" --device=cuda --dtype=bf16 "--seconds=0.$((quick ? 02 : 1))" \
+      --bytes="${UPCYCLE_GPU_BYTES:-256MiB}" ${link:+--link="$link"}
+    part "bench_collectives_$ranks" "${started[@]}"
+  fi
+  if enough "bench_step_$ranks" "$ranks"; then
+    on_ranks "$ranks" "$upcycle" bench step "$bench" --device=cuda --dtype=bf16 --steps="$repeat" --warmup=3 \
+      --train.micro_batch_size=1 --train.global_batch_size="$((4 * ranks))" --parallel.ep="$ranks"
+    part "bench_step_$ranks" "${started[@]}"
+  fi
+done
 part bench_ops_bf16 "$upcycle" bench ops "$bench" --device=cuda --dtype=bf16 "--seconds=0.$((quick ? 1 : 5))"
 
 sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
@@ -212,6 +234,11 @@ if ((!quick)); then
     --model.max_position_embeddings=8192 --train.seq_length=4096 --train.micro_batch_size=2 --train.global_batch_size=2)
   part bench_large_ops "$upcycle" bench ops "$bench" --device=cuda --dtype=bf16 "${large[@]}"
   part bench_large_step "$upcycle" bench step "$bench" --device=cuda --dtype=bf16 "${large[@]}" --model.num_hidden_layers=2
+  if enough bench_one_node 8; then # with half of its layers it fits whatever its other settings
+    on_ranks 8 "$upcycle" bench step launch/configs/one_node_8b.json --device=cuda --model.num_hidden_layers=16 \
+      --train.global_batch_size=32 --steps=3 --warmup=1
+    part bench_one_node "${started[@]}"
+  fi
 fi
 report
 echo "gpu_check.sh: $out/report.md: $( ((failed)) && echo "something FAILED" || echo "all that ran passed")"

@@ -85,15 +85,16 @@ END
 # With stand-ins.
 cat >"$bare/checked.sh" <<'END'
 cd /upcycle_gpu
-printf '#!/bin/bash\n[[ $1 == -L ]] && echo "GPU 0: A stand-in (UUID: x)" || echo 1.2.3\n' >/usr/bin/nvidia-smi
+printf '#!/bin/bash\n[[ $1 == -L ]] && printf "GPU %%d: A stand-in (UUID: x)\\n" 0 1 2 3 || echo 1.2.3\n' >/usr/bin/nvidia-smi
 printf '#!/bin/bash\necho "[  PASSED  ] 3 tests."\n' >programs/test_gpu
 cat programs/test_gpu >programs/test_gpu_train
 cat programs/test_gpu >programs/test_gpu_serve_mpi
+cat programs/test_gpu >programs/test_gpu_parity_mpi
 mv programs/upcycle programs/of_the_cpu
 printf '#!/bin/bash\nfor word; do shift; [[ $word == --device=cuda ]] || set -- "$@" "$word"; done\nexec "${0%%/*}/of_the_cpu" "$@"\n' >programs/upcycle
 python3 -c 'import os, sys
 for name in sys.argv[1:]: os.chmod(name, 0o755)' /usr/bin/nvidia-smi programs/upcycle
-OMP_NUM_THREADS=1 UPCYCLE_GPU_BENCH=launch/configs/tiny_moe.json ./gpu_check.sh --quick --minutes 4
+OMP_NUM_THREADS=1 UPCYCLE_GPU_BENCH=launch/configs/tiny_moe.json UPCYCLE_GPU_BYTES=65536 ./gpu_check.sh --quick --minutes 4
 echo "ended with $?"
 cat gpu_check/report.md
 END
@@ -172,9 +173,10 @@ left=$(sed -n '/^== runs/,/^== tests/{/^ompi/p}' "$work/as_it_is.txt")
 [[ -z $noise$left ]] || { printf 'FAILED: too much: %s\n' "$noise" "$left"; status=1; }
 # On the CPU nothing runs on tensor cores: only this check fails.
 expect "$work/checked.txt" "ended with 1
-# Upcycle on A stand-in, 1 GPU(s)" "driver 1.2.3" "gpu_check.sh --quick --minutes 4" "commit " "| ops | passed |" "| training_steps | passed |" \
+# Upcycle on A stand-in, 4 GPU(s)" "driver 1.2.3" "gpu_check.sh --quick --minutes 4" "commit " "| ops | passed |" "| training_steps | passed |" \
   "| fp32_as_on_the_cpu | passed |" "| bf16_as_on_the_cpu | passed |" "| bf16_heads_of_64 | **FAILED**" \
   "same: 3 losses, the largest relative difference 0.0e+00" "attention_forward_mma ran 0 times" \
-  "| bf16_heads_of_128 | **FAILED**" "| bench_step_bf16 | passed |" "| bench_ops_bf16 | passed |" "| compute-sanitizer | not run: --quick |"
+  "| bf16_heads_of_128 | **FAILED**" "| nccl_2_ranks_ep=2 | passed |" "| nccl_4_ranks_tp=2 | passed |" "| nccl_8_ranks_ep=8 | not run: 4 GPU(s) |" \
+  "| parity_4_ranks | passed |" "| bench_step_bf16 | passed |" "| bench_collectives_4 | passed |" "| bench_step_4 | passed |" "| bench_ops_bf16 | passed |" "| compute-sanitizer | not run: --quick |"
 ((status)) || echo "a bare root runs the bundle"
 exit "$status"

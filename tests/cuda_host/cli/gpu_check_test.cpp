@@ -25,7 +25,12 @@ struct GpuCheck : ::testing::Test {
   }
   // What only a machine with a GPU has, and the suites of tests.
   void stand_ins() const {
-    program("tools/nvidia-smi", "[[ $1 == -L ]] && printf 'GPU %d: A stand-in (UUID: x)\\n' 0 1 || echo 1.2.3");
+    program("tools/nvidia-smi", R"(case $1 in
+  -L) printf 'GPU %d: A stand-in (UUID: x)\n' 0 1 ;;
+  topo) echo 'GPU0 X NV18' ;;
+  nvlink) printf 'GPU %d: A stand-in (UUID: x)\n\t Link 0: 26.562 GB/s\n\t Link 1: 26.562 GB/s\n' 0 1 ;;
+  *) echo 1.2.3 ;;
+esac)");
     program("tools/compute-sanitizer", "echo '== ERROR SUMMARY: 0 errors'");
     for (const char* suite : {"test_gpu", "test_gpu_train", "test_gpu_parity_mpi", "test_gpu_serve_mpi"})
       program(std::string("build/") + suite, "echo '[  PASSED  ] 3 tests.'");
@@ -37,6 +42,7 @@ struct GpuCheck : ::testing::Test {
     return run_program(words, {{"PATH", path},
                                {"UPCYCLE_GPU_BINARIES", small.file("build")},
                                {"UPCYCLE_GPU_BENCH", small.file("run.json")},
+                               {"UPCYCLE_GPU_BYTES", "65536"},
                                {"OMP_NUM_THREADS", "1"}});
   }
 };
@@ -105,8 +111,11 @@ TEST_F(GpuCheck, WritesOneReport) {
   parts.insert(parts.end(), on_tensor_cores.begin(), on_tensor_cores.end());
   for (const char* part :
        {"| nccl_2_ranks_ep=2 | passed |", "| nccl_2_ranks_tp=2 | passed |", "| nccl_4_ranks_ep=4 | not run: 2 GPU(s) |",
-        "| parity_2_ranks | passed |", "| bench_step_fp32 | passed |", "| compute-sanitizer | not run: --quick |",
-        "## training_steps: the end of its log", "## bench_ops_bf16", "| attention_backward |"})
+        "| parity_2_ranks | passed |", "| bench_step_fp32 | passed |", " GiB in use on its GPU, ",
+        "| bench_collectives_2 | passed |", "| bench_step_2 | passed |", "| bench_collectives_8 | not run: 2 GPU(s) |",
+        "| compute-sanitizer | not run: --quick |", "## training_steps: the end of its log", "## bench_collectives_2",
+        "| of the link |", "| world | 2 | all_to_all_v | 65536 |", "## bench_ops_bf16", "| attention_backward |",
+        "## links", "GPU0 X NV18", "Link 1: 26.562 GB/s"})
     parts.emplace_back(part);
   std::size_t at = 0;  // most important first
   for (const std::string& part : parts) {
@@ -130,7 +139,7 @@ TEST_F(GpuCheck, EndsInTheMinutesThatItHas) {
       R"(\| ops \| \*\*stopped\*\*: no end in the [1-3] s that it got \| [1-3] s \| 1 tests passed.*)");
   EXPECT_TRUE(std::regex_match(rows[1], stopped)) << rows[1];
   EXPECT_EQ(rows[2].find("| training_steps | passed |"), 0u) << rows[2];
-  EXPECT_EQ(rows.back(), "| bench_large_step | not run: no time left | | |");
+  EXPECT_EQ(rows.back(), "| bench_one_node | not run: 2 GPU(s) | | |");
   for (const char* word : {"none", "0", "-1", "x"})
     EXPECT_NE(
         run({"--minutes", word}, true).err.find("--minutes: found '" + std::string(word) + "', expected a number"),
