@@ -88,7 +88,7 @@ code=0
 
 # Without times, and without what names the folder.
 same() {
-  jq -S "walk(if type == \"object\" then del(.wall_seconds, .device_seconds, .tokens_per_second, .folder, .command) else . end)
+  jq -S "walk(if type == \"object\" then del(.wall_seconds, .device_seconds, .own_device_seconds, .tokens_per_second, .folder, .command) else . end)
     | del(.study.notes, .study.machine) | (.runs[].differences? |= del(.\"init.load\", .\"init.upcycle\"))
     | (.runs[].error |= sub(\"disk/out\"; \"quiet\"; \"g\"))" "$1/report.json"
 }
