@@ -3,8 +3,8 @@
   launch/one_node.py            prints the tables
   launch/one_node.py --check    fails if those in launch/README.md differ (a test runs this)
   launch/one_node.py --write    writes them into the README
-UPCYCLE_BINARY names a binary that has the CUDA backend, by default build/cuda/upcycle; no GPU is needed. Settings that this
-binary does not know are left out, and said."""
+UPCYCLE_BINARY names another program than build/release/upcycle; no build for GPUs is needed. Settings that the program does
+not know are left out, and said."""
 import json
 import os
 import re
@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-BINARY = os.environ.get("UPCYCLE_BINARY", ROOT + "/build/cuda/upcycle")
+BINARY = os.environ.get("UPCYCLE_BINARY", ROOT + "/build/release/upcycle")
 README = ROOT + "/launch/README.md"
 BEGIN, END = "<!-- one_node.py -->", "<!-- end of one_node.py -->"
 GIB = 2.0**30
