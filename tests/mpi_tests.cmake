@@ -4,7 +4,7 @@
 # of FULL_RANKS, labelled full, which run everything. The files' objects are a library, ${name}_files: they do not know
 # the backend, so that tests/cuda_host can link them with another one. ENVIRONMENT adds to that of every entry. BF16: the
 # tests that depend on products of bf16, as a gtest filter; two ranks run them again as an older processor.
-set(UPCYCLE_MPI_TEST_SECONDS 300 CACHE STRING "ctest's limit for one rank count; a single test has 120 s (mpi_main.cpp)")
+set(UPCYCLE_MPI_TEST_SECONDS 900 CACHE STRING "ctest's limit for one rank count; a single test has 120 s (mpi_main.cpp)")
 
 set(UPCYCLE_MPIRUN ${MPIEXEC_EXECUTABLE} --oversubscribe --bind-to none --mca btl self,vader --mca oob_tcp_if_include lo
     ${MPIEXEC_NUMPROC_FLAG})
