@@ -6,14 +6,18 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/slurm.sh"
 enter_cluster "$@"
 
-for ((i = 0; i < 1600; i++)); do
-  echo "The $( ((i % 3)) && echo cat || echo dog) sat on the $( ((i % 5)) && echo mat || echo roof) for $((i % 7)) hours."
-  ((i % 20)) || echo "<|endoftext|>"
-done >"$world/text.txt"
-logged "$UPCYCLE_BINARY" tokenize --tokenizer=bytes --output="$world/text" "$world/text.txt"
+text() {  # NAME FIRST LAST: a token set of these sentences, 20 in a document
+  for ((i = $2; i < $3; i++)); do
+    echo "The $( ((i % 3)) && echo cat || echo dog) sat on the $( ((i % 5)) && echo mat || echo roof) for $((i * i % 71)) hours."
+    ((i % 20)) || echo "<|endoftext|>"
+  done >"$world/$1.txt"
+  logged "$UPCYCLE_BINARY" tokenize --tokenizer=bytes --doc-separator="<|endoftext|>" --output="$world/$1" "$world/$1.txt"
+}
+text train 0 1600
+text valid 1600 2600
 cat >"$world/study.json" <<X
 { "name": "slurm", "output": "$world/study",
-  "data": { "pretraining": "$world/text", "continuation": "$world/text", "valid": { "text": "$world/text" } },
+  "data": { "pretraining": "$world/train", "continuation": "$world/train", "valid": { "text": "$world/valid" } },
   "run": { "dtype": "fp32", "train": { "seq_length": 32, "micro_batch_size": 2, "global_batch_size": 8 } },
   "sizes": { "tiny": { "model": { "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 258, "max_position_embeddings": 128 } } },
