@@ -101,6 +101,7 @@ Backend make_backend(const MpiSession& session, const Config& config) {
   agree_or_throw(*ranks, [&] { check_own_gpu(places, session, seen, where); });
   log_info("rank {} computes on GPU {} ({}) of the {} that it sees", session.rank(), gpu, address, seen);
   Backend b = cuda::make_backend(gpu);
+  b.host_ops = make_cpu_ops();
   b.ranks_on_host = session.ranks_on_host();
   return b;
 #else

@@ -17,9 +17,9 @@ class Ops;
 struct Backend {
   std::unique_ptr<Device> device;
   std::unique_ptr<Stream> stream;
-  std::shared_ptr<Ops> ops;
-  int gpu = -1;           // its index among the GPUs that this process sees; -1: the CPU
-  int ranks_on_host = 1;  // ranks that share this host's memory
+  std::shared_ptr<Ops> ops, host_ops = nullptr;  // host_ops: the CPU's, beside a GPU
+  int gpu = -1;                                  // its index among the GPUs that this process sees; -1: the CPU
+  int ranks_on_host = 1;                         // ranks that share this host's memory
 };
 
 // On every rank, from config.device. Each rank of a host takes its own GPU: its index among the host's ranks, modulo

@@ -90,7 +90,7 @@ int bench_step(const MpiSession& session, const std::string& file, const std::ve
   });
   agree_or_throw(*mesh.world, [&] {
     yardstick = make_yardstick(backend, c.storage(), layout.world);
-    t = make_trainer(c, mesh, *backend.device, *backend.stream, *backend.ops);
+    t = make_trainer(c, mesh, *backend.device, *backend.stream, *backend.ops, backend.host_ops.get());
   });
   initialize_trainer(t, static_cast<std::uint64_t>(c.seed));
   const SequenceSource source = [&](std::int64_t index, std::span<std::int32_t> tokens,

@@ -152,7 +152,8 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
     // Before anything is written, refuse what can not be computed here or does not fit in memory.
     yardstick = make_yardstick(backend, run.setup.config.storage(), layout.world);
     if (session.rank() == 0) run.dumps = start_dump(run.setup.config.debug.dump, run.setup.checkpoint != nullptr);
-    run.trainer = make_trainer(run.setup.config, mesh, *backend.device, *backend.stream, *backend.ops);
+    run.trainer =
+        make_trainer(run.setup.config, mesh, *backend.device, *backend.stream, *backend.ops, backend.host_ops.get());
   });
   run.dumps = mesh.world->max_of(run.dumps ? 1 : 0) > 0;
   if (all_stop(*mesh.world)) return stopped_before_training();

@@ -157,6 +157,9 @@ void check_train(const Config& config, const Trained& done) {
   // A constant learning rate never falls to min_lr.
   if (t.schedule != "constant" && t.min_lr > t.lr)
     fail("train.min_lr", t.min_lr, fmt::format("at most train.lr = {}", t.lr), "lower it, e.g. to a tenth of lr");
+  if (t.optimizer_offload && t.moments() == 0 && config.dtype == "fp32")
+    fail("train.optimizer_offload", "true under train.optimizer = sgd and dtype = fp32", "false",
+         "there the parameters are all of the state: nothing could move");
 
   if (!config.init.load.empty() && !config.init.upcycle.empty())
     fail("init.upcycle", "it beside init.load", "one of the two", "load continues a model, upcycle gives it experts");

@@ -83,8 +83,9 @@ struct TrainConfig {
   double eps = 1e-8, clip_grad = 1.0;
   std::string gradient_dtype = "fp32";  // fp32 | bf16
   std::int64_t zero_stage = 1;          // 1 | 2
-  std::string recompute = "none";       // none | selective | full | classes, joined by commas
-  std::vector<std::string> freeze;      // patterns of canonical parameter names, * and ? as in a shell
+  bool optimizer_offload = false;
+  std::string recompute = "none";   // none | selective | full | classes, joined by commas
+  std::vector<std::string> freeze;  // patterns of canonical parameter names, * and ? as in a shell
   std::int64_t eval_every = 0, eval_steps = 0, log_every = 1;
   std::int64_t check_replicas_every = 100;
   std::int64_t profile_step_start = 0, profile_step_end = 0;  // counted from 1, inclusive; 0: none

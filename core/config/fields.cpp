@@ -107,6 +107,9 @@ std::vector<Field> make_fields() {
       FIELD(train.zero_stage,
             "what replicas divide among them: 1 the optimizer's state; 2 gradients too, reduced in each microbatch", {},
             Range{1, 2}),
+      FIELD(
+          train.optimizer_offload,
+          "on a GPU: masters and moments in host memory, where the CPU updates them; on the CPU they are there anyway"),
       FIELD(train.recompute,
             "activations that backward makes again instead of keeping them: selective is swiglu and norms, which cost "
             "no product; mlp is swiglu too; full is a whole layer but its input and routing",

@@ -14,9 +14,10 @@ class DryDevice final : public Device {
   std::unique_ptr<Stream> make_stream() override;
   void* allocate(std::size_t bytes) override;
   void release(void* data, std::size_t bytes) override;
+  void* allocate_host(std::size_t bytes) override;
   void copy(Stream& stream, CopyKind kind, void* to, const void* from, const Runs& runs) override;
 
-  std::size_t in_use() const { return in_use_; }  // bytes
+  std::size_t in_use() const { return in_use_; }  // bytes of the device
   std::size_t peak() const { return peak_; }      // the most ever in use
 
  private:

@@ -7,6 +7,7 @@
 
 #include "core/check.h"
 #include "core/error.h"
+#include "core/staging.h"
 #include "data/hash.h"
 #include "kernels/ops.h"
 #include "parallel/model/weights.h"
@@ -41,7 +42,7 @@ void check_freeze(const ModelConfig& model, const std::vector<std::string>& patt
 
 Optimizer make_optimizer(const ParamTable& table, Arrivals& arrivals, const Mesh& mesh, Device& device, Ops& ops,
                          Stream& stream, Workspace workspace, const TrainConfig& config) {
-  Optimizer o{&table, &arrivals, &mesh, &device, &ops, &stream, workspace, config, {}, {}, {}, {}, {}, {}, {}};
+  Optimizer o{&table, &arrivals, &mesh, &device, &ops, &stream, workspace, config, {}, {}, {}, {}, {}, {}, {}, {}};
   if (mesh.layout.tp > 1) o.replicated = replicated_ranges(table, mesh.at);
   const std::size_t buckets = table.dense.buckets.size() + table.expert.buckets.size();
   o.sums.reserve(buckets);
@@ -61,9 +62,14 @@ Optimizer make_optimizer(const ParamTable& table, Arrivals& arrivals, const Mesh
 }
 
 void masters_from_weights(Optimizer& o, TrainMemory& memory) {
-  if (memory.weights.dense.dtype == DType::F32) return;
-  for (const OwnedPiece& p : owned_pieces(*o.table, o.mesh->at, true))
-    o.ops->convert(*o.stream, master_piece(memory, p), piece_of(memory.weights, p));
+  if (!memory.separate_masters()) return;
+  Staging staging(*o.device, *o.stream);
+  for (const OwnedPiece& p : owned_pieces(*o.table, o.mesh->at, true)) {
+    if (memory.host_state.allocated())
+      read_floats(staging, piece_of(memory.weights, p), master_piece(memory, p).as<float>());
+    else
+      o.ops->convert(*o.stream, master_piece(memory, p), piece_of(memory.weights, p));
+  }
 }
 
 namespace {

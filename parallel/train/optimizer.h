@@ -1,4 +1,5 @@
 #pragma once
+#include <memory>
 #include <vector>
 
 #include "core/device.h"
@@ -10,6 +11,7 @@
 namespace upcycle {
 
 class Ops;
+struct Offload;  // offload.h
 
 struct OwnedRange {
   std::int64_t begin, end;  // elements
@@ -38,6 +40,7 @@ struct Optimizer {
   std::vector<OwnedRange> replicated;   // of the dense buffer, by offset: owned parts of rows replicated over tp
   std::vector<BucketSum> sums;          // in flight: of buckets being reduced
   std::vector<Event> sums_over_tp;      // in flight
+  std::shared_ptr<Offload> offload;     // null: masters and moments lie, and are updated, where the gradients are
 
   // The ranks that hold copies of a group's parameters: dp or edp.
   Communicator& replicas(ParamGroup g) const { return g == ParamGroup::Dense ? *mesh->dp : *mesh->edp; }

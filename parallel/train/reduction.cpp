@@ -1,6 +1,7 @@
 #include "parallel/train/reduction.h"
 
 #include "kernels/ops.h"
+#include "parallel/train/offload.h"
 
 namespace upcycle {
 
@@ -94,10 +95,13 @@ void start_reduction(Optimizer& o, TrainMemory& memory, std::int64_t layer, bool
     const Reduction r = reduction_of(o, memory, g, b);
     o.sums.push_back({&b, g, o.replicas(g).reduce_scatter(r.mine, r.all)});
   });
-  if (memory.slots.size == 0) return;
-  // The next part's slots lie where the sums before this part's do.
-  finish_sums(o, memory, layer);
-  if (layer - 1 > (memory.slots.tied ? -1 : kAll)) empty_slots(o, memory, layer - 1);
+  if (memory.slots.size > 0) {
+    // The next part's slots lie where the sums before this part's do.
+    finish_sums(o, memory, layer);
+    if (layer - 1 > (memory.slots.tied ? -1 : kAll)) empty_slots(o, memory, layer - 1);
+  }
+  // Sums that leave slots are finished with the next part.
+  if (last) start_offload(o, memory, memory.slots.size > 0 ? layer + 1 : layer);
 }
 
 void finish_reduction(Optimizer& o, TrainMemory& memory) {
@@ -114,6 +118,7 @@ void finish_reduction(Optimizer& o, TrainMemory& memory) {
   o.sums.clear();
   for (const Event& sum : o.sums_over_tp) o.stream->wait(sum);
   o.sums_over_tp.clear();
+  finish_offload(o, memory);
 }
 
 Tensor fp32_gradient(Optimizer& o, const TrainMemory& memory, const OwnedPiece& p) {
@@ -135,6 +140,7 @@ void clip_gradients(Optimizer& o, TrainMemory& memory, double& sum_squares) {
   sum_squares = o.mesh->world->sum_of(sum_squares);
   o.device->copy_from_host(*o.stream, memory.sum_squares.data, &sum_squares, sizeof sum_squares);
   o.ops->clip_scale(*o.stream, memory.scale, memory.sum_squares, static_cast<float>(o.config.clip_grad));
+  clip_on_host(o, sum_squares);
 }
 
 }  // namespace upcycle

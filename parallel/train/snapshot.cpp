@@ -1,6 +1,7 @@
 #include "parallel/train/snapshot.h"
 
 #include <algorithm>
+#include <cstring>
 #include <map>
 
 #include "core/check.h"
@@ -39,17 +40,29 @@ void layout_snapshot(Arena& arena, const std::vector<OwnedPiece>& pieces, const 
     layout_whole(arena, pieces, config.train.moments(), into);
 }
 
-// (piece.part.size()), on the device.
+// (piece.part.size()), where it lies.
 Tensor state_of(const Trainer& t, StateKind kind, const OwnedPiece& piece) {
   if (kind == StateKind::Master) return master_piece(t.memory, piece);
   return shard_piece_of(kind == StateKind::Moment1 ? t.memory.m : t.memory.v, piece);
 }
 
-// Copies values of the piece from `begin` on, in the stream's order.
+// With all threads: the training stands meanwhile.
+void copy_on_host(float* to, const Tensor& from) {
+  const std::int64_t bytes = static_cast<std::int64_t>(from.bytes()), block = std::int64_t{1} << 20;
+#pragma omp parallel for schedule(static) if (bytes > block)
+  for (std::int64_t begin = 0; begin < bytes; begin += block)
+    std::memcpy(reinterpret_cast<char*>(to) + begin, static_cast<const char*>(from.data) + begin,
+                static_cast<std::size_t>(std::min(block, bytes - begin)));
+}
+
+// Copies values of the piece from `begin` on: in the stream's order, or at once where they are in host memory.
 void copy_state(const Trainer& t, Stream& stream, StateKind kind, const OwnedPiece& piece, std::int64_t begin,
                 std::int64_t n, float* to) {
   const Tensor from = state_of(t, kind, piece).slice_rows(begin, begin + n);
-  t.device->copy_to_host(stream, to, from.data, from.bytes());
+  if (t.memory.host_state.allocated())
+    copy_on_host(to, from);
+  else
+    t.device->copy_to_host(stream, to, from.data, from.bytes());
 }
 
 PieceReader reader_of(const Trainer& t, const Snapshot& s) {

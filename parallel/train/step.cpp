@@ -104,6 +104,7 @@ StepResult train_step(Trainer& t, const SequenceSource& source) {
   if (!std::isfinite(result.grad_norm) || !std::isfinite(result.loss))
     throw Diverged(fmt::format("step {}: loss {} and gradient norm {}: training has diverged", t.step + 1,
                                std::abs(result.loss), std::abs(result.grad_norm)));  // a NaN's sign says nothing
+  if (t.optimizer.offload != nullptr) finish(t.state_read);
   t.stream->wait(t.state_read);
   result.lr = learning_rate(t.config, {t.step, t.tokens});
   update_parameters(t.optimizer, t.memory, result.lr);

@@ -7,7 +7,7 @@ FlatPair take_pair(Arena& arena, DType dtype, std::int64_t dense, std::int64_t e
   return {arena.take(dtype, {dense}), arena.take(dtype, {expert})};
 }
 
-void layout(TrainMemory& memory, const ParamTable& table, DType dtype, int moments) {
+void layout(TrainMemory& memory, const ParamTable& table, DType dtype, int moments, Arena::Memory state) {
   memory.weights = take_pair(memory.parameters, dtype, table.dense.size, table.expert.size);
   const auto sums = [&](const FlatGroup& g) { return memory.storage.zero_stage == 2 ? g.shard_size : g.size; };
   memory.grads = take_pair(memory.gradients, memory.storage.dtype, sums(table.dense), sums(table.expert));
@@ -15,10 +15,12 @@ void layout(TrainMemory& memory, const ParamTable& table, DType dtype, int momen
     return g.size > 0 && (memory.storage.dtype != DType::F32 || (memory.storage.zero_stage == 2 && g.ranks > 1));
   };
   memory.slots = take_slots(memory.gradients, table, {needs_slots(table.dense), needs_slots(table.expert)});
+  const bool on_host = state == Arena::Memory::Host;
   const auto shard = [&] {
-    return take_pair(memory.optimizer, DType::F32, table.dense.shard_size, table.expert.shard_size);
+    return take_pair(on_host ? memory.host_state : memory.optimizer, DType::F32, table.dense.shard_size,
+                     table.expert.shard_size);
   };
-  if (dtype != DType::F32) memory.master = shard();
+  if (dtype != DType::F32 || on_host) memory.master = shard();
   if (moments > 0) memory.m = shard();
   if (moments > 1) memory.v = shard();
   memory.sum_squares = memory.optimizer.take(DType::F64, {1});
@@ -30,25 +32,28 @@ Tensor slice(const Tensor& flat, std::int64_t begin, std::int64_t size) { return
 }  // namespace
 
 TrainMemory make_train_memory(const ParamTable& table, DType dtype, int moments, Device& device,
-                              const GradientStorage& storage) {
+                              const GradientStorage& storage, Arena::Memory state) {
   TrainMemory memory;
   memory.storage = storage;
-  layout(memory, table, dtype, moments);
+  layout(memory, table, dtype, moments, state);
   memory.parameters.allocate(device);
   memory.gradients.allocate(device);
   memory.optimizer.allocate(device);
-  layout(memory, table, dtype, moments);
+  if (state == Arena::Memory::Host) memory.host_state.allocate(device, state);
+  layout(memory, table, dtype, moments, state);
   return memory;
 }
 
 std::vector<MemoryClass> plan_train_memory(const ParamTable& table, DType dtype, int moments,
-                                           const GradientStorage& storage) {
+                                           const GradientStorage& storage, Arena::Memory state) {
   TrainMemory memory;
   memory.storage = storage;
-  layout(memory, table, dtype, moments);
-  return {{"parameters", memory.parameters.high_water()},
-          {"gradients", memory.gradients.high_water()},
-          {"optimizer", memory.optimizer.high_water()}};
+  layout(memory, table, dtype, moments, state);
+  std::vector<MemoryClass> classes{{"parameters", memory.parameters.high_water()},
+                                   {"gradients", memory.gradients.high_water()},
+                                   {"optimizer", memory.optimizer.high_water()}};
+  if (state == Arena::Memory::Host) classes.push_back({memory.host_state.name(), memory.host_state.high_water(), true});
+  return classes;
 }
 
 Tensor piece_of(const FlatPair& flat, const OwnedPiece& piece) {
@@ -60,12 +65,20 @@ Tensor shard_piece_of(const FlatPair& shards, const OwnedPiece& piece) {
 }
 
 Tensor master_piece(const TrainMemory& memory, const OwnedPiece& piece) {
-  return memory.weights.dense.dtype == DType::F32 ? piece_of(memory.weights, piece)
-                                                  : shard_piece_of(memory.master, piece);
+  return memory.separate_masters() ? shard_piece_of(memory.master, piece) : piece_of(memory.weights, piece);
+}
+
+Staging state_staging(const TrainMemory& memory, Device& device, Stream& stream) {
+  if (memory.host_state.allocated()) return Staging();
+  return Staging(device, stream);
 }
 
 Tensor gradient_piece(const ParamTable& table, const TrainMemory& memory, const OwnedPiece& p) {
   return raw_gradient(table, memory, p.row->group, p.flat, p.flat + p.part.size());
+}
+
+DType raw_type(const GradientStorage& storage, const FlatGroup& group) {
+  return storage.zero_stage == 2 || group.ranks == 1 ? storage.dtype : DType::F32;
 }
 
 Tensor raw_gradient(const ParamTable& table, const TrainMemory& memory, ParamGroup g, std::int64_t begin,
@@ -74,7 +87,7 @@ Tensor raw_gradient(const ParamTable& table, const TrainMemory& memory, ParamGro
   const FlatGroup& group = table.group(g);
   const std::int64_t at = begin - group.owned_begin(bucket);
   if (memory.storage.zero_stage == 2) return slice(memory.grads.of(g), bucket.shard_begin + at, end - begin);
-  if (memory.storage.dtype == DType::F32 || group.ranks == 1) return slice(memory.grads.of(g), begin, end - begin);
+  if (memory.storage.dtype == raw_type(memory.storage, group)) return slice(memory.grads.of(g), begin, end - begin);
   return slice(reduced_part(group, memory.grads.of(g), bucket), at, end - begin);
 }
 

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "core/arena.h"
+#include "core/staging.h"
 #include "parallel/model/params.h"
 #include "parallel/train/gradient_slots.h"
 
@@ -29,22 +30,27 @@ struct GradientStorage {
 //               expert.shard_size); and the slots
 //   optimizer   (dense.shard_size, expert.shard_size) fp32: master (bf16 runs only; in fp32 the parameters are the
 //               masters), first moment (AdamW, Lion), second moment (AdamW)
+//   host_state  (dense.shard_size, expert.shard_size) where the optimizer is offloaded: masters (always copies of their
+//               own) and moments, in host memory beside the GPU; the arena `optimizer` then holds two numbers
 struct TrainMemory {
-  Arena parameters{"parameters"}, gradients{"gradients"}, optimizer{"optimizer"};
+  Arena parameters{"parameters"}, gradients{"gradients"}, optimizer{"optimizer"}, host_state{"optimizer state"};
   GradientStorage storage;
   FlatPair weights, grads, master, m, v;
   GradientSlots slots;  // of the groups that have replicas, under zero_stage 2; of both where the sums are bf16
   Tensor sum_squares;   // f64 (1)
   Tensor scale;         // fp32 (1): the clipping factor
+
+  bool separate_masters() const { return master.dense.rank > 0; }  // else the parameters are the masters
 };
 
-// Plans and allocates. `moments`: TrainConfig::moments.
+// Plans and allocates. `moments`: TrainConfig::moments. `state`: where masters and moments are to lie.
 TrainMemory make_train_memory(const ParamTable& table, DType dtype, int moments, Device& device,
-                              const GradientStorage& storage = {});
+                              const GradientStorage& storage = {}, Arena::Memory state = Arena::Memory::Device);
 
 // Bytes of the same layout; allocates nothing.
 std::vector<MemoryClass> plan_train_memory(const ParamTable& table, DType dtype, int moments,
-                                           const GradientStorage& storage = {});
+                                           const GradientStorage& storage = {},
+                                           Arena::Memory state = Arena::Memory::Device);
 
 // Views of one owned piece.
 Tensor piece_of(const FlatPair& flat, const OwnedPiece& piece);          // of parameters
@@ -53,7 +59,8 @@ Tensor master_piece(const TrainMemory& memory, const OwnedPiece& piece);
 Tensor gradient_piece(const ParamTable& table, const TrainMemory& memory, const OwnedPiece& piece);
 
 // Where the step's raw gradient of owned elements [begin, end) of a group's flat buffer lies (in one bucket, or with no
-// other replica). It is fp32 or, under zero_stage 2 and where there are no replicas, of the sums' type.
+// other replica). It is fp32 or, under zero_stage 2 and where there are no replicas, of the sums' type (raw_type).
+DType raw_type(const GradientStorage& storage, const FlatGroup& group);
 Tensor raw_gradient(const ParamTable& table, const TrainMemory& memory, ParamGroup g, std::int64_t begin,
                     std::int64_t end);
 
@@ -63,5 +70,8 @@ Tensor reduced_part(const FlatGroup& group, const Tensor& sums, const Bucket& bu
 
 // Where backward adds a row's gradient (PlaceOf).
 Tensor gradient_place(const ParamTable& table, const TrainMemory& memory, const ParamRow& row);
+
+// For reading and writing masters and moments, wherever they lie.
+Staging state_staging(const TrainMemory& memory, Device& device, Stream& stream);
 
 }  // namespace upcycle

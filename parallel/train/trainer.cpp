@@ -3,8 +3,10 @@
 
 #include <algorithm>
 
+#include "core/check.h"
 #include "core/error.h"
 #include "parallel/model/transformer.h"
+#include "parallel/train/offload.h"
 #include "parallel/train/snapshot.h"
 
 namespace upcycle {
@@ -34,6 +36,7 @@ void check_zero_stage(const Config& c, const Layout& layout) {
 GradientStorage gradient_storage(const TrainConfig& c) {
   return {c.zero_stage, c.gradient_dtype == "bf16" ? DType::BF16 : DType::F32};
 }
+Arena::Memory memory_of_state(const Config& c) { return offloads(c) ? Arena::Memory::Host : Arena::Memory::Device; }
 
 }  // namespace
 
@@ -62,13 +65,14 @@ PassShape training_pass(const Config& c) {
   return pass;
 }
 
-Trainer make_trainer(const Config& config, const Mesh& mesh, Device& device, Stream& stream, Ops& ops) {
+Trainer make_trainer(const Config& config, const Mesh& mesh, Device& device, Stream& stream, Ops& ops, Ops* host_ops) {
   Trainer t;
   t.config = config;
   t.mesh = &mesh;
   t.device = &device;
   t.stream = &stream;
   t.ops = &ops;
+  t.host_ops = host_ops;
   const PassShape pass = training_pass(config);
   const std::int64_t n = microbatches_here(config, mesh);
   check_freeze(config.model, config.train.freeze);
@@ -85,11 +89,15 @@ Trainer make_trainer(const Config& config, const Mesh& mesh, Device& device, Str
   fill_batch_shape(device, stream, t.batch, pass);
 
   t.memory = make_train_memory(t.model->table, config.storage(), config.train.moments(), device,
-                               gradient_storage(config.train));
+                               gradient_storage(config.train), memory_of_state(config));
   bind_weights(*t.model, t.memory.weights.dense, t.memory.weights.expert);
   bind_gradients(*t.model, [&](const ParamRow& row) { return gradient_place(t.model->table, t.memory, row); });
   t.optimizer =
       make_optimizer(t.model->table, t.model->arrivals, mesh, device, ops, stream, t.model->workspace, config.train);
+  if (offloads(config) && device.kind() == DeviceKind::Cuda) {
+    UPCYCLE_CHECK(host_ops != nullptr, "no ops of the CPU to update what is offloaded");
+    t.optimizer.offload = make_offload(t.optimizer, t.memory, *host_ops);
+  }
   t.host_tokens = HostArray<std::int32_t>(device, static_cast<std::size_t>(n * pass.T()));
   t.host_targets = HostArray<std::int32_t>(device, t.host_tokens.size());
   t.host_sums = HostArray<double>(device, static_cast<std::size_t>(t.model->activations.step_sums.size()) + 1);
@@ -102,10 +110,15 @@ std::vector<MemoryClass> plan_trainer(const Config& config, const Mesh& mesh, Op
   const auto device = make_cpu_device();
   const auto stream = device->make_stream();
   const PassShape pass = training_pass(config);
-  const Transformer m = make_transformer(arena, config.model, pass, *device, *stream, ops, mesh);
+  Transformer m = make_transformer(arena, config.model, pass, *device, *stream, ops, mesh);
   (void)take_batch(arena, pass);
-  std::vector<MemoryClass> plan =
-      plan_train_memory(m.table, config.storage(), config.train.moments(), gradient_storage(config.train));
+  std::vector<MemoryClass> plan = plan_train_memory(m.table, config.storage(), config.train.moments(),
+                                                    gradient_storage(config.train), memory_of_state(config));
+  if (offloads(config)) {
+    const Optimizer o = make_optimizer(m.table, m.arrivals, mesh, *device, ops, *stream, m.workspace, config.train);
+    plan.push_back(
+        {"offload buffers", plan_offload(o, config.storage(), gradient_storage(config.train)).buffers, true});
+  }
   plan.insert(plan.end(), arena.classes().begin(), arena.classes().end());
   const bool cuda = config.device == "cuda";
   plan.push_back(cuda ? cuda_estimate(nccl_communicators(config, mesh.layout))

@@ -23,6 +23,7 @@ struct Trainer {
   Device* device = nullptr;
   Stream* stream = nullptr;
   Ops* ops = nullptr;
+  Ops* host_ops = nullptr;  // the CPU's, beside a GPU; null where there is none, or no need
 
   // Destroyed in reverse order: copies from these may be in flight until the device's memory is freed.
   HostArray<std::int32_t> host_tokens, host_targets;  // this rank's sequences of one step
@@ -43,8 +44,9 @@ struct Trainer {
 };
 
 // Plans, allocates and binds everything; parameters are zero until initialised or loaded. Throws InputError where
-// batch, model and layout do not fit together.
-Trainer make_trainer(const Config& config, const Mesh& mesh, Device& device, Stream& stream, Ops& ops);
+// batch, model and layout do not fit together. `host_ops`: the CPU's, which train.optimizer_offload needs beside a GPU.
+Trainer make_trainer(const Config& config, const Mesh& mesh, Device& device, Stream& stream, Ops& ops,
+                     Ops* host_ops = nullptr);
 
 // The number of groups of several ranks that this run uses for tensors: on GPUs each has an NCCL communicator
 // (comm_nccl.h).

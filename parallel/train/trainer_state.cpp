@@ -28,13 +28,12 @@ void restore_moment(Checkpoint& checkpoint, StateKind kind, const OwnedPiece& p,
 }  // namespace
 
 StoreRows store_trainer_rows(Trainer& t, Staging& staging) {
-  const bool separate_masters = t.config.storage() != DType::F32;
   std::map<const ParamRow*, std::vector<OwnedPiece>> owned;
   for (const OwnedPiece& p : owned_pieces(t.table(), t.mesh->at, true)) owned[p.row].push_back(p);
-  return [&t, &staging, separate_masters, owned = std::move(owned)](const ParamRow& row, const Rectangle& part,
-                                                                    const float* values) {
+  return [&t, &staging, owned = std::move(owned)](const ParamRow& row, const Rectangle& part, const float* values) {
     store_rows(row, part, values, staging, t.memory.weights.dense, t.memory.weights.expert);
-    if (!separate_masters) return;
+    if (!t.memory.separate_masters()) return;
+    Staging host;  // where masters lie in host memory
     const std::int64_t begin = row.offset + (part.row - row.part.row) * part.columns;
     const std::int64_t end = begin + part.size();  // flat
     const auto pieces = owned.find(&row);
@@ -43,7 +42,7 @@ StoreRows store_trainer_rows(Trainer& t, Staging& staging) {
       const std::int64_t from = std::max(begin, p.flat), to = std::min(end, p.flat + p.part.size());
       if (from >= to) continue;
       const Tensor master = t.memory.master.of(row.group).slice_rows(p.shard + from - p.flat, p.shard + to - p.flat);
-      write_floats(staging, master, values + (from - begin));
+      write_floats(t.memory.host_state.allocated() ? host : staging, master, values + (from - begin));
     }
   };
 }
@@ -70,7 +69,7 @@ void restore_trainer(Trainer& t, Checkpoint& checkpoint) {
         "new run with init.load",
         checkpoint.directory(), checkpoint.moments(), moments, t.config.train.optimizer);
   if (moments > 0) {
-    Staging staging(*t.device, *t.stream);
+    Staging staging = state_staging(t.memory, *t.device, *t.stream);
     for (const OwnedPiece& p : owned_pieces(t.table(), t.mesh->at, true)) {
       restore_moment(checkpoint, StateKind::Moment1, p, staging, shard_piece_of(t.memory.m, p));
       if (moments > 1) restore_moment(checkpoint, StateKind::Moment2, p, staging, shard_piece_of(t.memory.v, p));

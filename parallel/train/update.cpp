@@ -2,22 +2,22 @@
 
 #include "core/check.h"
 #include "kernels/ops.h"
+#include "parallel/train/offload.h"
 #include "parallel/train/reduction.h"
 
 namespace upcycle {
-namespace {
 
-void update_piece(Optimizer& o, TrainMemory& memory, const OwnedPiece& p, double lr) {
-  const Tensor param = piece_of(memory.weights, p), master = master_piece(memory, p),
-               grad = fp32_gradient(o, memory, p);
+void update_piece(const Optimizer& o, const TrainMemory& memory, const OwnedPiece& p, const PieceUpdate& at,
+                  double lr) {
+  const Tensor master = master_piece(memory, p);
   const auto decay = static_cast<float>(p.row->weight_decay ? o.config.weight_decay : 0);
   if (o.config.optimizer == "sgd") {
-    o.ops->sgd(*o.stream, param, master, grad, memory.scale, static_cast<float>(lr), decay);
+    at.ops->sgd(*at.stream, at.param, master, at.grad, at.scale, static_cast<float>(lr), decay);
     return;
   }
   if (o.config.optimizer == "lion") {
-    o.ops->lion(
-        *o.stream, param, master, shard_piece_of(memory.m, p), grad, memory.scale,
+    at.ops->lion(
+        *at.stream, at.param, master, shard_piece_of(memory.m, p), at.grad, at.scale,
         {static_cast<float>(lr), static_cast<float>(o.config.beta1), static_cast<float>(o.config.beta2), decay});
     return;
   }
@@ -27,8 +27,16 @@ void update_piece(Optimizer& o, TrainMemory& memory, const OwnedPiece& p, double
                        static_cast<float>(o.config.eps),
                        decay,
                        o.row_steps[o.index_of(p)]};
-  o.ops->adamw(*o.stream, param, master, shard_piece_of(memory.m, p), shard_piece_of(memory.v, p), grad, memory.scale,
-               step);
+  at.ops->adamw(*at.stream, at.param, master, shard_piece_of(memory.m, p), shard_piece_of(memory.v, p), at.grad,
+                at.scale, step);
+}
+
+namespace {
+
+void update_piece(Optimizer& o, TrainMemory& memory, const OwnedPiece& p, double lr) {
+  if (o.offload != nullptr) return update_on_host(o, memory, p, lr);
+  update_piece(o, memory, p, {o.ops, o.stream, piece_of(memory.weights, p), fp32_gradient(o, memory, p), memory.scale},
+               lr);
 }
 
 Event gather_bucket(Optimizer& o, TrainMemory& memory, ParamGroup g, const Bucket& b) {

@@ -4,6 +4,16 @@
 // From clipped gradients to parameters that every replica has.
 namespace upcycle {
 
+// What computes the update of one piece (n elements), and which tensors it reads and writes beside the piece's master
+// and moments.
+struct PieceUpdate {
+  Ops* ops;
+  Stream* stream;
+  Tensor param, grad;  // (n)
+  Tensor scale;        // fp32 (1)
+};
+void update_piece(const Optimizer& o, const TrainMemory& memory, const OwnedPiece& p, const PieceUpdate& at, double lr);
+
 // Updates every owned piece once, with memory.scale, one part of the model (Bucket::layer) after another in forward
 // order; counts steps per row. Each part is gathered from its owners as soon as it is updated: the model's arrivals
 // list the gathers in flight.

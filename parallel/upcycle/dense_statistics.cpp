@@ -79,7 +79,7 @@ DenseStatistics live_statistics(const Trainer& dense, const ModelConfig& moe) {
   std::map<std::string, std::size_t> place;
   for (std::size_t i = 0; i < matrices.size(); ++i) place[matrices[i].name] = i;
   std::vector<StatisticsSum> sums(matrices.size());
-  Staging staging(*dense.device, *dense.stream);
+  Staging staging = state_staging(dense.memory, *dense.device, *dense.stream);
   for (const OwnedPiece& p : owned_pieces(dense.table(), dense.mesh->at, false)) {
     const auto at = place.find(p.row->name);
     if (at == place.end()) continue;

@@ -90,14 +90,15 @@ void exchange_shards(const LiveExchange& plan, const Trainer& dense, const Tenso
   std::vector<std::int64_t> send_counts(static_cast<std::size_t>(world.size())), receive_counts(send_counts.size());
   std::vector<float> scratch;
   // Two staging rings: received values are read while results are written, and a ring's pieces are reused in turn.
-  Staging in(*moe.device, *moe.stream), out_staging(*moe.device, *moe.stream);
+  Staging in(*moe.device, *moe.stream), out_staging = state_staging(moe.memory, *moe.device, *moe.stream);
+  const CopyKind way = dense.memory.host_state.allocated() ? CopyKind::FromHost : CopyKind::OnDevice;
   for (std::int64_t round = 0; round < plan.rounds; ++round) {
     const auto sends = round_of(plan.sends, round), receives = round_of(plan.receives, round);
     auto* out = static_cast<float*>(send.data);
     for (const Transfer& t : sends) {
       const auto pitch = [](std::int64_t columns) { return static_cast<std::size_t>(columns) * sizeof(float); };
       moe.device->copy(
-          *moe.stream, CopyKind::OnDevice, out, from.as<float>() + t.shard,
+          *moe.stream, way, out, from.as<float>() + t.shard,
           {pitch(t.part.columns), static_cast<std::size_t>(t.part.rows), pitch(t.part.columns), pitch(t.width)});
       out += t.part.size();
     }

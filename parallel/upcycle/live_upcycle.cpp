@@ -30,6 +30,7 @@ void convert_live(const Trainer& dense, Trainer& moe) {
     exchange_shards(plan_rounds(LiveState::Masters), dense, dense.memory.master.dense, maker, LiveState::Masters, moe,
                     moe.memory.master);
   if (round_masters) gather_experts(moe);
+  if (!masters_move) masters_from_weights(moe.optimizer, moe.memory);  // where they are not the weights themselves
   if (const int moments = c.train.moments(); moments > 0) {
     const LiveExchange plan = plan_rounds(LiveState::Moments);
     exchange_shards(plan, dense, dense.memory.m.dense, maker, LiveState::Moments, moe, moe.memory.m);
@@ -50,7 +51,7 @@ void convert_live(const Trainer& dense, Trainer& moe) {
 LiveUpcycle upcycle_live(Trainer dense, const Config& config, std::span<const std::int32_t> probe) {
   const std::vector<float> before =
       probe_logits(dense, dense.config.model, dense.memory.weights, idle_gradients(dense), probe);
-  LiveUpcycle result{make_trainer(config, *dense.mesh, *dense.device, *dense.stream, *dense.ops), {}};
+  LiveUpcycle result{make_trainer(config, *dense.mesh, *dense.device, *dense.stream, *dense.ops, dense.host_ops), {}};
   Trainer& moe = result.trainer;
   convert_live(dense, moe);
   const std::vector<float> after = probe_logits(moe, config.model, moe.memory.weights, idle_gradients(moe), probe);

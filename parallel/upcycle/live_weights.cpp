@@ -136,9 +136,15 @@ void make_local_experts(const Trainer& dense, const ExpertMaker& maker, Trainer&
 }
 
 void gather_experts(Trainer& moe) {
-  for (const OwnedPiece& p : owned_pieces(moe.table(), moe.mesh->at, true))
-    if (p.row->group == ParamGroup::Expert)
-      moe.ops->convert(*moe.stream, piece_of(moe.memory.weights, p), master_piece(moe.memory, p));
+  Staging staging(*moe.device, *moe.stream);
+  for (const OwnedPiece& p : owned_pieces(moe.table(), moe.mesh->at, true)) {
+    if (p.row->group != ParamGroup::Expert) continue;
+    const Tensor weights = piece_of(moe.memory.weights, p), master = master_piece(moe.memory, p);
+    if (moe.memory.host_state.allocated())
+      write_floats(staging, weights, master.as<float>());
+    else
+      moe.ops->convert(*moe.stream, weights, master);
+  }
   gather_parameters(moe.optimizer, moe.memory, ParamGroup::Expert);
 }
 

@@ -266,6 +266,20 @@ TEST(CheckTrain, WeightsAlone) {
   expect_bad_run([](Config& c) { c.checkpoint.snapshot = "none"; }, "checkpoint.snapshot: found 'none'");
 }
 
+TEST(CheckTrain, OffloadOfNothing) {
+  expect_bad_run(
+      [](Config& c) { c.train.optimizer_offload = true, c.train.optimizer = "sgd", c.dtype = "fp32"; },
+      "train.optimizer_offload: found true under train.optimizer = sgd and dtype = fp32, expected false; there the "
+      "parameters are all of the state");
+  Config c = good_run();
+  c.train.optimizer_offload = true;
+  for (const char* device : {"cpu", "cuda"})
+    for (const char* optimizer : {"adamw", "sgd"}) {
+      c.device = device, c.train.optimizer = optimizer, c.dtype = "bf16";
+      EXPECT_NO_THROW(check_train(c)) << device << optimizer;
+    }
+}
+
 TEST(CheckTrain, ProfilersWindow) {
   expect_bad_run([](Config& c) { c.train.profile_step_start = 3, c.train.profile_step_end = 2; },
                  "train.profile_step_end: found 2, expected at least train.profile_step_start = 3");

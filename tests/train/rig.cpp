@@ -18,9 +18,10 @@ namespace upcycle {
 
 std::unique_ptr<Device> make_rig_device() { return testing::make_test_device(); }
 std::shared_ptr<Ops> make_rig_ops() { return testing::make_test_ops(); }
+std::shared_ptr<Ops> make_host_ops() { return make_cpu_ops(); }
 
 Rig cpu_rig() {
-  Rig rig{nullptr, nullptr, nullptr};
+  Rig rig{nullptr, nullptr, nullptr, nullptr};
   rig.device = make_cpu_device();
   rig.stream = rig.device->make_stream();
   rig.ops = make_cpu_ops();
@@ -33,6 +34,11 @@ void copy_elements(Device& device, Stream& stream, void* to, std::size_t bytes_e
   UPCYCLE_CHECK(x.contiguous() && bytes_each == size_of(x.dtype), "{} as {} bytes each", x.describe(), bytes_each);
   device.copy_to_host(stream, to, x.data, x.bytes());
   stream.synchronize();
+}
+
+bool lies_in(const Arena& arena, const Tensor& x) {
+  const auto *begin = static_cast<const char*>(arena.data()), *at = static_cast<const char*>(x.data);
+  return arena.allocated() && at >= begin && at < begin + arena.capacity();
 }
 
 std::vector<float> floats_of(const Trainer& t, const Tensor& x) {
@@ -99,7 +105,7 @@ Config small_moe_config() {
 }
 
 Trainer random_trainer(const Rig& rig, const Config& config, const Mesh& mesh) {
-  Trainer t = make_trainer(config, mesh, *rig.device, *rig.stream, *rig.ops);
+  Trainer t = make_trainer(config, mesh, *rig.device, *rig.stream, *rig.ops, rig.host_ops.get());
   ParamTable table = t.table();
   for (ParamRow& row : table.rows)
     if (row.name.ends_with("block_sparse_moe.gate.weight")) row.init_std = 0.5;

@@ -15,12 +15,13 @@ namespace upcycle {
 // once for all backends.
 std::unique_ptr<Device> make_rig_device();
 std::shared_ptr<Ops> make_rig_ops();
+std::shared_ptr<Ops> make_host_ops();  // the CPU's
 
 // A device, its stream and its ops: what tests of models and training use.
 struct Rig {
   std::unique_ptr<Device> device = make_rig_device();
   std::unique_ptr<Stream> stream = device->make_stream();
-  std::shared_ptr<Ops> ops = make_rig_ops();
+  std::shared_ptr<Ops> ops = make_rig_ops(), host_ops = make_host_ops();
 };
 // The CPU's, whatever backend is under test: the reference for other backends.
 Rig cpu_rig();
@@ -37,8 +38,10 @@ std::vector<T> values_of(Device& device, Stream& stream, const Tensor& x) {
   copy_elements(device, stream, values.data(), sizeof(T), x);
   return values;
 }
+bool lies_in(const Arena& arena, const Tensor& x);
 template <class T>
 std::vector<T> values_of(const Trainer& t, const Tensor& x) {
+  if (lies_in(t.memory.host_state, x)) return {x.as<T>(), x.as<T>() + x.size()};
   return values_of<T>(*t.device, *t.stream, x);
 }
 std::vector<float> floats_of(const Trainer& t, const Tensor& x);                    // fp32 or bf16

@@ -1,3 +1,5 @@
+#include <fmt/core.h>
+
 #include <filesystem>
 
 #include "tests/cli/refused.h"
@@ -91,6 +93,27 @@ TEST_F(CudaRun, TwoRanksOverNcclThenOneOnTheCpu) {
     EXPECT_EQ(checkpoint_hashes(file(name)).size(), 4u);  // model and optimizer of two ranks
     small.train(name, all);
     expect_same_steps(name, "cpu", 1e-4);
+  }
+}
+
+// Files are the same, byte for byte, wherever masters and moments lie, and a run may change it at any checkpoint.
+TEST_F(CudaRun, OffloadedRunsSaveTheSameFiles) {
+  for (const int ranks : {1, 2}) {
+    json all{{"model", moe}, {"dtype", ranks == 1 ? "fp32" : "bf16"}, {"train", {{"steps", 4}}}}, half = all;
+    if (ranks == 2) all["parallel"] = half["parallel"] = {{"ep", 2}};
+    half["train"]["steps"] = 2;
+    const auto name = [&](const char* of) { return fmt::format("{}_{}", of, ranks); };
+    const Words on{"--train.optimizer_offload=true"};
+    (void)expect_trained(name("plain"), all, ranks);
+    (void)expect_trained(name("offloaded"), all, ranks, on);
+    (void)expect_trained(name("first"), half, ranks, on);
+    (void)expect_trained(name("first"), all, ranks);
+    (void)expect_trained(name("second"), half, ranks);
+    const Outcome resumed = expect_trained(name("second"), all, ranks, on);
+    EXPECT_NE(resumed.err.find("train.optimizer_offload: false -> true"), std::string::npos) << resumed.err;
+    const auto want = checkpoint_hashes(file(name("plain")));
+    EXPECT_EQ(want.size(), 2U * static_cast<unsigned>(ranks));
+    for (const char* run : {"offloaded", "first", "second"}) EXPECT_EQ(checkpoint_hashes(file(name(run))), want) << run;
   }
 }
 

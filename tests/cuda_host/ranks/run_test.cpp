@@ -6,6 +6,7 @@
 #include <set>
 
 #include "core/trace.h"
+#include "parallel/train/offload.h"
 #include "parallel/train/step.h"
 #include "tests/cuda_host/ranks/schedule.h"
 #include "tests/cuda_host/ranks/whole_state.h"
@@ -45,8 +46,9 @@ struct Ran {
   std::vector<double> losses, norms;
   TrainedState state;
 };
-Ran run(const Rig& rig, const Config& c, const Mesh& mesh, const FixedSequences& data) {
-  Trainer t = make_trainer(c, mesh, *rig.device, *rig.stream, *rig.ops);
+Ran run(const Rig& rig, const Config& c, const Mesh& mesh, const FixedSequences& data, OffloadSizes sizes = {}) {
+  Trainer t = make_trainer(c, mesh, *rig.device, *rig.stream, *rig.ops, rig.host_ops.get());
+  if (t.optimizer.offload != nullptr) t.optimizer.offload = make_offload(t.optimizer, t.memory, *rig.host_ops, sizes);
   random_fill()(t);
   Ran r;
   for (int i = 0; i < 3; ++i) {
@@ -93,6 +95,27 @@ void expect_same_run(const char* dtype, const std::vector<std::uint64_t>& seeds)
 TEST(GpuRun, HasTheSameBitsWheneverItsStreamsRun) { expect_same_run("bf16", {1}); }
 TEST(FullGpuRun, HasTheSameBitsWheneverItsStreamsRun) {
   for (const char* dtype : {"fp32", "bf16"}) expect_same_run(dtype, {1, 2, 3});
+}
+
+// With masters and moments in host memory, whenever streams run and however large the blocks.
+TEST(GpuRun, OffloadedHasTheSameBits) {
+  const Rig rig;
+  for (const char* dtype : {"fp32", "bf16"}) {
+    SCOPED_TRACE(dtype);
+    Config c = run_config(dtype);
+    c.device = "cuda";
+    const FixedSequences data = data_of(c);
+    const Mesh mesh = make_test_mesh(rig, mixed_layout());
+    const Ran want = run(rig, c, mesh, data);
+    c.train.optimizer_offload = true;
+    for (const OffloadSizes sizes : {OffloadSizes{}, OffloadSizes{64, 3}}) {
+      const DeferredStreams deferred(sizes.slots);
+      const Ran got = run(rig, c, mesh, data, sizes);
+      EXPECT_EQ(got.losses, want.losses);
+      EXPECT_EQ(got.norms, want.norms);
+      expect_same_state(got.state, want.state);
+    }
+  }
 }
 
 // Counts the waits of the host for a stream that find work to be done.

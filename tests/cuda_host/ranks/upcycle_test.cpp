@@ -64,9 +64,15 @@ struct GpuUpcycling : ::testing::Test {
   SharedFolder folder{host_world()};
   FixedSequences data = random_sequences(32, 12, 37, 3);
 
+  // What follows does not depend on where a GPU's masters and moments lie.
+  static Config offloaded(Config c, bool offload) {
+    if (offload) c.device = "cuda", c.train.optimizer_offload = true;
+    return c;
+  }
+
   Trainer trainer(const Rig& rig, Config c, const Mesh& mesh) {
     c.parallel.tp = mesh.layout.tp, c.parallel.ep = mesh.layout.ep, c.parallel.etp = mesh.layout.etp;
-    return make_trainer(c, mesh, *rig.device, *rig.stream, *rig.ops);
+    return make_trainer(c, mesh, *rig.device, *rig.stream, *rig.ops, rig.host_ops.get());
   }
 
   std::unique_ptr<Checkpoint> saved(Trainer& t, const std::string& name) {
@@ -105,7 +111,8 @@ TEST_F(GpuUpcycling, FromACheckpointIsTheCpusBitForBit) {
       c.model = upcycled_model(dense.model, experts(way.E, way.k, way.moe_F), way.upcycle, "test");
       const std::uint64_t made_before = emul::counters().nccl_communicators;
       const Mesh on_gpu = make_test_mesh(gpu, p), on_cpu = make_test_mesh(cpu, p);
-      Trainer a = trainer(gpu, c, on_gpu), b = trainer(cpu, c, on_cpu);
+      const bool offload = turn % 2 == 0;
+      Trainer a = trainer(gpu, offloaded(c, offload), on_gpu), b = trainer(cpu, c, on_cpu);
       {
         const DeferredStreams deferred(turn);
         const double change = upcycle_from_checkpoint(a, *checkpoint, kProbe).change;
@@ -131,7 +138,7 @@ TEST_F(GpuUpcycling, FromACheckpointIsTheCpusBitForBit) {
       const TrainedState was = whole_state(a);
       expect_same_state(whole_state(read), was);
       const auto again = saved(read, fmt::format("cpu_{}", turn));
-      Trainer back = trainer(gpu, c, other_gpu);
+      Trainer back = trainer(gpu, offloaded(c, !offload), other_gpu);
       {
         const DeferredStreams deferred(turn);
         restore_trainer(back, *again);
@@ -159,12 +166,13 @@ TEST_F(GpuUpcycling, LiveAtAStepIsTheCpusBitForBit) {
       c.parallel.tp = p.tp, c.parallel.ep = p.ep, c.parallel.etp = p.etp;
       const std::uint64_t made_before = emul::counters().nccl_communicators;
       const Mesh on_gpu = make_test_mesh(gpu, p), on_cpu = make_test_mesh(cpu, p);
-      Trainer a0 = trainer(gpu, dense, on_gpu), b0 = trainer(cpu, dense, on_cpu);
+      const bool offload = turn % 2 == (dense.storage() == DType::F32 ? 0 : 1);
+      Trainer a0 = trainer(gpu, offloaded(dense, offload), on_gpu), b0 = trainer(cpu, dense, on_cpu);
       restore_trainer(a0, *checkpoint);
       restore_trainer(b0, *checkpoint);
       LiveUpcycle b = upcycle_live(std::move(b0), c, kProbe);
       const DeferredStreams deferred(turn);
-      LiveUpcycle a = upcycle_live(std::move(a0), c, kProbe);
+      LiveUpcycle a = upcycle_live(std::move(a0), offloaded(c, offload), kProbe);
       expect_same_state(whole_state(a.trainer), whole_state(b.trainer));
       EXPECT_EQ(a.trainer.step, 2);
       check_replicas(a.trainer.optimizer, a.trainer.memory);
