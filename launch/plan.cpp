@@ -1,6 +1,7 @@
 #include "parallel/plan/plan.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -53,7 +54,7 @@ PlannedRun resolve(const std::string& file, const std::vector<std::string>& over
 }
 
 // What to change first if a rank's memory is too small, by its largest class.
-std::string advice(const Plan& plan) {
+std::string advice(const Plan& plan, bool cuda) {
   const auto bytes = [](const MemoryClass& m) { return m.beside_gpu ? 0 : m.bytes; };
   const auto largest =
       std::max_element(plan.memory.begin(), plan.memory.end(),
@@ -65,6 +66,7 @@ std::string advice(const Plan& plan) {
   std::string what = "use fewer tokens per microbatch";
   if (name == "parameters" || name == "gradients") what = "raise parallel.ep, parallel.etp or parallel.tp";
   if (name == "optimizer" || name == "checkpoint snapshot") what = "use more ranks: it is cut over all replicas";
+  if (name == "optimizer" && cuda) what += ", or train.optimizer_offload";
   if (name == "activations")
     what =
         "use train.recompute (the table says what each class saves), a smaller train.micro_batch_size or a larger "
@@ -97,7 +99,11 @@ void print(const std::vector<RecomputeCost>& costs) {
                size_text(c.collective_bytes - none.collective_bytes));
 }
 
-Json to_json(const Plan& p, std::size_t memory, bool cuda) {
+// Of a rank's part of its host: eight ranks on a server of two sockets with eight channels of DDR5-4800 each, two
+// thirds of whose 614 GB/s can be reached.
+constexpr double kHostRate = 50e9;
+
+Json to_json(const Plan& p, std::size_t memory, bool cuda, double host_rate) {
   Json j;
   j["world"] = p.layout.world;
   j["rank"] = p.rank;
@@ -120,7 +126,7 @@ Json to_json(const Plan& p, std::size_t memory, bool cuda) {
   if (memory > 0) {
     j["memory_given"] = memory;
     j["fits"] = p.peak_bytes() <= memory;
-    if (p.peak_bytes() > memory) j["advice"] = advice(p);
+    if (p.peak_bytes() > memory) j["advice"] = advice(p, cuda);
   }
   j["collectives"] = Json::array();
   std::uint64_t fixed = 0;
@@ -139,6 +145,12 @@ Json to_json(const Plan& p, std::size_t memory, bool cuda) {
   j["flops_all_ranks"] = p.flops_total;
   j["model_flops"] = p.model_flops;
   j["product_memory_bytes"] = p.memory_bytes;
+  if (p.offload.host_memory > 0)
+    j["offload"] = {{"down", p.offload.down},
+                    {"up", p.offload.up},
+                    {"host_memory", p.offload.host_memory},
+                    {"host_rate", host_rate},
+                    {"seconds", p.offload.host_memory / host_rate}};
   j["files"] = {{"model", p.model_file},
                 {"optimizer", p.optimizer_file},
                 {"all_ranks", p.files_total},
@@ -147,7 +159,7 @@ Json to_json(const Plan& p, std::size_t memory, bool cuda) {
   return j;
 }
 
-void print(const Plan& p, std::size_t memory, const CheckpointConfig& saves) {
+void print(const Plan& p, std::size_t memory, const Config& config, double host_rate) {
   const Layout& l = p.layout;
   fmt::print("{:.4g} B parameters, {:.4g} B active per token\n", static_cast<double>(p.parameters.total) / 1e9,
              static_cast<double>(p.parameters.active) / 1e9);
@@ -179,19 +191,25 @@ void print(const Plan& p, std::size_t memory, const CheckpointConfig& saves) {
 
   fmt::print("\nFLOPs of a step: {:.4g} on this rank, {:.4g} on all, {:.4g} of the model\n", p.flops, p.flops_total,
              p.model_flops);
+  if (const OffloadCost& o = p.offload; o.host_memory > 0)
+    fmt::print(
+        "optimizer offload per step: {} down, {} up, {} of host memory moved: {:.3g} s of the CPU at {:.3g} GB/s\n",
+        size_text(static_cast<std::uint64_t>(o.down)), size_text(static_cast<std::uint64_t>(o.up)),
+        size_text(static_cast<std::uint64_t>(o.host_memory)), o.host_memory / host_rate, host_rate / 1e9);
   fmt::print("a checkpoint: {} of this rank (model {}, optimizer {}), {} in all\n",
              size_text(p.model_file + p.optimizer_file), size_text(p.model_file), size_text(p.optimizer_file),
              size_text(p.files_total));
   if (p.model_alone > 0)
     fmt::print("its weights alone: {} of this rank, {} in all\n", size_text(p.model_alone),
                size_text(p.model_alone_total));
-  if (saves.snapshot == "bucket")
+  if (config.checkpoint.snapshot == "bucket")
     fmt::print("training waits at each save until this rank's bytes are written: checkpoint.snapshot = bucket\n");
   if (memory == 0) return;
   if (p.peak_bytes() <= memory) {
     fmt::print("it fits {}\n", size_text(memory));
   } else {
-    fmt::print("it does not fit {}, by {}: {}\n", size_text(memory), size_text(p.peak_bytes() - memory), advice(p));
+    fmt::print("it does not fit {}, by {}: {}\n", size_text(memory), size_text(p.peak_bytes() - memory),
+               advice(p, config.device == "cuda"));
   }
 }
 
@@ -268,6 +286,7 @@ int run_plan(const Arguments& arguments) {
   bool json = false, row = false, serve = false;
   ServingOptions serving;
   PlanRates rates{0.4, 989.4e12};
+  double host_rate = kHostRate;
   std::vector<std::string> overrides;
   Options options(
       "plan",
@@ -286,6 +305,9 @@ int run_plan(const Arguments& arguments) {
   options.flag("--json", json, "print one JSON object; sizes in bytes");
   options.option("--mfu", rates.mfu, "of a study: the share of --peak that training reaches");
   options.option("--peak", rates.peak, "of a study: FLOP/s of one device; by default those of an H100 SXM, bf16");
+  options.option("--host-rate", host_rate,
+                 "with train.optimizer_offload: bytes/s that a rank's part of its host's memory moves; by default a "
+                 "guess for eight ranks on a server of two sockets");
   options.flag("--row", row, "print one line of a Markdown table, as launch/plan_tables.sh does");
   add_serving_options(options, serving);
   options.config_overrides(overrides);
@@ -295,7 +317,8 @@ int run_plan(const Arguments& arguments) {
   if (rank < 0 || rank >= world)
     input_error("command line: --rank: found {}, expected 0 to {}, as --world={}", rank, world - 1, world);
   if (!file.empty() && is_study(file)) {
-    for (const char* name : {"--world", "--rank", "--ranks-per-node", "--node-memory", "--serve", "--row"})
+    for (const char* name :
+         {"--world", "--rank", "--ranks-per-node", "--node-memory", "--serve", "--row", "--host-rate"})
       if (options.given(name)) input_error("command line: found {} with a study, expected it absent", name);
     if (!(rates.mfu > 0 && rates.mfu <= 1) || !(rates.peak > 0))
       input_error("command line: --mfu and --peak: found {:g} and {:g}, expected (0, 1] and above 0", rates.mfu,
@@ -307,8 +330,7 @@ int run_plan(const Arguments& arguments) {
   for (const char* name : {"--mfu", "--peak"})
     if (options.given(name)) input_error("command line: found {} without a study, expected both", name);
   if (serve) {
-    if (row) input_error("command line: found --row and --serve, expected one of them");
-    for (const char* name : {"--ranks-per-node", "--node-memory"})
+    for (const char* name : {"--row", "--host-rate", "--ranks-per-node", "--node-memory"})
       if (options.given(name)) input_error("command line: found {} with --serve, expected one of them", name);
     return plan_serving(file, overrides, serving, static_cast<int>(world), static_cast<int>(rank), json);
   }
@@ -317,23 +339,29 @@ int run_plan(const Arguments& arguments) {
       input_error("command line: found {} without --serve, expected both: a training run has no use for it", name);
   const std::size_t memory = serving.memory.empty() ? 0 : parse_bytes("--memory", serving.memory);
   const PlannedRun run = resolve(file, overrides);
+  const bool cuda = run.config.device == "cuda";
+  if (!(host_rate > 0 && std::isfinite(host_rate)))
+    input_error("command line: --host-rate: found {:g}, expected above 0, in bytes/s; e.g. 50e9", host_rate);
+  if (options.given("--host-rate") && !offloads(run.config))
+    input_error(
+        "command line: found --host-rate, expected train.optimizer_offload and --device=cuda beside it: nothing else "
+        "has a use for it");
   const Plan plan = make_plan(run, static_cast<int>(world), static_cast<int>(rank));
   if (options.given("--ranks-per-node") && ranks_per_node < 1)
     input_error("command line: --ranks-per-node: found {}, expected 1 to {}, as --world={}", ranks_per_node, world,
                 world);
-  const bool cuda = run.config.device == "cuda";
   const NodeMemory node =
       node_memory(plan, run.config, ranks_per_node, node_bytes.empty() ? 0 : parse_bytes("--node-memory", node_bytes));
   if (row) {
     print_row(plan, run.config, memory);
   } else if (json) {
-    Json j = to_json(plan, memory, cuda);
+    Json j = to_json(plan, memory, cuda, host_rate);
     j["host_memory"] = {{"ranks_per_node", node.ranks}, {"per_rank", node.per_rank}, {"per_node", node.total()}};
     if (node.given > 0) j["host_memory"].update({{"given", node.given}, {"fits", node.fits()}});
     j["recompute"] = to_json(recompute_costs(run, static_cast<int>(world), static_cast<int>(rank)));
     fmt::print("{}\n", j.dump());
   } else {
-    print(plan, memory, run.config.checkpoint);
+    print(plan, memory, run.config, host_rate);
     fmt::print("{}\n", text_of(node, cuda));
     print(recompute_costs(run, static_cast<int>(world), static_cast<int>(rank)));
   }

@@ -6,6 +6,7 @@
 #include "core/config/config.h"
 #include "core/trace.h"
 #include "kernels/dry/dry_ops.h"
+#include "parallel/train/offload.h"
 #include "parallel/train/trainer.h"
 #include "parallel/upcycle/live_plan.h"
 
@@ -46,6 +47,7 @@ struct Plan {
   double flops = 0, flops_total = 0;  // per step, this rank's and all ranks'; recomputation counts
   double memory_bytes = 0;            // that this rank's products read and write per step
   std::size_t recomputed_bytes = 0;   // of this rank's activations, that are made again per step
+  OffloadCost offload;                // of train.optimizer_offload on a GPU, this rank's per step; 0 without
   double model_flops = 0;             // training_flops_per_token of all tokens: without recomputation
 
   // Data of a checkpoint, bytes (HDF5 adds a few hundred per rectangle): this rank's files, and all ranks'.

@@ -117,6 +117,37 @@ TEST_F(CudaRun, OffloadedRunsSaveTheSameFiles) {
   }
 }
 
+TEST_F(CudaRun, APlanSaysWhatOffloadingCosts) {
+  const std::string config = small.write_config("run", {{"model", moe}, {"dtype", "bf16"}, {"device", "cuda"}});
+  const auto plan = [&](const char* offload, Words more) {
+    more.insert(more.begin(), {"plan", config, std::string("--train.optimizer_offload=") + offload});
+    const Outcome o = run_cuda(more);
+    EXPECT_EQ(o.exit_code, 0) << o.err;
+    return o.out;
+  };
+  const json before = json::parse(plan("false", {"--json"})),
+             after = json::parse(plan("true", {"--json", "--host-rate=1e9"}));
+  EXPECT_FALSE(before.contains("offload"));
+  const std::int64_t n = after["parameters"], state = after["memory"]["optimizer state"],
+                     on_gpu = before["memory"]["optimizer"], left = after["memory"]["optimizer"];
+  EXPECT_EQ(state + left, on_gpu);
+  EXPECT_LT(left, 1024);
+  EXPECT_EQ(before["memory_training"].get<std::int64_t>() - after["memory_training"].get<std::int64_t>(), state);
+  EXPECT_EQ(after["memory_on_host"], json({"optimizer state", "offload buffers", "checkpoint snapshot"}));
+  const json& cost = after["offload"];
+  EXPECT_EQ(cost["down"], 4.0 * static_cast<double>(n));
+  EXPECT_EQ(cost["up"], 2.0 * static_cast<double>(n));
+  EXPECT_EQ(cost["host_memory"], 2 * (12.0 + 4 + 2) * static_cast<double>(n));
+  EXPECT_NEAR(cost["seconds"], cost["host_memory"].get<double>() / 1e9, 1e-12);
+  EXPECT_NE(plan("true", {}).find("s of the CPU at 50 GB/s"), std::string::npos);
+
+  const Words refused{"plan", config, "--host-rate=1e9"};
+  expect_one_line(run_cuda(refused), {"command line: found --host-rate, expected train.optimizer_offload"});
+  expect_one_line(run_cuda({"plan", config, "--train.optimizer_offload=true", "--host-rate=0"}),
+                  {"command line: --host-rate: found 0, expected above 0"});
+  expect_one_line(run_cuda({"plan", config, "--serve", "--host-rate=1e9"}), {"found --host-rate with --serve"});
+}
+
 TEST_F(CudaRun, UpcyclesAModelAndARunningOne) {
   const std::string dense = small.train("dense", {{"train", {{"steps", 2}}}});
   const json changes{{"model", {{"num_local_experts", 4}}}, {"init", {{"upcycle", dense}}}, {"train", {{"steps", 2}}}};
