@@ -4,19 +4,30 @@
 #include <cstdint>
 #include <string_view>
 
+#include "core/host_device.h"
+
 namespace upcycle::rng {
 
 // Counter-based randomness: every draw is a pure function of (seed, key, element), so results do not depend on the
 // layout of ranks and threads. Philox4x32-10, Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011).
-inline std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key) {
+UPCYCLE_HOST_DEVICE inline void philox(std::uint32_t (&counter)[4], std::uint32_t key0, std::uint32_t key1) {
+#ifdef __CUDA_ARCH__
+#pragma unroll
+#endif
   for (int round = 0; round < 10; ++round) {
     const std::uint64_t a = 0xD2511F53ull * counter[0], b = 0xCD9E8D57ull * counter[2];
-    counter = {static_cast<std::uint32_t>(b >> 32) ^ counter[1] ^ key[0], static_cast<std::uint32_t>(b),
-               static_cast<std::uint32_t>(a >> 32) ^ counter[3] ^ key[1], static_cast<std::uint32_t>(a)};
-    key[0] += 0x9E3779B9u;
-    key[1] += 0xBB67AE85u;
+    counter[0] = static_cast<std::uint32_t>(b >> 32) ^ counter[1] ^ key0;
+    counter[1] = static_cast<std::uint32_t>(b);
+    counter[2] = static_cast<std::uint32_t>(a >> 32) ^ counter[3] ^ key1;
+    counter[3] = static_cast<std::uint32_t>(a);
+    key0 += 0x9E3779B9u;
+    key1 += 0xBB67AE85u;
   }
-  return counter;
+}
+inline std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key) {
+  std::uint32_t words[4] = {counter[0], counter[1], counter[2], counter[3]};
+  philox(words, key[0], key[1]);
+  return {words[0], words[1], words[2], words[3]};
 }
 
 // Names a stream of draws, e.g. a canonical tensor name (FNV-1a, 64 bits).

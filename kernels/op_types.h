@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "core/dtype.h"
+#include "core/stochastic_rounding.h"
 #include "core/tensor.h"
 
 // Argument types of the ops, for code that needs the types but not the ops. Dimension letters: kernels/ops.h.
@@ -69,6 +70,25 @@ enum class RouterSoftmax : std::uint8_t { TopkThenSoftmax, SoftmaxThenTopk };
 // Segments of the expert buffer begin at multiples of this many rows; rows between a segment's tokens and the next
 // segment are zero, so that GEMMs can work on whole multiples with primitives prepared at start.
 inline constexpr std::int64_t kExpertRowAlign = 16;
+
+// How moments in bf16 are rounded: at random, by the number of each element in its global matrix, so that every layout
+// draws the same. Element i of the update is element first + i / width * pitch + i % width.
+struct MomentRounding {
+  DrawStream m, v;
+  std::int64_t first = 0, width = 1, pitch = 1;
+};
+
+// What an optimizer updates in place: n elements of each tensor, dense. Sums and products are in fp32 in whatever form
+// the state lies, and give the same bits for every form of the master.
+struct UpdateTensors {
+  Tensor param;   // fp32 or bf16: the master, rounded to nearest even
+  Tensor master;  // fp32 (may be param itself); or, beside a bf16 param, its low half: 16 bits that are typed bf16
+  Tensor m, v;    // the moments that the rule has: fp32 or bf16, both alike
+  Tensor grad;    // fp32
+  Tensor ties =
+      {};  // i32 ((n + 31) / 32), with low halves only: bit i % 32 of word i / 32 is raised_tie (split_float.h)
+  MomentRounding rounding = {};
+};
 
 struct AdamwStep {
   float lr, beta1, beta2, eps, weight_decay;

@@ -8,11 +8,9 @@ namespace upcycle {
 
 // Each returns the number of elements.
 std::int64_t check_sum_squares(const Tensor& out, const Tensor& x);
-std::int64_t check_adamw(const Tensor& param, const Tensor& master, const Tensor& m, const Tensor& v,
-                         const Tensor& grad, const Tensor& scale, const AdamwStep& step);
-std::int64_t check_lion(const Tensor& param, const Tensor& master, const Tensor& m, const Tensor& grad,
-                        const Tensor& scale, const LionStep& step);
-std::int64_t check_sgd(const Tensor& param, const Tensor& master, const Tensor& grad, const Tensor& scale);
+std::int64_t check_adamw(const UpdateTensors& t, const Tensor& scale, const AdamwStep& step);
+std::int64_t check_lion(const UpdateTensors& t, const Tensor& scale, const LionStep& step);
+std::int64_t check_sgd(const UpdateTensors& t, const Tensor& scale);
 
 void check_clip_scale(const Tensor& scale, const Tensor& sum_squares);
 

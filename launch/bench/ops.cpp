@@ -119,13 +119,13 @@ std::vector<OpCase> dense_cases(const Backend& b, const Config& c, const Operand
        0,
        {&o.param, &o.master, &o.master, &o.m, &o.m, &o.v, &o.v, &o.grad},
        [=, &ops, &s, &o] {
-         ops.adamw(s, o.param, o.master, o.m, o.v, o.grad, o.scale, {1e-4F, 0.9F, 0.95F, 1e-8F, 0.1F, 1});
+         ops.adamw(s, {o.param, o.master, o.m, o.v, o.grad}, o.scale, {1e-4F, 0.9F, 0.95F, 1e-8F, 0.1F, 1});
        }},
       {"lion",
        0,
        {&o.param, &o.master, &o.master, &o.m, &o.m, &o.grad},
        [=, &ops, &s, &o] {
-         ops.lion(s, o.param, o.master, o.m, o.grad, o.scale, {1e-4F, 0.9F, 0.99F, 0.1F});
+         ops.lion(s, {o.param, o.master, o.m, {}, o.grad}, o.scale, {1e-4F, 0.9F, 0.99F, 0.1F});
        }},
   };
 }

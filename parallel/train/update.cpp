@@ -9,26 +9,19 @@ namespace upcycle {
 
 void update_piece(const Optimizer& o, const TrainMemory& memory, const OwnedPiece& p, const PieceUpdate& at,
                   double lr) {
-  const Tensor master = master_piece(memory, p);
-  const auto decay = static_cast<float>(p.row->weight_decay ? o.config.weight_decay : 0);
-  if (o.config.optimizer == "sgd") {
-    at.ops->sgd(*at.stream, at.param, master, at.grad, at.scale, static_cast<float>(lr), decay);
-    return;
-  }
-  if (o.config.optimizer == "lion") {
-    at.ops->lion(
-        *at.stream, at.param, master, shard_piece_of(memory.m, p), at.grad, at.scale,
-        {static_cast<float>(lr), static_cast<float>(o.config.beta1), static_cast<float>(o.config.beta2), decay});
-    return;
-  }
-  const AdamwStep step{static_cast<float>(lr),
-                       static_cast<float>(o.config.beta1),
-                       static_cast<float>(o.config.beta2),
-                       static_cast<float>(o.config.eps),
-                       decay,
-                       o.row_steps[o.index_of(p)]};
-  at.ops->adamw(*at.stream, at.param, master, shard_piece_of(memory.m, p), shard_piece_of(memory.v, p), at.grad,
-                at.scale, step);
+  const TrainConfig& c = o.config;
+  const int moments = c.moments();
+  const UpdateTensors tensors{at.param, master_piece(memory, p), moments > 0 ? shard_piece_of(memory.m, p) : Tensor{},
+                              moments > 1 ? shard_piece_of(memory.v, p) : Tensor{}, at.grad};
+  const auto rate = static_cast<float>(lr), decay = static_cast<float>(p.row->weight_decay ? c.weight_decay : 0);
+  const auto beta1 = static_cast<float>(c.beta1), beta2 = static_cast<float>(c.beta2);
+  if (c.optimizer == "sgd")
+    at.ops->sgd(*at.stream, tensors, at.scale, rate, decay);
+  else if (c.optimizer == "lion")
+    at.ops->lion(*at.stream, tensors, at.scale, {rate, beta1, beta2, decay});
+  else
+    at.ops->adamw(*at.stream, tensors, at.scale,
+                  {rate, beta1, beta2, static_cast<float>(c.eps), decay, o.row_steps[o.index_of(p)]});
 }
 
 namespace {

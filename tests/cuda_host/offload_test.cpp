@@ -120,11 +120,11 @@ TEST(OffloadedUpdate, OfEveryMagnitudeHasTheGpusBits) {
           write_floats(staging, v, draw(3, -38, 3, true).data());
           write_floats(staging, grad, draw(4, -20, 4, false).data());
           if (optimizer[0] == 'a')
-            rig->ops->adamw(*rig->stream, param, master, m, v, grad, scale, {3e-3F, 0.9F, 0.95F, 1e-8F, 0.1F, step});
+            rig->ops->adamw(*rig->stream, {param, master, m, v, grad}, scale, {3e-3F, 0.9F, 0.95F, 1e-8F, 0.1F, step});
           else if (optimizer[0] == 'l')
-            rig->ops->lion(*rig->stream, param, master, m, grad, scale, {3e-3F, 0.9F, 0.99F, 0.1F});
+            rig->ops->lion(*rig->stream, {param, master, m, {}, grad}, scale, {3e-3F, 0.9F, 0.99F, 0.1F});
           else
-            rig->ops->sgd(*rig->stream, param, master, grad, scale, 3e-3F, 0.1F);
+            rig->ops->sgd(*rig->stream, {param, master, {}, {}, grad}, scale, 3e-3F, 0.1F);
           for (const Tensor& x : {param, master, m, v}) {
             std::vector<float> values(n);
             read_floats(staging, x, values.data());

@@ -193,23 +193,30 @@ TEST_F(CudaRowsTest, Optimizers) {
         expect_same(out, which == 3 ? near(dtype) : 1e-6, [&](Ops& o, Stream& on, const Tensor& t) {
           const Tensor flat = t.reshaped({n});
           const HostTensor w = copy_of(master), first = copy_of(m), second = copy_of(v), p(dtype, {n});
-          o.adamw(on, which == 3 ? flat : Tensor(p), which == 0 ? flat : Tensor(w), which == 1 ? flat : Tensor(first),
-                  which == 2 ? flat : Tensor(second), grad, scale, step);
+          o.adamw(on,
+                  {which == 3 ? flat : Tensor(p), which == 0 ? flat : Tensor(w), which == 1 ? flat : Tensor(first),
+                   which == 2 ? flat : Tensor(second), grad},
+                  scale, step);
           on.synchronize();
         });
         if (which == 2) continue;
         expect_same(out, which == 3 ? near(dtype) : 1e-6, [&](Ops& o, Stream& on, const Tensor& t) {
           const Tensor flat = t.reshaped({n});
           const HostTensor w = copy_of(master), first = copy_of(m), p(dtype, {n});
-          o.lion(on, which == 3 ? flat : Tensor(p), which == 0 ? flat : Tensor(w), which == 1 ? flat : Tensor(first),
-                 grad, scale, {1e-2f, 0.9f, 0.99f, 0.1f});
+          o.lion(on,
+                 {which == 3 ? flat : Tensor(p),
+                  which == 0 ? flat : Tensor(w),
+                  which == 1 ? flat : Tensor(first),
+                  {},
+                  grad},
+                 scale, {1e-2f, 0.9f, 0.99f, 0.1f});
           on.synchronize();
         });
         if (which == 1) continue;
         expect_same(out, which == 3 ? near(dtype) : 1e-6, [&](Ops& o, Stream& on, const Tensor& t) {
           const Tensor flat = t.reshaped({n});
           const HostTensor w = copy_of(master), p(dtype, {n});
-          o.sgd(on, which == 3 ? flat : Tensor(p), which == 0 ? flat : Tensor(w), grad, scale, 0.1f, 0.2f);
+          o.sgd(on, {which == 3 ? flat : Tensor(p), which == 0 ? flat : Tensor(w), {}, {}, grad}, scale, 0.1f, 0.2f);
           on.synchronize();
         });
       }

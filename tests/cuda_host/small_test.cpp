@@ -219,9 +219,9 @@ TEST_P(SmallShapes, Optimizers) {
     for (HostTensor* t : {&r[1], &r[2], &r[6], &r[9]}) t->fill_value(0);
     o.sum_squares(s, w, r[6], grad);
     o.clip_scale(s, r[7], r[6], 1);
-    o.adamw(s, r[3], r[0], r[1], r[2], grad, r[7], {1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f, 1});
-    o.sgd(s, r[5], r[4], grad, r[7], 0.1f, 0.2f);
-    o.lion(s, r[10], r[8], r[9], grad, r[7], {1e-2f, 0.9f, 0.99f, 0.1f});
+    o.adamw(s, {r[3], r[0], r[1], r[2], grad}, r[7], {1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f, 1});
+    o.sgd(s, {r[5], r[4], {}, {}, grad}, r[7], 0.1f, 0.2f);
+    o.lion(s, {r[10], r[8], r[9], {}, grad}, r[7], {1e-2f, 0.9f, 0.99f, 0.1f});
     return r;
   });
 }

@@ -46,7 +46,7 @@ TEST_F(OptimizerTest, AdamwFollowsTheReferenceForFiveSteps) {
           for (std::int64_t step = 1; step <= 5; ++step) {
             const HostTensor grad = random_tensor(DType::F32, {n}, "grad" + std::to_string(step), 0.02);
             const AdamwStep s{1e-2f, 0.9f, beta2, 1e-8f, static_cast<float>(decay), step};
-            ops->adamw(*stream, param, a.master, a.m, a.v, grad, scale, s);
+            ops->adamw(*stream, {param, a.master, a.m, a.v, grad}, scale, s);
             want.step(grad.values(), scale.get(0), s);
           }
           for (std::int64_t i = 0; i < n; ++i) {
@@ -66,7 +66,7 @@ TEST_F(OptimizerTest, FirstStepIsBiasCorrected) {
   const double g[4] = {1e-4, -1e-2, 3, -100};
   for (std::int64_t i = 0; i < 4; ++i) set(grad, i, g[i]);
   const auto before = a.master.values();
-  ops->adamw(*stream, a.master, a.master, a.m, a.v, grad, one, {0.5f, 0.9f, 0.999f, 1e-12f, 0, 1});
+  ops->adamw(*stream, {a.master, a.master, a.m, a.v, grad}, one, {0.5f, 0.9f, 0.999f, 1e-12f, 0, 1});
   for (std::int64_t i = 0; i < 4; ++i)
     EXPECT_NEAR(a.master.get(i) - before[static_cast<std::size_t>(i)], g[i] > 0 ? -0.5 : 0.5, 2e-6);
 }
@@ -78,17 +78,17 @@ TEST_F(OptimizerTest, ManyStepsInDoNotLoseTheCorrection) {
   set(a.master, 0, 0);
   HostTensor grad(DType::F32, {1});
   set(grad, 0, 0.5);
-  ops->adamw(*stream, a.master, a.master, a.m, a.v, grad, one, {1, 0.9f, 0.999f, 0, 0, 1'000'000'000});
+  ops->adamw(*stream, {a.master, a.master, a.m, a.v, grad}, one, {1, 0.9f, 0.999f, 0, 0, 1'000'000'000});
   EXPECT_NEAR(a.master.get(0), -1, 1e-6);
 }
 
 TEST_F(OptimizerTest, ZeroGradientOnlyDecays) {
   AdamState a(100);
   const HostTensor grad(DType::F32, {100}), before = copy_of(a.master);
-  ops->adamw(*stream, a.master, a.master, a.m, a.v, grad, one, {0.1f, 0.9f, 0.95f, 1e-8f, 0.5f, 1});
+  ops->adamw(*stream, {a.master, a.master, a.m, a.v, grad}, one, {0.1f, 0.9f, 0.95f, 1e-8f, 0.5f, 1});
   for (std::int64_t i = 0; i < 100; ++i)
     EXPECT_NEAR(a.master.get(i), 0.95 * before.get(i), 0x1p-23 * std::abs(before.get(i)));
-  ops->adamw(*stream, a.master, a.master, a.m, a.v, grad, one, {0.1f, 0.9f, 0.95f, 1e-8f, 0, 2});
+  ops->adamw(*stream, {a.master, a.master, a.m, a.v, grad}, one, {0.1f, 0.9f, 0.95f, 1e-8f, 0, 2});
   for (const double m : a.m.values()) EXPECT_EQ(m, 0);
 }
 
@@ -98,8 +98,8 @@ TEST_F(OptimizerTest, ParamMayBeTheMaster) {
   for (std::int64_t step = 1; step <= 3; ++step) {
     const HostTensor grad = random_tensor(DType::F32, {5000}, "grad" + std::to_string(step));
     const AdamwStep s{1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, step};
-    ops->adamw(*stream, param, apart.master, apart.m, apart.v, grad, one, s);
-    ops->adamw(*stream, same.master, same.master, same.m, same.v, grad, one, s);
+    ops->adamw(*stream, {param, apart.master, apart.m, apart.v, grad}, one, s);
+    ops->adamw(*stream, {same.master, same.master, same.m, same.v, grad}, one, s);
   }
   EXPECT_TRUE(same_bits(param, same.master) && same_bits(apart.master, same.master) && same_bits(apart.v, same.v));
 }
@@ -112,7 +112,7 @@ TEST_F(OptimizerTest, ThreadsDoNotShow) {
     AdamState a(70003);
     HostTensor param(DType::BF16, {70003});
     for (std::int64_t step = 1; step <= 2; ++step)
-      ops->adamw(*stream, param, a.master, a.m, a.v, random_tensor(DType::F32, {70003}, "grad"), one,
+      ops->adamw(*stream, {param, a.master, a.m, a.v, random_tensor(DType::F32, {70003}, "grad")}, one,
                  {1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, step});
     runs.push_back(a);
     params.push_back(param);
@@ -128,10 +128,12 @@ TEST_F(OptimizerTest, ShardsGiveTheSameBitsAsTheWhole) {
   AdamState whole(n), cut(n);
   const HostTensor grad = random_tensor(DType::F32, {n}, "grad");
   const AdamwStep s{1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 1};
-  ops->adamw(*stream, whole.master, whole.master, whole.m, whole.v, grad, one, s);
+  ops->adamw(*stream, {whole.master, whole.master, whole.m, whole.v, grad}, one, s);
   for (const auto& [b, e] : {std::pair<std::int64_t, std::int64_t>{0, 13}, {13, 10001}, {10001, n}})
-    ops->adamw(*stream, cut.master.slice_rows(b, e), cut.master.slice_rows(b, e), cut.m.slice_rows(b, e),
-               cut.v.slice_rows(b, e), grad.slice_rows(b, e), one, s);
+    ops->adamw(*stream,
+               {cut.master.slice_rows(b, e), cut.master.slice_rows(b, e), cut.m.slice_rows(b, e),
+                cut.v.slice_rows(b, e), grad.slice_rows(b, e)},
+               one, s);
   EXPECT_TRUE(same_bits(cut.master, whole.master) && same_bits(cut.m, whole.m) && same_bits(cut.v, whole.v));
 }
 
@@ -145,7 +147,7 @@ TEST_F(OptimizerTest, LionByHand) {
     set(grad, i, gradient[i]);
   }
   set(scale, 0, 0.5);
-  ops->lion(*stream, master, master, m, grad, scale, {0.25f, 0.5f, 0.75f, 0.5f});
+  ops->lion(*stream, {master, master, m, {}, grad}, scale, {0.25f, 0.5f, 0.75f, 0.5f});
   // Directions 1, 2, -1, 0 (moment and gradient cancel), 0 (neither is there), -2.
   EXPECT_EQ(master.values(), (std::vector<double>{0.625, 0.625, 1.125, 0.875, 0.875, -1.5}));
   EXPECT_EQ(m.values(), (std::vector<double>{0.5, 2, -2.5, 0.5, 0, -3}));
@@ -167,7 +169,7 @@ TEST_F(OptimizerTest, LionFollowsTheFormulaForFiveSteps) {
           for (int step = 1; step <= 5; ++step) {
             const std::vector<double> w = master.values(), moment = m.values();
             const HostTensor grad = random_tensor(DType::F32, {n}, "grad" + std::to_string(step), 0.02);
-            ops->lion(*stream, param, master, m, grad, scale, s);
+            ops->lion(*stream, {param, master, m, {}, grad}, scale, s);
             for (std::int64_t i = 0; i < n; ++i) {
               const auto u = static_cast<std::size_t>(i);
               const double old = b1 * moment[u], fresh = (1 - b1) * scale.get(0) * grad.get(i), c = old + fresh;
@@ -196,7 +198,8 @@ TEST_F(OptimizerTest, LionsThreadsAndShardsDoNotShow) {
     return State{copy_of(start), random_tensor(DType::F32, {n}, "m"), HostTensor(DType::BF16, {n})};
   };
   const auto lion = [&](const State& x, std::int64_t b, std::int64_t e) {
-    ops->lion(*stream, x.param.slice_rows(b, e), x.master.slice_rows(b, e), x.m.slice_rows(b, e), grad.slice_rows(b, e),
+    ops->lion(*stream,
+              {x.param.slice_rows(b, e), x.master.slice_rows(b, e), x.m.slice_rows(b, e), {}, grad.slice_rows(b, e)},
               one, s);
   };
   const auto expect_same = [](const State& a, const State& b) {
@@ -213,7 +216,7 @@ TEST_F(OptimizerTest, LionsThreadsAndShardsDoNotShow) {
     expect_same(cut, whole);
   }
   const State in_place = fresh();
-  ops->lion(*stream, in_place.master, in_place.master, in_place.m, grad, one, s);
+  ops->lion(*stream, {in_place.master, in_place.master, in_place.m, {}, grad}, one, s);
   EXPECT_TRUE(same_bits(in_place.master, whole.master) && same_bits(in_place.m, whole.m));
 }
 
@@ -223,7 +226,7 @@ TEST_F(OptimizerTest, SgdFollowsTheReference) {
       HostTensor master = random_tensor(DType::F32, {n}, "master"), param(dtype, {n}), scale(DType::F32, {1});
       const HostTensor before = copy_of(master), grad = random_tensor(DType::F32, {n}, "grad");
       set(scale, 0, 0.5);
-      ops->sgd(*stream, param, master, grad, scale, 0.1f, 0.2f);
+      ops->sgd(*stream, {param, master, {}, {}, grad}, scale, 0.1f, 0.2f);
       for (std::int64_t i = 0; i < n; ++i) {
         const double want = before.get(i) * (1 - 0.1 * 0.2) - 0.1 * 0.5 * grad.get(i);
         ASSERT_NEAR(master.get(i), want, 2e-7 * (1 + std::abs(want)));
@@ -238,14 +241,14 @@ TEST_F(OptimizerTest, ArgumentsAreChecked) {
   const AdamwStep s{1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 1};
   AdamwStep zero = s;
   zero.step = 0;
-  EXPECT_THROW(ops->adamw(*stream, a.master, a.master, a.m, a.v, grad, one, zero), Error);
-  EXPECT_THROW(ops->adamw(*stream, a.master, a.master, a.m, a.v, five, one, s), Error);
-  EXPECT_THROW(ops->adamw(*stream, ints, a.master, a.m, a.v, grad, one, s), Error);
-  EXPECT_THROW(ops->lion(*stream, a.master, a.master, five, grad, one, {1, 0.9f, 0.99f, 0}), Error);
-  EXPECT_THROW(ops->lion(*stream, ints, a.master, a.m, grad, one, {1, 0.9f, 0.99f, 0}), Error);
-  EXPECT_THROW(ops->lion(*stream, a.master, a.master, a.m, grad, one, {1, 0.9f, 1, 0}), Error);
-  EXPECT_THROW(ops->sgd(*stream, a.master, a.master, five, one, 1, 0), Error);
-  EXPECT_THROW(ops->sgd(*stream, a.master, a.master, grad, five, 1, 0), Error);
+  EXPECT_THROW(ops->adamw(*stream, {a.master, a.master, a.m, a.v, grad}, one, zero), Error);
+  EXPECT_THROW(ops->adamw(*stream, {a.master, a.master, a.m, a.v, five}, one, s), Error);
+  EXPECT_THROW(ops->adamw(*stream, {ints, a.master, a.m, a.v, grad}, one, s), Error);
+  EXPECT_THROW(ops->lion(*stream, {a.master, a.master, five, {}, grad}, one, {1, 0.9f, 0.99f, 0}), Error);
+  EXPECT_THROW(ops->lion(*stream, {ints, a.master, a.m, {}, grad}, one, {1, 0.9f, 0.99f, 0}), Error);
+  EXPECT_THROW(ops->lion(*stream, {a.master, a.master, a.m, {}, grad}, one, {1, 0.9f, 1, 0}), Error);
+  EXPECT_THROW(ops->sgd(*stream, {a.master, a.master, {}, {}, five}, one, 1, 0), Error);
+  EXPECT_THROW(ops->sgd(*stream, {a.master, a.master, {}, {}, grad}, five, 1, 0), Error);
 }
 
 }  // namespace
