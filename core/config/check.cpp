@@ -170,6 +170,12 @@ void check_train(const Config& config, const Trained& done) {
     if (config.upcycle.at_step >= steps)
       fail("upcycle.at_step", config.upcycle.at_step, fmt::format("less than the run's {} steps", steps), "lower it");
   }
+  if (t.master_dtype != "fp32" && config.dtype == "fp32")
+    fail("train.master_dtype", t.master_dtype, "fp32 where dtype is fp32",
+         "such weights are the masters themselves: leave it out, or set dtype to bf16");
+  if (t.master_dtype != "fp32" && t.optimizer_offload)
+    fail("train.master_dtype", t.master_dtype, "fp32 beside train.optimizer_offload",
+         "masters in host memory take none of the GPU's: leave one of the two out");
   if (config.parallel.etp != 1 && config.parallel.etp != config.parallel.tp)
     fail("parallel.etp", config.parallel.etp, fmt::format("1 or parallel.tp = {}", config.parallel.tp),
          "1 keeps an expert whole on one rank");

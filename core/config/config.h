@@ -81,6 +81,7 @@ struct TrainConfig {
   double decay_fraction = 0.2;  // wsd: the share of the steps, at the end, over which lr falls to min_lr
   double weight_decay = 0.1, beta1 = 0.9, beta2 = 0.95;  // beta2: if not given, parse_config sets 0.99 under lion
   double eps = 1e-8, clip_grad = 1.0;
+  std::string master_dtype = "fp32";    // fp32 | bf16_remainder
   std::string gradient_dtype = "fp32";  // fp32 | bf16
   std::int64_t zero_stage = 1;          // 1 | 2
   bool optimizer_offload = false;

@@ -24,7 +24,8 @@ constexpr bool of_experts = true;
 std::vector<Field> make_fields() {
   return {
       FIELD(seed, "seed of every random draw: initial weights, upcycling noise", {}, count),
-      FIELD(dtype, "type of working weights and activations; master weights and moments are always fp32",
+      FIELD(dtype,
+            "type of working weights and activations; sums are fp32, and so are master weights and moments by default",
             {"bf16", "fp32"}),
       FIELD(device, "compute device", {"cpu", "cuda"}),
 
@@ -101,6 +102,10 @@ std::vector<Field> make_fields() {
             share_below_one),
       FIELD(train.eps, "added to AdamW's denominator", {}, positive),
       FIELD(train.clip_grad, "largest global gradient norm; 0: no clipping", {}, not_negative),
+      FIELD(train.master_dtype,
+            "what bf16 weights keep of their fp32 masters: all of it in 4 bytes, or what they round off in 17 bits; "
+            "the results are the same, bit for bit",
+            {"fp32", "bf16_remainder"}),
       FIELD(train.gradient_dtype,
             "type of the sums of gradients; bf16: each microbatch's, in fp32, are added with one rounding",
             {"fp32", "bf16"}),

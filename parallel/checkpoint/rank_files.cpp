@@ -55,6 +55,14 @@ Checkpoint::FileEntry file_entry(const std::string& folder, const std::string& n
 namespace {
 
 constexpr std::int64_t buffer_elements = std::int64_t{8} << 20;  // 32 MiB
+constexpr std::int64_t block_elements = std::int64_t{1} << 20;   // 4 MiB: of a snapshot that is not fp32
+
+// Calls use(row, rows) for blocks of about `elements`.
+template <class Use>
+void in_blocks(const Rectangle& part, std::int64_t elements, const Use& use) {
+  const std::int64_t block = std::clamp<std::int64_t>(elements / part.columns, 1, part.rows);
+  for (std::int64_t r = 0; r < part.rows; r += block) use(r, std::min(block, part.rows - r));
+}
 
 bool is_moment(const SavedPiece& p) { return p.kind != StateKind::Master; }
 
@@ -97,12 +105,20 @@ std::vector<Checkpoint::FileEntry> write_rank_files(const std::string& folder, s
                                                     const std::vector<SavedPiece>& pieces) {
   make_folder(folder);
   std::vector<Checkpoint::FileEntry> entries;
+  std::vector<float> buffer;
   for (const bool optimizer : files_of(pieces)) {
     RankFile file(folder, step, rank, optimizer);
     for (const SavedPiece& p : pieces) {
       if (is_moment(p) != optimizer) continue;
       file.begin(p);
-      file.write(p.part.rows, p.values);
+      if (p.values != nullptr)
+        file.write(p.part.rows, p.values);
+      else
+        in_blocks(p.part, block_elements, [&](std::int64_t row, std::int64_t rows) {
+          buffer.resize(std::max(buffer.size(), static_cast<std::size_t>(rows * p.part.columns)));
+          p.read(row, rows, buffer.data());
+          file.write(rows, buffer.data());
+        });
     }
     entries.push_back(file.finish());
   }

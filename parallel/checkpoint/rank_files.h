@@ -19,6 +19,8 @@ struct SavedPiece {
   Rectangle part;
   const float* values = nullptr;
   DType type = DType::F32;  // in the file
+  // Where they are not there as fp32: fills out (rows, part.columns) with rows [row, row + rows) of the part.
+  std::function<void(std::int64_t row, std::int64_t rows, float* out)> read = {};
 };
 
 // Where the rectangles of a tensor lie in a rank's file: "NAME/0", of a moment "exp_avg/NAME/0".

@@ -193,6 +193,13 @@ ParamTable make_param_table(const ModelConfig& model, const Layout& layout, cons
 
 ParamTable make_global_table(const ModelConfig& model) { return make_param_table(model, Layout{}, Coordinates{}); }
 
+// A word more for each piece than their elements need, of which a row has three at most.
+constexpr std::int64_t kPiecesOfARow = 3;
+
+std::int64_t bit_words(const ParamTable& table, ParamGroup group) {
+  return table.group(group).shard_size / 32 + kPiecesOfARow * static_cast<std::int64_t>(table.rows.size());
+}
+
 std::vector<OwnedPiece> owned_pieces(const ParamTable& table, const Coordinates& at, bool with_replicas) {
   std::vector<OwnedPiece> pieces;
   for (const ParamRow& row : table.rows) {
@@ -202,7 +209,11 @@ std::vector<OwnedPiece> owned_pieces(const ParamTable& table, const Coordinates&
     const std::int64_t owned = g.owned_begin(bucket);
     const std::int64_t begin = std::max(row.offset, owned),
                        end = std::min(row.offset + row.size(), g.owned_end(bucket));
+    const std::size_t before = pieces.size();
     if (begin < end) cut(row, begin - row.offset, end - row.offset, bucket.shard_begin + row.offset - owned, pieces);
+    for (std::size_t i = before; i < pieces.size(); ++i)
+      pieces[i].words =
+          pieces[i].shard / 32 + kPiecesOfARow * (&row - table.rows.data()) + static_cast<std::int64_t>(i - before);
   }
   return pieces;
 }

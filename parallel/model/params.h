@@ -81,7 +81,10 @@ struct OwnedPiece {
   const ParamRow* row;
   Rectangle part;
   std::int64_t flat, shard;
+  std::int64_t words = 0;  // its first word in optimizer buffers of one bit per element
 };
+// The size of such a buffer: no two pieces have bits in one word.
+std::int64_t bit_words(const ParamTable& table, ParamGroup group);
 // The owned pieces of all rows, each logical element on exactly one rank of the mesh: a parameter replicated over tp
 // is owned by tp rank 0. `with_replicas`: this rank's copies too (what it must update).
 std::vector<OwnedPiece> owned_pieces(const ParamTable& table, const Coordinates& at, bool with_replicas);

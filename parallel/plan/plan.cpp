@@ -213,7 +213,7 @@ Plan make_plan(const PlannedRun& run, int world, int rank) {
   }
   count_collectives(plan, run);
   plan.recomputed_bytes = static_cast<std::size_t>(plan.micro_batches) * r.trainer.model->activations.recomputed_bytes;
-  if (offloads(c)) plan.offload = plan_offload(r.trainer.optimizer, c.storage(), r.trainer.memory.storage);
+  if (offloads(c)) plan.offload = plan_offload(r.trainer.optimizer, r.trainer.memory.form, r.trainer.memory.storage);
   plan.model_flops = static_cast<double>(plan.tokens) * training_flops_per_token(c.model, c.train.seq_length);
 
   const auto moments = static_cast<std::size_t>(c.train.moments());

@@ -92,10 +92,11 @@ std::shared_ptr<Offload> make_offload(const Optimizer& o, const TrainMemory& mem
   return f;
 }
 
-OffloadCost plan_offload(const Optimizer& o, DType weights, const GradientStorage& gradients, OffloadSizes sizes) {
+OffloadCost plan_offload(const Optimizer& o, const StateForm& state, const GradientStorage& gradients,
+                         OffloadSizes sizes) {
   Offload f;
   f.blocks = make_blocks(o, gradients, sizes.block);
-  layout_buffers(f, weights, sizes.slots);
+  layout_buffers(f, state.weights, sizes.slots);
   OffloadCost cost;
   double elements = 0, widened = 0;
   for (const Offload::Block& b : f.blocks) {
@@ -105,10 +106,10 @@ OffloadCost plan_offload(const Optimizer& o, DType weights, const GradientStorag
     if (b.gradient != DType::F32) widened += n * static_cast<double>(sizeof(float));
   }
   cost.buffers = f.buffers.high_water();
-  cost.up = elements * static_cast<double>(size_of(weights));
+  cost.up = elements * static_cast<double>(size_of(state.weights));
   // Masters and moments are read and written, a gradient and a weight written by one side and read by the other.
-  const double state = static_cast<double>(sizeof(float)) * (1 + o.config.moments());
-  cost.host_memory = 2 * (elements * state + cost.down + widened + cost.up);
+  const double kept = static_cast<double>(sizeof(float)) * (1 + state.moments);
+  cost.host_memory = 2 * (elements * kept + cost.down + widened + cost.up);
   return cost;
 }
 

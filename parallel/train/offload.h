@@ -58,7 +58,8 @@ struct OffloadCost {
   double down = 0, up = 0;  // bytes of gradients and weights that cross the link to the GPU, per step
   double host_memory = 0;   // bytes that the host's memory moves for it: the update's operands, and those copies
 };
-OffloadCost plan_offload(const Optimizer& o, DType weights, const GradientStorage& gradients, OffloadSizes sizes = {});
+OffloadCost plan_offload(const Optimizer& o, const StateForm& state, const GradientStorage& gradients,
+                         OffloadSizes sizes = {});
 
 // Below, each returns at once where nothing is offloaded.
 

@@ -63,6 +63,12 @@ Optimizer make_optimizer(const ParamTable& table, Arrivals& arrivals, const Mesh
 
 void masters_from_weights(Optimizer& o, TrainMemory& memory) {
   if (!memory.separate_masters()) return;
+  if (memory.form.split_masters) {
+    for (const ParamGroup g : {ParamGroup::Dense, ParamGroup::Expert})
+      for (const FlatPair& nothing : {memory.master, memory.ties})
+        if (nothing.of(g).size() > 0) o.ops->fill(*o.stream, nothing.of(g), 0);
+    return;
+  }
   Staging staging(*o.device, *o.stream);
   for (const OwnedPiece& p : owned_pieces(*o.table, o.mesh->at, true)) {
     if (memory.host_state.allocated())

@@ -9,15 +9,17 @@
 namespace upcycle {
 namespace {
 
-void layout_whole(Arena& arena, const std::vector<OwnedPiece>& pieces, int moments, Snapshot* into) {
-  for (const OwnedPiece& p : pieces) {
-    const Tensor master = arena.take(DType::F32, {p.part.size()});
-    if (into != nullptr) into->master.push_back(master);
-    for (int i = 0; i < moments; ++i) {
-      const Tensor moment = arena.take(DType::F32, {p.part.size()});
-      if (into != nullptr) (i == 0 ? into->m : into->v).push_back(moment);
+constexpr StateKind kKinds[] = {StateKind::Master, StateKind::Moment1, StateKind::Moment2};
+std::span<const StateKind> kinds_of(const StateForm& form) {
+  return std::span(kKinds).first(static_cast<std::size_t>(1 + form.moments));
+}
+
+void layout_whole(Arena& arena, const std::vector<OwnedPiece>& pieces, const StateForm& form, Snapshot* into) {
+  for (const OwnedPiece& p : pieces)
+    for (const StateKind kind : kinds_of(form)) {
+      const StatePiece copy = take_copy(arena, form, kind, p);
+      if (into != nullptr) into->states.push_back(copy);
     }
-  }
 }
 
 // Two buffers, no larger than the largest piece, and each with room for a row of any.
@@ -37,32 +39,41 @@ void layout_snapshot(Arena& arena, const std::vector<OwnedPiece>& pieces, const 
   if (in_buckets(config))
     layout_buckets(arena, pieces, bucket, into);
   else
-    layout_whole(arena, pieces, config.train.moments(), into);
-}
-
-// (piece.part.size()), where it lies.
-Tensor state_of(const Trainer& t, StateKind kind, const OwnedPiece& piece) {
-  if (kind == StateKind::Master) return master_piece(t.memory, piece);
-  return shard_piece_of(kind == StateKind::Moment1 ? t.memory.m : t.memory.v, piece);
+    layout_whole(arena, pieces, state_form(config), into);
 }
 
 // With all threads: the training stands meanwhile.
-void copy_on_host(float* to, const Tensor& from) {
+void copy_on_host(const Tensor& to, const Tensor& from) {
   const std::int64_t bytes = static_cast<std::int64_t>(from.bytes()), block = std::int64_t{1} << 20;
 #pragma omp parallel for schedule(static) if (bytes > block)
   for (std::int64_t begin = 0; begin < bytes; begin += block)
-    std::memcpy(reinterpret_cast<char*>(to) + begin, static_cast<const char*>(from.data) + begin,
+    std::memcpy(static_cast<char*>(to.data) + begin, static_cast<const char*>(from.data) + begin,
                 static_cast<std::size_t>(std::min(block, bytes - begin)));
 }
 
-// Copies values of the piece from `begin` on: in the stream's order, or at once where they are in host memory.
-void copy_state(const Trainer& t, Stream& stream, StateKind kind, const OwnedPiece& piece, std::int64_t begin,
-                std::int64_t n, float* to) {
-  const Tensor from = state_of(t, kind, piece).slice_rows(begin, begin + n);
+// As it lies: in the stream's order, or at once where it is in host memory.
+void copy_state(const Trainer& t, Stream& stream, const StatePiece& to, const StatePiece& from) {
   if (t.memory.host_state.allocated())
-    copy_on_host(to, from);
+    copy_on_host(to.values, from.values);  // split masters never are there
   else
-    t.device->copy_to_host(stream, to, from.data, from.bytes());
+    copy_to_host(*t.device, stream, to, from);
+}
+
+constexpr std::int64_t kPackedBlock = std::int64_t{1} << 18;  // elements
+
+// As fp32, once this returns: values of the piece from `begin` on.
+void read_values(const Trainer& t, const Snapshot& s, StateKind kind, const OwnedPiece& piece, std::int64_t begin,
+                 std::int64_t n, float* to) {
+  const StatePiece from = state_piece(t.memory, kind, piece);
+  if (from.values.dtype == DType::F32) {
+    copy_state(t, *s.copies, {Tensor(to, DType::F32, {n}), {}, {}}, {from.values.slice_rows(begin, begin + n), {}, {}});
+    s.copies->synchronize();
+    return;
+  }
+  for (std::int64_t done = 0, m = 0; done < n; done += m) {
+    m = std::min(kPackedBlock, n - done);
+    read_state(*s.packed, t.memory, kind, piece, {begin + done, 1, m, m}, to + done);
+  }
 }
 
 PieceReader reader_of(const Trainer& t, const Snapshot& s) {
@@ -74,9 +85,18 @@ PieceReader reader_of(const Trainer& t, const Snapshot& s) {
       return o->part.row == p.part.row && o->part.column == p.part.column;
     });
     UPCYCLE_CHECK(piece != of_tensor.end(), "{}: a piece that this rank does not own", p.tensor);
-    copy_state(t, *s.copies, p.kind, **piece, row * p.part.columns, rows * p.part.columns, out);
-    s.copies->synchronize();
+    read_values(t, s, p.kind, **piece, row * p.part.columns, rows * p.part.columns, out);
   };
+}
+
+// A copy, for the writer: fp32 as it lies, or made so as it is written.
+void set_values(SavedPiece& saved, const StatePiece& copy) {
+  if (copy.values.dtype == DType::F32)
+    saved.values = copy.values.as<float>();
+  else
+    saved.read = [copy, width = saved.part.columns](std::int64_t row, std::int64_t rows, float* out) {
+      copied_floats(copy, row * width, rows * width, out);
+    };
 }
 
 }  // namespace
@@ -88,6 +108,8 @@ Snapshot make_snapshot(const Trainer& t, std::int64_t bucket) {
   s.arena.allocate(*t.device, Arena::Memory::Host);
   layout_snapshot(s.arena, s.pieces, t.config, bucket, &s);
   s.copies = t.device->make_stream();
+  if (in_buckets(t.config))
+    s.packed.reset(new Staging(state_staging(t.memory, *t.device, *s.copies, kPackedBlock * sizeof(float))));
   return s;
 }
 
@@ -98,24 +120,28 @@ std::size_t plan_snapshot(const ParamTable& table, const Coordinates& at, const 
 }
 
 SavedState take_snapshot(Trainer& t, Snapshot& s, std::optional<DType> weights_alone) {
-  const int kinds = weights_alone ? 1 : 1 + t.config.train.moments();
   SavedState state(std::vector<SavedPiece>{});
   // What this rank owns: parameters still being gathered are other ranks'.
   s.copies->wait(t.stream->record());
-  for (std::size_t i = 0; i < s.pieces.size(); ++i) {
-    const OwnedPiece& p = s.pieces[i];
-    for (const StateKind kind : {StateKind::Master, StateKind::Moment1, StateKind::Moment2}) {
-      if (static_cast<int>(kind) >= kinds) break;
-      float* values = nullptr;
-      if (s.buckets.empty()) {
-        const auto& copies = kind == StateKind::Master ? s.master : kind == StateKind::Moment1 ? s.m : s.v;
-        values = copies[i].as<float>();
-        copy_state(t, *s.copies, kind, p, 0, p.part.size(), values);
+  auto copy = s.states.begin();
+  for (const OwnedPiece& p : s.pieces)
+    for (const StateKind kind : kinds_of(t.memory.form)) {
+      const StatePiece* const to = s.buckets.empty() ? &*copy++ : nullptr;
+      if (weights_alone && kind != StateKind::Master) continue;
+      SavedPiece saved{kind,
+                       p.row->name,
+                       p.row->rows,
+                       p.row->columns,
+                       p.row->is_vector,
+                       p.part,
+                       nullptr,
+                       weights_alone.value_or(DType::F32)};
+      if (to != nullptr) {
+        copy_state(t, *s.copies, *to, state_piece(t.memory, kind, p));
+        set_values(saved, *to);
       }
-      state.pieces.push_back({kind, p.row->name, p.row->rows, p.row->columns, p.row->is_vector, p.part, values,
-                              weights_alone.value_or(DType::F32)});
+      state.pieces.push_back(std::move(saved));
     }
-  }
   if (s.buckets.empty()) {
     t.state_read = state.copied = s.copies->record();
   } else {

@@ -6,6 +6,7 @@
 
 #include "core/arena.h"
 #include "parallel/checkpoint/writer.h"
+#include "parallel/train/owned_state.h"
 #include "parallel/train/trainer.h"
 
 namespace upcycle {
@@ -18,8 +19,9 @@ struct Snapshot {
   Arena arena{"checkpoint snapshot"};
   std::unique_ptr<Stream> copies;
   std::vector<OwnedPiece> pieces;         // each logical element on exactly one rank
-  std::vector<Tensor> master, m, v;       // fp32, one per piece; v empty under Lion, m too under SGD
+  std::vector<StatePiece> states;         // of each piece its master and its moments
   std::vector<std::span<float>> buckets;  // or these
+  std::unique_ptr<Staging> packed;        // and, where state is not fp32, what it goes through to them
 };
 inline constexpr std::int64_t kBucketElements = std::int64_t{16} << 20;  // of a buffer at most, 64 MiB
 

@@ -1,5 +1,7 @@
 #include "parallel/train/train_memory.h"
 
+#include "parallel/train/offload.h"
+
 namespace upcycle {
 namespace {
 
@@ -7,22 +9,26 @@ FlatPair take_pair(Arena& arena, DType dtype, std::int64_t dense, std::int64_t e
   return {arena.take(dtype, {dense}), arena.take(dtype, {expert})};
 }
 
-void layout(TrainMemory& memory, const ParamTable& table, DType dtype, int moments, Arena::Memory state) {
-  memory.weights = take_pair(memory.parameters, dtype, table.dense.size, table.expert.size);
+void layout(TrainMemory& memory, const ParamTable& table) {
+  const StateForm& form = memory.form;
+  memory.weights = take_pair(memory.parameters, form.weights, table.dense.size, table.expert.size);
   const auto sums = [&](const FlatGroup& g) { return memory.storage.zero_stage == 2 ? g.shard_size : g.size; };
   memory.grads = take_pair(memory.gradients, memory.storage.dtype, sums(table.dense), sums(table.expert));
   const auto needs_slots = [&](const FlatGroup& g) {
     return g.size > 0 && (memory.storage.dtype != DType::F32 || (memory.storage.zero_stage == 2 && g.ranks > 1));
   };
   memory.slots = take_slots(memory.gradients, table, {needs_slots(table.dense), needs_slots(table.expert)});
-  const bool on_host = state == Arena::Memory::Host;
-  const auto shard = [&] {
-    return take_pair(on_host ? memory.host_state : memory.optimizer, DType::F32, table.dense.shard_size,
-                     table.expert.shard_size);
+  const bool on_host = form.memory == Arena::Memory::Host;
+  Arena& state = on_host ? memory.host_state : memory.optimizer;
+  const auto shard = [&](DType dtype) {
+    return take_pair(state, dtype, table.dense.shard_size, table.expert.shard_size);
   };
-  if (dtype != DType::F32 || on_host) memory.master = shard();
-  if (moments > 0) memory.m = shard();
-  if (moments > 1) memory.v = shard();
+  if (form.weights != DType::F32 || on_host) memory.master = shard(form.split_masters ? DType::BF16 : DType::F32);
+  if (form.split_masters)
+    memory.ties =
+        take_pair(state, DType::I32, bit_words(table, ParamGroup::Dense), bit_words(table, ParamGroup::Expert));
+  if (form.moments > 0) memory.m = shard(DType::F32);
+  if (form.moments > 1) memory.v = shard(DType::F32);
   memory.sum_squares = memory.optimizer.take(DType::F64, {1});
   memory.scale = memory.optimizer.take(DType::F32, {1});
 }
@@ -31,28 +37,36 @@ Tensor slice(const Tensor& flat, std::int64_t begin, std::int64_t size) { return
 
 }  // namespace
 
-TrainMemory make_train_memory(const ParamTable& table, DType dtype, int moments, Device& device,
-                              const GradientStorage& storage, Arena::Memory state) {
+StateForm state_form(const Config& c) {
+  return {c.storage(), c.train.master_dtype == "bf16_remainder", c.train.moments(),
+          offloads(c) ? Arena::Memory::Host : Arena::Memory::Device};
+}
+
+TrainMemory make_train_memory(const ParamTable& table, const StateForm& form, Device& device,
+                              const GradientStorage& storage) {
   TrainMemory memory;
+  memory.form = form;
   memory.storage = storage;
-  layout(memory, table, dtype, moments, state);
+  layout(memory, table);
   memory.parameters.allocate(device);
   memory.gradients.allocate(device);
   memory.optimizer.allocate(device);
-  if (state == Arena::Memory::Host) memory.host_state.allocate(device, state);
-  layout(memory, table, dtype, moments, state);
+  if (form.memory == Arena::Memory::Host) memory.host_state.allocate(device, form.memory);
+  layout(memory, table);
   return memory;
 }
 
-std::vector<MemoryClass> plan_train_memory(const ParamTable& table, DType dtype, int moments,
-                                           const GradientStorage& storage, Arena::Memory state) {
+std::vector<MemoryClass> plan_train_memory(const ParamTable& table, const StateForm& form,
+                                           const GradientStorage& storage) {
   TrainMemory memory;
+  memory.form = form;
   memory.storage = storage;
-  layout(memory, table, dtype, moments, state);
+  layout(memory, table);
   std::vector<MemoryClass> classes{{"parameters", memory.parameters.high_water()},
                                    {"gradients", memory.gradients.high_water()},
                                    {"optimizer", memory.optimizer.high_water()}};
-  if (state == Arena::Memory::Host) classes.push_back({memory.host_state.name(), memory.host_state.high_water(), true});
+  if (form.memory == Arena::Memory::Host)
+    classes.push_back({memory.host_state.name(), memory.host_state.high_water(), true});
   return classes;
 }
 
@@ -68,9 +82,9 @@ Tensor master_piece(const TrainMemory& memory, const OwnedPiece& piece) {
   return memory.separate_masters() ? shard_piece_of(memory.master, piece) : piece_of(memory.weights, piece);
 }
 
-Staging state_staging(const TrainMemory& memory, Device& device, Stream& stream) {
+Staging state_staging(const TrainMemory& memory, Device& device, Stream& stream, std::size_t piece_bytes) {
   if (memory.host_state.allocated()) return Staging();
-  return Staging(device, stream);
+  return Staging(device, stream, piece_bytes);
 }
 
 Tensor gradient_piece(const ParamTable& table, const TrainMemory& memory, const OwnedPiece& p) {
@@ -99,6 +113,11 @@ Tensor gradient_place(const ParamTable& table, const TrainMemory& memory, const 
   if (!memory.slots.serve(row.group)) return slice(memory.grads.of(row.group), row.offset, 0);
   const Bucket& bucket = table.bucket_of(row);
   return slice(memory.slots.of(row.group, bucket), row.offset - bucket.begin, 0);
+}
+
+Tensor ties_of(const TrainMemory& memory, const OwnedPiece& piece) {
+  if (!memory.form.split_masters) return {};
+  return slice(memory.ties.of(piece.row->group), piece.words, (piece.part.size() + 31) / 32);
 }
 
 }  // namespace upcycle

@@ -36,7 +36,6 @@ void check_zero_stage(const Config& c, const Layout& layout) {
 GradientStorage gradient_storage(const TrainConfig& c) {
   return {c.zero_stage, c.gradient_dtype == "bf16" ? DType::BF16 : DType::F32};
 }
-Arena::Memory memory_of_state(const Config& c) { return offloads(c) ? Arena::Memory::Host : Arena::Memory::Device; }
 
 }  // namespace
 
@@ -88,8 +87,7 @@ Trainer make_trainer(const Config& config, const Mesh& mesh, Device& device, Str
   layout();
   fill_batch_shape(device, stream, t.batch, pass);
 
-  t.memory = make_train_memory(t.model->table, config.storage(), config.train.moments(), device,
-                               gradient_storage(config.train), memory_of_state(config));
+  t.memory = make_train_memory(t.model->table, state_form(config), device, gradient_storage(config.train));
   bind_weights(*t.model, t.memory.weights.dense, t.memory.weights.expert);
   bind_gradients(*t.model, [&](const ParamRow& row) { return gradient_place(t.model->table, t.memory, row); });
   t.optimizer =
@@ -112,12 +110,11 @@ std::vector<MemoryClass> plan_trainer(const Config& config, const Mesh& mesh, Op
   const PassShape pass = training_pass(config);
   Transformer m = make_transformer(arena, config.model, pass, *device, *stream, ops, mesh);
   (void)take_batch(arena, pass);
-  std::vector<MemoryClass> plan = plan_train_memory(m.table, config.storage(), config.train.moments(),
-                                                    gradient_storage(config.train), memory_of_state(config));
+  std::vector<MemoryClass> plan = plan_train_memory(m.table, state_form(config), gradient_storage(config.train));
   if (offloads(config)) {
     const Optimizer o = make_optimizer(m.table, m.arrivals, mesh, *device, ops, *stream, m.workspace, config.train);
     plan.push_back(
-        {"offload buffers", plan_offload(o, config.storage(), gradient_storage(config.train)).buffers, true});
+        {"offload buffers", plan_offload(o, state_form(config), gradient_storage(config.train)).buffers, true});
   }
   plan.insert(plan.end(), arena.classes().begin(), arena.classes().end());
   const bool cuda = config.device == "cuda";

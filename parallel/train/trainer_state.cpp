@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <map>
+#include <span>
 
 #include "core/check.h"
 #include "core/error.h"
 #include "parallel/model/weights.h"
+#include "parallel/train/owned_state.h"
 
 namespace upcycle {
 namespace {
@@ -41,8 +43,8 @@ StoreRows store_trainer_rows(Trainer& t, Staging& staging) {
     for (const OwnedPiece& p : pieces->second) {
       const std::int64_t from = std::max(begin, p.flat), to = std::min(end, p.flat + p.part.size());
       if (from >= to) continue;
-      const Tensor master = t.memory.master.of(row.group).slice_rows(p.shard + from - p.flat, p.shard + to - p.flat);
-      write_floats(t.memory.host_state.allocated() ? host : staging, master, values + (from - begin));
+      write_state(t.memory.host_state.allocated() ? host : staging, t.memory, StateKind::Master, p,
+                  {from - p.flat, 1, to - from, to - from}, values + (from - begin));
     }
   };
 }

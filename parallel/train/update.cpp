@@ -11,8 +11,12 @@ void update_piece(const Optimizer& o, const TrainMemory& memory, const OwnedPiec
                   double lr) {
   const TrainConfig& c = o.config;
   const int moments = c.moments();
-  const UpdateTensors tensors{at.param, master_piece(memory, p), moments > 0 ? shard_piece_of(memory.m, p) : Tensor{},
-                              moments > 1 ? shard_piece_of(memory.v, p) : Tensor{}, at.grad};
+  const UpdateTensors tensors{at.param,
+                              master_piece(memory, p),
+                              moments > 0 ? shard_piece_of(memory.m, p) : Tensor{},
+                              moments > 1 ? shard_piece_of(memory.v, p) : Tensor{},
+                              at.grad,
+                              ties_of(memory, p)};
   const auto rate = static_cast<float>(lr), decay = static_cast<float>(p.row->weight_decay ? c.weight_decay : 0);
   const auto beta1 = static_cast<float>(c.beta1), beta2 = static_cast<float>(c.beta2);
   if (c.optimizer == "sgd")

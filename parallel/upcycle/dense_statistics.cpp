@@ -7,6 +7,7 @@
 #include "core/staging.h"
 #include "parallel/comm/agree.h"
 #include "parallel/comm/sum_over_ranks.h"
+#include "parallel/train/owned_state.h"
 
 namespace upcycle {
 namespace {
@@ -80,12 +81,15 @@ DenseStatistics live_statistics(const Trainer& dense, const ModelConfig& moe) {
   for (std::size_t i = 0; i < matrices.size(); ++i) place[matrices[i].name] = i;
   std::vector<StatisticsSum> sums(matrices.size());
   Staging staging = state_staging(dense.memory, *dense.device, *dense.stream);
+  std::vector<float> values(std::size_t{1} << 18);
   for (const OwnedPiece& p : owned_pieces(dense.table(), dense.mesh->at, false)) {
     const auto at = place.find(p.row->name);
     if (at == place.end()) continue;
-    staging.read(master_piece(dense.memory, p), [&](const void* host, std::int64_t, std::int64_t n) {
-      sums[at->second].add(static_cast<const float*>(host), n);
-    });
+    for (std::int64_t begin = 0; begin < p.part.size(); begin += static_cast<std::int64_t>(values.size())) {
+      const std::int64_t n = std::min(static_cast<std::int64_t>(values.size()), p.part.size() - begin);
+      read_state(staging, dense.memory, StateKind::Master, p, {begin, 1, n, n}, values.data());
+      sums[at->second].add(values.data(), n);
+    }
   }
   sum_over_ranks(sums, *dense.mesh->world, *dense.device, *dense.stream);
   return results(matrices, sums);

@@ -15,11 +15,11 @@ struct Target {
   Rectangle origin;
 };
 
-std::vector<std::vector<Target>> targets_by_dense_row(const Trainer& dense, const ExpertMaker& maker, LiveState state,
+std::vector<std::vector<Target>> targets_by_dense_row(const Trainer& dense, const ExpertMaker& maker, StateKind state,
                                                       const Trainer& moe) {
   std::vector<std::vector<Target>> all(dense.table().rows.size());
   for (const OwnedPiece& p : owned_pieces(moe.table(), moe.mesh->at, true)) {
-    if (state == LiveState::Moments && retained_tensor(*p.row).empty()) continue;
+    if (state != StateKind::Master && retained_tensor(*p.row).empty()) continue;
     const Origin from = maker.origin(*p.row, p.part);
     if (!from.tensor.empty()) all[dense.table().places.at(from.tensor)].push_back({p, from.part});
   }
@@ -29,7 +29,7 @@ std::vector<std::vector<Target>> targets_by_dense_row(const Trainer& dense, cons
 // Makes what the received rectangle `came` of a dense tensor contributes to a piece, and stores it there. It works in
 // `scratch`, because other experts are made of the same values.
 void deliver(const Rectangle& came, const float* values, const Target& target, const ExpertMaker& maker,
-             Staging& staging, const FlatPair& to, std::vector<float>& scratch) {
+             Staging& staging, const TrainMemory& to, StateKind state, std::vector<float>& scratch) {
   const Rectangle common = intersection(came, target.origin);
   if (common.size() == 0) return;
   scratch.resize(std::max(scratch.size(), static_cast<std::size_t>(common.size())));
@@ -39,11 +39,55 @@ void deliver(const Rectangle& came, const float* values, const Target& target, c
   const Rectangle& part = target.piece.part;
   const std::int64_t row = common.row - target.origin.row, column = common.column - target.origin.column;
   maker.make(*target.piece.row, {part.row + row, part.column + column, common.rows, common.columns}, scratch.data());
-  const std::int64_t place = target.piece.shard + row * part.columns + column;
-  Tensor out(to.of(target.piece.row->group).as<float>() + place, DType::F32, {common.rows, common.columns});
-  out.row_stride = part.columns;
-  write_floats(staging, out, scratch.data());
+  write_state(staging, to, state, target.piece,
+              {row * part.columns + column, common.rows, common.columns, part.columns}, scratch.data());
 }
+
+// How a rank gives away its part of a state: fp32 by copies to the device, another form through the host.
+class Sender {
+ public:
+  Sender(const Trainer& dense, StateKind state)
+      : dense_(dense),
+        state_(state),
+        pieces_(dense.table().rows.size()),
+        from_(state_staging(dense.memory, *dense.device, *dense.stream)),
+        to_(*dense.device, *dense.stream) {
+    for (const OwnedPiece& p : owned_pieces(dense.table(), dense.mesh->at, true))
+      pieces_[static_cast<std::size_t>(p.row - dense.table().rows.data())].push_back(p);
+  }
+
+  void send(const Transfer& t, const Tensor& out) {  // fp32 (t.part.size())
+    const OwnedPiece& p = *std::ranges::find_if(pieces_[t.row], [&](const OwnedPiece& piece) {
+      return piece.shard <= t.shard && t.shard < piece.shard + piece.part.size();
+    });
+    const std::int64_t first = t.shard - p.shard, rows = t.part.rows, columns = t.part.columns;
+    const Tensor& values = state_piece(dense_.memory, state_, p).values;
+    if (values.dtype == DType::F32) {
+      const auto bytes = [](std::int64_t n) { return static_cast<std::size_t>(n) * sizeof(float); };
+      const bool on_host = dense_.memory.host_state.allocated();
+      dense_.device->copy(*dense_.stream, on_host ? CopyKind::FromHost : CopyKind::OnDevice, out.data,
+                          values.as<float>() + first,
+                          {bytes(columns), static_cast<std::size_t>(rows), bytes(columns), bytes(t.width)});
+      return;
+    }
+    const std::int64_t block = std::max<std::int64_t>(1, kBlock / columns);  // rows
+    for (std::int64_t r = 0; r < rows; r += block) {
+      const std::int64_t n = std::min(block, rows - r);
+      values_.resize(std::max(values_.size(), static_cast<std::size_t>(n * columns)));
+      read_state(from_, dense_.memory, state_, p, {first + r * t.width, n, columns, t.width}, values_.data());
+      write_floats(to_, out.slice_rows(r * columns, (r + n) * columns), values_.data());
+    }
+  }
+
+ private:
+  static constexpr std::int64_t kBlock = std::int64_t{1} << 18;  // elements
+
+  const Trainer& dense_;
+  StateKind state_;
+  std::vector<std::vector<OwnedPiece>> pieces_;  // by row
+  Staging from_, to_;
+  std::vector<float> values_;
+};
 
 // One round's part of a list sorted by round.
 std::span<const Transfer> round_of(const std::vector<Transfer>& all, std::int64_t round) {
@@ -76,8 +120,8 @@ void agree_on_rounds(LiveExchange& plan, Communicator& world, std::int64_t buffe
   cut_into_rounds(plan, static_cast<std::int64_t>(-world.max_of(-mine)));
 }
 
-void exchange_shards(const LiveExchange& plan, const Trainer& dense, const Tensor& from, const ExpertMaker& maker,
-                     LiveState state, Trainer& moe, const FlatPair& to) {
+void exchange_shards(const LiveExchange& plan, const Trainer& dense, const ExpertMaker& maker, StateKind state,
+                     Trainer& moe) {
   Communicator& world = *moe.mesh->world;
   const auto targets = targets_by_dense_row(dense, maker, state, moe);
   Arena arena("live exchange");
@@ -89,18 +133,15 @@ void exchange_shards(const LiveExchange& plan, const Trainer& dense, const Tenso
   }
   std::vector<std::int64_t> send_counts(static_cast<std::size_t>(world.size())), receive_counts(send_counts.size());
   std::vector<float> scratch;
+  Sender sender(dense, state);
   // Two staging rings: received values are read while results are written, and a ring's pieces are reused in turn.
   Staging in(*moe.device, *moe.stream), out_staging = state_staging(moe.memory, *moe.device, *moe.stream);
-  const CopyKind way = dense.memory.host_state.allocated() ? CopyKind::FromHost : CopyKind::OnDevice;
   for (std::int64_t round = 0; round < plan.rounds; ++round) {
     const auto sends = round_of(plan.sends, round), receives = round_of(plan.receives, round);
-    auto* out = static_cast<float*>(send.data);
+    std::int64_t given = 0;
     for (const Transfer& t : sends) {
-      const auto pitch = [](std::int64_t columns) { return static_cast<std::size_t>(columns) * sizeof(float); };
-      moe.device->copy(
-          *moe.stream, way, out, from.as<float>() + t.shard,
-          {pitch(t.part.columns), static_cast<std::size_t>(t.part.rows), pitch(t.part.columns), pitch(t.width)});
-      out += t.part.size();
+      sender.send(t, send.slice_rows(given, given + t.part.size()));
+      given += t.part.size();
     }
     count_by_peer(sends, send_counts);
     count_by_peer(receives, receive_counts);
@@ -111,7 +152,7 @@ void exchange_shards(const LiveExchange& plan, const Trainer& dense, const Tenso
       in.read(came, [&](const void* values, std::int64_t row, std::int64_t rows) {
         const Rectangle part{t.part.row + row, t.part.column, rows, t.part.columns};
         for (const Target& target : targets[t.row])
-          deliver(part, static_cast<const float*>(values), target, maker, out_staging, to, scratch);
+          deliver(part, static_cast<const float*>(values), target, maker, out_staging, moe.memory, state, scratch);
       });
       at += t.part.size();
     }

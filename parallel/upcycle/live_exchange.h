@@ -1,4 +1,5 @@
 #pragma once
+#include "parallel/train/owned_state.h"
 #include "parallel/train/trainer.h"
 #include "parallel/upcycle/live_plan.h"
 
@@ -8,10 +9,9 @@ namespace upcycle {
 // Cuts a one-round plan into rounds that fit the buffers on all ranks.
 void agree_on_rounds(LiveExchange& plan, Communicator& world, std::int64_t buffer_elements = kLiveBufferElements);
 
-// Sends the fp32 shards of one state (masters or one moment) from their dense owners (`from` (shard_size): this rank's)
-// to the new owners, which make their pieces of `to` from them. Two buffers, as large as the plan's fullest rounds, are
-// freed at the end.
-void exchange_shards(const LiveExchange& plan, const Trainer& dense, const Tensor& from, const ExpertMaker& maker,
-                     LiveState state, Trainer& moe, const FlatPair& to);
+// Sends the shards of one state, as fp32, from their dense owners to the new owners, which make their pieces from them.
+// Two buffers, as large as the plan's fullest rounds, are freed at the end.
+void exchange_shards(const LiveExchange& plan, const Trainer& dense, const ExpertMaker& maker, StateKind state,
+                     Trainer& moe);
 
 }  // namespace upcycle

@@ -26,15 +26,13 @@ void convert_live(const Trainer& dense, Trainer& moe) {
   copy_retained(dense, moe);
   draw_routers(maker, moe);
   if (!round_masters) make_local_experts(dense, maker, moe);
-  if (masters_move)
-    exchange_shards(plan_rounds(LiveState::Masters), dense, dense.memory.master.dense, maker, LiveState::Masters, moe,
-                    moe.memory.master);
+  if (masters_move) exchange_shards(plan_rounds(LiveState::Masters), dense, maker, StateKind::Master, moe);
   if (round_masters) gather_experts(moe);
   if (!masters_move) masters_from_weights(moe.optimizer, moe.memory);  // where they are not the weights themselves
   if (const int moments = c.train.moments(); moments > 0) {
     const LiveExchange plan = plan_rounds(LiveState::Moments);
-    exchange_shards(plan, dense, dense.memory.m.dense, maker, LiveState::Moments, moe, moe.memory.m);
-    if (moments > 1) exchange_shards(plan, dense, dense.memory.v.dense, maker, LiveState::Moments, moe, moe.memory.v);
+    exchange_shards(plan, dense, maker, StateKind::Moment1, moe);
+    if (moments > 1) exchange_shards(plan, dense, maker, StateKind::Moment2, moe);
   }
   for (std::size_t i = 0; i < moe.table().rows.size(); ++i) {
     const ParamRow* was = dense.table().find(retained_tensor(moe.table().rows[i]));

@@ -136,14 +136,16 @@ void make_local_experts(const Trainer& dense, const ExpertMaker& maker, Trainer&
 }
 
 void gather_experts(Trainer& moe) {
-  Staging staging(*moe.device, *moe.stream);
-  for (const OwnedPiece& p : owned_pieces(moe.table(), moe.mesh->at, true)) {
-    if (p.row->group != ParamGroup::Expert) continue;
-    const Tensor weights = piece_of(moe.memory.weights, p), master = master_piece(moe.memory, p);
-    if (moe.memory.host_state.allocated())
-      write_floats(staging, weights, master.as<float>());
-    else
-      moe.ops->convert(*moe.stream, weights, master);
+  if (!moe.memory.form.split_masters) {  // they hold their rounding
+    Staging staging(*moe.device, *moe.stream);
+    for (const OwnedPiece& p : owned_pieces(moe.table(), moe.mesh->at, true)) {
+      if (p.row->group != ParamGroup::Expert) continue;
+      const Tensor weights = piece_of(moe.memory.weights, p), master = master_piece(moe.memory, p);
+      if (moe.memory.host_state.allocated())
+        write_floats(staging, weights, master.as<float>());
+      else
+        moe.ops->convert(*moe.stream, weights, master);
+    }
   }
   gather_parameters(moe.optimizer, moe.memory, ParamGroup::Expert);
 }

@@ -223,6 +223,13 @@ TEST(CheckTrain, MinLrOrItsRatio) {
 }
 
 TEST(CheckTrain, Numbers) {
+  expect_bad_run([](Config& c) { c.train.master_dtype = "bf16"; },
+                 "train.master_dtype: found 'bf16', expected fp32 | bf16_remainder");
+  expect_bad_run([](Config& c) { c.dtype = "fp32", c.train.master_dtype = "bf16_remainder"; },
+                 "train.master_dtype: found bf16_remainder, expected fp32 where dtype is fp32");
+  expect_bad_run(
+      [](Config& c) { c.dtype = "bf16", c.train.master_dtype = "bf16_remainder", c.train.optimizer_offload = true; },
+      "train.master_dtype: found bf16_remainder, expected fp32 beside train.optimizer_offload");
   expect_bad_run([](Config& c) { c.train.beta1 = 1; }, "train.beta1: found 1.0, expected in [0, 1)");
   expect_bad_run([](Config& c) { c.train.beta2 = -0.1; }, "train.beta2: found -0.1");
   expect_bad_run([](Config& c) { c.train.beta2 = std::nan(""); }, "train.beta2");

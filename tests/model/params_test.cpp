@@ -142,9 +142,10 @@ TEST_P(Params, PiecesLieInTheirBuffers) {
     for (int rank = 0; rank < layout.world; ++rank) {
       const Coordinates at = coordinates_of(layout, rank);
       const ParamTable table = make_param_table(model, layout, at);
-      std::map<ParamGroup, std::vector<int>> shard;
+      std::map<ParamGroup, std::vector<int>> shard, words;
       for (const ParamGroup g : {ParamGroup::Dense, ParamGroup::Expert})
-        shard[g].resize(static_cast<std::size_t>(table.group(g).shard_size));
+        shard[g].resize(static_cast<std::size_t>(table.group(g).shard_size)),
+            words[g].resize(static_cast<std::size_t>(bit_words(table, g)));
       for (const OwnedPiece& p : owned_pieces(table, at, true)) {
         const ParamRow& row = *p.row;
         EXPECT_EQ(p.flat,
@@ -153,9 +154,12 @@ TEST_P(Params, PiecesLieInTheirBuffers) {
           EXPECT_EQ(p.part.columns, row.part.columns);
         }
         for (std::int64_t i = 0; i < p.part.size(); ++i) ++shard[row.group].at(static_cast<std::size_t>(p.shard + i));
+        for (std::int64_t i = 0; i < (p.part.size() + 31) / 32; ++i)
+          ++words[row.group].at(static_cast<std::size_t>(p.words + i));
       }
-      for (const auto& [group, count] : shard)
-        EXPECT_TRUE(std::all_of(count.begin(), count.end(), [](int n) { return n <= 1; })) << text(layout);
+      for (const auto& all : {shard, words})
+        for (const auto& [group, count] : all)
+          EXPECT_TRUE(std::all_of(count.begin(), count.end(), [](int n) { return n <= 1; })) << text(layout);
     }
   }
 }

@@ -40,6 +40,7 @@ struct Case {
   bool moe;
   const char* dtype;
   const char* optimizer;
+  const char* masters = "fp32";
 };
 
 class Resume : public ::testing::TestWithParam<Case> {};
@@ -49,6 +50,7 @@ TEST_P(Resume, TwentyStepsAreTenSavedLoadedAndTen) {
   Config c = GetParam().moe ? small_moe_config() : small_config();
   c.dtype = GetParam().dtype;
   c.train.optimizer = GetParam().optimizer;
+  c.train.master_dtype = GetParam().masters;
   c.train.steps = 20;
   c.train.warmup_steps = 3;
   c.model.shared_expert = GetParam().moe;
@@ -79,6 +81,8 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"MoeFp32Lion", true, "fp32", "lion"}, Case{"MoeBf16Lion", true, "bf16", "lion"},
                       Case{"DenseFp32Sgd", false, "fp32", "sgd"}, Case{"DenseBf16Sgd", false, "bf16", "sgd"},
                       Case{"MoeFp32Adamw", true, "fp32", "adamw"}, Case{"MoeBf16Adamw", true, "bf16", "adamw"},
+                      Case{"MoeBf16AdamwRemainders", true, "bf16", "adamw", "bf16_remainder"},
+                      Case{"DenseBf16LionRemainders", false, "bf16", "lion", "bf16_remainder"},
                       Case{"MoeFp32Sgd", true, "fp32", "sgd"}, Case{"MoeBf16Sgd", true, "bf16", "sgd"}),
     [](const auto& info) { return std::string(info.param.name); });
 
@@ -176,9 +180,12 @@ TEST(LoadTrainerWeights, MastersExactAndWeightsRounded) {
 
 // The snapshot allocates once, as much as the plan says.
 TEST(Snapshot, IsAsLargeAsPlanned) {
-  for (const auto& [optimizer, moments] : {std::pair{"adamw", 2}, {"lion", 1}, {"sgd", 0}}) {
+  for (const auto& [optimizer, moments, masters] :
+       {std::tuple{"adamw", 2, "fp32"}, {"lion", 1, "fp32"}, {"sgd", 0, "fp32"}, {"lion", 1, "bf16_remainder"}}) {
     Config c = small_moe_config();
+    c.dtype = "bf16";
     c.train.optimizer = optimizer;
+    c.train.master_dtype = masters;
     Trainer t = random_trainer(rig, c, mesh);
     Snapshot s = make_snapshot(t);
     const std::uint64_t allocations = device_allocation_count();

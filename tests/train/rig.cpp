@@ -11,6 +11,7 @@
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/ops.h"
 #include "parallel/model/transformer.h"
+#include "parallel/train/owned_state.h"
 #include "parallel/train/reduction.h"
 #include "tests/kernels/test_backend.h"
 
@@ -46,6 +47,14 @@ std::vector<float> floats_of(const Trainer& t, const Tensor& x) {
   const std::vector<bf16> rounded = values_of<bf16>(t, x);
   std::vector<float> values(rounded.size());
   std::transform(rounded.begin(), rounded.end(), values.begin(), [](bf16 v) { return to_float(v); });
+  return values;
+}
+
+std::vector<float> owned_floats(const Trainer& t, StateKind kind, const OwnedPiece& p) {
+  const std::int64_t n = p.part.size();
+  Staging staging = state_staging(t.memory, *t.device, *t.stream, static_cast<std::size_t>(n) * sizeof(float));
+  std::vector<float> values(static_cast<std::size_t>(n));
+  read_state(staging, t.memory, kind, p, {0, 1, n, n}, values.data());
   return values;
 }
 
@@ -135,9 +144,9 @@ TrainedState state_of(const Trainer& t) {
   for (const OwnedPiece& p : owned_pieces(t.table(), t.mesh->at, true)) {  // in the order of rows
     TrainedState::Parameter& to = s.parameters[p.row->name];
     append(to.weight, floats_of(t, piece_of(t.memory.weights, p)));
-    append(to.master, floats_of(t, master_piece(t.memory, p)));
-    if (moments > 0) append(to.m, floats_of(t, shard_piece_of(t.memory.m, p)));
-    if (moments > 1) append(to.v, floats_of(t, shard_piece_of(t.memory.v, p)));
+    append(to.master, owned_floats(t, StateKind::Master, p));
+    if (moments > 0) append(to.m, owned_floats(t, StateKind::Moment1, p));
+    if (moments > 1) append(to.v, owned_floats(t, StateKind::Moment2, p));
     to.steps = t.optimizer.row_steps[static_cast<std::size_t>(p.row - t.table().rows.data())];
   }
   s.step = t.step;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/measure.h"
+#include "parallel/checkpoint/checkpoint.h"
 #include "parallel/train/step.h"
 #include "parallel/train/trainer.h"
 
@@ -44,8 +45,9 @@ std::vector<T> values_of(const Trainer& t, const Tensor& x) {
   if (lies_in(t.memory.host_state, x)) return {x.as<T>(), x.as<T>() + x.size()};
   return values_of<T>(*t.device, *t.stream, x);
 }
-std::vector<float> floats_of(const Trainer& t, const Tensor& x);                    // fp32 or bf16
-void set_floats(const Trainer& t, const Tensor& x, std::span<const float> values);  // rounded where x is bf16
+std::vector<float> floats_of(const Trainer& t, const Tensor& x);                         // fp32 or bf16
+std::vector<float> owned_floats(const Trainer& t, StateKind kind, const OwnedPiece& p);  // in whatever form it lies
+void set_floats(const Trainer& t, const Tensor& x, std::span<const float> values);       // rounded where x is bf16
 
 // A run on given sequences: sequence i is row i of tokens and targets (n, S), wrapping around.
 struct FixedSequences {

@@ -56,7 +56,7 @@ TEST(Buckets, MakeTheFilesOfAWholeSnapshot) {
       for (const std::int64_t elements : {24, 100, 1 << 20}) {  // a row, several, all
         Snapshot buckets = make_snapshot(t, elements);
         ASSERT_EQ(buckets.buckets.size(), 2u);
-        EXPECT_TRUE(buckets.master.empty());
+        EXPECT_TRUE(buckets.states.empty());
         const std::string run = folder.file("in " + std::to_string(elements));
         EXPECT_EQ(save(t, buckets, run), want);
         for (const DType type : {DType::F32, DType::BF16})

@@ -160,10 +160,11 @@ INSTANTIATE_TEST_SUITE_P(Bf16Sums, SteadyState,
 TEST(TrainMemory, BytesByHand) {
   const ParamTable table = make_global_table(small_moe_config().model);
   EXPECT_EQ(table.dense.shard_size, table.dense.size);
-  const auto bytes = [&](DType dtype, const char* optimizer, std::size_t i, DType gradients = DType::F32) {
+  const auto bytes = [&](DType dtype, const char* optimizer, std::size_t i, DType gradients = DType::F32,
+                         bool split = false) {
     TrainConfig c;
     c.optimizer = optimizer;
-    return plan_train_memory(table, dtype, c.moments(), {1, gradients})[i].bytes;
+    return plan_train_memory(table, {dtype, split, c.moments()}, {1, gradients})[i].bytes;
   };
   const std::vector<std::size_t> elements = {static_cast<std::size_t>(table.dense.size),
                                              static_cast<std::size_t>(table.expert.size)};
@@ -192,6 +193,12 @@ TEST(TrainMemory, BytesByHand) {
   EXPECT_EQ(bytes(DType::BF16, "lion", 2), 2 * of_each(4) + scalars);
   EXPECT_EQ(bytes(DType::F32, "sgd", 2), scalars);
   EXPECT_EQ(bytes(DType::BF16, "sgd", 2), of_each(4) + scalars);
+
+  // 17 bits for each element, and three words more for each row.
+  const auto words = [&](std::size_t size) { return Arena::align(4 * (size / 32 + 3 * table.rows.size())); };
+  const std::size_t split = of_each(2) + words(elements[0]) + words(elements[1]);
+  EXPECT_EQ(bytes(DType::BF16, "sgd", 2, DType::F32, true), split + scalars);
+  EXPECT_EQ(bytes(DType::BF16, "adamw", 2, DType::F32, true), split + 2 * of_each(4) + scalars);
 }
 
 }  // namespace

@@ -14,8 +14,8 @@ inline void expect_pieces_of(const Trainer& part, const Trainer& whole) {
   const int moments = part.config.train.moments();
   for (const OwnedPiece& p : owned_pieces(part.table(), part.mesh->at, true)) {
     const TrainedState::Parameter& parameter = all.parameters.at(p.row->name);
-    const auto compare = [&](const Tensor& on_device, const std::vector<float>& values, const char* what) {
-      const std::vector<float> mine = floats_of(part, on_device);
+    const auto compare = [&](StateKind kind, const std::vector<float>& values, const char* what) {
+      const std::vector<float> mine = owned_floats(part, kind, p);
       bool same = true;
       for (std::int64_t i = 0; i < p.part.size(); ++i) {
         const std::int64_t r = p.part.row + i / p.part.columns, c = p.part.column + i % p.part.columns;
@@ -23,9 +23,9 @@ inline void expect_pieces_of(const Trainer& part, const Trainer& whole) {
       }
       EXPECT_TRUE(same) << what << " of " << p.row->name;
     };
-    compare(master_piece(part.memory, p), parameter.master, "masters");
-    if (moments > 0) compare(shard_piece_of(part.memory.m, p), parameter.m, "first moments");
-    if (moments > 1) compare(shard_piece_of(part.memory.v, p), parameter.v, "second moments");
+    compare(StateKind::Master, parameter.master, "masters");
+    if (moments > 0) compare(StateKind::Moment1, parameter.m, "first moments");
+    if (moments > 1) compare(StateKind::Moment2, parameter.v, "second moments");
     EXPECT_EQ(part.optimizer.row_steps[static_cast<std::size_t>(p.row - part.table().rows.data())], parameter.steps);
   }
   EXPECT_EQ(part.step, all.step);

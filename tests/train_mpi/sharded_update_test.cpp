@@ -20,6 +20,7 @@ struct Case {
   int tp, ep, etp;
   const char* dtype;
   std::int64_t zero_stage = 1;
+  const char* masters = "fp32";
 };
 
 // Of one element, on one of those whose gradients are added up.
@@ -80,6 +81,7 @@ TEST_P(ShardedUpdate, IsOneRanksBitForBit) {
   Config c = small_moe_config();
   c.dtype = GetParam().dtype;
   c.train.optimizer = GetParam().optimizer;
+  c.train.master_dtype = GetParam().masters;
   c.train.seq_length = 8;
   Trainer one = random_trainer(rig, c, single);
   c.train.zero_stage = GetParam().zero_stage;
@@ -103,7 +105,9 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"AdamwDp", "adamw", 1, 1, 1, "bf16"}, Case{"SgdDp", "sgd", 1, 1, 1, "fp32"},
                       Case{"LionDpZero2", "lion", 1, 1, 1, "bf16", 2},
                       Case{"AdamwEpZero2", "adamw", 1, 2, 1, "fp32", 2},
-                      Case{"LionTpZero2", "lion", 2, 1, 1, "fp32", 2}),
+                      Case{"LionTpZero2", "lion", 2, 1, 1, "fp32", 2},
+                      Case{"LionTpEpRemainders", "lion", 2, 2, 1, "bf16", 1, "bf16_remainder"},
+                      Case{"AdamwDpRemainders", "adamw", 1, 1, 1, "bf16", 1, "bf16_remainder"}),
     [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace

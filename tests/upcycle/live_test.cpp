@@ -27,9 +27,10 @@ struct Live : ::testing::Test {
   FixedSequences data = random_sequences(16, 9, 37, 3);
   std::vector<std::int32_t> probe{1, 5, 36, 0, 7, 7, 2, 19, 30, 11};
 
-  Config config(const char* dtype) {
+  Config config(const char* dtype, const char* masters = "fp32") {
     Config c = small_config();
     c.dtype = dtype;
+    c.train.master_dtype = masters;
     c.seed = kSeed;
     c.train.schedule = "constant";
     c.train.lr = 1e-2;
@@ -64,6 +65,9 @@ std::vector<float> values(const Tensor& t) {
   return v;
 }
 
+// Types of weights and masters.
+const std::pair<const char*, const char*> kForms[] = {{"fp32", "fp32"}, {"bf16", "fp32"}, {"bf16", "bf16_remainder"}};
+
 struct Upcycling {
   const char* name;
   UpcycleConfig upcycle;
@@ -84,17 +88,19 @@ std::vector<Upcycling> upcyclings() {
 
 // Live conversion and conversion from files give the same experts, and the same next step.
 TEST_F(Live, IsTheRunThatAnUpcycledCheckpointStarts) {
-  for (const char* dtype : {"fp32", "bf16"}) {
-    const Config c = config(dtype);
+  for (const auto& [dtype, masters] : kForms) {
+    const Config c = config(dtype, masters);
     Trainer first = after_dense_steps(c, 3);
-    const auto checkpoint = saved(first, dtype);
+    const auto checkpoint = saved(first, std::string(dtype) + masters);
     for (const Upcycling& u : upcyclings()) {
-      SCOPED_TRACE(fmt::format("{} {}", dtype, u.name));
+      SCOPED_TRACE(fmt::format("{} {} {}", dtype, masters, u.name));
       Trainer dense = after_dense_steps(c, 3);
       Config moe = c;
       moe.upcycle = u.upcycle;
       moe.model = upcycled_model(c.model, u.target, u.upcycle, "test");
-      Trainer from_files = trainer(moe);
+      Config plain = moe;
+      plain.train.master_dtype = "fp32";  // whatever form the run has, it ends with the same numbers
+      Trainer from_files = trainer(plain);
       const UpcycleReport file_report = upcycle_from_checkpoint(from_files, *checkpoint, probe);
       LiveUpcycle live = upcycle_live(std::move(dense), moe, probe);
       Trainer& t = live.trainer;
@@ -108,7 +114,7 @@ TEST_F(Live, IsTheRunThatAnUpcycledCheckpointStarts) {
       for (const OwnedPiece& p : owned_pieces(t.table(), mesh.at, true)) {
         EXPECT_TRUE(same_bits(values(piece_of(t.memory.weights, p)), values(piece_of(from_files.memory.weights, p))))
             << p.row->name;
-        EXPECT_TRUE(same_bits(values(master_piece(t.memory, p)), values(master_piece(from_files.memory, p))))
+        EXPECT_TRUE(same_bits(owned_floats(t, StateKind::Master, p), owned_floats(from_files, StateKind::Master, p)))
             << p.row->name;
       }
 
@@ -124,15 +130,15 @@ TEST_F(Live, IsTheRunThatAnUpcycledCheckpointStarts) {
 }
 
 TEST_F(Live, WhatStaysKeepsItsStateAndWhatIsFreshHasNone) {
-  for (const char* dtype : {"fp32", "bf16"})
+  for (const auto& [dtype, masters] : kForms)
     for (const Upcycling& u : upcyclings()) {
-      SCOPED_TRACE(fmt::format("{} {}", dtype, u.name));
-      Config c = config(dtype);
+      SCOPED_TRACE(fmt::format("{} {} {}", dtype, masters, u.name));
+      Config c = config(dtype, masters);
       Trainer dense = after_dense_steps(c, 3);
       std::map<std::string, std::array<std::vector<float>, 3>> before;
       for (const OwnedPiece& p : owned_pieces(dense.table(), mesh.at, true))
-        before[p.row->name] = {values(master_piece(dense.memory, p)), values(shard_piece_of(dense.memory.m, p)),
-                               values(shard_piece_of(dense.memory.v, p))};
+        before[p.row->name] = {owned_floats(dense, StateKind::Master, p), owned_floats(dense, StateKind::Moment1, p),
+                               owned_floats(dense, StateKind::Moment2, p)};
       c.upcycle = u.upcycle;
       c.model = upcycled_model(c.model, u.target, u.upcycle, "test");
       Trainer t = upcycle_live(std::move(dense), c, probe).trainer;
@@ -145,11 +151,11 @@ TEST_F(Live, WhatStaysKeepsItsStateAndWhatIsFreshHasNone) {
         if (shared) was.replace(was.find("block_sparse_moe.shared_expert"), 30, "mlp");
         const bool stays = before.count(was) != 0;
         EXPECT_EQ(stays, shared || name.find("block_sparse_moe") == std::string::npos) << name;
-        const std::vector<float> m = values(shard_piece_of(t.memory.m, p)), v = values(shard_piece_of(t.memory.v, p));
+        const std::vector<float> m = owned_floats(t, StateKind::Moment1, p), v = owned_floats(t, StateKind::Moment2, p);
         EXPECT_EQ(t.optimizer.row_steps[static_cast<std::size_t>(p.row - t.table().rows.data())], stays ? 3 : 0)
             << name;
         if (stays) {
-          EXPECT_TRUE(same_bits(values(master_piece(t.memory, p)), before[was][0])) << name;
+          EXPECT_TRUE(same_bits(owned_floats(t, StateKind::Master, p), before[was][0])) << name;
           EXPECT_TRUE(same_bits(m, before[was][1])) << name;
           EXPECT_TRUE(same_bits(v, before[was][2])) << name;
           EXPECT_GT(norm(m), 0) << name;
