@@ -176,6 +176,9 @@ void check_train(const Config& config, const Trained& done) {
   if (t.master_dtype != "fp32" && t.optimizer_offload)
     fail("train.master_dtype", t.master_dtype, "fp32 beside train.optimizer_offload",
          "masters in host memory take none of the GPU's: leave one of the two out");
+  if (t.moment_dtype != "fp32" && t.moments() == 0)
+    fail("train.moment_dtype", t.moment_dtype, fmt::format("fp32 where train.optimizer is {}", t.optimizer),
+         "it keeps no moments: leave it out");
   if (config.parallel.etp != 1 && config.parallel.etp != config.parallel.tp)
     fail("parallel.etp", config.parallel.etp, fmt::format("1 or parallel.tp = {}", config.parallel.tp),
          "1 keeps an expert whole on one rank");

@@ -82,6 +82,7 @@ struct TrainConfig {
   double weight_decay = 0.1, beta1 = 0.9, beta2 = 0.95;  // beta2: if not given, parse_config sets 0.99 under lion
   double eps = 1e-8, clip_grad = 1.0;
   std::string master_dtype = "fp32";    // fp32 | bf16_remainder
+  std::string moment_dtype = "fp32";    // fp32 | bf16
   std::string gradient_dtype = "fp32";  // fp32 | bf16
   std::int64_t zero_stage = 1;          // 1 | 2
   bool optimizer_offload = false;
@@ -91,7 +92,7 @@ struct TrainConfig {
   std::int64_t check_replicas_every = 100;
   std::int64_t profile_step_start = 0, profile_step_end = 0;  // counted from 1, inclusive; 0: none
 
-  // Numbers that the optimizer keeps for each parameter beside the master, fp32 as it is.
+  // Numbers that the optimizer keeps for each parameter beside the master.
   int moments() const { return optimizer == "adamw" ? 2 : optimizer == "lion" ? 1 : 0; }
   bool operator==(const TrainConfig&) const = default;
 };

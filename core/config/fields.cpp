@@ -106,6 +106,10 @@ std::vector<Field> make_fields() {
             "what bf16 weights keep of their fp32 masters: all of it in 4 bytes, or what they round off in 17 bits; "
             "the results are the same, bit for bit",
             {"fp32", "bf16_remainder"}),
+      FIELD(train.moment_dtype,
+            "type of the optimizer's moments; in bf16 they are rounded at random, with their mean kept, alike on every "
+            "layout",
+            {"fp32", "bf16"}),
       FIELD(train.gradient_dtype,
             "type of the sums of gradients; bf16: each microbatch's, in fp32, are added with one rounding",
             {"fp32", "bf16"}),

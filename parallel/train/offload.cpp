@@ -108,7 +108,8 @@ OffloadCost plan_offload(const Optimizer& o, const StateForm& state, const Gradi
   cost.buffers = f.buffers.high_water();
   cost.up = elements * static_cast<double>(size_of(state.weights));
   // Masters and moments are read and written, a gradient and a weight written by one side and read by the other.
-  const double kept = static_cast<double>(sizeof(float)) * (1 + state.moments);
+  const auto kept =
+      static_cast<double>(sizeof(float) + static_cast<std::size_t>(state.moments) * size_of(state.moment));
   cost.host_memory = 2 * (elements * kept + cost.down + widened + cost.up);
   return cost;
 }

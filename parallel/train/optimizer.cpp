@@ -41,8 +41,9 @@ void check_freeze(const ModelConfig& model, const std::vector<std::string>& patt
 }
 
 Optimizer make_optimizer(const ParamTable& table, Arrivals& arrivals, const Mesh& mesh, Device& device, Ops& ops,
-                         Stream& stream, Workspace workspace, const TrainConfig& config) {
-  Optimizer o{&table, &arrivals, &mesh, &device, &ops, &stream, workspace, config, {}, {}, {}, {}, {}, {}, {}, {}};
+                         Stream& stream, Workspace workspace, const Config& run) {
+  const TrainConfig& config = run.train;
+  Optimizer o{&table, &arrivals, &mesh, &device, &ops, &stream, workspace, config, {}, {}, {}, {}, {}, {}, {}, {}, {}};
   if (mesh.layout.tp > 1) o.replicated = replicated_ranges(table, mesh.at);
   const std::size_t buckets = table.dense.buckets.size() + table.expert.buckets.size();
   o.sums.reserve(buckets);
@@ -53,6 +54,8 @@ Optimizer make_optimizer(const ParamTable& table, Arrivals& arrivals, const Mesh
       return fnmatch(pattern.c_str(), row.name.c_str(), 0) == 0;
     }));
   o.row_steps.assign(table.rows.size(), 0);
+  for (const ParamRow& row : table.rows)
+    o.draws.push_back({static_cast<std::uint64_t>(run.seed), rng::key_of("moments of " + row.name)});
   const auto is_frozen = [&](const OwnedPiece& p) { return o.frozen[o.index_of(p)] != 0; };
   o.updated = owned_pieces(table, mesh.at, true);
   o.counted = owned_pieces(table, mesh.at, false);

@@ -36,6 +36,7 @@ struct Optimizer {
   std::vector<OwnedPiece> updated;      // what this rank updates: its pieces, copies of tp-replicated rows too
   std::vector<OwnedPiece> counted;      // what it owns: each logical element on one rank of the mesh
   std::vector<std::int64_t> row_steps;  // updates so far, per row of the table
+  std::vector<DrawStream> draws;        // per row: that the streams are drawn from which round its moments
   std::vector<std::uint8_t> frozen;     // per row of the table
   std::vector<OwnedRange> replicated;   // of the dense buffer, by offset: owned parts of rows replicated over tp
   std::vector<BucketSum> sums;          // in flight: of buckets being reduced
@@ -48,7 +49,7 @@ struct Optimizer {
 };
 
 Optimizer make_optimizer(const ParamTable& table, Arrivals& arrivals, const Mesh& mesh, Device& device, Ops& ops,
-                         Stream& stream, Workspace workspace, const TrainConfig& config);
+                         Stream& stream, Workspace workspace, const Config& config);
 
 // Throws InputError for a pattern of train.freeze that matches no parameter of the model.
 void check_freeze(const ModelConfig& model, const std::vector<std::string>& patterns);

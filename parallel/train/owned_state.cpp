@@ -76,7 +76,8 @@ StatePiece state_piece(const TrainMemory& memory, StateKind kind, const OwnedPie
 
 StatePiece take_copy(Arena& host, const StateForm& form, StateKind kind, const OwnedPiece& p) {
   const std::int64_t n = p.part.size();
-  if (kind != StateKind::Master || !form.split_masters) return {host.take(DType::F32, {n}), {}, {}};
+  if (kind != StateKind::Master) return {host.take(form.moment, {n}), {}, {}};
+  if (!form.split_masters) return {host.take(DType::F32, {n}), {}, {}};
   return {host.take(DType::BF16, {n}), host.take(DType::BF16, {n}), host.take(DType::I32, {(n + 31) / 32})};
 }
 
@@ -88,8 +89,8 @@ void copy_to_host(Device& device, Stream& stream, const StatePiece& to, const St
 
 void copied_floats(const StatePiece& copy, std::int64_t begin, std::int64_t n, float* out) {
   if (copy.weight.data == nullptr) {
-    std::copy_n(copy.values.as<float>() + begin, n, out);
-    return;
+    Staging here;
+    return read_floats(here, copy.values.slice_rows(begin, begin + n), out);
   }
   const bf16 *const high = copy.weight.as<bf16>(), *const low = copy.values.as<bf16>();
   const auto* const ties = copy.ties.as<std::int32_t>();

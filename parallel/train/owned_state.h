@@ -8,7 +8,7 @@ namespace upcycle {
 
 // Where one kind of state of an owned piece of n elements lies, on the device or as a copy on the host.
 struct StatePiece {
-  Tensor values;        // fp32 (n); of split masters their low halves,
+  Tensor values;        // fp32 (n), of moments perhaps bf16; of split masters their low halves,
   Tensor weight, ties;  // and the other parts (UpdateTensors)
 };
 StatePiece state_piece(const TrainMemory& memory, StateKind kind, const OwnedPiece& piece);
@@ -23,8 +23,8 @@ void copied_floats(const StatePiece& copy, std::int64_t begin, std::int64_t n, f
 struct PiecePart {
   std::int64_t first, rows, columns, pitch;
 };
-// `values` (rows, columns) are packed. Writing split masters writes the weights that they round to, too; it waits for
-// the stream.
+// `values` (rows, columns) are packed. Writing to moments in bf16 rounds to nearest even. Writing split masters writes
+// the weights that they round to, too; it waits for the stream.
 void read_state(Staging& staging, const TrainMemory& memory, StateKind kind, const OwnedPiece& piece,
                 const PiecePart& part, float* values);
 void write_state(Staging& staging, const TrainMemory& memory, StateKind kind, const OwnedPiece& piece,

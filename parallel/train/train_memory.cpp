@@ -27,8 +27,8 @@ void layout(TrainMemory& memory, const ParamTable& table) {
   if (form.split_masters)
     memory.ties =
         take_pair(state, DType::I32, bit_words(table, ParamGroup::Dense), bit_words(table, ParamGroup::Expert));
-  if (form.moments > 0) memory.m = shard(DType::F32);
-  if (form.moments > 1) memory.v = shard(DType::F32);
+  if (form.moments > 0) memory.m = shard(form.moment);
+  if (form.moments > 1) memory.v = shard(form.moment);
   memory.sum_squares = memory.optimizer.take(DType::F64, {1});
   memory.scale = memory.optimizer.take(DType::F32, {1});
 }
@@ -39,6 +39,7 @@ Tensor slice(const Tensor& flat, std::int64_t begin, std::int64_t size) { return
 
 StateForm state_form(const Config& c) {
   return {c.storage(), c.train.master_dtype == "bf16_remainder", c.train.moments(),
+          c.train.moment_dtype == "bf16" ? DType::BF16 : DType::F32,
           offloads(c) ? Arena::Memory::Host : Arena::Memory::Device};
 }
 

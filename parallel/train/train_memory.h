@@ -21,6 +21,7 @@ struct StateForm {
   DType weights = DType::F32;
   bool split_masters = false;                    // beside bf16 weights: what they round off, instead of fp32 masters
   int moments = 0;                               // TrainConfig::moments
+  DType moment = DType::F32;                     // fp32 or bf16
   Arena::Memory memory = Arena::Memory::Device;  // of masters and moments; split masters lie beside their weights
 };
 StateForm state_form(const Config& config);
@@ -40,7 +41,7 @@ struct GradientStorage {
 //               expert.shard_size); and the slots
 //   optimizer   (dense.shard_size, expert.shard_size) fp32: master (bf16 runs only; in fp32 the parameters are the
 //               masters), first moment (AdamW, Lion), second moment (AdamW). Of split masters (core/split_float.h) the
-//               low halves, 2 bytes, and (bit_words) of ties
+//               low halves, 2 bytes, and (bit_words) of ties. Moments may be bf16
 //   host_state  where the optimizer is offloaded: masters (always copies of their own) and moments, in host memory
 //               beside the GPU; the arena `optimizer` then holds two numbers
 struct TrainMemory {

@@ -91,7 +91,7 @@ Trainer make_trainer(const Config& config, const Mesh& mesh, Device& device, Str
   bind_weights(*t.model, t.memory.weights.dense, t.memory.weights.expert);
   bind_gradients(*t.model, [&](const ParamRow& row) { return gradient_place(t.model->table, t.memory, row); });
   t.optimizer =
-      make_optimizer(t.model->table, t.model->arrivals, mesh, device, ops, stream, t.model->workspace, config.train);
+      make_optimizer(t.model->table, t.model->arrivals, mesh, device, ops, stream, t.model->workspace, config);
   if (offloads(config) && device.kind() == DeviceKind::Cuda) {
     UPCYCLE_CHECK(host_ops != nullptr, "no ops of the CPU to update what is offloaded");
     t.optimizer.offload = make_offload(t.optimizer, t.memory, *host_ops);
@@ -112,7 +112,7 @@ std::vector<MemoryClass> plan_trainer(const Config& config, const Mesh& mesh, Op
   (void)take_batch(arena, pass);
   std::vector<MemoryClass> plan = plan_train_memory(m.table, state_form(config), gradient_storage(config.train));
   if (offloads(config)) {
-    const Optimizer o = make_optimizer(m.table, m.arrivals, mesh, *device, ops, *stream, m.workspace, config.train);
+    const Optimizer o = make_optimizer(m.table, m.arrivals, mesh, *device, ops, *stream, m.workspace, config);
     plan.push_back(
         {"offload buffers", plan_offload(o, state_form(config), gradient_storage(config.train)).buffers, true});
   }

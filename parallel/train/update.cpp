@@ -7,6 +7,23 @@
 
 namespace upcycle {
 
+namespace {
+
+// How one step rounds the moments of a piece in bf16: by seed, name, moment, the parameter's step and the element's
+// number in the global matrix, so the same on every layout.
+MomentRounding rounding_of(const Optimizer& o, const OwnedPiece& p) {
+  const std::size_t row = o.index_of(p);
+  const auto stream = [&](std::uint64_t moment) {
+    const auto step = static_cast<std::uint64_t>(o.row_steps[row]);
+    const auto bits = rng::bits(o.draws[row].seed, o.draws[row].key, 2 * step + moment);
+    return DrawStream{std::uint64_t{bits[0]} << 32 | bits[1], std::uint64_t{bits[2]} << 32 | bits[3]};
+  };
+  const std::int64_t columns = p.row->columns;
+  return {stream(0), stream(1), p.part.row * columns + p.part.column, p.part.columns, columns};
+}
+
+}  // namespace
+
 void update_piece(const Optimizer& o, const TrainMemory& memory, const OwnedPiece& p, const PieceUpdate& at,
                   double lr) {
   const TrainConfig& c = o.config;
@@ -16,7 +33,8 @@ void update_piece(const Optimizer& o, const TrainMemory& memory, const OwnedPiec
                               moments > 0 ? shard_piece_of(memory.m, p) : Tensor{},
                               moments > 1 ? shard_piece_of(memory.v, p) : Tensor{},
                               at.grad,
-                              ties_of(memory, p)};
+                              ties_of(memory, p),
+                              rounding_of(o, p)};
   const auto rate = static_cast<float>(lr), decay = static_cast<float>(p.row->weight_decay ? c.weight_decay : 0);
   const auto beta1 = static_cast<float>(c.beta1), beta2 = static_cast<float>(c.beta2);
   if (c.optimizer == "sgd")

@@ -230,6 +230,10 @@ TEST(CheckTrain, Numbers) {
   expect_bad_run(
       [](Config& c) { c.dtype = "bf16", c.train.master_dtype = "bf16_remainder", c.train.optimizer_offload = true; },
       "train.master_dtype: found bf16_remainder, expected fp32 beside train.optimizer_offload");
+  expect_bad_run([](Config& c) { c.train.moment_dtype = "fp16"; },
+                 "train.moment_dtype: found 'fp16', expected fp32 | bf16");
+  expect_bad_run([](Config& c) { c.train.optimizer = "sgd", c.train.moment_dtype = "bf16"; },
+                 "train.moment_dtype: found bf16, expected fp32 where train.optimizer is sgd");
   expect_bad_run([](Config& c) { c.train.beta1 = 1; }, "train.beta1: found 1.0, expected in [0, 1)");
   expect_bad_run([](Config& c) { c.train.beta2 = -0.1; }, "train.beta2: found -0.1");
   expect_bad_run([](Config& c) { c.train.beta2 = std::nan(""); }, "train.beta2");

@@ -34,6 +34,8 @@ const Case kCases[] = {
     {"tied, sgd", [](Config& c) { c.model.tie_word_embeddings = true, c.train.optimizer = "sgd"; }},
     {"moe, lion", [](Config& c) { c.train.optimizer = "lion"; }},
     {"bf16, masters as remainders", [](Config& c) { c.dtype = "bf16", c.train.master_dtype = "bf16_remainder"; }},
+    {"bf16 moments",
+     [](Config& c) { c.dtype = "bf16", c.train.master_dtype = "bf16_remainder", c.train.moment_dtype = "bf16"; }},
     {"recomputed", [](Config& c) { c.train.recompute = "full"; }},
     {"classes recomputed", [](Config& c) { c.train.recompute = "attention,mlp,norms"; }},
     {"shared expert, every 2", [](Config& c) { c.model.shared_expert = true, c.model.moe_every_n_layers = 2; }},

@@ -41,6 +41,7 @@ struct Case {
   const char* dtype;
   const char* optimizer;
   const char* masters = "fp32";
+  const char* moments = "fp32";
 };
 
 class Resume : public ::testing::TestWithParam<Case> {};
@@ -51,6 +52,7 @@ TEST_P(Resume, TwentyStepsAreTenSavedLoadedAndTen) {
   c.dtype = GetParam().dtype;
   c.train.optimizer = GetParam().optimizer;
   c.train.master_dtype = GetParam().masters;
+  c.train.moment_dtype = GetParam().moments;
   c.train.steps = 20;
   c.train.warmup_steps = 3;
   c.model.shared_expert = GetParam().moe;
@@ -82,6 +84,8 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"DenseFp32Sgd", false, "fp32", "sgd"}, Case{"DenseBf16Sgd", false, "bf16", "sgd"},
                       Case{"MoeFp32Adamw", true, "fp32", "adamw"}, Case{"MoeBf16Adamw", true, "bf16", "adamw"},
                       Case{"MoeBf16AdamwRemainders", true, "bf16", "adamw", "bf16_remainder"},
+                      Case{"MoeBf16LionRemaindersRoundedMoments", true, "bf16", "lion", "bf16_remainder", "bf16"},
+                      Case{"DenseFp32AdamwRoundedMoments", false, "fp32", "adamw", "fp32", "bf16"},
                       Case{"DenseBf16LionRemainders", false, "bf16", "lion", "bf16_remainder"},
                       Case{"MoeFp32Sgd", true, "fp32", "sgd"}, Case{"MoeBf16Sgd", true, "bf16", "sgd"}),
     [](const auto& info) { return std::string(info.param.name); });
@@ -180,12 +184,15 @@ TEST(LoadTrainerWeights, MastersExactAndWeightsRounded) {
 
 // The snapshot allocates once, as much as the plan says.
 TEST(Snapshot, IsAsLargeAsPlanned) {
-  for (const auto& [optimizer, moments, masters] :
-       {std::tuple{"adamw", 2, "fp32"}, {"lion", 1, "fp32"}, {"sgd", 0, "fp32"}, {"lion", 1, "bf16_remainder"}}) {
+  for (const auto& [optimizer, moments, masters, moment] : {std::tuple{"adamw", 2, "fp32", "fp32"},
+                                                            {"lion", 1, "fp32", "bf16"},
+                                                            {"sgd", 0, "fp32", "fp32"},
+                                                            {"adamw", 2, "bf16_remainder", "bf16"}}) {
     Config c = small_moe_config();
     c.dtype = "bf16";
     c.train.optimizer = optimizer;
     c.train.master_dtype = masters;
+    c.train.moment_dtype = moment;
     Trainer t = random_trainer(rig, c, mesh);
     Snapshot s = make_snapshot(t);
     const std::uint64_t allocations = device_allocation_count();

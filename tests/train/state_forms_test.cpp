@@ -79,5 +79,53 @@ TEST(StateForms, RemaindersTrainAsFp32Masters) {
     }
 }
 
+// Moments in bf16 follow from the run's seed and step alone, whatever form the masters have.
+TEST(StateForms, RoundedMomentsDependOnNothingElse) {
+  for (const char* optimizer : {"adamw", "lion"}) {
+    SCOPED_TRACE(optimizer);
+    Config c = config_of(optimizer);
+    c.train.moment_dtype = "bf16";
+    Trainer a = random_trainer(rig, c, mesh);
+    c.train.master_dtype = "bf16_remainder";
+    Trainer b = random_trainer(rig, c, mesh);
+    train(a, 4);
+    train(b, 4);
+    const TrainedState state = state_of(a);
+    expect_same_state(state_of(b), state);
+    for (const auto& [name, p] : state.parameters)
+      for (const auto& moment : {p.m, p.v})
+        for (const float x : moment) ASSERT_EQ(x, to_float(to_bf16(x))) << name;
+
+    Trainer other = random_trainer(rig, c, mesh);  // the same weights
+    for (DrawStream& s : other.optimizer.draws) ++s.seed;
+    train(other, 4);
+    for (const auto& [name, p] : state_of(other).parameters) EXPECT_FALSE(p.m == state.parameters.at(name).m) << name;
+  }
+}
+
+// Every form reads every other's checkpoint: bf16 moments are fp32 numbers, fp32 ones are rounded to nearest even.
+TEST(StateForms, RoundedMomentsComeFromAndGoToFp32) {
+  for (const char* optimizer : {"adamw", "lion"}) {
+    SCOPED_TRACE(optimizer);
+    const TemporaryFolder folder;
+    const Config whole = config_of(optimizer);
+    Config rounded = whole;
+    rounded.train.moment_dtype = "bf16";
+    rounded.train.master_dtype = "bf16_remainder";
+    Trainer a = random_trainer(rig, whole, mesh), b = random_trainer(rig, rounded, mesh);
+    train(a, 3);
+    train(b, 3);
+    save(a, folder.file("whole"));
+    save(b, folder.file("rounded"));
+    expect_same_state(state_of(resume(whole, folder.file("rounded"))), state_of(b));
+
+    TrainedState want = state_of(a);
+    for (auto& [name, p] : want.parameters)
+      for (std::vector<float>* moment : {&p.m, &p.v})
+        for (float& x : *moment) x = to_float(to_bf16(x));
+    expect_same_state(state_of(resume(rounded, folder.file("whole"))), want);
+  }
+}
+
 }  // namespace
 }  // namespace upcycle

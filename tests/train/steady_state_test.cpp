@@ -161,10 +161,10 @@ TEST(TrainMemory, BytesByHand) {
   const ParamTable table = make_global_table(small_moe_config().model);
   EXPECT_EQ(table.dense.shard_size, table.dense.size);
   const auto bytes = [&](DType dtype, const char* optimizer, std::size_t i, DType gradients = DType::F32,
-                         bool split = false) {
+                         bool split = false, DType moment = DType::F32) {
     TrainConfig c;
     c.optimizer = optimizer;
-    return plan_train_memory(table, {dtype, split, c.moments()}, {1, gradients})[i].bytes;
+    return plan_train_memory(table, {dtype, split, c.moments(), moment}, {1, gradients})[i].bytes;
   };
   const std::vector<std::size_t> elements = {static_cast<std::size_t>(table.dense.size),
                                              static_cast<std::size_t>(table.expert.size)};
@@ -199,6 +199,8 @@ TEST(TrainMemory, BytesByHand) {
   const std::size_t split = of_each(2) + words(elements[0]) + words(elements[1]);
   EXPECT_EQ(bytes(DType::BF16, "sgd", 2, DType::F32, true), split + scalars);
   EXPECT_EQ(bytes(DType::BF16, "adamw", 2, DType::F32, true), split + 2 * of_each(4) + scalars);
+  EXPECT_EQ(bytes(DType::BF16, "adamw", 2, DType::F32, true, DType::BF16), split + 2 * of_each(2) + scalars);
+  EXPECT_EQ(bytes(DType::F32, "lion", 2, DType::F32, false, DType::BF16), of_each(2) + scalars);
 }
 
 }  // namespace

@@ -21,6 +21,7 @@ struct Case {
   const char* dtype;
   std::int64_t zero_stage = 1;
   const char* masters = "fp32";
+  const char* moments = "fp32";
 };
 
 // Of one element, on one of those whose gradients are added up.
@@ -82,6 +83,8 @@ TEST_P(ShardedUpdate, IsOneRanksBitForBit) {
   c.dtype = GetParam().dtype;
   c.train.optimizer = GetParam().optimizer;
   c.train.master_dtype = GetParam().masters;
+  c.train.moment_dtype = GetParam().moments;
+  c.train.micro_batch_size = 1;
   c.train.seq_length = 8;
   Trainer one = random_trainer(rig, c, single);
   c.train.zero_stage = GetParam().zero_stage;
@@ -99,7 +102,7 @@ TEST_P(ShardedUpdate, IsOneRanksBitForBit) {
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    TwoRanks, ShardedUpdate,
+    Ranks, ShardedUpdate,
     ::testing::Values(Case{"LionDp", "lion", 1, 1, 1, "fp32"}, Case{"LionTpEtp", "lion", 2, 1, 2, "fp32"},
                       Case{"LionEp", "lion", 1, 2, 1, "bf16"}, Case{"LionTpEp", "lion", 2, 2, 1, "bf16"},
                       Case{"AdamwDp", "adamw", 1, 1, 1, "bf16"}, Case{"SgdDp", "sgd", 1, 1, 1, "fp32"},
@@ -107,7 +110,11 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"AdamwEpZero2", "adamw", 1, 2, 1, "fp32", 2},
                       Case{"LionTpZero2", "lion", 2, 1, 1, "fp32", 2},
                       Case{"LionTpEpRemainders", "lion", 2, 2, 1, "bf16", 1, "bf16_remainder"},
-                      Case{"AdamwDpRemainders", "adamw", 1, 1, 1, "bf16", 1, "bf16_remainder"}),
+                      Case{"AdamwDpRemainders", "adamw", 1, 1, 1, "bf16", 1, "bf16_remainder"},
+                      Case{"LionTpEpRoundedMoments", "lion", 2, 2, 1, "bf16", 1, "fp32", "bf16"},
+                      Case{"AdamwDpRoundedMoments", "adamw", 1, 1, 1, "bf16", 1, "bf16_remainder", "bf16"},
+                      Case{"AdamwTpEtpRoundedMoments", "adamw", 2, 1, 2, "fp32", 1, "fp32", "bf16"},
+                      Case{"AdamwEpRoundedMoments", "adamw", 1, 2, 1, "bf16", 1, "bf16_remainder", "bf16"}),
     [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace

@@ -27,10 +27,11 @@ struct Live : ::testing::Test {
   FixedSequences data = random_sequences(16, 9, 37, 3);
   std::vector<std::int32_t> probe{1, 5, 36, 0, 7, 7, 2, 19, 30, 11};
 
-  Config config(const char* dtype, const char* masters = "fp32") {
+  Config config(const char* dtype, const char* masters = "fp32", const char* moments = "fp32") {
     Config c = small_config();
     c.dtype = dtype;
     c.train.master_dtype = masters;
+    c.train.moment_dtype = moments;
     c.seed = kSeed;
     c.train.schedule = "constant";
     c.train.lr = 1e-2;
@@ -65,8 +66,9 @@ std::vector<float> values(const Tensor& t) {
   return v;
 }
 
-// Types of weights and masters.
-const std::pair<const char*, const char*> kForms[] = {{"fp32", "fp32"}, {"bf16", "fp32"}, {"bf16", "bf16_remainder"}};
+// Types of weights, masters and moments.
+const std::tuple<const char*, const char*, const char*> kForms[] = {
+    {"fp32", "fp32", "fp32"}, {"bf16", "fp32", "fp32"}, {"bf16", "bf16_remainder", "bf16"}};
 
 struct Upcycling {
   const char* name;
@@ -88,8 +90,8 @@ std::vector<Upcycling> upcyclings() {
 
 // Live conversion and conversion from files give the same experts, and the same next step.
 TEST_F(Live, IsTheRunThatAnUpcycledCheckpointStarts) {
-  for (const auto& [dtype, masters] : kForms) {
-    const Config c = config(dtype, masters);
+  for (const auto& [dtype, masters, moments] : kForms) {
+    const Config c = config(dtype, masters, moments);
     Trainer first = after_dense_steps(c, 3);
     const auto checkpoint = saved(first, std::string(dtype) + masters);
     for (const Upcycling& u : upcyclings()) {
@@ -130,10 +132,10 @@ TEST_F(Live, IsTheRunThatAnUpcycledCheckpointStarts) {
 }
 
 TEST_F(Live, WhatStaysKeepsItsStateAndWhatIsFreshHasNone) {
-  for (const auto& [dtype, masters] : kForms)
+  for (const auto& [dtype, masters, moments] : kForms)
     for (const Upcycling& u : upcyclings()) {
       SCOPED_TRACE(fmt::format("{} {} {}", dtype, masters, u.name));
-      Config c = config(dtype, masters);
+      Config c = config(dtype, masters, moments);
       Trainer dense = after_dense_steps(c, 3);
       std::map<std::string, std::array<std::vector<float>, 3>> before;
       for (const OwnedPiece& p : owned_pieces(dense.table(), mesh.at, true))

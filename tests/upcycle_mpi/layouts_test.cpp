@@ -100,6 +100,8 @@ struct Layouts : ::testing::Test {
       for (const StateKind kind : {StateKind::Moment1, StateKind::Moment2}) {
         std::vector<float> want(static_cast<std::size_t>(p.part.size()), 0);
         if (!was.empty()) dense.read_state(kind, was, p.part, want.data());
+        if (t.memory.form.moment == DType::BF16)
+          std::ranges::transform(want, want.begin(), [](float x) { return to_float(to_bf16(x)); });
         EXPECT_TRUE(same_bits(owned_floats(t, kind, p), want)) << "moments of " << p.row->name;
       }
     }
@@ -149,7 +151,10 @@ struct Layouts : ::testing::Test {
 
         // Of two layouts one keeps its masters in another form; the values are the same.
         if (dense.storage() == DType::BF16)
-          for (Config* c : {&dense, &moe}) c->train.master_dtype = i / 2 % 2 == 0 ? "bf16_remainder" : "fp32";
+          for (Config* c : {&dense, &moe}) {
+            c->train.master_dtype = i / 2 % 2 == 0 ? "bf16_remainder" : "fp32";
+            c->train.moment_dtype = i / 2 % 2 == 0 ? "bf16" : "fp32";
+          }
         Trainer before = trainer(with_layout(dense, s), mesh), live = trainer(moe, mesh);
         restore_trainer(before, *checkpoint);
         reset_trace_counters();
