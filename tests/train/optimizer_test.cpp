@@ -233,10 +233,13 @@ TEST(Freeze, APatternWithoutAParameterIsAnError) {
 }
 
 TEST(Bf16, KeepsFp32MastersWhoseRoundingIsTheWeights) {
-  for (const char* optimizer : {"adamw", "lion", "sgd"}) {
+  for (const auto& [optimizer, masters, moments] :
+       {std::tuple{"adamw", "fp32", "fp32"}, {"lion", "bf16_remainder", "bf16"}, {"sgd", "bf16_remainder", "fp32"}}) {
     Config c = small_moe_config();
     c.dtype = "bf16";
     c.train.optimizer = optimizer;
+    c.train.master_dtype = masters;
+    c.train.moment_dtype = moments;
     c.train.lr = 1e-3;
     Trainer t = random_trainer(rig, c, mesh);
     const TrainedState start = state_of(t);
