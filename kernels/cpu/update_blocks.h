@@ -1,5 +1,6 @@
 #pragma once
 #include <algorithm>
+#include <cstring>
 
 #include "core/split_float.h"
 #include "kernels/cpu/cpu_ops.h"
@@ -40,19 +41,31 @@ inline void split_masters(const float* master, bf16* low, std::uint8_t* ties, st
     if (raised_tie(std::bit_cast<std::uint32_t>(master[i]))) ties[i / 8] |= static_cast<std::uint8_t>(1u << (i % 8));
 }
 
-// Stores elements [begin, begin + n) of a moment, rounded by their draws.
+// The draws of n elements with numbers one after another.
+inline void draw(std::uint16_t* draws, const DrawStream& stream, std::uint64_t element, std::int64_t n) {
+  for (std::int64_t i = 0; i < n;) {
+    std::uint32_t words[4];
+    draw_block(words, stream, element / 8);
+    const std::int64_t end = std::min(n, i + 8 - static_cast<std::int64_t>(element % 8));
+    if (end - i == 8) {
+      std::memcpy(draws + i, words, sizeof words);  // in the order of draw_of
+      i += 8, element += 8;
+    }
+    for (; i < end; ++i, ++element) draws[i] = static_cast<std::uint16_t>(draw_of(words, element));
+  }
+}
+
+// Stores elements [begin, begin + n) of a moment, a loaded block at most, rounded by their draws.
 inline void store_rounded(bf16* to, const float* values, const MomentRounding& r, const DrawStream& stream,
                           std::int64_t begin, std::int64_t n) {
-  std::uint32_t words[4];
-  std::uint64_t drawn = ~std::uint64_t{0};
-  for (std::int64_t i = 0; i < n;) {
-    const std::int64_t column = (begin + i) % r.width, end = std::min(n, i + r.width - column);
-    auto element = static_cast<std::uint64_t>(r.first + (begin + i) / r.width * r.pitch + column);
-    for (; i < end; ++i, ++element) {
-      if (element / 8 != drawn) draw_block(words, stream, drawn = element / 8);
-      to[i].bits = round_by_draw(std::bit_cast<std::uint32_t>(values[i]), draw_of(words, element));
-    }
+  alignas(64) std::uint16_t draws[kLoadedBlock];
+  for (std::int64_t i = 0, end = 0; i < n; i = end) {
+    const std::int64_t column = (begin + i) % r.width;
+    end = std::min(n, i + r.width - column);
+    draw(draws + i, stream, static_cast<std::uint64_t>(r.first + (begin + i) / r.width * r.pitch + column), end - i);
   }
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) to[i].bits = round_by_draw(std::bit_cast<std::uint32_t>(values[i]), draws[i]);
 }
 
 // A moment as fp32: where it lies, or widened into `loaded`.
