@@ -44,9 +44,11 @@ const FixedSequences kData = random_sequences(16, 9, 37, 3);
 // Of the streams one may run only when no other can go on.
 enum class Late { None, Down, Up };
 
-TrainedState run(const Rig& rig, Late late, void (*spoil)(Offload&)) {
+TrainedState run(const Rig& rig, Late late, void (*spoil)(Offload&), const char* gradients = "fp32") {
   const Mesh mesh = single_mesh(rig);
-  Trainer t = random_trainer(rig, offloaded_config(), mesh);
+  Config config = offloaded_config();
+  config.train.gradient_dtype = gradients;
+  Trainer t = random_trainer(rig, config, mesh);
   t.optimizer.offload = make_offload(t.optimizer, t.memory, *rig.host_ops, kSizes);
   Offload& offload = *t.optimizer.offload;
   spoil(offload);
@@ -97,11 +99,13 @@ bool same(const TrainedState& a, const TrainedState& b) { return a.parameters ==
 TEST(OffloadSchedules, HaveTheSameBitsAndMistakesOthers) {
   const Rig rig;
   const auto none = [](Offload&) {};
-  const TrainedState want = run(rig, Late::None, none);
+  const TrainedState want = run(rig, Late::None, none), rounded = run(rig, Late::None, none, "bf16");
+  EXPECT_FALSE(same(rounded, want));
   const std::pair<std::uint64_t, Late> orders[] = {{1, Late::None}, {2, Late::None}, {3, Late::Down}, {4, Late::Up}};
   for (const auto& [seed, late] : orders) {
     const Deferred deferred(seed);
     EXPECT_TRUE(same(run(rig, late, none), want)) << "seed " << seed;
+    EXPECT_TRUE(same(run(rig, late, none, "bf16"), rounded)) << "bf16 gradients, seed " << seed;
   }
   for (const Mistake& mistake : kMistakes) {
     bool noticed = false;

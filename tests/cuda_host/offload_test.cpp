@@ -26,6 +26,8 @@ const Case kCases[] = {
     {"Sgd", [](Config& c) { c.train.optimizer = "sgd"; }},
     {"Clipped", [](Config& c) { c.train.clip_grad = 0.01; }},
     {"NotClipped", [](Config& c) { c.train.clip_grad = 0; }},
+    {"RoundedGradients", [](Config& c) { c.train.gradient_dtype = "bf16", c.train.micro_batch_size = 2; }},
+    {"RoundedMoments", [](Config& c) { c.train.moment_dtype = "bf16"; }},
     {"Frozen",
      [](Config& c) {
        c.train.freeze = {"*embed*", "*.experts.[13].*", "model.layers.1.input_layernorm*"};

@@ -22,6 +22,7 @@ struct Case {
   const char* optimizer = "adamw";
   std::int64_t zero_stage = 1;
   const char* gradient_dtype = "fp32";
+  const char *masters = "fp32", *moments = "fp32", *snapshot = "whole";
 };
 
 void save(Trainer& t, const std::string& run) {
@@ -42,6 +43,9 @@ class ResumeOverRanks : public ::testing::TestWithParam<Case> {
     Config c = GetParam().moe ? small_moe_config() : small_config();
     c.dtype = GetParam().dtype;
     c.train.optimizer = GetParam().optimizer;
+    c.train.master_dtype = GetParam().masters;
+    c.train.moment_dtype = GetParam().moments;
+    c.checkpoint.snapshot = GetParam().snapshot;
     c.train.seq_length = 8;
     c.train.global_batch_size = 8;
     return c;
@@ -59,6 +63,7 @@ class ResumeOverRanks : public ::testing::TestWithParam<Case> {
 TEST_P(ResumeOverRanks, ABucketAtATimeGivesTheSameFiles) {
   Trainer t = random_trainer(rig, config, mesh);
   (void)train_step(t, data.source());
+  t.config.checkpoint.snapshot = "whole";
   save(t, folder.path + "/whole");
   t.config.checkpoint.snapshot = "bucket";
   save(t, folder.path + "/buckets");
@@ -106,16 +111,19 @@ TEST_P(ResumeOverRanks, SameLayoutIsBitwiseTheSameRun) {
   expect_same_state(state_of(straight), state_of(resumed));
 }
 
-INSTANTIATE_TEST_SUITE_P(TwoRanks, ResumeOverRanks,
-                         ::testing::Values(Case{"DenseDp", false, 1}, Case{"DenseTp", false, 2}, Case{"MoeDp", true, 1},
-                                           Case{"MoeTp", true, 2}, Case{"MoeTpBf16", true, 2, "bf16"},
-                                           Case{"MoeDpLionBf16", true, 1, "bf16", "lion"},
-                                           Case{"MoeTpLion", true, 2, "fp32", "lion"},
-                                           Case{"DenseDpZero2", false, 1, "fp32", "adamw", 2},
-                                           Case{"MoeTpZero2Bf16", true, 2, "bf16", "adamw", 2},
-                                           Case{"MoeDpBf16Gradients", true, 1, "bf16", "adamw", 1, "bf16"},
-                                           Case{"MoeTpZero2Bf16Gradients", true, 2, "bf16", "lion", 2, "bf16"}),
-                         [](const auto& info) { return std::string(info.param.name); });
+INSTANTIATE_TEST_SUITE_P(
+    TwoRanks, ResumeOverRanks,
+    ::testing::Values(Case{"DenseDp", false, 1}, Case{"DenseTp", false, 2}, Case{"MoeDp", true, 1},
+                      Case{"MoeTp", true, 2}, Case{"MoeTpBf16", true, 2, "bf16"},
+                      Case{"MoeDpLionBf16", true, 1, "bf16", "lion"}, Case{"MoeTpLion", true, 2, "fp32", "lion"},
+                      Case{"DenseDpZero2", false, 1, "fp32", "adamw", 2},
+                      Case{"MoeTpZero2Bf16", true, 2, "bf16", "adamw", 2},
+                      Case{"MoeDpBf16Gradients", true, 1, "bf16", "adamw", 1, "bf16"},
+                      Case{"MoeTpZero2Bf16Gradients", true, 2, "bf16", "lion", 2, "bf16"},
+                      Case{"MoeDpZero2Bf16Everything", true, 1, "bf16", "adamw", 2, "bf16", "bf16_remainder", "bf16"},
+                      Case{"MoeTpZero2Bf16EverythingInBuckets", true, 2, "bf16", "lion", 2, "bf16", "bf16_remainder",
+                           "bf16", "bucket"}),
+    [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace
 }  // namespace upcycle::test

@@ -154,7 +154,8 @@ TEST_F(GpuUpcycling, LiveAtAStepIsTheCpusBitForBit) {
   const Mesh first = make_test_mesh(*cpu.device, *cpu.stream);
   std::size_t turn = 0;
   for (const char* dtype : {"bf16", "fp32"}) {
-    const Config dense = dense_config(dtype);
+    Config dense = dense_config(dtype);
+    dense.train.moment_dtype = dtype;
     Trainer before = trained(cpu, dense, first, 2);
     const auto checkpoint = saved(before, fmt::format("dense_{}", dtype));
     for (const Way& way : ways()) {

@@ -45,11 +45,12 @@ class Whole {
   std::vector<double> bits_, given_;
 };
 
-template <class View>
-std::vector<float> whole_matrix(const Trainer& t, const ParamRow& row, const View& view) {
+// `values`: of a piece.
+template <class Values>
+std::vector<float> whole_matrix(const Trainer& t, const ParamRow& row, const Values& values) {
   Whole whole(row);
   for (const OwnedPiece& p : owned_pieces(t.table(), t.mesh->at, false))
-    if (p.row->name == row.name) whole.put(p.part, floats_of(t, view(p)));
+    if (p.row->name == row.name) whole.put(p.part, values(p));
   return whole.values(row.name);
 }
 
@@ -59,13 +60,15 @@ TrainedState whole_state(const Trainer& t) {
   TrainedState s;
   const int moments = t.config.train.moments();
   const ParamTable table = make_global_table(t.config.model);
-  const auto collect = [&](const ParamRow& row, const auto& view) { return whole_matrix(t, row, view); };
   for (const ParamRow& row : table.rows) {
     TrainedState::Parameter& to = s.parameters[row.name];
-    to.weight = collect(row, [&](const OwnedPiece& p) { return piece_of(t.memory.weights, p); });
-    to.master = collect(row, [&](const OwnedPiece& p) { return master_piece(t.memory, p); });
-    if (moments > 0) to.m = collect(row, [&](const OwnedPiece& p) { return shard_piece_of(t.memory.m, p); });
-    if (moments > 1) to.v = collect(row, [&](const OwnedPiece& p) { return shard_piece_of(t.memory.v, p); });
+    const auto collect = [&](StateKind kind) {
+      return whole_matrix(t, row, [&](const OwnedPiece& p) { return owned_floats(t, kind, p); });
+    };
+    to.weight = whole_matrix(t, row, [&](const OwnedPiece& p) { return floats_of(t, piece_of(t.memory.weights, p)); });
+    to.master = collect(StateKind::Master);
+    if (moments > 0) to.m = collect(StateKind::Moment1);
+    if (moments > 1) to.v = collect(StateKind::Moment2);
     const ParamRow* mine = t.table().find(row.name);
     const auto at = mine == nullptr ? 0 : static_cast<std::size_t>(mine - t.table().rows.data());
     to.steps = static_cast<std::int64_t>(
@@ -82,7 +85,8 @@ std::vector<std::vector<float>> whole_gradients(const Trainer& t) {
   std::vector<std::vector<float>> all;
   const ParamTable table = make_global_table(t.config.model);
   for (const ParamRow& row : table.rows)
-    all.push_back(whole_matrix(t, row, [&](const OwnedPiece& p) { return gradient_piece(t.table(), t.memory, p); }));
+    all.push_back(whole_matrix(
+        t, row, [&](const OwnedPiece& p) { return floats_of(t, gradient_piece(t.table(), t.memory, p)); }));
   return all;
 }
 
