@@ -1,24 +1,8 @@
 #include "kernels/cuda_scratch.h"
 
-namespace upcycle::cuda::scratch {
+#include <algorithm>
 
-Xent linear_xent(void* base, std::int64_t T, std::int64_t V, std::int64_t H, DType dtype) {
-  std::size_t used = 0;
-  const auto take = [&](std::size_t bytes) {
-    void* const p = base == nullptr ? nullptr : static_cast<char*>(base) + used;
-    used += (bytes + 255) / 256 * 256;
-    return p;
-  };
-  const auto block = static_cast<std::size_t>(std::min(T, kXentTokens) * std::min(block_size(V, V), kXentVocab));
-  Xent s{};
-  s.logits = static_cast<float*>(take(block * sizeof(float)));
-  s.dlogits = dtype == DType::F32 ? s.logits : take(block * size_of(dtype));
-  s.dx = static_cast<float*>(dtype == DType::F32 ? nullptr : take(static_cast<std::size_t>(T * H) * sizeof(float)));
-  s.gemm.bytes = kGemmWorkspaceBytes;
-  s.gemm.data = take(s.gemm.bytes);
-  s.bytes = used;
-  return s;
-}
+namespace upcycle::cuda::scratch {
 
 std::size_t matmul_bytes(const OpLimits&) { return kGemmWorkspaceBytes; }
 std::size_t grouped_matmul_bytes(const OpLimits&) { return kGemmWorkspaceBytes; }
@@ -31,7 +15,7 @@ std::size_t paged_attention_bytes(const OpLimits& limits) {
 }
 std::size_t sample_tokens_bytes(const OpLimits&) { return 0; }
 std::size_t linear_xent_stats_bytes(const OpLimits& limits) {
-  return limits.V == 0 ? 0 : linear_xent(nullptr, limits.T, limits.V, limits.H, limits.dtype).bytes;
+  return limits.V == 0 ? 0 : place_xent_scratch(kXentCut, nullptr, limits.T, limits.V, limits.H, limits.dtype).bytes;
 }
 std::size_t linear_xent_backward_bytes(const OpLimits& limits) { return linear_xent_stats_bytes(limits); }
 std::size_t router_stats_bytes(const OpLimits& limits) {

@@ -1,18 +1,12 @@
 #pragma once
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/op_types.h"
+#include "core/host_device.h"
+#include "kernels/xent_scratch.h"
 
 // How much scratch the CUDA ops take, in plain C++: a plan for GPUs is made by any build. The constants are those that
 // the kernels cut their work by.
-#if defined(__CUDACC__)
-#define UPCYCLE_HOST_DEVICE __host__ __device__
-#else
-#define UPCYCLE_HOST_DEVICE
-#endif
-
 namespace upcycle::cuda {
 
 // What cuBLAS's documentation recommends for Hopper and later.
@@ -24,8 +18,7 @@ constexpr std::int64_t kSumSquaresBlocks = 1024;  // at most
 constexpr std::int64_t kRouterStatsBlocks = 256;  // at most
 constexpr std::int64_t kSortParts = 1024;         // at most
 constexpr std::int64_t kNormParts = 256;          // partial sums of dweight, each over a range of rows
-constexpr std::int64_t kXentTokens = 2048;        // rows of a block of logits
-constexpr std::int64_t kXentVocab = 4096;         // its columns, at most
+constexpr XentCut kXentCut{2048, 4096, 64, 256, kGemmWorkspaceBytes};  // rows of logits begin at whole vectors
 
 constexpr std::size_t norm_parts(std::int64_t H) { return static_cast<std::size_t>(kNormParts * H) * sizeof(float); }
 constexpr std::size_t attention_delta(std::int64_t T, std::int64_t N) {
@@ -52,22 +45,6 @@ UPCYCLE_HOST_DEVICE constexpr int ranges_of(int length) {
 constexpr std::size_t paged_attention(std::int64_t sequences, std::int64_t N, std::int64_t D, std::int64_t keys) {
   return static_cast<std::size_t>(sequences * N * ranges_of(static_cast<int>(keys)) * (D + 2)) * sizeof(float);
 }
-
-// Nearly equal blocks, of a multiple of 64 columns, so that rows of logits begin at whole vectors.
-constexpr std::int64_t block_size(std::int64_t total, std::int64_t largest) {
-  constexpr std::int64_t kUnit = 64;
-  const std::int64_t count = std::max<std::int64_t>(1, (total + largest - 1) / largest);
-  return ((total + count - 1) / count + kUnit - 1) / kUnit * kUnit;
-}
-// The parts of linear_xent's workspace for x (T, H), weight (V, H). With a null address, only `bytes` is meaningful.
-struct Xent {
-  float* logits;  // (kXentTokens, kXentVocab) at most
-  void* dlogits;  // the same in the activations' type; fp32: the logits' own memory
-  float* dx;      // (T, H), where dx itself is not fp32
-  Workspace gemm;
-  std::size_t bytes;
-};
-Xent linear_xent(void* base, std::int64_t T, std::int64_t V, std::int64_t H, DType dtype);
 
 // Of one call within the limits, for each op that has scratch.
 #define UPCYCLE_OP(name, ...)

@@ -29,26 +29,8 @@ void add_block(float* stats, const float* logits, std::int64_t columns, std::int
 
 }  // namespace
 
-XentScratch place_xent_scratch(void* base, std::int64_t T, std::int64_t V, std::int64_t H, DType dtype) {
-  std::size_t used = 0;
-  const auto take = [&](std::int64_t elements, DType type) {
-    void* const p = base == nullptr ? nullptr : static_cast<char*>(base) + used;
-    used += (static_cast<std::size_t>(elements) * size_of(type) + 63) / 64 * 64;
-    return p;
-  };
-  const std::int64_t block = std::min(T, kXentTokens) * std::min(block_size(V, V), kXentVocab);
-  XentScratch s{};
-  s.logits = static_cast<float*>(take(block, DType::F32));
-  s.dlogits = dtype == DType::F32 ? s.logits : take(block, dtype);
-  s.dx = static_cast<float*>(dtype == DType::F32 ? nullptr : take(T * H, DType::F32));
-  s.gemm.bytes = GemmCache::workspace_bytes();
-  s.gemm.data = take(static_cast<std::int64_t>(s.gemm.bytes / size_of(DType::F32)), DType::F32);
-  s.bytes = used;
-  return s;
-}
-
 std::size_t CpuOps::linear_xent_stats_workspace(const OpLimits& limits) {
-  return limits.V == 0 ? 0 : place_xent_scratch(nullptr, limits.T, limits.V, limits.H, limits.dtype).bytes;
+  return limits.V == 0 ? 0 : place_xent_scratch(xent_cut(), nullptr, limits.T, limits.V, limits.H, limits.dtype).bytes;
 }
 
 void CpuOps::linear_xent_stats(Stream& stream, Workspace workspace, const Tensor& stats, const Tensor& x,
@@ -56,7 +38,7 @@ void CpuOps::linear_xent_stats(Stream& stream, Workspace workspace, const Tensor
                                std::int64_t vocab_valid) {
   const LinearXentSizes sizes = check_linear_xent_stats(stats, x, weight, targets, vocab_valid);
   const std::int64_t T = sizes.T, V = sizes.V, H = sizes.H;  // clang takes no bindings into parallel regions
-  const XentScratch scratch = place_xent_scratch(workspace.data, T, V, H, x.dtype);
+  const XentScratch scratch = place_xent_scratch(xent_cut(), workspace.data, T, V, H, x.dtype);
   check_workspace("linear_xent_stats", workspace, scratch.bytes);
   float* const running = stats.as<float>();
   for (std::int64_t t = 0; t < T; ++t) {
@@ -64,7 +46,9 @@ void CpuOps::linear_xent_stats(Stream& stream, Workspace workspace, const Tensor
     running[3 * t + 1] = running[3 * t + 2] = 0;
   }
   const std::int32_t* const target = targets.as<std::int32_t>();
-  const std::int64_t vocab_block = block_size(vocab_valid, kXentVocab), token_block = block_size(T, kXentTokens);
+  const XentCut cut = xent_cut();
+  const std::int64_t vocab_block = block_size(vocab_valid, cut.vocab, cut.unit),
+                     token_block = block_size(T, cut.tokens, cut.unit);
   for (std::int64_t v = 0; v < vocab_valid; v += vocab_block) {
     const std::int64_t columns = std::min(vocab_block, vocab_valid - v);
     const Tensor w = weight.slice_rows(v, v + columns);

@@ -44,13 +44,15 @@ void CpuOps::linear_xent_backward(Stream& stream, Workspace workspace, const Ten
                                   std::int64_t vocab_begin, std::int64_t vocab_valid, float scale) {
   const LinearXentSizes sizes = check_linear_xent_backward(dx, dweight, x, weight, targets, lse, vocab_valid);
   const std::int64_t T = sizes.T, V = sizes.V, H = sizes.H;  // clang takes no bindings into parallel regions
-  const XentScratch scratch = place_xent_scratch(workspace.data, T, V, H, x.dtype);
+  const XentScratch scratch = place_xent_scratch(xent_cut(), workspace.data, T, V, H, x.dtype);
   check_workspace("linear_xent_backward", workspace, scratch.bytes);
   // Sums over vocabulary blocks stay in fp32 and are rounded once.
   Tensor sum = dx;
   if (dx.dtype != DType::F32) sum = Tensor(scratch.dx, DType::F32, {T, H});
   const std::int32_t* const target = targets.as<std::int32_t>();
-  const std::int64_t vocab_block = block_size(vocab_valid, kXentVocab), token_block = block_size(T, kXentTokens);
+  const XentCut cut = xent_cut();
+  const std::int64_t vocab_block = block_size(vocab_valid, cut.vocab, cut.unit),
+                     token_block = block_size(T, cut.tokens, cut.unit);
 
   for (std::int64_t v = 0; v < vocab_valid; v += vocab_block) {
     const std::int64_t columns = std::min(vocab_block, vocab_valid - v);

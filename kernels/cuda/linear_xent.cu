@@ -13,7 +13,7 @@
 namespace upcycle::cuda {
 namespace {
 
-using scratch::block_size, scratch::kXentTokens, scratch::kXentVocab;
+using scratch::kXentCut;
 
 constexpr int kThreads = 128;  // per thread block, which has one row of logits
 
@@ -117,7 +117,8 @@ Tensor block_of(void* data, DType dtype, std::int64_t rows, std::int64_t columns
 // loop.
 template <class F>
 void for_blocks(std::int64_t T, std::int64_t vocab_valid, const F& f) {
-  const std::int64_t vocab_block = block_size(vocab_valid, kXentVocab), token_block = block_size(T, kXentTokens);
+  const std::int64_t vocab_block = block_size(vocab_valid, kXentCut.vocab, kXentCut.unit),
+                     token_block = block_size(T, kXentCut.tokens, kXentCut.unit);
   for (std::int64_t v = 0; v < vocab_valid; v += vocab_block)
     for (std::int64_t t = 0; t < T; t += token_block)
       f(v, std::min(vocab_block, vocab_valid - v), t, std::min(token_block, T - t), vocab_block);
@@ -134,7 +135,7 @@ void CudaOps::linear_xent_stats(Stream& stream, Workspace workspace, const Tenso
                                 const Tensor& weight, const Tensor& targets, std::int64_t vocab_begin,
                                 std::int64_t vocab_valid) {
   const auto [T, V, H] = check_linear_xent_stats(stats, x, weight, targets, vocab_valid);
-  const scratch::Xent parts = scratch::linear_xent(workspace.data, T, V, H, x.dtype);
+  const XentScratch parts = place_xent_scratch(kXentCut, workspace.data, T, V, H, x.dtype);
   check_workspace("linear_xent_stats", workspace, parts.bytes);
   if (T == 0) return;
   if (vocab_valid == 0) {
@@ -156,7 +157,7 @@ void CudaOps::linear_xent_backward(Stream& stream, Workspace workspace, const Te
                                    const Tensor& x, const Tensor& weight, const Tensor& targets, const Tensor& lse,
                                    std::int64_t vocab_begin, std::int64_t vocab_valid, float scale) {
   const auto [T, V, H] = check_linear_xent_backward(dx, dweight, x, weight, targets, lse, vocab_valid);
-  const scratch::Xent parts = scratch::linear_xent(workspace.data, T, V, H, x.dtype);
+  const XentScratch parts = place_xent_scratch(kXentCut, workspace.data, T, V, H, x.dtype);
   check_workspace("linear_xent_backward", workspace, parts.bytes);
   if (T == 0) return;
   if (vocab_valid == 0) return fill(stream, dx, 0);

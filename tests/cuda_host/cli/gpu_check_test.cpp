@@ -43,6 +43,7 @@ esac)");
                                {"UPCYCLE_GPU_BINARIES", small.file("build")},
                                {"UPCYCLE_GPU_BENCH", small.file("run.json")},
                                {"UPCYCLE_GPU_BYTES", "65536"},
+                               {"UPCYCLE_EMUL_MEMORY", "2147483648"},  // large operands are a share of it
                                {"OMP_NUM_THREADS", "1"}});
   }
 };
