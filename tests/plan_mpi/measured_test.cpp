@@ -1,16 +1,14 @@
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <fstream>
 #include <numeric>
 
-#include "core/check.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "parallel/plan/plan.h"
 #include "parallel/train/snapshot.h"
 #include "parallel/train/trainer_state.h"
 #include "tests/mpi_tests.h"
+#include "tests/resident_bytes.h"
 #include "tests/train/rig.h"
 
 // Every rank's plan compared with what that rank then allocates and sends.
@@ -99,14 +97,6 @@ class MeasuredDevice final : public Device {
   std::unique_ptr<Device> real_ = make_cpu_device();
 };
 
-double resident_bytes() {
-  std::ifstream in("/proc/self/statm");
-  double all = 0, resident = 0;
-  in >> all >> resident;
-  UPCYCLE_CHECK(in.good(), "can not read /proc/self/statm");
-  return resident * static_cast<double>(sysconf(_SC_PAGESIZE));
-}
-
 // An arena's slack (rows kept for uneven routing) is its own too, though no step has written it yet.
 void touch(const Arena& arena) {
   auto* p = static_cast<volatile char*>(arena.data());
@@ -152,7 +142,7 @@ TEST_P(Planned, MemoryAndCollectivesAreThoseOfARealStep) {
   const FixedSequences sequences =
       random_sequences(config.train.global_batch_size, config.train.seq_length, config.model.vocab_size, 5);
   take_what_is_taken_once();
-  const double before = resident_bytes();
+  const std::size_t before = resident_bytes();
   Trainer t = make_trainer(config, mesh, device, *stream, *ops);
   initialize_trainer(t, 1);
   Snapshot snapshot = make_snapshot(t);
@@ -195,8 +185,8 @@ TEST_P(Planned, MemoryAndCollectivesAreThoseOfARealStep) {
   for (const Arena* arena :
        {&t.memory.parameters, &t.memory.gradients, &t.memory.optimizer, &t.activations, &snapshot.arena})
     touch(*arena);
-  const double grown = resident_bytes() - before, all = static_cast<double>(plan.training_bytes()),
-               collectives = static_cast<double>(memory["collectives"]);
+  const auto grown = static_cast<double>(resident_bytes() - before), all = static_cast<double>(plan.training_bytes()),
+             collectives = static_cast<double>(memory["collectives"]);
 #ifndef __SANITIZE_ADDRESS__  // which holds freed memory back
   // The communicators' scratch is resident as far as the step used it: somewhere between none and all.
   EXPECT_GT(grown, 0.95 * (all - collectives));

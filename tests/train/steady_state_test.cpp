@@ -1,14 +1,13 @@
 #include <gtest/gtest.h>
 #include <malloc.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
-#include <fstream>
 
 #include "kernels/cpu/cpu_ops.h"
 #include "parallel/model/transformer.h"
 #include "parallel/train/snapshot.h"
+#include "tests/resident_bytes.h"
 #include "tests/train/rig.h"
 #ifdef __SANITIZE_ADDRESS__
 extern "C" std::size_t __sanitizer_get_current_allocated_bytes();  // GCC 12 ships no header for it
@@ -39,14 +38,6 @@ std::size_t heap_bytes() {
 #endif
 }
 
-// The sanitizer keeps freed memory for a while, so only the heap's own count is meaningful there.
-[[maybe_unused]] std::size_t resident_bytes() {
-  std::ifstream statm("/proc/self/statm");
-  std::size_t total = 0, resident = 0;
-  statm >> total >> resident;
-  return resident * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-}
-
 class SteadyState : public ::testing::TestWithParam<std::tuple<bool, const char*, const char*, const char*>> {
  protected:
   Config config = std::apply(steady_config, GetParam());
@@ -61,7 +52,7 @@ TEST_P(SteadyState, AStepAllocatesNothingAndMemoryStaysFlat) {
   const auto& ops = dynamic_cast<const CpuOps&>(*rig.ops);
   const std::uint64_t allocations = device_allocation_count();
   const std::size_t heap = heap_bytes(), primitives = ops.matmul_primitives();
-  [[maybe_unused]] const std::size_t resident = resident_bytes();
+  [[maybe_unused]] const std::size_t resident = test::resident_bytes();  // the sanitizer keeps freed memory
   std::vector<std::int32_t> routing = config.model.is_moe() ? chosen_experts(t, 1) : std::vector<std::int32_t>{};
   int changes = 0;
   for (int i = 0; i < 100; ++i) {
@@ -73,7 +64,7 @@ TEST_P(SteadyState, AStepAllocatesNothingAndMemoryStaysFlat) {
   EXPECT_EQ(ops.matmul_primitives(), primitives);
   EXPECT_LE(heap_bytes(), heap + 4096);  // the test's own
 #ifndef __SANITIZE_ADDRESS__
-  EXPECT_LE(resident_bytes(), resident + (std::size_t{256} << 10));
+  EXPECT_LE(test::resident_bytes(), resident + (std::size_t{256} << 10));
 #endif
   EXPECT_EQ(changes > 90, config.model.is_moe());
 }

@@ -203,6 +203,12 @@ PinnedUse::~PinnedUse() {
   const Turn turn;
   mem().uses.remove(this);
 }
+std::size_t live_pinned_bytes() {
+  std::size_t live = 0;
+  for (const auto& [start, a] : mem().allocs) live += a.kind == Alloc::pinned ? a.bytes : 0;
+  return live;
+}
+
 bool pinned_in_use(const void* p, std::size_t bytes) {
   const Turn turn;
   const char* c = static_cast<const char*>(p);

@@ -87,6 +87,7 @@ struct HostCode {
 };
 void set_guard(bool on);
 std::size_t live_bytes();
+std::size_t live_pinned_bytes();
 
 enum class Where { host, pinned, device, bad };
 Where classify(const void* p, std::size_t bytes);
