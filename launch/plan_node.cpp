@@ -8,15 +8,17 @@
 
 namespace upcycle {
 
-NodeMemory node_memory(const Plan& plan, const Config& config, std::int64_t ranks_per_node, std::size_t given) {
-  const std::int64_t world = plan.layout.world;
-  if (ranks_per_node < 0 || ranks_per_node > world)
-    input_error("command line: --ranks-per-node: found {}, expected 1 to {}, as --world={}", ranks_per_node, world,
-                world);
-  const bool cuda = config.device == "cuda";
+std::int64_t ranks_of_node(std::int64_t world, const Config& config, std::int64_t given) {
+  if (given < 0 || given > world)
+    input_error("command line: --ranks-per-node: found {}, expected 1 to {}, as --world={}", given, world, world);
   constexpr std::int64_t gpus = 8;
+  return given > 0 ? given : config.device == "cuda" ? std::min(world, gpus) : world;
+}
+
+NodeMemory node_memory(const Plan& plan, const Config& config, std::int64_t ranks_per_node, std::size_t given) {
+  const bool cuda = config.device == "cuda";
   NodeMemory node;
-  node.ranks = ranks_per_node > 0 ? ranks_per_node : cuda ? std::min(world, gpus) : world;
+  node.ranks = ranks_of_node(plan.layout.world, config, ranks_per_node);
   node.per_rank = plan.host_bytes(cuda);
   node.given = given;
   for (const MemoryClass& m : plan.memory)

@@ -15,8 +15,10 @@ struct NodeMemory {
   bool fits() const { return given == 0 || total() <= given; }
 };
 
-// `ranks_per_node` 0: at most 8 where the run computes on GPUs, else all. InputError where it is no number of ranks of
-// this world.
+// The ranks of one machine: `given` or, where it is 0, at most 8 where the run computes on GPUs, else all. InputError
+// where it is no number of ranks of this world.
+std::int64_t ranks_of_node(std::int64_t world, const Config& config, std::int64_t given);
+
 NodeMemory node_memory(const Plan& plan, const Config& config, std::int64_t ranks_per_node, std::size_t given);
 
 // "host memory per node: ..." and, where `given`, whether it fits.

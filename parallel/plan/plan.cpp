@@ -142,21 +142,22 @@ std::size_t start_bytes(DryRank& r, const ModelConfig& dense) {
 
 }  // namespace
 
+std::string layout_problem(const PlannedRun& run, const Layout& layout) {
+  try {
+    if (run.dense) (void)sizes_of(*run.dense, layout, Coordinates{});
+    (void)sizes_of(run.config.model, layout, Coordinates{});
+    (void)DryRank(run, layout, 0);
+    return "";
+  } catch (const InputError& e) {
+    return e.what();
+  }
+}
+
 Layout check_layout(const PlannedRun& run, int world) {
-  const auto problem_of = [&](const Layout& layout) -> std::string {
-    try {
-      if (run.dense) (void)sizes_of(*run.dense, layout, Coordinates{});
-      (void)sizes_of(run.config.model, layout, Coordinates{});
-      (void)DryRank(run, layout, 0);
-      return "";
-    } catch (const InputError& e) {
-      return e.what();
-    }
-  };
   const ParallelConfig& p = run.config.parallel;
   return make_layout(
       world, p.tp, p.ep, p.etp,
-      {problem_of, "this model and batch",
+      {[&](const Layout& layout) { return layout_problem(run, layout); }, "this model and batch",
        fmt::format("train.global_batch_size ({}) or the number of ranks", run.config.train.global_batch_size)});
 }
 
@@ -189,12 +190,16 @@ std::size_t Plan::host_bytes(bool cuda) const {
 std::size_t Plan::peak_bytes() const { return std::max(training_bytes(), upcycling_bytes); }
 
 Plan make_plan(const PlannedRun& run, int world, int rank) {
-  const Config& c = run.config;
-  Plan plan;
   if (world < 1) input_error("command line: --world: found {}, expected at least 1", world);
   if (rank < 0 || rank >= world)
     input_error("command line: --rank: found {}, expected 0 to {}, as --world={}", rank, world - 1, world);
-  plan.layout = check_layout(run, world);
+  return make_plan(run, check_layout(run, world), rank);
+}
+
+Plan make_plan(const PlannedRun& run, const Layout& layout, int rank) {
+  const Config& c = run.config;
+  Plan plan;
+  plan.layout = layout;
   plan.rank = rank;
   plan.at = coordinates_of(plan.layout, rank);
   plan.parameters = count_parameters(c.model);

@@ -61,11 +61,16 @@ struct Plan {
 // because the dense one is freed before and the MoE's made after.
 std::vector<MemoryClass> conversion_memory(const std::vector<MemoryClass>& dense, const std::vector<MemoryClass>& moe);
 
+// What a run of this layout would be refused for; "" where nothing is wrong.
+std::string layout_problem(const PlannedRun& run, const Layout& layout);
+
 // The run's layout of `world` ranks. Throws InputError where layout, model and batch do not fit together, naming the
 // nearest layouts that do.
 Layout check_layout(const PlannedRun& run, int world);
 
 // Throws InputError as check_layout does.
 Plan make_plan(const PlannedRun& run, int world, int rank = 0);
+// Of a layout that has no problem.
+Plan make_plan(const PlannedRun& run, const Layout& layout, int rank);
 
 }  // namespace upcycle
