@@ -206,8 +206,9 @@ int run_bench(const Arguments& arguments) {
       "for the machine of a file; `bench calibrate CONFIG`: measures this machine and writes such a file (each of "
       "these "
       "three has its own --help).");
-  options.positional("what", what, "step, ops, collectives, serve, predict or calibrate");
-  options.positional("config", file, "JSON config", Need::Optional);
+  options.positional("what", what, "step, ops or collectives; serve, predict and calibrate have a help of their own");
+  options.positional("config", file, "JSON config, as for train: the model, dtype, layout and batch that are measured",
+                     Need::Optional);
   options.option("--steps", steps, "step: measured steps");
   options.option("--warmup", warmup, "step: steps before them");
   options.option("--seconds", seconds, "ops, collectives: approximate time per row");
@@ -215,6 +216,11 @@ int run_bench(const Arguments& arguments) {
   options.option("--link", link, "collectives: GB/s out of a rank, to compare with");
   options.flag("--json", json, "print one JSON object: tokens_per_s, step_ms and more; of ops a list");
   options.config_overrides(overrides);
+  options.example("upcycle bench step launch/configs/bench_moe.json --json",
+                  "tokens per second and MFU of whole training steps");
+  options.example("upcycle bench ops launch/configs/bench_moe.json", "each op at this config's shapes beside its roof");
+  options.example("launch/run_local.sh -n 2 bench collectives launch/configs/bench_moe.json --parallel.ep=2",
+                  "what the links of two ranks give");
   if (!options.parse(arguments)) return 0;
   if (what != "step" && what != "ops" && what != "collectives")
     input_error("command line: bench: found '{}', expected step, ops, collectives, serve, predict or calibrate", what);

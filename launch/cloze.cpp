@@ -163,6 +163,8 @@ int run_cloze(const Arguments& arguments) {
                "corrected), correct (of each item 0, 1 or, with ties, a fraction), documents (of each item the number "
                "of the one, from "
                "0, that holds its first token)");
+  options.example("upcycle cloze runs/moe --data tokens/docs_valid",
+                  "accuracy among four continuations, chance taken off");
   if (!options.parse(arguments)) return 0;
   return run_with_ranks([&](const MpiSession& session) { return cloze(session, arguments, inference, o); });
 }

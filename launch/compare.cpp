@@ -38,6 +38,8 @@ int run_compare(const Arguments& arguments) {
   options.positional("study", file, "JSON file of the study");
   options.option("--output", output, "folder of everything that it writes; by default the file's `output`");
   options.config_overrides(overrides);
+  options.example("upcycle compare launch/configs/study_small.json",
+                  "runs what is not done yet of the study, then writes its report");
   if (!options.parse(arguments)) return 0;
   if (!output.empty()) overrides.push_back("--output=" + output);
   const Study study = read_study(file, overrides);

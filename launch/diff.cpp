@@ -135,6 +135,7 @@ int run_diff(const Arguments& arguments) {
   options.positional("B", b_name, "another");
   options.option("--relative", relative, "R; two layouts agree to 1e-5 in fp32, 2e-2 is usual in bf16");
   options.flag("--json", json, "print one JSON object: tensors, same_bits, differ, first (null: none), furthest");
+  options.example("upcycle diff a b", "the first tensor in which the dumps of two runs differ");
   if (!options.parse(arguments)) return 0;
   if (!(relative >= 0)) input_error("command line: --relative: found {}, expected at least 0", relative);
   const Tensors as = open_compared(a_name), bs = open_compared(b_name);

@@ -168,6 +168,7 @@ int run_eval(const Arguments& arguments) {
   options.option("--longest-document", o.longest,
                  "documents: longer ones are listed in pieces of so many tokens; 0: whole");
   options.flag("--json", o.json, "print one JSON object: loss, tokens, bytes, loss_per_byte");
+  options.example("upcycle eval runs/moe --data tokens/docs_valid", "held-out loss of a run's newest checkpoint");
   if (!options.parse(arguments)) return 0;
   return run_with_ranks([&](const MpiSession& session) { return eval(session, arguments, inference, o); });
 }

@@ -175,6 +175,8 @@ int run_experts(const Arguments& arguments) {
                "print one JSON object: layers, tokens and, with one entry per layer, weight_cosine (null: the start is "
                "not known), pair_cosine, pair_cosine_min, output_cosine, load, entropy, routing_changed (null without "
                "--since)");
+  options.example("upcycle experts runs/moe --data tokens/docs_valid",
+                  "how far experts have parted, and what they are given");
   if (!options.parse(arguments)) return 0;
   return run_with_ranks([&](const MpiSession& session) { return experts(session, arguments, inference, o); });
 }

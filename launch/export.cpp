@@ -21,6 +21,7 @@ int run_export(const Arguments& arguments) {
   options.option("--dtype", dtype, "fp32 or bf16");
   options.option("--max-shard-bytes", e.max_shard_bytes, "larger models are split into several files");
   options.option("--model-type", e.model_type, "config.json's model_type; by default llama, with experts mixtral");
+  options.example("upcycle export runs/moe hf_mixtral_dir", "a run's newest checkpoint for transformers and vLLM");
   if (!options.parse(arguments)) return 0;
   if (e.max_shard_bytes < 1)
     input_error("command line: --max-shard-bytes: found {}, expected 1 or more", e.max_shard_bytes);

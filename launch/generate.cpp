@@ -183,6 +183,8 @@ int run_generate(const Arguments& arguments) {
                "finish_reason");
   declare(options, inference);
   add_serving_options(options, o.serving);
+  options.example("upcycle generate runs/moe \"Once upon\"", "continues one text");
+  options.example("upcycle generate runs/moe --prompts prompts.jsonl --json", "serves many prompts together");
   if (!options.parse(arguments)) return 0;
   if (!o.prompt.empty() && !o.file.empty())
     input_error("command line: found a prompt and --prompts, expected one of them");

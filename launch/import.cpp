@@ -15,6 +15,7 @@ int run_import(const Arguments& arguments) {
   options.positional("model", dir, "the Hugging Face directory");
   options.positional("out", out, "the checkpoint folder to make");
   options.option("--shards", shards, "number of HDF5 files");
+  options.example("upcycle import hf_llama_dir dense --shards=8", "a downloaded model to a checkpoint of eight files");
   if (!options.parse(arguments)) return 0;
   if (shards < 1 || shards > 65536) input_error("command line: --shards: found {}, expected 1 to 65536", shards);
   import_model(dir, out, shards);

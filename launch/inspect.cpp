@@ -85,6 +85,8 @@ int run_inspect(const Arguments& arguments) {
   options.flag("--verify", verify,
                "read all files of a checkpoint: their checksums, and that they hold each element once");
   options.flag("--json", json, "print one JSON object");
+  options.example("upcycle inspect runs/moe --verify",
+                  "what a checkpoint is, and whether all its bytes are as they were written");
   if (!options.parse(arguments)) return 0;
   Json j;
   if (is_checkpoint(dir)) {

@@ -11,7 +11,9 @@
 #include "core/path_error.h"
 #include "core/suggest.h"
 #include "launch/bound_spinning.h"
-#include "launch/commands.h"
+#include "launch/command_table.h"
+#include "launch/completion.h"
+#include "launch/man_page.h"
 #include "launch/nvtx_sink.h"
 #include "launch/run_with_ranks.h"
 #include "launch/study/study_help.h"
@@ -21,46 +23,20 @@
 namespace upcycle {
 namespace {
 
-enum class Ranks { One, Many };
-
-struct Command {
-  const char* name;
-  int (*run)(const Arguments&);
-  Ranks ranks;  // One: several ranks are refused, since each would write the same files
-  const char* summary;
-};
-
-const std::vector<Command> commands = {
-    {"plan", run_plan, Ranks::One, "what a run on any number of ranks needs: memory, traffic, FLOPs, files"},
-    {"tokenize", run_tokenize, Ranks::One, "text files to a token set"},
-    {"import", run_import, Ranks::One, "a Hugging Face directory to a sharded HDF5 checkpoint"},
-    {"compare", run_compare, Ranks::One, "the study of a file: all its runs, and a report on them"},
-    {"train", run_train, Ranks::Many, "pretrain, continue, or upcycle and train"},
-    {"eval", run_eval, Ranks::Many, "held-out loss of a model on a token set"},
-    {"cloze", run_cloze, Ranks::Many, "how often a model prefers the true continuation of held-out text"},
-    {"score", run_score, Ranks::Many, "log-likelihood of given token ids"},
-    {"experts", run_experts, Ranks::Many, "how the experts of each layer have parted, and what they are given"},
-    {"generate", run_generate, Ranks::Many, "continue texts"},
-    {"inspect", run_inspect, Ranks::One, "what a model or checkpoint is"},
-    {"plot", run_plot, Ranks::One, "the training curves of runs, as a page that opens in a browser"},
-    {"diff", run_diff, Ranks::One, "the first tensor in which two dumps or models differ, and by how much"},
-    {"reshard", run_reshard, Ranks::One, "a checkpoint to the files of another layout"},
-    {"export", run_export, Ranks::One, "a model to a Hugging Face directory"},
-    {"bench", run_bench, Ranks::Many, "measure or predict: training steps, ops, serving"},
-};
-
 void print_usage() {
   fmt::print("usage: upcycle COMMAND [ARGUMENTS] [--CONFIG.KEY=VALUE ...]\n\n");
-  for (const Command& c : commands) fmt::print("  {:<10} {}\n", c.name, c.summary);
+  for (const Command& c : all_commands()) fmt::print("  {:<10} {}\n", c.name, c.summary);
   fmt::print(
-      "\n  help COMMAND   its arguments\n  help config    every key of the JSON config, with its default\n"
-      "  help study     every key of study.json\n"
+      "\n  help COMMAND     its arguments\n  help config      every key of the JSON config, with its default\n"
+      "  help study       every key of study.json\n"
+      "  help man         all of this as a manual page: upcycle help man >upcycle.1 && man ./upcycle.1\n"
+      "  help completion  for bash: source <(upcycle help completion)\n"
       "  --version\n");
 }
 
 const Command& find_command(const std::string& name) {
   std::vector<std::string> names{"help"};
-  for (const Command& c : commands) {
+  for (const Command& c : all_commands()) {
     if (name == c.name) return c;
     names.emplace_back(c.name);
   }
@@ -78,6 +54,10 @@ int run_help(const Arguments& topics) {
     fmt::print("{}", config_help());
   } else if (topics[0] == "study") {
     fmt::print("{}", study_help());
+  } else if (topics[0] == "man") {
+    fmt::print("{}", man_page());
+  } else if (topics[0] == "completion") {
+    fmt::print("{}", bash_completion());
   } else if (topics[0] == "help") {
     print_usage();
   } else {

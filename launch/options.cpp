@@ -25,11 +25,15 @@ std::string check_number(const std::string& text) {
                      std::is_integral_v<T> ? "an integer of at most 64 bits" : "a finite number");
 }
 
+// Set while a command is described: parse() fills it in instead of parsing.
+thread_local CommandInfo* described = nullptr;
+
 }  // namespace
 
 struct Options::Parser {
   std::string command;
   CLI::App app;
+  std::vector<CommandInfo::Example> examples;
   std::vector<std::string> long_names{"--help"};  // every "--name"
   std::vector<std::string> valued_names;          // those of them that take a value
   std::vector<std::string>* overrides = nullptr;
@@ -53,6 +57,26 @@ struct Options::Parser {
       long_names.push_back("--" + long_name);
       valued_names.push_back("--" + long_name);
     }
+  }
+
+  std::string footer() const {
+    std::string text;
+    for (const auto& [line, meaning] : examples)
+      text += fmt::format("{}  {}\n      {}\n", text.empty() ? "Examples:\n" : "", line, meaning);
+    if (overrides != nullptr)
+      text += fmt::format("{}Any config key: --KEY=VALUE, e.g. --train.lr=1e-4; `upcycle help config` lists them.",
+                          text.empty() ? "" : "\n");
+    return text;
+  }
+
+  CommandInfo info() const {
+    CommandInfo about{command, app.get_description(), {}, {}, overrides != nullptr, examples};
+    for (const CLI::Option* o : app.get_options()) {
+      const std::string type = o->get_type_size() == 0 ? "" : o->get_type_name();
+      CommandInfo::Option option{o->get_name(), type, o->get_default_str(), o->get_description(), o->get_required()};
+      (o->get_positional() ? about.positionals : about.options).push_back(option);
+    }
+    return about;
   }
 
   // Extracts the overrides from `arguments`, and suggests the nearest name for an unknown option, which CLI11 does not.
@@ -112,12 +136,18 @@ void Options::positionals(const std::string& name, std::vector<std::string>& val
   parser_->add(name, values, meaning, need);
 }
 
-void Options::config_overrides(std::vector<std::string>& overrides) {
-  parser_->overrides = &overrides;
-  parser_->app.footer("Any config key: --KEY=VALUE, e.g. --train.lr=1e-4; `upcycle help config` lists them.");
+void Options::example(const std::string& command, const std::string& meaning) {
+  parser_->examples.push_back({command, meaning});
 }
 
+void Options::config_overrides(std::vector<std::string>& overrides) { parser_->overrides = &overrides; }
+
 bool Options::parse(const std::vector<std::string>& arguments) {
+  if (described != nullptr) {
+    *described = parser_->info();
+    return false;
+  }
+  parser_->app.footer(parser_->footer());
   std::vector<std::string> rest = parser_->without_overrides(arguments);
   std::reverse(rest.begin(), rest.end());  // CLI11 reads a vector from its end
   try {
@@ -131,6 +161,15 @@ bool Options::parse(const std::vector<std::string>& arguments) {
     parser_->fail(message);
   }
   return true;
+}
+
+CommandInfo describe_command(int (*command)(const std::vector<std::string>&),
+                             const std::vector<std::string>& arguments) {
+  CommandInfo info;
+  described = &info;
+  (void)command(arguments);
+  described = nullptr;
+  return info;
 }
 
 bool Options::given(const std::string& name) const { return parser_->app.count(name) > 0; }

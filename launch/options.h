@@ -18,6 +18,24 @@ namespace upcycle {
 //   if (!options.parse(arguments)) return 0;  // help was printed
 enum class Need { Optional, Required };
 
+// One command's table, for help, the manual page and completion.
+struct CommandInfo {
+  struct Option {
+    std::string name;     // "--output", "-o,--output"; of a positional "model"
+    std::string value;    // what follows it: "TEXT", "INT"; "" for a flag
+    std::string initial;  // its default, "" for none
+    std::string meaning;
+    bool required = false;
+  };
+  struct Example {
+    std::string command, meaning;
+  };
+  std::string name, summary;
+  std::vector<Option> positionals, options;
+  bool config_keys = false;  // --KEY=VALUE
+  std::vector<Example> examples;
+};
+
 class Options {
  public:
   Options(const std::string& command, const std::string& summary);
@@ -32,6 +50,9 @@ class Options {
   void positionals(const std::string& name, std::vector<std::string>& values, const std::string& meaning,
                    Need need = Need::Required);  // declare last; takes all remaining arguments
 
+  // A whole command line, which help shows with what it does.
+  void example(const std::string& command, const std::string& meaning);
+
   // Accepts "--a.b=value" for parse_config and collects them, in order. Without this an unknown option is an error.
   void config_overrides(std::vector<std::string>& overrides);
 
@@ -44,6 +65,11 @@ class Options {
   struct Parser;
   std::unique_ptr<Parser> parser_;
 };
+
+// The table of a command, a function that begins by declaring its options and parsing `arguments`: nothing else of it
+// runs.
+CommandInfo describe_command(int (*command)(const std::vector<std::string>&),
+                             const std::vector<std::string>& arguments = {});
 
 // --dtype's value: fp32 or bf16, else InputError.
 DType parse_dtype(const std::string& text);

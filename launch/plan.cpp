@@ -133,6 +133,10 @@ int run_plan(const Arguments& arguments) {
   options.flag("--row", row, "print one line of a Markdown table, as launch/plan_tables.sh does");
   add_serving_options(options, serving);
   options.config_overrides(overrides);
+  options.example("upcycle plan moe.json --world=64 --parallel.tp=8 --parallel.ep=8 --memory=80GiB",
+                  "memory by class and traffic of one rank, and whether it fits");
+  options.example("upcycle plan moe.json --fit --world=64 --memory=80GiB --device=cuda",
+                  "every layout that fits, the fastest first");
   if (!options.parse(arguments)) return 0;
   constexpr std::int64_t most = 1 << 24;
   if (world < 1 || world > most) input_error("command line: --world: found {}, expected 1 to {}", world, most);

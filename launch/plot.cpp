@@ -36,6 +36,7 @@ int run_plot(const Arguments& arguments) {
                   "tokens, FLOPs and time, held-out loss, load of the experts.");
   options.option("--output", output, "the page");
   options.positionals("RUN", runs, "run folders, checkpoint.dir of `upcycle train`");
+  options.example("upcycle plot runs/moe runs/cpt --output plot.html", "two runs' curves on one page");
   if (!options.parse(arguments)) return 0;
   if (!std::filesystem::is_directory(parent_folder(output)))
     input_error("command line: --output: found no folder {}, expected one to write {} into", parent_folder(output),

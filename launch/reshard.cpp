@@ -31,6 +31,8 @@ int run_reshard(const Arguments& arguments) {
   options.option("--parallel.tp", tp, "tensor-parallel ranks");
   options.option("--parallel.ep", ep, "expert-parallel ranks");
   options.option("--parallel.etp", etp, "ranks that share one expert: 1, or tp");
+  options.example("upcycle reshard runs/moe moe_tp2 --world=8 --parallel.tp=2 --parallel.ep=4",
+                  "files as eight ranks would have written them");
   if (!options.parse(arguments)) return 0;
   // First check all that needs no tensor: hashing a large checkpoint takes minutes.
   const StepFolder step = look_at_step(dir);

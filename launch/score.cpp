@@ -89,6 +89,7 @@ int run_score(const Arguments& arguments) {
   options.option("--ids", file, "JSON file {\"ids\": [...]}", Need::Required);
   declare(options, inference);
   options.flag("--json", json, "print one JSON object: mean_nll, tokens, nll, logits_last");
+  options.example("upcycle score runs/moe --ids ids.json --json", "log-likelihood of the ids in {\"ids\": [...]}");
   if (!options.parse(arguments)) return 0;
   return run_with_ranks([&](const MpiSession& session) {
     const Inference ranks = start_inference(session, "score", arguments, inference);

@@ -62,6 +62,8 @@ int run_tokenize(const Arguments& arguments) {
   options.option("--threads", threads, "0: one per core");
   options.flag("--json", json, "print the counts as one JSON object");
   options.positionals("files", t.inputs, "text or .jsonl files");
+  options.example("upcycle tokenize --tokenizer t.model --output tokens/docs docs/*.txt",
+                  "text files to tokens/docs.bin and .idx, each file a document");
   if (!options.parse(arguments)) return 0;
   if (threads < 0 || threads > 4096)
     input_error("command line: --threads: found {}, expected 0 to 4096; 0 takes one per core", threads);

@@ -198,6 +198,10 @@ int run_train(const Arguments& arguments) {
       "Trains: from random weights, from a model (init.load), or as an MoE made of a dense one (init.upcycle).");
   options.positional("config", file, "JSON config; see `upcycle help config`", Need::Optional);
   options.config_overrides(overrides);
+  options.example("upcycle train moe.json --init.upcycle=dense --checkpoint.dir=runs/moe",
+                  "upcycles the checkpoint `dense` and trains it; the same command again resumes");
+  options.example("launch/run_local.sh -n 2 train moe.json --parallel.ep=2 --checkpoint.dir=runs/moe",
+                  "the same on two ranks of this machine");
   if (!options.parse(arguments)) return 0;
   catch_stop_signals();
   return run_with_ranks([&](const MpiSession& session) { return train(session, file, overrides); });

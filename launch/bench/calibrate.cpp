@@ -148,6 +148,8 @@ int bench_calibrate(const Arguments& arguments) {
   options.option("--output", output, "machine file to write");
   add_serving_options(options, serving);
   options.config_overrides(overrides);
+  options.example("upcycle bench calibrate launch/configs/bench_moe.json --output=machine.json",
+                  "this machine's constants, for --machine");
   if (!options.parse(arguments)) return 0;
   return run_with_ranks([&](const MpiSession& session) {
     const Start start = agree_on_start(session, "bench calibrate", [&] {

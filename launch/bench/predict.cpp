@@ -97,6 +97,10 @@ int bench_predict(const Arguments& arguments) {
   add_serving_options(options, serving);
   options.flag("--json", json, "print one JSON object");
   options.config_overrides(overrides);
+  options.example(
+      "upcycle bench predict launch/configs/paper_serving_436m_moe.json --machine=launch/machines/h100.json "
+      "--input-len=3500 --output-len=300",
+      "serving on a machine that is not here");
   if (!options.parse(arguments)) return 0;
 
   const Machine machine = read_machine(machine_file);

@@ -364,6 +364,8 @@ int bench_serve(const Arguments& arguments) {
   options.option("--world", o.world, "predict: ranks; 0: as few as the layout needs");
   options.option("--svg", o.svg, "write throughput against latency to this file");
   options.flag("--json", o.json, "print one JSON object: model, baseline, slowdown");
+  options.example("upcycle bench serve runs/moe --baseline dense --svg runs/curves.svg",
+                  "the MoE's throughput and latency under load beside its dense base's");
   if (!options.parse(arguments)) return 0;
   o.seed_given = options.given("--seed");
   o.dtype_given = options.given("--dtype");
