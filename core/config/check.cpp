@@ -96,6 +96,9 @@ void check_model(const ModelConfig& model, const std::string& where) {
       field_error(where, "model.moe_every_n_layers", fmt::format("{}", model.moe_every_n_layers),
                   fmt::format("at most num_hidden_layers = {}", model.num_hidden_layers),
                   "no layer would have experts: lower it, or leave out model.num_local_experts");
+    if (model.mlp_bias)
+      field_error(where, "model.mlp_bias", "true", fmt::format("false beside num_local_experts = {}", E),
+                  "experts have no biases");
   }
   if (parameters_about(model) > parameters_max)
     field_error(where, "model", fmt::format("sizes that make {:.1e} parameters", parameters_about(model)),

@@ -27,6 +27,10 @@ struct ModelConfig {
   double rope_theta = 10000, rms_norm_eps = 1e-5, initializer_range = 0.02;
   RopeScaling rope_scaling;
   bool tie_word_embeddings = false;
+  std::string attention_bias = "none";  // none | qkv | all: of the projections
+  bool mlp_bias = false;
+  std::string qk_norm = "none";                       // none | head | full
+  std::string norm_placement = "pre";                 // pre | post
   std::int64_t bos_token_id = -1, eos_token_id = -1;  // -1: none
   // Experts; num_local_experts 0 is dense.
   std::int64_t num_local_experts = 0, num_experts_per_tok = 2;

@@ -16,8 +16,20 @@ const char* canonical_pattern(ParamRole role) {
       return "model.layers.{}.self_attn.k_proj.weight";
     case ParamRole::Value:
       return "model.layers.{}.self_attn.v_proj.weight";
+    case ParamRole::QueryBias:
+      return "model.layers.{}.self_attn.q_proj.bias";
+    case ParamRole::KeyBias:
+      return "model.layers.{}.self_attn.k_proj.bias";
+    case ParamRole::ValueBias:
+      return "model.layers.{}.self_attn.v_proj.bias";
+    case ParamRole::QueryNorm:
+      return "model.layers.{}.self_attn.q_norm.weight";
+    case ParamRole::KeyNorm:
+      return "model.layers.{}.self_attn.k_norm.weight";
     case ParamRole::AttentionOut:
       return "model.layers.{}.self_attn.o_proj.weight";
+    case ParamRole::AttentionOutBias:
+      return "model.layers.{}.self_attn.o_proj.bias";
     case ParamRole::MlpNorm:
       return "model.layers.{}.post_attention_layernorm.weight";
     case ParamRole::Gate:
@@ -26,6 +38,12 @@ const char* canonical_pattern(ParamRole role) {
       return "model.layers.{}.mlp.up_proj.weight";
     case ParamRole::Down:
       return "model.layers.{}.mlp.down_proj.weight";
+    case ParamRole::GateBias:
+      return "model.layers.{}.mlp.gate_proj.bias";
+    case ParamRole::UpBias:
+      return "model.layers.{}.mlp.up_proj.bias";
+    case ParamRole::DownBias:
+      return "model.layers.{}.mlp.down_proj.bias";
     case ParamRole::Router:
       return "model.layers.{}.block_sparse_moe.gate.weight";
     case ParamRole::SharedGate:

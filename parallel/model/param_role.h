@@ -7,15 +7,24 @@ namespace upcycle {
 // What a parameter is in the transformer. With its layer and expert it is one row of the parameter table.
 enum class ParamRole : std::uint8_t {
   Embedding,
-  AttentionNorm,
+  AttentionNorm,  // before attention; of its output where norm_placement is post
   Query,
   Key,
   Value,
+  QueryBias,
+  KeyBias,
+  ValueBias,
+  QueryNorm,
+  KeyNorm,
   AttentionOut,
-  MlpNorm,
-  Gate,  // of a dense MLP
+  AttentionOutBias,
+  MlpNorm,  // before the MLP or the experts; of their output where norm_placement is post
+  Gate,     // of a dense MLP
   Up,
   Down,
+  GateBias,
+  UpBias,
+  DownBias,
   Router,
   SharedGate,  // of the expert that every token visits
   SharedUp,

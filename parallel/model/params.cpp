@@ -28,7 +28,7 @@ class TableBuilder {
       add_layer(l);
       close_buckets(l);
     }
-    add_vector(ParamRole::FinalNorm);
+    add(norm(ParamRole::FinalNorm));
     if (!model_.tie_word_embeddings) add_vocabulary(ParamRole::Head);
     close_buckets(s_.L);
     return std::move(table_);
@@ -79,13 +79,24 @@ class TableBuilder {
     add(row);
   }
 
-  void add_vector(ParamRole role, std::int64_t layer = -1) {  // (H)
-    ParamRow row = matrix(role, 1, s_.H, layer);
+  ParamRow vector(ParamRole role, std::int64_t size, std::int64_t layer, Initializer initializer) const {  // (size)
+    ParamRow row = matrix(role, 1, size, layer);
     row.is_vector = true;
     row.replicated_over_tp = true;
-    row.initializer = Initializer::Ones;
+    row.initializer = initializer;
     row.weight_decay = false;
-    add(row);
+    return row;
+  }
+  ParamRow norm(ParamRole role, std::int64_t layer = -1) const {  // (H)
+    return vector(role, s_.H, layer, Initializer::Ones);
+  }
+  ParamRow bias(ParamRole role, std::int64_t size, std::int64_t layer) const {
+    return vector(role, size, layer, Initializer::Zeros);
+  }
+  // A vector that goes with rows cut over tp: (size) -> (size/tp).
+  ParamRow over_tp(ParamRow row) const {
+    row.replicated_over_tp = false;
+    return row_parallel(std::move(row), layout_.tp, at_.tp);
   }
 
   // Output rows cut over n ranks: (rows, columns) -> (rows/n, columns). This one's part is the index-th.
@@ -111,14 +122,40 @@ class TableBuilder {
     add(over_tp_by_columns(down, s_.F, l));
   }
 
+  // Biases are packed as the matrices are whose outputs they are added to.
+  void add_attention_vectors(std::int64_t l) {
+    if (model_.attention_bias != "none") {
+      add(over_tp(bias(ParamRole::QueryBias, s_.N * s_.D, l)));
+      add(over_tp(bias(ParamRole::KeyBias, s_.K * s_.D, l)), true);
+      add(over_tp(bias(ParamRole::ValueBias, s_.K * s_.D, l)), true);
+    }
+    if (model_.attention_bias == "all") add(bias(ParamRole::AttentionOutBias, s_.H, l));
+    const auto head_norm = [&](ParamRole role, std::int64_t heads) {
+      const auto ones = [&](std::int64_t size) { return vector(role, size, l, Initializer::Ones); };
+      add(model_.qk_norm == "full" ? over_tp(ones(heads * s_.D)) : ones(s_.D));
+    };
+    if (model_.qk_norm == "none") return;
+    head_norm(ParamRole::QueryNorm, s_.N);
+    head_norm(ParamRole::KeyNorm, s_.K);
+  }
+
   void add_layer(std::int64_t l) {
-    add_vector(ParamRole::AttentionNorm, l);
+    add(norm(ParamRole::AttentionNorm, l));
     add(over_tp_by_rows(ParamRole::Query, s_.N * s_.D, l));
     add(over_tp_by_rows(ParamRole::Key, s_.K * s_.D, l), true);
     add(over_tp_by_rows(ParamRole::Value, s_.K * s_.D, l), true);
     add(over_tp_by_columns(ParamRole::AttentionOut, s_.N * s_.D, l));
-    add_vector(ParamRole::MlpNorm, l);
-    if (!model_.is_moe_layer(l)) return add_mlp(ParamRole::Gate, ParamRole::Up, ParamRole::Down, l);
+    add_attention_vectors(l);
+    add(norm(ParamRole::MlpNorm, l));
+    if (!model_.is_moe_layer(l)) {
+      add_mlp(ParamRole::Gate, ParamRole::Up, ParamRole::Down, l);
+      if (model_.mlp_bias) {
+        add(over_tp(bias(ParamRole::GateBias, s_.F, l)));
+        add(over_tp(bias(ParamRole::UpBias, s_.F, l)), true);
+        add(bias(ParamRole::DownBias, s_.H, l));
+      }
+      return;
+    }
 
     ParamRow router = matrix(ParamRole::Router, s_.E, s_.H, l);
     router.replicated_over_tp = true;

@@ -21,7 +21,7 @@ struct Rectangle {
 
 // Which ranks hold copies: dense parameters are replicated over dp, experts over edp.
 enum class ParamGroup : std::uint8_t { Dense, Expert };
-enum class Initializer : std::uint8_t { Normal, Ones };
+enum class Initializer : std::uint8_t { Normal, Ones, Zeros };
 
 struct ParamRow {
   std::string name;  // canonical_name of its role, layer and expert
@@ -32,7 +32,7 @@ struct ParamRow {
   std::int64_t memory_rows = 0;  // rows in memory: part.rows, more where the vocabulary is padded
   ParamGroup group = ParamGroup::Dense;
   bool replicated_over_tp =
-      false;  // norms, router: whole on every tp rank, gradients summed over tp; tp rank 0 owns it
+      false;  // norms, router, biases of outputs: whole on every tp rank, gradients summed over tp; tp rank 0 owns it
   Initializer initializer = Initializer::Normal;
   double init_std = 0;
   bool weight_decay = true;

@@ -12,6 +12,9 @@ namespace upcycle {
 
 Transformer make_transformer(Arena& arena, const ModelConfig& model, const PassShape& pass, Device& device,
                              Stream& stream, Ops& ops, const Mesh& mesh) {
+  UPCYCLE_CHECK(
+      model.attention_bias == "none" && !model.mlp_bias && model.qk_norm == "none" && model.norm_placement == "pre",
+      "a model with biases, query and key norms or norms of outputs is not computed yet");
   Transformer m{};
   m.config = model;
   m.pass = pass;

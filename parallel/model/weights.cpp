@@ -41,10 +41,21 @@ Weights view_weights(const ModelConfig& model, const Sizes& s, const ParamTable&
     layer.qkv = view({s.qkv_local, s.H}, Query, l);
     layer.attention_out = view({s.H, s.N_local * s.D}, AttentionOut, l);
     layer.mlp_norm = view({s.H}, MlpNorm, l);
+    if (model.attention_bias != "none") layer.qkv_bias = view({s.qkv_local}, QueryBias, l);
+    if (model.attention_bias == "all") layer.attention_out_bias = view({s.H}, AttentionOutBias, l);
+    if (model.qk_norm != "none") {
+      const bool full = model.qk_norm == "full";
+      layer.q_norm = view({full ? s.N_local * s.D : s.D}, QueryNorm, l);
+      layer.k_norm = view({full ? s.K_local * s.D : s.D}, KeyNorm, l);
+    }
     const bool moe = model.is_moe_layer(l);
     if (!moe || model.shared_expert) {
       layer.gate_up = view({2 * s.F_local, s.H}, moe ? SharedGate : Gate, l);
       layer.down = view({s.H, s.F_local}, moe ? SharedDown : Down, l);
+    }
+    if (!moe && model.mlp_bias) {
+      layer.gate_up_bias = view({2 * s.F_local}, GateBias, l);
+      layer.down_bias = view({s.H}, DownBias, l);
     }
     if (moe) {
       layer.router = view({s.E, s.H}, Router, l);
@@ -71,8 +82,9 @@ void draw(const ParamRow& row, const Rectangle& part, std::uint64_t seed, T* out
     for (std::int64_t c = 0; c < part.columns; ++c) {
       const std::int64_t element = (part.row + r) * row.columns + part.column + c;
       const float x =
-          row.initializer == Initializer::Ones
-              ? 1.0f
+          row.initializer == Initializer::Ones ? 1.0f
+          : row.initializer == Initializer::Zeros
+              ? 0.0f
               : static_cast<float>(row.init_std * rng::normal(seed, key, static_cast<std::uint64_t>(element)));
       if constexpr (std::is_same_v<T, bf16>)
         out[r * part.columns + c] = to_bf16(x);

@@ -19,6 +19,12 @@ struct LayerWeights {
   Tensor router;          // (E, H)
   Tensor expert_gate_up;  // (E, 2 moe_F, H) -> (E_local, 2 moe_F_local, H)
   Tensor expert_down;     // (E, H, moe_F) -> (E_local, H, moe_F_local)
+  // Without data where the model has none:
+  Tensor qkv_bias;            // ((N + 2K) D) -> (qkv_local)
+  Tensor attention_out_bias;  // (H)
+  Tensor q_norm, k_norm;      // (D) each; of the whole width (N D) -> (N_local D), (K D) -> (K_local D)
+  Tensor gate_up_bias;        // (2F) -> (2 F_local), of a dense MLP
+  Tensor down_bias;           // (H)
 };
 
 struct Weights {

@@ -121,6 +121,7 @@ TEST(CheckModel, Experts) {
   expect_bad_model([](M& m) { m.num_local_experts = -1; }, "num_local_experts: found -1");
   expect_bad_model([](M& m) { m.moe_intermediate_size = -1; }, "moe_intermediate_size: found -1");
   expect_bad_model([](M& m) { m.moe_every_n_layers = 0; }, "moe_every_n_layers: found 0");
+  expect_bad_model([](M& m) { m.mlp_bias = true; }, "mlp_bias: found true, expected false beside num_local_experts");
   expect_bad_model([](M& m) { m.moe_every_n_layers = 5; },
                    "moe_every_n_layers: found 5, expected at most num_hidden_layers = 4");
   expect_bad_model([](M& m) { m.router_softmax = "softmax"; }, "router_softmax: found 'softmax'");

@@ -290,7 +290,7 @@ TEST(ConfigHelp, TableHasEveryMember) {
             6 * sizeof(std::string) + sizeof(std::vector<std::string>) + (fields_of["train"] - 7) * 8);
   EXPECT_EQ(sizeof(CheckpointConfig), 3 * sizeof(std::string) + 3 * 8 + 8);  // two flags share the last word
   EXPECT_EQ(fields_of["checkpoint"], 8u);
-  EXPECT_EQ(sizeof(ModelConfig), sizeof(RopeScaling) + sizeof(std::string) + 2 * 8 + (fields_of["model"] - 3) * 8);
+  EXPECT_EQ(sizeof(ModelConfig), sizeof(RopeScaling) + 4 * sizeof(std::string) + 3 * 8 + (fields_of["model"] - 7) * 8);
 }
 
 TEST(ConfigParse, Beta2FollowsTheOptimizerUntilItIsGiven) {

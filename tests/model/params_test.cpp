@@ -15,8 +15,10 @@
 namespace upcycle {
 namespace {
 
+enum class Kind { Dense, Moe, Biases, WholeNorms };
+
 // Ragged: a vocabulary that neither 2 nor 3 divides, few powers of two.
-ModelConfig ragged_model(bool moe) {
+ModelConfig ragged_model(Kind kind) {
   ModelConfig m;
   m.hidden_size = 14;
   m.intermediate_size = 18;
@@ -26,7 +28,13 @@ ModelConfig ragged_model(bool moe) {
   m.head_dim = 2;
   m.vocab_size = 37;
   m.initializer_range = 0.3;
-  if (!moe) return m;
+  if (kind == Kind::Biases) {
+    m.attention_bias = "all";
+    m.mlp_bias = true;
+    m.qk_norm = "head";
+  }
+  if (kind == Kind::WholeNorms) m.qk_norm = "full";
+  if (kind != Kind::Moe) return m;
   m.num_local_experts = 4;
   m.num_experts_per_tok = 3;
   m.moe_intermediate_size = 6;
@@ -50,7 +58,7 @@ std::string text(const Layout& l) {
   return fmt::format("tp {} dp {} ep {} etp {} edp {}", l.tp, l.dp, l.ep, l.etp, l.edp);
 }
 
-class Params : public ::testing::TestWithParam<bool> {
+class Params : public ::testing::TestWithParam<Kind> {
  protected:
   ModelConfig model = ragged_model(GetParam());
   ParamTable global = make_global_table(model);
@@ -61,7 +69,7 @@ TEST_P(Params, ARowIsFoundByItsNameAndByItsRole) {
     EXPECT_EQ(global.find(row.name), &row);
     EXPECT_EQ(global.find(row.role, row.layer, row.expert), &row) << row.name;
   }
-  EXPECT_EQ(global.find(ParamRole::Gate, 1) == nullptr, GetParam());  // layer 1 has experts, layer 0 an MLP
+  EXPECT_EQ(global.find(ParamRole::Gate, 1) == nullptr, model.is_moe());  // layer 1 has experts, layer 0 an MLP
   EXPECT_NE(global.find(ParamRole::Gate, 0), nullptr);
   EXPECT_EQ(global.find(ParamRole::Gate, 2), nullptr);
 }
@@ -205,11 +213,47 @@ TEST_P(Params, InitialWeightsAreTheSameOnEveryLayout) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, Params, ::testing::Bool(),
-                         [](const auto& info) { return info.param ? "Moe" : "Dense"; });
+std::string kind_name(const ::testing::TestParamInfo<Kind>& info) {
+  constexpr const char* names[] = {"Dense", "Moe", "Biases", "WholeNorms"};
+  return names[static_cast<int>(info.param)];
+}
+INSTANTIATE_TEST_SUITE_P(Models, Params, ::testing::Values(Kind::Dense, Kind::Moe, Kind::Biases, Kind::WholeNorms),
+                         kind_name);
+
+// H 14, F 18, N 12, K 6, D 2, L 2, tp 2.
+TEST(ParamTable, VectorsAreCutWithTheRowsTheyGoWith) {
+  ModelConfig model = ragged_model(Kind::Biases);
+  const Layout layout = make_layout(2, 2, 1, 1);
+  const auto part = [&](ParamRole role) {
+    const ParamTable table = make_param_table(model, layout, coordinates_of(layout, 1));
+    const ParamRow* row = table.find(role, 1);
+    EXPECT_NE(row, nullptr);
+    EXPECT_TRUE(row->is_vector);
+    EXPECT_FALSE(row->weight_decay) << row->name;
+    EXPECT_EQ(row->replicated_over_tp, row->part.columns == row->columns) << row->name;
+    return row->part;
+  };
+  EXPECT_EQ(part(ParamRole::QueryBias), (Rectangle{0, 12, 1, 12}));
+  EXPECT_EQ(part(ParamRole::KeyBias), (Rectangle{0, 6, 1, 6}));
+  EXPECT_EQ(part(ParamRole::ValueBias), (Rectangle{0, 6, 1, 6}));
+  EXPECT_EQ(part(ParamRole::AttentionOutBias), (Rectangle{0, 0, 1, 14}));
+  EXPECT_EQ(part(ParamRole::GateBias), (Rectangle{0, 9, 1, 9}));
+  EXPECT_EQ(part(ParamRole::UpBias), (Rectangle{0, 9, 1, 9}));
+  EXPECT_EQ(part(ParamRole::DownBias), (Rectangle{0, 0, 1, 14}));
+  EXPECT_EQ(part(ParamRole::QueryNorm), (Rectangle{0, 0, 1, 2}));
+  EXPECT_EQ(part(ParamRole::KeyNorm), (Rectangle{0, 0, 1, 2}));
+  // Per layer beside the weights: q, k, v 24 + 12 + 12, o 14, gate and up 36, down 14, norms of heads 4.
+  EXPECT_EQ(count_parameters(model).total, count_parameters(ragged_model(Kind::Dense)).total + 2 * 116);
+  EXPECT_EQ(training_flops_per_token(model, 9), training_flops_per_token(ragged_model(Kind::Dense), 9));
+  model.qk_norm = "full";
+  EXPECT_EQ(part(ParamRole::QueryNorm), (Rectangle{0, 12, 1, 12}));
+  EXPECT_EQ(part(ParamRole::KeyNorm), (Rectangle{0, 6, 1, 6}));
+  model.attention_bias = "qkv";
+  EXPECT_EQ(make_global_table(model).find(ParamRole::AttentionOutBias, 0), nullptr);
+}
 
 TEST(ParamTable, VocabularyIsPaddedInMemoryOnly) {
-  const ModelConfig model = ragged_model(false);
+  const ModelConfig model = ragged_model(Kind::Dense);
   const Layout layout = make_layout(3, 3, 1, 1);
   std::int64_t rows = 0;
   for (int rank = 0; rank < 3; ++rank) {
@@ -228,7 +272,7 @@ TEST(ParamTable, VocabularyIsPaddedInMemoryOnly) {
 
 // Four words on three ranks: the last holds only padding.
 TEST(ParamTable, ARankMayHoldNoWordAtAll) {
-  ModelConfig model = ragged_model(false);
+  ModelConfig model = ragged_model(Kind::Dense);
   model.vocab_size = 4;
   const Layout layout = make_layout(3, 3, 1, 1);
   const ParamTable table = make_param_table(model, layout, coordinates_of(layout, 2));
@@ -247,7 +291,7 @@ TEST(ParamTable, SizesThatDoNotDivideAreNamed) {
     }
     return std::string("no error");
   };
-  ModelConfig model = ragged_model(true);
+  ModelConfig model = ragged_model(Kind::Moe);
   EXPECT_NE(message(model, 12, 1).find("num_key_value_heads = 6"), std::string::npos);
   EXPECT_NE(message(model, 4, 1).find("num_key_value_heads = 6"), std::string::npos);
   EXPECT_NE(message(model, 1, 3).find("num_local_experts = 4"), std::string::npos);
