@@ -36,7 +36,7 @@ struct StoredTensor {
   StoredType type = StoredType::F32;
   std::vector<std::int64_t> shape;
   std::uint64_t begin = 0, end = 0;  // bytes, from the start of the file
-  // The two-dimensional view: (n) is (1, n), () is (1, 1), (a, b, c...) is (a, b*c...).
+  // The two-dimensional view: (n) is (1, n), () is (1, 1), (a, b, c) is (a*b, c).
   std::int64_t rows = 1, columns = 1;
   std::uint64_t bytes() const { return end - begin; }
 };

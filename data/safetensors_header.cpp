@@ -156,19 +156,19 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
 
 // The bytes that shape and type need; sets the two-dimensional view.
 std::uint64_t bytes_of(StoredTensor& tensor, const std::string& name, const std::string& path) {
-  std::uint64_t elements = 1, columns = 1, bytes = 0;
+  std::uint64_t elements = 1, rows = 1, bytes = 0;
   bool overflow = false;
   for (std::size_t i = 0; i < tensor.shape.size(); ++i) {
     const auto size = static_cast<std::uint64_t>(tensor.shape[i]);
     overflow = overflow || __builtin_mul_overflow(elements, size, &elements);
-    if (i == 0 && tensor.shape.size() > 1)
-      tensor.rows = tensor.shape[0];
+    if (i + 1 < tensor.shape.size())
+      overflow = overflow || __builtin_mul_overflow(rows, size, &rows) || rows > max_dimension;
     else
-      overflow = overflow || __builtin_mul_overflow(columns, size, &columns) || columns > max_dimension;
+      tensor.columns = tensor.shape[i];
   }
   if (overflow || __builtin_mul_overflow(elements, size_of(tensor.type), &bytes))
     input_error("{}: header: {}: shape: found a product past 2^63; write the file again", path, quote_text(name));
-  tensor.columns = static_cast<std::int64_t>(columns);
+  tensor.rows = static_cast<std::int64_t>(rows);
   return bytes;
 }
 

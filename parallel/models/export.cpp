@@ -10,6 +10,7 @@
 #include "data/safetensors_writer.h"
 #include "parallel/models/family.h"
 #include "parallel/models/hf_config.h"
+#include "parallel/models/stored_place.h"
 
 namespace upcycle {
 namespace {
@@ -28,22 +29,28 @@ std::string generation_config(const ModelConfig& model) {
 void write_weights(TensorSource& source, const std::string& folder, const ExportOptions& options) {
   SafetensorsWriter writer(folder, static_cast<std::uint64_t>(options.max_shard_bytes));
   const ParamTable table = make_global_table(source.model());
-  const Family& family = exported_family(source.model(), options.model_type);
-  const auto name = [&](const ParamRow& row) { return name_of(family.pattern(row.role), row.layer, row.expert); };
+  const auto places = stored_places(exported_family(source.model(), options.model_type), source.model());
   const StoredType type = options.dtype == DType::BF16 ? StoredType::BF16 : StoredType::F32;
+  std::vector<const ParamRow*> rows;
   for (const ParamRow& row : table.rows) {
-    const auto shape =
-        row.is_vector ? std::vector<std::int64_t>{row.columns} : std::vector<std::int64_t>{row.rows, row.columns};
-    writer.declare(name(row), type, shape);
+    const StoredPlace& place = places.at(row.name);
+    if (place.row == 0 && place.column == 0) writer.declare(place.tensor, type, place.shape);
+    rows.push_back(&row);
   }
+  // A tensor's elements are written in order; those of other tensors may come between them.
+  std::stable_sort(rows.begin(), rows.end(), [&](const ParamRow* a, const ParamRow* b) {
+    const StoredPlace &x = places.at(a->name), &y = places.at(b->name);
+    return std::pair(x.row, x.column) < std::pair(y.row, y.column);
+  });
   std::vector<float> values;
-  for (const ParamRow& row : table.rows) {
+  for (const ParamRow* at : rows) {
+    const ParamRow& row = *at;
     const std::int64_t block = std::clamp<std::int64_t>(buffer_elements / row.columns, 1, row.rows);
     values.resize(std::max(values.size(), static_cast<std::size_t>(block * row.columns)));
     for (std::int64_t r = 0; r < row.rows; r += block) {
       const Rectangle part{r, 0, std::min(block, row.rows - r), row.columns};
       source.read(row.name, part, values.data());
-      writer.write(name(row), values.data(), static_cast<std::size_t>(part.size()));
+      writer.write(places.at(row.name).tensor, values.data(), static_cast<std::size_t>(part.size()));
     }
   }
   writer.finish();

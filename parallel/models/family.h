@@ -14,6 +14,13 @@ namespace upcycle {
 // Ends the export by an InputError: the family can not express model.FIELD.
 using Refuse = std::function<void(const char* field, const std::string& found, const std::string& expected)>;
 
+// Parameters that a family stores as one tensor, below each other in the order of `roles`. Those of experts are such
+// stacks of all experts, in a tensor (experts, rows, columns).
+struct Stack {
+  const char* pattern;  // as canonical_pattern has them
+  std::vector<ParamRole> roles;
+};
+
 // A family of models in Hugging Face's form: its name, config keys and tensor names, and what it can not express.
 // families/FAMILY.cpp defines one as `families::FAMILY`; only the default of export names any.
 struct Family {
@@ -27,6 +34,7 @@ struct Family {
   // Refuses what the family can not express; adds its own keys to the common ones, or replaces them.
   void (*write)(const ModelConfig& model, const Refuse& refuse, nlohmann::ordered_json& file);
   const char* (*pattern)(ParamRole role) = canonical_pattern;  // names of tensors, as canonical_pattern has them
+  std::vector<Stack> stacks = {};                              // the roles that are not tensors of their own
 };
 
 std::span<const Family* const> all_families();             // in the order of their names

@@ -11,6 +11,7 @@
 #include "parallel/model/check_values.h"
 #include "parallel/models/family.h"
 #include "parallel/models/hf_config.h"
+#include "parallel/models/stored_place.h"
 
 namespace upcycle {
 namespace {
@@ -29,52 +30,53 @@ class HuggingFaceModel : public TensorSource {
   explicit HuggingFaceModel(const std::string& folder) : folder_(folder) {
     const HfConfig config = read_hf_config(folder);
     model_ = config.model;
-    pattern_ = config.family->pattern;
-    embedding_name_ = pattern_(ParamRole::Embedding);
-    head_name_ = pattern_(ParamRole::Head);
+    embedding_name_ = config.family->pattern(ParamRole::Embedding);
+    head_name_ = config.family->pattern(ParamRole::Head);
     stored_ = SafetensorsSet::open(folder);
     const std::vector<std::string> names = stored_.names();
     // Before the table is built: a wrong size in config.json must not make it endless.
-    const std::int64_t experts = std::max<std::int64_t>(1, model_.num_local_experts);
-    if (model_.num_hidden_layers > static_cast<std::int64_t>(names.size()) ||
-        experts > static_cast<std::int64_t>(names.size()))
+    const auto tensors = static_cast<std::int64_t>(names.size());
+    std::int64_t most_experts = tensors;
+    for (const std::string& name : names)
+      if (stored_.info(name).shape.size() == 3) most_experts = std::max(most_experts, stored_.info(name).shape[0]);
+    if (model_.num_hidden_layers > tensors || model_.num_local_experts > most_experts)
       input_error(
           "{}/config.json: num_hidden_layers, num_local_experts: found {} and {}, but the safetensors hold {} "
           "tensors; the files are not of one model",
-          folder_, model_.num_hidden_layers, model_.num_local_experts, names.size());
-    for (const ParamRow& row : make_global_table(model_).rows) stored_name_[row.name] = checked(row);
+          folder_, model_.num_hidden_layers, model_.num_local_experts, tensors);
+    places_ = stored_places(*config.family, model_);
+    for (auto& [canonical, place] : places_) check(place);
     refuse_unknown(names);
     check_tied();
   }
 
   const std::string& name() const override { return folder_; }
   const ModelConfig& model() const override { return model_; }
-  bool has(const std::string& tensor) const override { return stored_name_.count(tensor) != 0; }
+  bool has(const std::string& tensor) const override { return places_.count(tensor) != 0; }
   void read(const std::string& tensor, const Rectangle& part, float* out) override {
-    const auto found = stored_name_.find(tensor);
-    if (found == stored_name_.end())
+    const auto found = places_.find(tensor);
+    if (found == places_.end())
       input_error("{}: tensor {}: found none, expected it; the model is another one", folder_, quote_text(tensor));
-    stored_.read_rectangle(found->second, part.row, part.rows, part.column, part.columns, out);
-    const bool is_vector = stored_.info(found->second).shape.size() == 1;
-    check_values(found->second, is_vector, part, out,
-                 [&](std::int64_t, std::int64_t) { return stored_.path_of(found->second); });
+    const std::string& name = found->second.tensor;
+    const Rectangle at = found->second.of(part);
+    stored_.read_rectangle(name, at.row, at.rows, at.column, at.columns, out);
+    check_values(name, found->second.shape.size() == 1, at, out,
+                 [&](std::int64_t, std::int64_t) { return stored_.path_of(name); });
   }
 
  private:
-  // The name that the row's tensor is stored under.
-  std::string checked(const ParamRow& row) const {
-    std::string name = name_of(pattern_(row.role), row.layer, row.expert);
+  // Finds a place's tensor, the tied embedding under either name.
+  void check(StoredPlace& place) const {
+    std::string& name = place.tensor;
     const bool tied = model_.tie_word_embeddings;
     if (tied && name == embedding_name_ && !stored_.contains(name) && stored_.contains(head_name_)) name = head_name_;
     if (!stored_.contains(name)) {
       std::string advice = "the files are not of the model that config.json describes";
       if (tied && name == embedding_name_) advice = "with tie_word_embeddings it may also be named " + head_name_;
       if (name == head_name_) advice = "set tie_word_embeddings to true in config.json if the head is the embedding";
-      input_error("{}: tensor {}: found none, expected {} x {}; {}", folder_, name, row.rows, row.columns, advice);
+      input_error("{}: tensor {}: found none, expected {}; {}", folder_, name, shown(place.shape), advice);
     }
-    check_stored(name, row.is_vector ? std::vector<std::int64_t>{row.columns}
-                                     : std::vector<std::int64_t>{row.rows, row.columns});
-    return name;
+    check_stored(name, place.shape);
   }
 
   void check_stored(const std::string& name, const std::vector<std::int64_t>& shape) const {
@@ -89,7 +91,7 @@ class HuggingFaceModel : public TensorSource {
 
   void refuse_unknown(const std::vector<std::string>& names) const {
     std::set<std::string> known;
-    for (const auto& [canonical, stored] : stored_name_) known.insert(stored);
+    for (const auto& [canonical, place] : places_) known.insert(place.tensor);
     for (const std::string& name : names) {
       if (known.count(name) != 0 || name.ends_with("rotary_emb.inv_freq")) continue;
       if (model_.tie_word_embeddings && name == head_name_) continue;  // see check_tied
@@ -123,10 +125,9 @@ class HuggingFaceModel : public TensorSource {
 
   std::string folder_;
   ModelConfig model_;
-  const char* (*pattern_)(ParamRole role);  // of the family's names
   std::string embedding_name_, head_name_;
   SafetensorsSet stored_;
-  std::map<std::string, std::string> stored_name_;  // by canonical name
+  std::map<std::string, StoredPlace> places_;  // by canonical name
 };
 
 }  // namespace

@@ -5,9 +5,9 @@
 #include "data/safetensors.h"
 #include "parallel/checkpoint/load.h"
 #include "parallel/model/transformer.h"
-#include "parallel/models/family.h"
 #include "parallel/models/hf_config.h"
 #include "parallel/models/huggingface.h"
+#include "parallel/models/stored_place.h"
 #include "tests/data/stored_values.h"
 #include "tests/golden_models.h"
 #include "tests/train/rig.h"
@@ -46,6 +46,7 @@ class Golden : public ::testing::TestWithParam<std::string> {
       c.model.router_z_loss_coef = read_all(file, "coef_z")[0];
     }
     config = c;
+    places = stored_places(*read_hf_config(golden_folder(GetParam())).family, c.model);
     sequences = {S, read_ids(file, "ids"), read_ids(file, "targets")};
   }
 
@@ -59,10 +60,12 @@ class Golden : public ::testing::TestWithParam<std::string> {
     return t;
   }
 
-  // PyTorch's gradient of the row, stored under the family's name for it.
+  // PyTorch's gradient of the row, stored where the family stores the row.
   std::vector<float> golden_gradient(const ParamRow& row) const {
-    const char* const pattern = read_hf_config(golden_folder(GetParam())).family->pattern(row.role);
-    return read_all(file, "grad." + name_of(pattern, row.layer, row.expert));
+    const StoredPlace& place = places.at(row.name);
+    std::vector<float> values(static_cast<std::size_t>(row.global_size()));
+    file.read_rectangle("grad." + place.tensor, place.row, row.rows, place.column, row.columns, values.data());
+    return values;
   }
 
   void compare_gradients(Trainer& t) {
@@ -87,6 +90,7 @@ class Golden : public ::testing::TestWithParam<std::string> {
   Mesh mesh = single_mesh(rig);
   SafetensorsFile file;
   Config config;
+  std::map<std::string, StoredPlace> places;
   std::int64_t B = 0, S = 0;
   FixedSequences sequences;
 };
