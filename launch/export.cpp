@@ -20,13 +20,15 @@ int run_export(const Arguments& arguments) {
   options.positional("out", out, "the directory to make");
   options.option("--dtype", dtype, "fp32 or bf16");
   options.option("--max-shard-bytes", e.max_shard_bytes, "larger models are split into several files");
-  options.option("--model-type", e.model_type, "config.json's model_type; by default llama, with experts mixtral");
+  options.option(
+      "--to", e.model_type,
+      "config.json's model_type; by default the first of llama, mixtral and the others that can say all of the model");
   options.example("upcycle export runs/moe hf_mixtral_dir", "a run's newest checkpoint for transformers and vLLM");
   if (!options.parse(arguments)) return 0;
   if (e.max_shard_bytes < 1)
     input_error("command line: --max-shard-bytes: found {}, expected 1 or more", e.max_shard_bytes);
   if (!e.model_type.empty() && find_family(e.model_type) == nullptr)
-    input_error("command line: --model-type: found {}, expected {}", quote_text(e.model_type), family_types());
+    input_error("command line: --to: found {}, expected {}", quote_text(e.model_type), family_types());
   e.dtype = parse_dtype(dtype);
   const auto source = open_model(dir);
   export_huggingface(*source, travelling_files(model_folder(dir)), out, e);

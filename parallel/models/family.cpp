@@ -1,6 +1,5 @@
 #include "parallel/models/family.h"
 
-#include "core/error.h"
 #include "core/suggest.h"
 
 namespace upcycle {
@@ -30,13 +29,6 @@ std::string family_types() {
 
 std::string family_names(const std::string& last) {
   return listed(last, [](const Family& f) { return std::string(f.name); });
-}
-
-const Family& exported_family(const ModelConfig& model, const std::string& model_type) {
-  const Family* family = find_family(!model_type.empty() ? model_type : model.is_moe() ? "mixtral" : "llama");
-  if (family == nullptr)
-    input_error("export: model_type: found {}, expected {}", quote_text(model_type), family_types());
-  return *family;
 }
 
 }  // namespace upcycle

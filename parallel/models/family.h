@@ -31,7 +31,10 @@ struct Family {
   std::vector<const char*> required = {};  // keys that must be there, besides those of all families (hf_config.cpp)
   // Reads the family's own keys; the common ones are already read.
   void (*read)(const ConfigObject& file, ModelConfig& model);
-  // Refuses what the family can not express; adds its own keys to the common ones, or replaces them.
+  // Keys of model that the family has words for, besides those of all families (hf_config.cpp). Where another one is
+  // not at its default, the family can not express the model.
+  std::vector<const char*> expresses = {};
+  // Refuses what the family can not express of these; adds its own keys to the common ones, or replaces them.
   void (*write)(const ModelConfig& model, const Refuse& refuse, nlohmann::ordered_json& file);
   const char* (*pattern)(ParamRole role) = canonical_pattern;  // names of tensors, as canonical_pattern has them
   std::vector<Stack> stacks = {};                              // the roles that are not tensors of their own
@@ -41,9 +44,5 @@ std::span<const Family* const> all_families();             // in the order of th
 const Family* find_family(const std::string& model_type);  // null: unknown
 std::string family_types();                                // "'llama' or 'mixtral'", for messages
 std::string family_names(const std::string& last);         // "Llama or Mixtral" for last = " or "
-
-// The family that a model is exported as: the one of that model_type; for "" the one with the canonical tensor names,
-// Llama if the model is dense, else Mixtral. InputError if there is none.
-const Family& exported_family(const ModelConfig& model, const std::string& model_type);
 
 }  // namespace upcycle

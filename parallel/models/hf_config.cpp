@@ -1,12 +1,16 @@
 #include "parallel/models/hf_config.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 
 #include "core/check.h"
 #include "core/config/check.h"
+#include "core/config/fields.h"
 #include "core/config/strict_json.h"
 #include "core/error.h"
+#include "core/suggest.h"
 #include "parallel/models/family.h"
 
 namespace upcycle {
@@ -75,6 +79,95 @@ void read_rope(const ConfigObject& file, double default_theta, ModelConfig& mode
   model.rope_theta = theta.value_or(default_theta);
 }
 
+// What every family has words for; and what concerns only training, which no family says.
+const std::set<std::string, std::less<>> said_by_all{"hidden_size",
+                                                     "intermediate_size",
+                                                     "num_hidden_layers",
+                                                     "num_attention_heads",
+                                                     "num_key_value_heads",
+                                                     "head_dim",
+                                                     "vocab_size",
+                                                     "max_position_embeddings",
+                                                     "rope_theta",
+                                                     "rms_norm_eps",
+                                                     "initializer_range",
+                                                     "rope_scaling.rope_type",
+                                                     "rope_scaling.factor",
+                                                     "rope_scaling.low_freq_factor",
+                                                     "rope_scaling.high_freq_factor",
+                                                     "rope_scaling.original_max_position_embeddings",
+                                                     "tie_word_embeddings",
+                                                     "bos_token_id",
+                                                     "eos_token_id",
+                                                     "router_z_loss_coef"};
+
+void refuse_unsaid(const Family& family, const ModelConfig& model, const Refuse& refuse) {
+  Config config;
+  config.model = model;
+  constexpr std::string_view section = "model.";
+  for (const Field& f : fields()) {
+    if (!f.key.starts_with(section)) continue;
+    const std::string key = f.key.substr(section.size());
+    if (f.of_experts && !model.is_moe()) continue;  // has no meaning
+    if (said_by_all.count(key) != 0 ||
+        std::find(family.expresses.begin(), family.expresses.end(), key) != family.expresses.end())
+      continue;
+    const std::string found = value_text(config, f), expected = value_text(Config{}, f);
+    if (found != expected) refuse(key.c_str(), found, expected);
+  }
+}
+
+nlohmann::ordered_json config_json(const Family& family, const ModelConfig& model, DType dtype, const Refuse& refuse) {
+  refuse_unsaid(family, model, refuse);
+  const auto token = [](std::int64_t id) { return id < 0 ? json() : json(id); };
+  const RopeScaling& scaling = model.rope_scaling;
+  nlohmann::ordered_json rope;
+  rope["rope_type"] = scaling.rope_type.empty() ? "default" : scaling.rope_type;
+  if (!scaling.rope_type.empty()) {
+    rope["factor"] = scaling.factor;
+    rope["low_freq_factor"] = scaling.low_freq_factor;
+    rope["high_freq_factor"] = scaling.high_freq_factor;
+    rope["original_max_position_embeddings"] = scaling.original_max_position_embeddings;
+  }
+  nlohmann::ordered_json file;
+  file["architectures"] = {family.architecture};
+  file["model_type"] = family.model_type;
+  file["hidden_size"] = model.hidden_size;
+  file["intermediate_size"] = model.intermediate_size;
+  file["num_hidden_layers"] = model.num_hidden_layers;
+  file["num_attention_heads"] = model.num_attention_heads;
+  file["num_key_value_heads"] = model.kv_heads();
+  file["head_dim"] = model.head_size();
+  file["vocab_size"] = model.vocab_size;
+  file["max_position_embeddings"] = model.max_position_embeddings;
+  file["hidden_act"] = "silu";
+  file["rms_norm_eps"] = model.rms_norm_eps;
+  file["initializer_range"] = model.initializer_range;
+  file["attention_dropout"] = 0.0;
+  file["tie_word_embeddings"] = model.tie_word_embeddings;
+  file["bos_token_id"] = token(model.bos_token_id);
+  file["eos_token_id"] = token(model.eos_token_id);
+  family.write(model, refuse, file);
+  // Both forms: transformers 4 reads the first two keys, 5 the last.
+  file["rope_theta"] = model.rope_theta;
+  file["rope_scaling"] = scaling.rope_type.empty() ? nlohmann::ordered_json() : rope;
+  rope["rope_theta"] = model.rope_theta;
+  file["rope_parameters"] = rope;
+  file["torch_dtype"] = dtype == DType::BF16 ? "bfloat16" : "float32";
+  file["use_cache"] = true;
+  return file;
+}
+
+bool can_express(const Family& family, const ModelConfig& model) {
+  struct Refused {};
+  try {
+    (void)config_json(family, model, DType::F32, [](auto&&...) { throw Refused{}; });
+    return true;
+  } catch (const Refused&) {
+    return false;
+  }
+}
+
 }  // namespace
 
 HfConfig read_hf_config(const std::string& folder) {
@@ -117,6 +210,20 @@ HfConfig parse_hf_config(const std::string& text, const std::string& source_name
   return result;
 }
 
+const Family& exported_family(const ModelConfig& model, const std::string& model_type) {
+  if (!model_type.empty()) {
+    const Family* family = find_family(model_type);
+    if (family == nullptr)
+      input_error("export: model_type: found {}, expected {}", quote_text(model_type), family_types());
+    return *family;
+  }
+  const Family& preferred = *find_family(model.is_moe() ? "mixtral" : "llama");
+  if (can_express(preferred, model)) return preferred;
+  for (const Family* family : all_families())
+    if (can_express(*family, model)) return *family;
+  return preferred;
+}
+
 std::string write_hf_config(const ModelConfig& model, DType dtype, const std::string& where,
                             const std::string& model_type) {
   UPCYCLE_CHECK(dtype == DType::F32 || dtype == DType::BF16, "{}: a model of {}", where, name_of(dtype));
@@ -126,43 +233,7 @@ std::string write_hf_config(const ModelConfig& model, DType dtype, const std::st
     input_error("{}: model.{}: found {}, expected {}: {} has no word for it, so the model cannot be exported", where,
                 field, found, expected, family.name);
   };
-  const auto token = [](std::int64_t id) { return id < 0 ? json() : json(id); };
-  const RopeScaling& scaling = model.rope_scaling;
-  nlohmann::ordered_json rope;
-  rope["rope_type"] = scaling.rope_type.empty() ? "default" : scaling.rope_type;
-  if (!scaling.rope_type.empty()) {
-    rope["factor"] = scaling.factor;
-    rope["low_freq_factor"] = scaling.low_freq_factor;
-    rope["high_freq_factor"] = scaling.high_freq_factor;
-    rope["original_max_position_embeddings"] = scaling.original_max_position_embeddings;
-  }
-  nlohmann::ordered_json file;
-  file["architectures"] = {family.architecture};
-  file["model_type"] = family.model_type;
-  file["hidden_size"] = model.hidden_size;
-  file["intermediate_size"] = model.intermediate_size;
-  file["num_hidden_layers"] = model.num_hidden_layers;
-  file["num_attention_heads"] = model.num_attention_heads;
-  file["num_key_value_heads"] = model.kv_heads();
-  file["head_dim"] = model.head_size();
-  file["vocab_size"] = model.vocab_size;
-  file["max_position_embeddings"] = model.max_position_embeddings;
-  file["hidden_act"] = "silu";
-  file["rms_norm_eps"] = model.rms_norm_eps;
-  file["initializer_range"] = model.initializer_range;
-  file["attention_dropout"] = 0.0;
-  file["tie_word_embeddings"] = model.tie_word_embeddings;
-  file["bos_token_id"] = token(model.bos_token_id);
-  file["eos_token_id"] = token(model.eos_token_id);
-  family.write(model, refuse, file);
-  // Both forms: transformers 4 reads the first two keys, 5 the last.
-  file["rope_theta"] = model.rope_theta;
-  file["rope_scaling"] = scaling.rope_type.empty() ? nlohmann::ordered_json() : rope;
-  rope["rope_theta"] = model.rope_theta;
-  file["rope_parameters"] = rope;
-  file["torch_dtype"] = dtype == DType::BF16 ? "bfloat16" : "float32";
-  file["use_cache"] = true;
-  return file.dump(2) + "\n";
+  return config_json(family, model, dtype, refuse).dump(2) + "\n";
 }
 
 }  // namespace upcycle

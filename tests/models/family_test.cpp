@@ -1,3 +1,4 @@
+#include "parallel/models/hf_config.h"
 #include "parallel/models/stored_place.h"
 
 #include <gtest/gtest.h>

@@ -7,8 +7,7 @@ namespace {
 
 void read(const ConfigObject&, ModelConfig&) {}
 
-void write(const ModelConfig& model, const Refuse& refuse, nlohmann::ordered_json& file) {
-  if (model.is_moe()) refuse("num_local_experts", std::to_string(model.num_local_experts), "0");
+void write(const ModelConfig&, const Refuse&, nlohmann::ordered_json& file) {
   file["attention_bias"] = false;
   file["mlp_bias"] = false;
 }

@@ -14,9 +14,6 @@ void read(const ConfigObject& file, ModelConfig& model) {
 
 void write(const ModelConfig& model, const Refuse& refuse, nlohmann::ordered_json& file) {
   if (!model.is_moe()) refuse("num_local_experts", "0", "at least 1");
-  if (model.shared_expert) refuse("shared_expert", "true", "false");
-  if (model.moe_every_n_layers != 1) refuse("moe_every_n_layers", std::to_string(model.moe_every_n_layers), "1");
-  if (model.router_softmax != "topk_then_softmax") refuse("router_softmax", model.router_softmax, "topk_then_softmax");
   file["intermediate_size"] = model.expert_size();
   file["num_local_experts"] = model.num_local_experts;
   file["num_experts_per_tok"] = model.num_experts_per_tok;
@@ -36,6 +33,7 @@ extern const Family mixtral{
     // transformers' default of 8 would be a guess at what the author meant.
     .required = {"num_key_value_heads", "num_local_experts", "num_experts_per_tok"},
     .read = read,
+    .expresses = {"num_local_experts", "num_experts_per_tok", "moe_intermediate_size", "router_aux_loss_coef"},
     .write = write,
 };
 
