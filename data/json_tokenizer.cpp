@@ -1,6 +1,7 @@
 #include "data/json_tokenizer.h"
 
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -14,10 +15,11 @@ namespace {
 
 using Json = nlohmann::json;
 
-// Says what the tokenizer is, then answers {"encode": text}, {"decode": ids} and {"bytes": null}, one JSON a line. The
+// Says what the tokenizer is, then answers {"encode": text}, {"batch": texts}, {"decode": ids} and {"bytes": null}, one
+// JSON a line; the ids of a batch follow it as bytes, of uint32. The
 // package's own skipping of special tokens misses those that its normalizer changes, so they are left out here.
 constexpr const char* kScript = R"py(
-import json, os, re, sys
+import array, itertools, json, os, re, sys
 
 def answer(**fields):
     sys.stdout.write(json.dumps(fields) + "\n")
@@ -69,6 +71,12 @@ def main(path):
         asked = json.loads(line)
         if "encode" in asked:
             answer(ids=tokenizer.encode(asked["encode"], add_special_tokens=False).ids)
+        elif "batch" in asked:
+            encode = getattr(tokenizer, "encode_batch_fast", tokenizer.encode_batch)  # without offsets
+            ids = [encoding.ids for encoding in encode(asked["batch"], add_special_tokens=False)]
+            answer(lengths=[len(i) for i in ids])
+            sys.stdout.buffer.write(array.array("I", itertools.chain.from_iterable(ids)).tobytes())
+            sys.stdout.flush()
         elif "decode" in asked:
             ids = [i for i in asked["decode"] if i not in special]
             answer(text=tokenizer.decode(ids, skip_special_tokens=False))
@@ -108,6 +116,21 @@ class JsonTokenizer final : public Tokenizer {
   std::vector<std::int32_t> encode(std::string_view text) const override {
     std::vector<std::int32_t> ids;
     ask({{"encode", text}}, [&](const Json& j) { ids = j.at("ids").get<std::vector<std::int32_t>>(); });
+    return ids;
+  }
+  // The package has threads of its own, one per core (or RAYON_NUM_THREADS).
+  std::vector<std::vector<std::int32_t>> encode_all(std::span<const std::string> texts, std::size_t) const override {
+    const std::lock_guard lock(mutex_);
+    std::vector<std::vector<std::int32_t>> ids;
+    read(process_.ask(Json{{"batch", texts}}.dump(-1, ' ', false, Json::error_handler_t::replace)), [&](const Json& j) {
+      for (const std::size_t length : j.at("lengths")) ids.emplace_back(length);
+    });
+    for (std::vector<std::int32_t>& of_text : ids) {
+      const std::string bytes = process_.receive_bytes(4 * of_text.size());
+      std::memcpy(of_text.data(), bytes.data(), bytes.size());
+    }
+    if (ids.size() != texts.size())
+      input_error("{}: found the ids of {} texts, expected of {}; {}", python(), ids.size(), texts.size(), kAdvice);
     return ids;
   }
   std::string decode(std::span<const std::int32_t> ids) const override {

@@ -78,20 +78,32 @@ void LineProcess::send(const std::string& line) {
   }
 }
 
+void LineProcess::receive_more() {
+  char buffer[1 << 16];
+  ssize_t n;
+  do n = recv(socket_, buffer, sizeof buffer, 0);
+  while (n < 0 && errno == EINTR);
+  if (n <= 0) fail("ended without an answer");
+  received_.append(buffer, static_cast<std::size_t>(n));
+}
+
 std::string LineProcess::receive() {
   std::size_t end = received_.find('\n');
   while (end == std::string::npos) {
-    char buffer[1 << 16];
-    const ssize_t n = recv(socket_, buffer, sizeof buffer, 0);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) fail("ended without an answer");
     const std::size_t before = received_.size();
-    received_.append(buffer, static_cast<std::size_t>(n));
+    receive_more();
     end = received_.find('\n', before);
   }
   const std::string line = received_.substr(0, end);
   received_.erase(0, end + 1);
   return line;
+}
+
+std::string LineProcess::receive_bytes(std::size_t count) {
+  while (received_.size() < count) receive_more();
+  std::string bytes = received_.substr(0, count);
+  received_.erase(0, count);
+  return bytes;
 }
 
 }  // namespace upcycle

@@ -17,12 +17,14 @@ class LineProcess {
 
   void send(const std::string& line);  // without its newline
   std::string receive();
+  std::string receive_bytes(std::size_t count);  // that follow a line
   std::string ask(const std::string& line) {
     send(line);
     return receive();
   }
 
  private:
+  void receive_more();
   [[noreturn]] void fail(const std::string& what) const;
 
   std::string name_, advice_, received_;

@@ -15,6 +15,9 @@
 #include "data/files.h"
 
 namespace upcycle {
+namespace {
+bool is_wide(std::int64_t vocab_size) { return vocab_size >= 65500; }
+}  // namespace
 
 // One output file under its temporary name, locked so that two writers of one prefix can not mix; a file left by a
 // killed writer is reused.
@@ -23,7 +26,8 @@ struct TokenSetWriter::File {
   int fd = -1;
   std::vector<char> buffer;
 
-  explicit File(std::string name) : path(std::move(name)), temporary(path + ".tmp") {
+  // Keeps the first `kept` bytes of what a killed writer left.
+  explicit File(std::string name, std::int64_t kept = 0) : path(std::move(name)), temporary(path + ".tmp") {
     fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
     if (fd < 0) fail("cannot be created");
     struct stat opened {
@@ -38,7 +42,7 @@ struct TokenSetWriter::File {
                   std::strerror(error));
     }
     buffer.reserve(std::size_t{1} << 20);
-    if (::ftruncate(fd, 0) != 0) abandon("cannot be emptied");
+    if (::ftruncate(fd, kept) != 0 || ::lseek(fd, kept, SEEK_SET) != kept) abandon("cannot be emptied");
   }
   ~File() { discard(); }
 
@@ -67,6 +71,12 @@ struct TokenSetWriter::File {
   void write(T value) {
     write(&value, sizeof value);
   }
+  // Takes back the last bytes written.
+  void take_back(std::int64_t bytes) {
+    flush();
+    const off_t end = ::lseek(fd, 0, SEEK_CUR) - bytes;
+    if (::ftruncate(fd, end) != 0 || ::lseek(fd, end, SEEK_SET) != end) abandon("cannot be shortened");
+  }
   void flush() {
     write_out(buffer.data(), buffer.size());
     buffer.clear();
@@ -91,12 +101,30 @@ struct TokenSetWriter::File {
   }
 };
 
-TokenSetWriter::TokenSetWriter(const std::string& prefix, std::int64_t vocab_size)
-    : prefix_(prefix), vocab_size_(vocab_size), wide_(vocab_size >= 65500) {
+bool TokenSetWriter::is_there(const std::string& prefix, std::int64_t vocab_size, const Options& o) {
+  const auto has = [&](const char* file, std::int64_t bytes) {
+    struct stat found {};
+    return ::stat((prefix + file).c_str(), &found) == 0 && found.st_size >= bytes;
+  };
+  return has(".bin.tmp", o.saved.tokens * (is_wide(vocab_size) ? 4 : 2)) && has(".sizes.tmp", 4 * o.saved.documents) &&
+         (!o.mask || has(".mask.tmp", o.saved.tokens));
+}
+
+TokenSetWriter::TokenSetWriter(const std::string& prefix, std::int64_t vocab_size, const Options& options)
+    : prefix_(prefix), vocab_size_(vocab_size), tokens_(options.saved.tokens), wide_(is_wide(vocab_size)) {
   UPCYCLE_CHECK(vocab_size > 0 && vocab_size <= std::numeric_limits<std::int32_t>::max(), "vocabulary of {}",
                 vocab_size);
-  bin_ = std::make_unique<File>(prefix + ".bin");
+  const Saved& saved = options.saved;
+  bin_ = std::make_unique<File>(prefix + ".bin", saved.tokens * width());
   index_ = std::make_unique<File>(prefix + ".idx");
+  if (options.mask) mask_ = std::make_unique<File>(prefix + ".mask", saved.tokens);
+  if (saved.documents == 0) return;
+  const std::string sizes = read_text(prefix + ".sizes.tmp", std::size_t{1} << 40);
+  sizes_.resize(static_cast<std::size_t>(saved.documents));
+  UPCYCLE_CHECK(sizes.size() >= sizes_.size() * 4, "{}.sizes.tmp has {} bytes", prefix, sizes.size());
+  std::memcpy(sizes_.data(), sizes.data(), sizes_.size() * 4);
+  sizes_file_ = std::make_unique<File>(prefix + ".sizes", 4 * saved.documents);
+  sizes_saved_ = sizes_.size();
 }
 
 TokenSetWriter::~TokenSetWriter() = default;
@@ -114,6 +142,28 @@ void TokenSetWriter::append(std::span<const std::int32_t> ids) {
   tokens_ += static_cast<std::int64_t>(ids.size());
 }
 
+void TokenSetWriter::append_mask(std::span<const std::uint8_t> counted) {
+  UPCYCLE_CHECK(mask_ != nullptr, "token set {} has no loss mask", prefix_);
+  mask_->write(counted.data(), counted.size());
+}
+
+void TokenSetWriter::drop_document() {
+  if (open_tokens_ == 0) return;
+  bin_->take_back(open_tokens_ * width());
+  if (mask_ != nullptr) mask_->take_back(open_tokens_);
+  tokens_ -= open_tokens_;
+  open_tokens_ = 0;
+}
+
+TokenSetWriter::Saved TokenSetWriter::save() {
+  if (sizes_file_ == nullptr) sizes_file_ = std::make_unique<File>(prefix_ + ".sizes");
+  sizes_file_->write(sizes_.data() + sizes_saved_, 4 * (sizes_.size() - sizes_saved_));
+  sizes_saved_ = sizes_.size();
+  for (File* file : {bin_.get(), mask_.get(), sizes_file_.get()})
+    if (file != nullptr) file->sync();
+  return {tokens_ - open_tokens_, documents()};
+}
+
 void TokenSetWriter::end_document() {
   if (open_tokens_ > std::numeric_limits<std::int32_t>::max())
     input_error("{}: document {} has {} tokens, the format holds at most {} per document; split it", prefix_,
@@ -124,7 +174,6 @@ void TokenSetWriter::end_document() {
 
 void TokenSetWriter::finish() {
   UPCYCLE_CHECK(bin_->fd >= 0 && open_tokens_ == 0, "token set {} is closed or its last document is open", prefix_);
-  const std::int64_t width = wide_ ? 4 : 2;
   index_->write("MMIDIDX\0", 9);  // the terminator is its ninth byte
   index_->write<std::uint64_t>(1);
   index_->write<std::uint8_t>(wide_ ? 4 : 8);
@@ -134,15 +183,22 @@ void TokenSetWriter::finish() {
   std::int64_t pointer = 0;
   for (const std::int32_t size : sizes_) {
     index_->write(pointer);
-    pointer += size * width;
+    pointer += size * width();
   }
   for (std::int64_t d = 0; d <= documents(); ++d) index_->write(d);
+  if (mask_ != nullptr) mask_->sync();
   bin_->sync();
   index_->sync();
   // The old .idx is removed first and the new one appears last, so that an index never meets another set's tokens.
   if (::unlink(index_->path.c_str()) != 0 && errno != ENOENT) index_->abandon("cannot replace the old index");
+  const std::string old_mask = prefix_ + ".mask";
+  if (mask_ != nullptr)
+    mask_->publish();
+  else if (::unlink(old_mask.c_str()) != 0 && errno != ENOENT)
+    index_->abandon("cannot remove the old loss mask");
   bin_->publish();
   index_->publish();
+  sizes_file_.reset();
   fsync_directory(parent_folder(index_->path));
 }
 

@@ -3,10 +3,13 @@
 #include <sentencepiece_processor.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "core/check.h"
 #include "core/error.h"
+#include "data/json_tokenizer.h"
 #include "data/mapped_file.h"
+#include "data/on_threads.h"
 
 namespace upcycle {
 namespace {
@@ -25,6 +28,11 @@ class ByteTokenizer final : public Tokenizer {
     std::vector<std::int32_t> ids(text.size());
     std::transform(text.begin(), text.end(), ids.begin(), [](char c) { return static_cast<unsigned char>(c); });
     return ids;
+  }
+  std::vector<std::int32_t> encode_with_begins(std::string_view text, std::vector<std::size_t>& begins) const override {
+    begins.resize(text.size());
+    std::iota(begins.begin(), begins.end(), std::size_t{0});
+    return encode(text);
   }
   std::string decode(std::span<const std::int32_t> ids) const override {
     std::string text;
@@ -73,6 +81,16 @@ class SentencePieceTokenizer final : public Tokenizer {
     std::vector<int> ids;
     const auto status = processor_.Encode({text.data(), text.size()}, &ids);
     UPCYCLE_CHECK(status.ok(), "sentencepiece cannot encode {} bytes: {}", text.size(), status.message());
+    return ids;
+  }
+  std::vector<std::int32_t> encode_with_begins(std::string_view text, std::vector<std::size_t>& begins) const override {
+    const auto pieces = processor_.EncodeAsImmutableProto({text.data(), text.size()});
+    std::vector<std::int32_t> ids;
+    begins.clear();
+    for (const auto& piece : pieces.pieces()) {
+      ids.push_back(static_cast<std::int32_t>(piece.id()));
+      begins.push_back(piece.begin());
+    }
     return ids;
   }
   std::string decode(std::span<const std::int32_t> ids) const override {
@@ -162,15 +180,22 @@ class SentencePieceTokenizer final : public Tokenizer {
 
 }  // namespace
 
+std::vector<std::vector<std::int32_t>> Tokenizer::encode_all(std::span<const std::string> texts,
+                                                             std::size_t threads) const {
+  std::vector<std::vector<std::int32_t>> ids(texts.size());
+  for_each_on_threads(texts.size(), threads, [&](std::size_t i) { ids[i] = encode(texts[i]); });
+  return ids;
+}
+
+std::vector<std::int32_t> Tokenizer::encode_with_begins(std::string_view, std::vector<std::size_t>&) const {
+  input_error("{}: a tokenizer.json has a chat template of its own; launch/tokenize_hf.py --chat uses it", name_);
+}
+
 std::unique_ptr<Tokenizer> open_tokenizer(const std::string& spec) {
   if (spec == "bytes") return std::make_unique<ByteTokenizer>();
-  const MappedFile file(spec, "the tokenizer is a sentencepiece .model file, or \"bytes\"");
+  const MappedFile file(spec, "the tokenizer is a sentencepiece .model file, a tokenizer.json, or \"bytes\"");
   const std::string_view content(file.data(), file.size());
-  if (spec.ends_with(".json") || content.starts_with('{'))
-    input_error(
-        "{}: is a Hugging Face tokenizer; here it is a sentencepiece .model file or \"bytes\". Tokenize with "
-        "launch/tokenize_hf.py, which writes the same files",
-        spec);
+  if (spec.ends_with(".json") || content.starts_with('{')) return open_json_tokenizer(spec);
   if (content.empty()) input_error("{}: is empty, expected a sentencepiece model", spec);
   return std::make_unique<SentencePieceTokenizer>(spec, content);
 }

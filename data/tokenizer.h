@@ -17,6 +17,11 @@ class Tokenizer {
   // Adds no begin- or end-of-document token; special tokens spelled out in the text are plain text. Sentencepiece
   // replaces invalid UTF-8.
   virtual std::vector<std::int32_t> encode(std::string_view text) const = 0;
+  // The same of many texts, on so many threads.
+  virtual std::vector<std::vector<std::int32_t>> encode_all(std::span<const std::string> texts,
+                                                            std::size_t threads) const;
+  // As encode, with the byte of the text at which each token begins. InputError where the tokenizer does not say it.
+  virtual std::vector<std::int32_t> encode_with_begins(std::string_view text, std::vector<std::size_t>& begins) const;
   // Special tokens decode to nothing. InputError for an id outside the vocabulary.
   virtual std::string decode(std::span<const std::int32_t> ids) const = 0;
 
@@ -43,9 +48,8 @@ class Tokenizer {
   std::string name_;
 };
 
-// `spec` is a sentencepiece .model file, or "bytes": ids 0 to 255 are bytes, 256 ends a document, 257 begins one.
-// InputError for anything else; a Hugging Face tokenizer.json, recognized by name or content, gets a message of its
-// own.
+// `spec` is a sentencepiece .model file, a Hugging Face tokenizer.json (json_tokenizer.h), recognized by name or
+// content, or "bytes": ids 0 to 255 are bytes, 256 ends a document, 257 begins one. InputError for anything else.
 std::unique_ptr<Tokenizer> open_tokenizer(const std::string& spec);
 
 }  // namespace upcycle

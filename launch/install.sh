@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing of the named groups: build, test, tidy, quickstart, cluster (Debian 12 packages), and, from
 # Python's package index into build/deps, tokenizer_json (a Python with the package tokenizers, which reads
-# tokenizer.json), nvtx (headers of NVIDIA's profiling interface), cuda (if there is no CUDA toolkit: compiler, headers,
+# tokenizer.json, and jinja2 for its chat templates), parquet (the same with pyarrow, which reads .parquet and .zst), nvtx (headers of NVIDIA's profiling interface), cuda (if there is no CUDA toolkit: compiler, headers,
 # runtime, cuBLAS and NCCL, 0.8 GB) and cuda_tools (the disassembler of GPU code). Default: build.
 set -euo pipefail
 deps=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/build/deps
@@ -11,14 +11,14 @@ packages() {
     build)
       echo build-essential cmake ninja-build ccache pkg-config openmpi-bin libopenmpi-dev libhdf5-dev libdnnl-dev \
         libsentencepiece-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev libxxhash-dev libgtest-dev \
-        libcurl4-openssl-dev ;;
+        libcurl4-openssl-dev zlib1g-dev libzstd-dev ;;
     test) echo libbenchmark-dev hdf5-tools sentencepiece clang-format python3-venv ;;
     tidy) echo clang-tidy libomp-dev ;;
     quickstart) echo sentencepiece bible-kjv perl-doc jq ;;
     cluster) echo slurmctld slurmd slurm-client munge iproute2 jq ;;
-    tokenizer_json | nvtx | cuda_tools) echo python3-venv ;;
+    tokenizer_json | parquet | nvtx | cuda_tools) echo python3-venv ;;
     cuda) have_cuda || echo python3-venv ;;
-    *) echo "install.sh: unknown group '$1' (known: build, test, tidy, quickstart, cluster, tokenizer_json, nvtx, cuda, cuda_tools)" >&2; return 2 ;;
+    *) echo "install.sh: unknown group '$1' (known: build, test, tidy, quickstart, cluster, tokenizer_json, parquet, nvtx, cuda, cuda_tools)" >&2; return 2 ;;
   esac
 }
 
@@ -68,15 +68,26 @@ install_packages() {
 # path, so it is made in place, and again if it is not complete.
 install_tokenizer_json() {
   local python=$deps/tokenizer_json/bin/python3
-  "$python" -c 'import tokenizers' 2>/dev/null && return
-  echo "install.sh: fetching the Python package tokenizers into $deps/tokenizer_json"
+  "$python" -c 'import tokenizers, jinja2' 2>/dev/null && return
+  echo "install.sh: fetching the Python packages tokenizers and jinja2 into $deps/tokenizer_json"
   rm -rf "$deps/tokenizer_json"
   mkdir -p "$deps"
   python3 -m venv "$deps/tokenizer_json" &&
-    "$python" -m pip --disable-pip-version-check install --quiet --no-deps --no-cache-dir tokenizers==0.23.3 </dev/null &&
+    "$python" -m pip --disable-pip-version-check install --quiet --no-deps --no-cache-dir tokenizers==0.23.3 \
+      jinja2==3.1.6 markupsafe==3.0.3 </dev/null &&
     return
   rm -rf "$deps/tokenizer_json"
-  echo "install.sh: the package tokenizers could not be fetched; the messages above say why" >&2
+  echo "install.sh: the packages tokenizers and jinja2 could not be fetched; the messages above say why" >&2
+  return 1
+}
+
+install_parquet() {
+  install_tokenizer_json || return
+  local python=$deps/tokenizer_json/bin/python3
+  "$python" -c 'import pyarrow' 2>/dev/null && return
+  echo "install.sh: fetching the Python package pyarrow into $deps/tokenizer_json"
+  "$python" -m pip --disable-pip-version-check install --quiet --no-deps --no-cache-dir pyarrow==22.0.0 </dev/null && return
+  echo "install.sh: the package pyarrow could not be fetched; the messages above say why" >&2
   return 1
 }
 
@@ -149,6 +160,7 @@ install_packages "${@:-build}"
 for group in "$@"; do
   case "$group" in
     tokenizer_json) install_tokenizer_json ;;
+    parquet) install_parquet ;;
     nvtx) install_nvtx ;;
     cuda) install_cuda ;;
     cuda_tools) install_cuda_tools ;;

@@ -6,7 +6,6 @@
 #include "core/config/strict_json.h"
 #include "core/error.h"
 #include "data/files.h"
-#include "data/json_tokenizer.h"
 #include "parallel/checkpoint/import.h"
 #include "parallel/checkpoint/reader.h"
 #include "parallel/checkpoint/step_files.h"
@@ -15,7 +14,7 @@ namespace upcycle {
 namespace {
 
 std::unique_ptr<Tokenizer> open_fitting(const std::string& file, const ModelConfig& model) {
-  auto tokenizer = file.ends_with(".json") ? open_json_tokenizer(file) : open_tokenizer(file);
+  auto tokenizer = open_tokenizer(file);
   if (tokenizer->vocab_size() > model.vocab_size)
     input_error(
         "{}: found a vocabulary of {} tokens, expected at most the model's vocab_size = {}; give the model's own "

@@ -13,7 +13,7 @@
 #include "core/error.h"
 #include "core/suggest.h"
 #include "data/files.h"
-#include "data/json_tokenizer.h"
+#include "data/tokenizer.h"
 #include "launch/bench/fit_machine.h"
 #include "launch/bench/remote_server.h"
 #include "launch/bench/serve_plan.h"
@@ -322,7 +322,7 @@ int serve_elsewhere(const ServeOptions& o) {
     use_requests(plan.workload, read_requests_of(o, model.vocab_size, [&]() -> std::unique_ptr<Tokenizer> {
                    const std::string& file = o.load.tokenizer;
                    if (file.empty()) return nullptr;
-                   return file.ends_with(".json") ? open_json_tokenizer(file) : open_tokenizer(file);
+                   return open_tokenizer(file);
                  }));
   plan.say = progress(o);
   std::vector<Measured> measured;

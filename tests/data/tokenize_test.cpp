@@ -1,6 +1,9 @@
 #include "data/tokenize.h"
 #include "tests/core/input_error.h"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include "data/text_reader.h"
 #include "data/token_set.h"
 #include "data/tokenizer.h"
@@ -205,25 +208,181 @@ TEST(TokenizeErrors, NameFileAndLineAndLeaveNothing) {
                        "long.txt:1: 64 MiB of one document without a place to cut it"));
 }
 
-TEST(Utf8Check, AcceptsAndRefusesByTheStandard) {
-  const auto valid = [](std::string_view text) {
-    Utf8Check whole, bytewise;
-    const bool accepted = whole.feed(text) && whole.complete();
-    bool accepted_bytewise = true;
-    for (std::size_t i = 0; i < text.size(); ++i)
-      accepted_bytewise = accepted_bytewise && bytewise.feed(text.substr(i, 1));
-    EXPECT_EQ(accepted, accepted_bytewise && bytewise.complete());
-    return accepted;
+TEST(Tokenize, CompressedFilesAreReadAsWhatTheyHold) {
+  const TemporaryFolder folder;
+  // Two members, and two frames, of "one two\n" and "three\n<|end|>\nfour\n".
+  const std::string gz(
+      "\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xcb\xcf\x4b\x55\x28\x29\xcf\xe7\x02\x00\x43\x3c\xcb\x99\x08\x00\x00\x00"
+      "\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\x2b\xc9\x28\x4a\x4d\xe5\xb2\xa9\x49\xcd\x4b\xa9\xb1\xe3\x4a\xcb\x2f\x2d"
+      "\xe2\x02\x00\x5e\x2e\x62\xc0\x13\x00\x00\x00",
+      67);
+  const std::string zst(
+      "\x28\xb5\x2f\xfd\x04\x58\x41\x00\x00\x6f\x6e\x65\x20\x74\x77\x6f\x0a\x1f\xa2\x20\xb4\x28\xb5\x2f\xfd\x00\x58\x99"
+      "\x00\x00\x74\x68\x72\x65\x65\x0a\x3c\x7c\x65\x6e\x64\x7c\x3e\x0a\x66\x6f\x75\x72\x0a",
+      49);
+  const Texts expected{"one two\nthree", "four"};
+  const auto read = [&](const std::string& name, const std::string& bytes) {
+    return tokenized(folder, {.inputs = {folder.write(name, bytes)}, .doc_separator = "<|end|>"});
   };
-  for (const char* text :
-       {"", "plain ascii, long enough for eight", "\xc2\x80", "\xdf\xbf", "\xe0\xa0\x80", "\xed\x9f\xbf",
-        "\xee\x80\x80", "\xef\xbf\xbf", "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf", "12345678\xc3\xa9"})
-    EXPECT_TRUE(valid(text)) << text;
-  for (const char* text : {"\x80", "\xc0\x80", "\xc1\xbf", "\xe0\x9f\xbf", "\xed\xa0\x80", "\xf0\x8f\xbf\xbf",
-                           "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff", "\xc3", "\xc3(", "\xe2\x82", "\xf0\x9f\x99",
-                           "12345678\xe9"
-                           "12345678"})
-    EXPECT_FALSE(valid(text)) << text;
+  EXPECT_EQ(read("a.txt.gz", gz), expected);
+  const auto error = [&](const std::string& name, const std::string& bytes) {
+    return input_error_of([&] { (void)read(name, bytes); });
+  };
+  EXPECT_TRUE(contains(error("b.txt.gz", gz.substr(0, 50)), "b.txt.gz: is not whole gzip data"));
+  EXPECT_TRUE(contains(error("c.txt.gz", "plain text\n"), "c.txt.gz: is not gzip data"));
+  EXPECT_TRUE(contains(error("a.parquet", "PAR1"), "launch/tokenize_hf.py reads it"));
+  try {
+    EXPECT_EQ(read("a.txt.zst", zst), expected);
+  } catch (const InputError& e) {
+    ASSERT_TRUE(contains(e.what(), "built without libzstd"));
+    return;
+  }
+  EXPECT_TRUE(contains(error("b.txt.zst", zst.substr(0, 30)), "b.txt.zst: is not whole zstd data"));
+  EXPECT_TRUE(contains(error("c.txt.zst", "plain text\n"), "c.txt.zst: is not zstd data"));
+}
+
+TEST(Tokenize, InvalidUtf8IsReplacedOrLeftOutAndCounted) {
+  const TemporaryFolder folder;
+  // The second document is longer than a batch: its beginning is written before its broken end is read.
+  const std::string long_text(std::size_t{5} << 20, 'x');
+  const std::string text =
+      folder.write("a.txt", "fine\n<sep>\nb\xff\xe2\x82(\n<sep>\n" + long_text + "\xc3\n<sep>\nend\n");
+  const auto read = [&](const std::string& input, InvalidUtf8 rule, TokenizeCounts& counts) {
+    return tokenized(folder, {.inputs = {input}, .doc_separator = "<sep>", .invalid_utf8 = rule, .threads = 1},
+                     &counts);
+  };
+  TokenizeCounts counts;
+  EXPECT_TRUE(read(text, InvalidUtf8::Replace, counts) ==
+              (Texts{"fine", "b\xef\xbf\xbd\xef\xbf\xbd(", long_text + "\xef\xbf\xbd", "end"}));
+  EXPECT_EQ(counts.invalid_characters, 3);
+  EXPECT_EQ(counts.invalid_documents, 2);
+  EXPECT_TRUE(read(text, InvalidUtf8::Skip, counts) == (Texts{"fine", "end"}));
+  EXPECT_EQ(counts.invalid_documents, 2);
+  EXPECT_EQ(counts.empty_documents, 0);
+  // In JSON half a surrogate pair is broken too.
+  const std::string lines = folder.write(
+      "a.jsonl", "{\"text\": \"a\xff\"}\n{\"text\": \"\\ud83d\\ude42 \\\\ud800 \\ud800!\"}\n{\"text\": \"c\"}\n");
+  EXPECT_EQ(read(lines, InvalidUtf8::Replace, counts),
+            (Texts{"a\xef\xbf\xbd", "\xf0\x9f\x99\x82 \\ud800 \xef\xbf\xbd!", "c"}));
+  EXPECT_EQ(counts.invalid_characters, 2);
+  EXPECT_EQ(read(lines, InvalidUtf8::Skip, counts), (Texts{"c"}));
+  EXPECT_EQ(counts.invalid_documents, 2);
+  EXPECT_TRUE(contains(input_error_of([&] { read(lines, InvalidUtf8::Error, counts); }), "a.jsonl:1: is not valid"));
+}
+
+// Killed after its second or third batch, the same call keeps what was whole and ends with the same bytes.
+TEST(Tokenize, AKilledCallGoesOn) {
+  const TemporaryFolder folder;
+  std::string text;
+  for (int d = 0; text.size() < std::size_t{9} << 20; ++d) {
+    text.append(static_cast<std::size_t>(1000 + 7919 * d % 400000), static_cast<char>('a' + d % 26));
+    text += d % 5 == 3 ? "\xff\n<sep>\n" : d % 7 == 2 ? "\n<sep>\n\n<sep>\n" : "\n<sep>\n";
+  }
+  TokenizeOptions options{.tokenizer = "bytes",
+                          .output = folder.file("whole"),
+                          .inputs = {folder.write("a.txt", "first\n"), folder.write("b.txt", text)},
+                          .doc_separator = "<sep>",
+                          .invalid_utf8 = InvalidUtf8::Skip,
+                          .threads = 1,
+                          .save_every = 0};
+  const TokenizeCounts whole = tokenize_files(options);
+  options.output = folder.file("cut");
+  for (const int batches : {2, 1}) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      int seen = 0;
+      options.progress = [&](const TokenizeCounts&) {
+        if (++seen == batches) ::_exit(9);
+      };
+      (void)tokenize_files(options);
+      ::_exit(0);
+    }
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    ASSERT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 9);
+  }
+  EXPECT_FALSE(std::filesystem::exists(folder.file("cut.idx")));
+  const TokenizeCounts rest = tokenize_files(options);
+  EXPECT_GT(rest.kept_documents, 10);
+  EXPECT_LT(rest.kept_documents, rest.documents);
+  EXPECT_TRUE(folder.read("cut.bin") == folder.read("whole.bin"));
+  EXPECT_TRUE(folder.read("cut.idx") == folder.read("whole.idx"));
+  for (const auto count :
+       {&TokenizeCounts::documents, &TokenizeCounts::empty_documents, &TokenizeCounts::tokens,
+        &TokenizeCounts::text_bytes, &TokenizeCounts::bytes_read, &TokenizeCounts::invalid_documents})
+    EXPECT_EQ(rest.*count, whole.*count);
+  EXPECT_EQ(folder.names().size(), 6u) << "something is left beside the texts and the sets";
+}
+
+TEST(Tokenize, WhatAnotherCallLeftIsNotKept) {
+  const TemporaryFolder folder;
+  const std::string input = folder.write("a.txt", "new text");
+  folder.write("out.resume", R"({"call": "another"})");
+  folder.write("out.bin.tmp", "xxxxxxxx");
+  folder.write("out.sizes.tmp", "xxxxxxxx");
+  EXPECT_EQ(tokenized(folder, {.inputs = {input}}), (Texts{"new text"}));
+  EXPECT_FALSE(std::filesystem::exists(folder.file("out.resume")));
+}
+
+// The template is Tulu's; only answers and the tokens that end them count.
+TEST(Tokenize, ConversationsHaveALossMask) {
+  const TemporaryFolder folder;
+  const std::string input = folder.write(
+      "a.jsonl",
+      R"({"messages": [{"role": "system", "content": "Be."}, {"role": "user", "content": "Hi"},)"
+      R"( {"role": "assistant", "content": "Yo"}, {"role": "user", "content": "?"}, {"role": "assistant", "content": ""}]})"
+      "\n"
+      R"({"messages": [{"role": "assistant", "content": "A"}, {"role": "user", "content": "B"}]})");
+  const TokenizeCounts counts =
+      tokenize_files({.tokenizer = "bytes", .output = folder.file("out"), .inputs = {input}, .chat = true});
+  const std::string turns[] = {"<|system|>\nBe.\n<|user|>\nHi\n<|assistant|>\n",
+                               "Yo",
+                               "<|user|>\n?\n<|assistant|>\n",
+                               "<|assistant|>\n",
+                               "A",
+                               "<|user|>\nB\n"};
+  std::vector<std::int32_t> ids;
+  std::string mask;
+  const auto add = [&](const std::string& text, char counted, bool end) {
+    for (const char c : text) ids.push_back(c);
+    if (end) ids.push_back(256);
+    mask.append(text.size() + (end ? 1 : 0), counted);
+  };
+  add(turns[0], 0, false), add(turns[1], 1, true), add(turns[2], 0, false), add("", 1, true);
+  add(turns[3], 0, false), add(turns[4], 1, true), add(turns[5], 0, true);
+  const TokenSet set = TokenSet::open(folder.file("out"), 258);
+  std::vector<std::int32_t> found(static_cast<std::size_t>(set.tokens()));
+  set.read(0, set.tokens(), found.data());
+  EXPECT_EQ(found, ids);
+  EXPECT_EQ(set.documents(), 2);
+  EXPECT_TRUE(folder.read("out.mask") == mask);
+  EXPECT_EQ(counts.targets, 6);
+  // A set without a mask takes its place whole.
+  tokenize_files({.tokenizer = "bytes", .output = folder.file("out"), .inputs = {folder.write("b.txt", "b")}});
+  EXPECT_FALSE(std::filesystem::exists(folder.file("out.mask")));
+}
+
+TEST(TokenizeErrors, ConversationsThatAreNone) {
+  const TemporaryFolder folder;
+  const auto error = [&](const std::string& line) {
+    return input_error_of([&] {
+      tokenize_files({.tokenizer = "bytes",
+                      .output = folder.file("out"),
+                      .inputs = {folder.write("a.jsonl", line)},
+                      .chat = true});
+    });
+  };
+  EXPECT_TRUE(contains(error("{}"), "a.jsonl:1: found no list at \"messages\""));
+  EXPECT_TRUE(contains(error(R"({"messages": [{"role": "user"}]})"), "without a text at \"content\""));
+  EXPECT_TRUE(contains(error(R"({"messages": [{"role": "you", "content": ""}]})"), "found the role 'you'"));
+  EXPECT_TRUE(
+      contains(error(R"({"messages": [{"role": "user", "content": ""}]})"), "without a message of the assistant"));
+  EXPECT_TRUE(contains(
+      input_error_of([&] {
+        tokenize_files(
+            {.tokenizer = "bytes", .output = folder.file("out"), .inputs = {folder.write("a.txt", "x")}, .chat = true});
+      }),
+      "a.txt: found no .jsonl"));
 }
 
 }  // namespace
