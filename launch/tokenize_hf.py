@@ -1,20 +1,30 @@
 #!/usr/bin/env python3
 """Text to a token set (PREFIX.bin, PREFIX.idx) with a Hugging Face tokenizer.json.
 
-Does for tokenizer.json what `upcycle tokenize` does for sentencepiece models, with the same rules: a .jsonl file has
-one document per line; any other file is one document, or several separated by lines with only the separator; the
-newline that ends a document's last line is not part of it; documents of only white space are dropped; an end-of-document
-token follows each document, and no other special token is added. A whole document is held in memory: split long files
-with --doc-separator.
+Does for tokenizer.json what `upcycle tokenize` does, with the same rules: a .jsonl file has one document per line; any
+other file is one document, or several separated by lines with only the separator; the newline that ends a document's
+last line is not part of it; documents of only white space are dropped; an end-of-document token follows each document,
+and no other special token is added. A whole document is held in memory: split long files with --doc-separator. Files
+may be compressed (.gz, .zst) or .parquet, of which the column --jsonl-key is read; the last two need
+launch/install.sh parquet.
+
+--chat: each line of .jsonl (row of .parquet) is a conversation, {"messages": [{"role", "content"}, ...]}, and becomes
+one document by the tokenizer's own chat template. PREFIX.mask has a byte for each token: 1 where it is an answer's. An
+answer is what the template marks with {% generation %}; where it marks nothing, what an assistant's message adds to the
+text of those before it and the prompt for an answer.
 """
 import argparse
 import array
+import gzip
+import io
+import itertools
 import json
 import os
+import re
 import struct
 import sys
 
-BATCH_BYTES = 8 << 20
+BATCH_BYTES = 4 << 20
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 INSTALLED = os.path.join(ROOT, "build/deps/tokenizer_json/bin/python3")  # by launch/install.sh tokenizer_json
 
@@ -23,58 +33,222 @@ class InputError(Exception):
     pass
 
 
-def documents_of_text(path, separator):
-    lines = []
-    with open(path, encoding="utf-8", newline="\n") as file:
-        for line in file:
-            if separator and line.removesuffix("\n").removesuffix("\r") == separator:
-                yield "".join(lines).removesuffix("\n")
-                lines = []
-            else:
-                lines.append(line)
-    yield "".join(lines).removesuffix("\n")
+def pyarrow_for(path):
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise InputError(f"{path}: is read by the Python package pyarrow, which is missing; run launch/install.sh parquet")
+    return pyarrow
 
 
-def documents_of_jsonl(path, key):
-    with open(path, encoding="utf-8", newline="\n") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                value = json.loads(line)
-            except ValueError as error:
-                raise InputError(f"{path}:{number}: is not JSON ({error}); expected one object a line")
-            if not isinstance(value, dict) or not isinstance(value.get(key), str):
-                wanted = f'an object with a text at key "{key}"'
-                raise InputError(f"{path}:{number}: expected {wanted}; choose the key with --jsonl-key")
-            if not value[key].isascii() and any("\ud800" <= c <= "\udfff" for c in value[key]):
-                raise InputError(f"{path}:{number}: holds half a surrogate pair; mend the JSON escapes")
-            yield value[key]
+def open_bytes(path):
+    if path.endswith(".gz"):
+        return gzip.open(path, "rb")
+    if path.endswith(".zst"):
+        return io.BufferedReader(pyarrow_for(path).input_stream(path, compression="zstd"))
+    return open(path, "rb")
 
 
-def documents_of(args):
-    for path in args.files:
+class Reader:
+    """Reads documents; counts text that is not UTF-8, or half a surrogate pair, as --invalid-utf8 has it."""
+
+    def __init__(self, args):
+        self.args, self.invalid_characters, self.invalid_documents, self.empty = args, 0, 0, 0
+
+    def decode(self, line, where):
+        """The text of a document's bytes; None where it is left out."""
         try:
-            if path.endswith(".jsonl"):
-                documents = documents_of_jsonl(path, args.jsonl_key)
-            else:
-                documents = documents_of_text(path, args.doc_separator)
-            for text in documents:
-                if text.strip(" \t\r\n\v\f"):
-                    yield text
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); give text or .jsonl files")
+            return line.decode("utf-8")
         except UnicodeDecodeError:
-            raise InputError(f"{path}:{first_bad_line(path)}: is not valid UTF-8; convert the file to UTF-8")
+            if self.args.invalid_utf8 == "error":
+                raise InputError(f"{where}: is not valid UTF-8; convert the file, or give --invalid-utf8=replace or skip")
+            text = line.decode("utf-8", "replace")
+            return self.note(text, text.count("\ufffd") - line.count("\ufffd".encode()))
 
+    def note(self, text, characters):
+        self.invalid_documents += 1
+        self.invalid_characters += characters if self.args.invalid_utf8 == "replace" else 0
+        return text if self.args.invalid_utf8 == "replace" else None
 
-def first_bad_line(path):
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
+    def text_documents(self, path):
+        separator, lines, first = self.args.doc_separator.encode(), [], 1
+        with open_bytes(path) as file:
+            for number, line in enumerate(file, 1):
+                if separator and line.removesuffix(b"\n").removesuffix(b"\r") == separator:
+                    yield self.decode(b"".join(lines).removesuffix(b"\n"), f"{path}:{first}")
+                    lines, first = [], number + 1
+                else:
+                    lines.append(line)
+        yield self.decode(b"".join(lines).removesuffix(b"\n"), f"{path}:{first}")
+
+    def jsonl_values(self, path):
+        with open_bytes(path) as file:
+            for number, line in enumerate(file, 1):
+                where = f"{path}:{number}"
+                text = self.decode(line, where) if line.strip() else None
+                if text is None:
+                    continue
+                try:
+                    yield json.loads(text), where
+                except ValueError as error:
+                    raise InputError(f"{where}: is not JSON ({error}); expected one object per line")
+
+    def parquet_values(self, path):
+        key = "messages" if self.args.chat else self.args.jsonl_key
+        file = pyarrow_for(path).parquet.ParquetFile(path)
+        if key not in file.schema_arrow.names:
+            raise InputError(f"{path}: found no column {key}, expected one; choose it with --jsonl-key")
+        rows = itertools.chain.from_iterable(b.to_pylist() for b in file.iter_batches(1024, columns=[key]))
+        for number, row in enumerate(rows, 1):
+            yield row, f"{path}, row {number}"
+
+    def text_of(self, value, where):
+        key = self.args.jsonl_key
+        if not isinstance(value, dict) or not isinstance(value.get(key), str):
+            raise InputError(f'{where}: expected an object with a text at key "{key}"; choose the key with --jsonl-key')
+        text = value[key]
+        if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+            if self.args.invalid_utf8 == "error":
+                raise InputError(f"{where}: holds half a surrogate pair; mend the JSON escapes")
+            mended = "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
+            return self.note(mended, sum("\ud800" <= c <= "\udfff" for c in text))
+        return text
+
+    def documents(self):
+        """Texts, or under --chat (conversation, where)."""
+        for path in self.args.files:
+            name = path.removesuffix(".gz").removesuffix(".zst")
+            values = {".jsonl": self.jsonl_values, ".parquet": self.parquet_values}.get(os.path.splitext(name)[1])
             try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                return number
+                if self.args.chat:
+                    if values is None:
+                        raise InputError(f"{path}: expected .jsonl or .parquet, a conversation per line, under --chat")
+                    yield from values(path)
+                    continue
+                texts = (self.text_of(*v) for v in values(path)) if values else self.text_documents(path)
+                for text in texts:
+                    if text is not None and text.strip(" \t\r\n\v\f"):
+                        yield text
+            except (OSError, EOFError) as error:
+                raise InputError(f"{path}: cannot be read ({error}); give text, .jsonl or .parquet files")
+
+    def said(self):
+        if self.invalid_documents == 0:
+            return ""
+        if self.args.invalid_utf8 == "skip":
+            return f", {self.invalid_documents} documents left out that are not valid UTF-8"
+        return f", {self.invalid_characters} characters of {self.invalid_documents} documents replaced"
+
+
+class ChatTemplate:
+    """As transformers renders it, with where the answers lie."""
+
+    BEGIN, END = "\x02", "\x03"  # around what {% generation %} holds
+
+    def __init__(self, args):
+        try:
+            import jinja2.ext
+            import jinja2.sandbox
+        except ImportError:
+            raise InputError("the Python package jinja2 is missing; run launch/install.sh tokenizer_json")
+        self.folder = os.path.dirname(args.tokenizer)
+        text, config = self.find(args)
+        begin, end = self.BEGIN, self.END
+
+        class Generation(jinja2.ext.Extension):
+            tags = {"generation"}
+
+            def parse(self, parser):
+                line = next(parser.stream).lineno
+                body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
+                return jinja2.nodes.CallBlock(self.call_method("mark"), [], [], body).set_lineno(line)
+
+            def mark(self, caller):
+                return begin + caller() + end
+
+        def fail(message):
+            raise jinja2.exceptions.TemplateError(message)
+
+        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols])
+        environment.filters["tojson"] = lambda x, **more: json.dumps(x, ensure_ascii=False, **more)
+        environment.globals["raise_exception"] = fail
+        self.error = jinja2.exceptions.TemplateError
+        try:
+            self.template = environment.from_string(text)
+        except self.error as error:
+            raise InputError(f"{args.tokenizer}: its chat template can not be read ({error})")
+        self.marks = re.search(r"{%[-+]?\s*generation\s*[-+]?%}", text) is not None
+        contents = {k: v.get("content") if isinstance(v, dict) else v for k, v in config.items() if k.endswith("_token")}
+        self.tokens = {k: v for k, v in contents.items() if isinstance(v, str)}
+
+    def find(self, args):
+        config, path = {}, os.path.join(self.folder, "tokenizer_config.json")
+        if os.path.exists(path):
+            with open(path, encoding="utf-8") as file:
+                config = json.load(file)
+        for file in (args.chat_template, os.path.join(self.folder, "chat_template.jinja")):
+            if file and (file == args.chat_template or os.path.exists(file)):
+                with open(file, encoding="utf-8") as opened:
+                    return opened.read(), config
+        text = config.get("chat_template")
+        if isinstance(text, list):  # several, by name
+            text = {t["name"]: t["template"] for t in text}.get("default")
+        if not isinstance(text, str):
+            raise InputError(f"{path}: names no chat_template; give one with --chat-template FILE")
+        return text, config
+
+    def render(self, messages, where, prompt=False):
+        try:
+            return self.template.render(messages=messages, add_generation_prompt=prompt, tools=None, documents=None,
+                                        **self.tokens)
+        except (self.error, TypeError, KeyError) as error:
+            raise InputError(f"{where}: the chat template refuses this conversation ({error})")
+
+    def __call__(self, value, where):
+        """(text, [(begin, end) of each answer])"""
+        messages = value.get("messages") if isinstance(value, dict) else None
+        if not isinstance(messages, list) or not all(isinstance(m, dict) and "role" in m for m in messages):
+            raise InputError(f'{where}: expected a conversation, {{"messages": [{{"role": ..., "content": ...}}, ...]}}')
+        if "\\u0002" in (shown := json.dumps(messages)) or "\\u0003" in shown:
+            raise InputError(f"{where}: holds one of the control characters U+0002 and U+0003; remove it")
+        text = self.render(messages, where)
+        if self.marks:
+            parts, spans, at = [], [], 0
+            for outer in text.split(self.BEGIN):
+                answer, _, after = outer.rpartition(self.END) if parts else ("", "", outer)
+                spans.append((at, at + len(answer)))
+                parts.append(answer + after)
+                at += len(parts[-1])
+            return self.answered("".join(parts), [s for s in spans if s[0] < s[1]], where)
+        spans = []
+        for i, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            before = self.render(messages[:i], where, prompt=True) if i > 0 else ""
+            after = self.render(messages[:i + 1], where)
+            if not (text.startswith(after) and after.startswith(before)):
+                raise InputError(f"{where}: where the answers lie can not be told: the chat template changes what it "
+                                 "wrote of earlier messages; mark them in it with {% generation %} (--chat-template)")
+            spans.append((len(before), len(after)))
+        return self.answered(text, spans, where)
+
+    @staticmethod
+    def answered(text, spans, where):
+        if not spans:
+            raise InputError(f"{where}: found a conversation without an answer, expected one")
+        return text, spans
+
+
+def counted(offsets, spans):
+    """1 for each token that begins in a span."""
+    mask, at = bytearray(len(offsets)), 0
+    for i, (begin, _) in enumerate(offsets):
+        while at < len(spans) and begin >= spans[at][1]:
+            at += 1
+        mask[i] = at < len(spans) and begin >= spans[at][0]
+    return mask
 
 
 def end_of_document(args, tokenizer):
@@ -94,32 +268,48 @@ def end_of_document(args, tokenizer):
     return found
 
 
-def write_tokens(out, args, tokenizer, eod, typecode):
-    """Writes .bin; returns the number of tokens of each document."""
-    sizes, total, batch, batch_bytes = [], sum(os.path.getsize(f) for f in args.files), [], 0
-    done = 0
+def batches_of(documents, size_of):
+    batch, size = [], 0
+    for document in documents:
+        batch.append(document)
+        size += size_of(document)
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
-    def flush():
-        for encoding in tokenizer.encode_batch(batch, add_special_tokens=False):
-            if encoding.ids:
-                ids = array.array(typecode, encoding.ids)
-                ids.append(eod)
+
+def write_tokens(out, masks, args, reader, tokenizer, eod, typecode):
+    """Writes .bin and, under --chat, .mask; returns the number of tokens of each document, and of those that count."""
+    sizes, targets = [], 0
+    if args.chat:
+        template = ChatTemplate(args)
+        conversations = (template(*document) for document in reader.documents())  # (text, answers)
+        for batch in batches_of(conversations, lambda c: len(c[0])):
+            encodings = tokenizer.encode_batch([text for text, _ in batch], add_special_tokens=False)
+            for encoding, (_, spans) in zip(encodings, batch):
+                ids, mask = array.array(typecode, encoding.ids), counted(encoding.offsets, spans)
+                if not ids or ids[-1] != eod:  # some templates end with it
+                    ids.append(eod)
+                    mask.append(0)
                 out.write(ids.tobytes())
+                masks.write(mask)
                 sizes.append(len(ids))
+                targets += sum(mask)
+    else:
+        encode = getattr(tokenizer, "encode_batch_fast", tokenizer.encode_batch)  # without offsets
+        for batch in batches_of(reader.documents(), len):
+            for encoding in encode(batch, add_special_tokens=False):
+                if ids := encoding.ids:
+                    ids.append(eod)
+                    out.write(array.array(typecode, ids).tobytes())
+                    sizes.append(len(ids))
+            if sys.stderr.isatty():
+                print(f"\r{len(sizes)} documents", end="", file=sys.stderr)
         if sys.stderr.isatty():
-            print(f"\r{100 * done // max(total, 1):3d} %  {len(sizes)} documents", end="", file=sys.stderr)
-        batch.clear()
-
-    for text in documents_of(args):
-        batch.append(text)
-        batch_bytes += len(text)
-        if batch_bytes >= BATCH_BYTES:
-            done, batch_bytes = done + batch_bytes, 0
-            flush()
-    flush()
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
-    return sizes
+            print(file=sys.stderr)
+    return sizes, targets
 
 
 def write_index(out, sizes, typecode):
@@ -157,17 +347,20 @@ def run(args):
     vocab = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
     typecode = "H" if vocab < 65500 else "i"  # Megatron's rule
 
-    temporary = {name: f"{args.output}.{name}.tmp" for name in ("bin", "idx")}
+    names = ("mask", "bin", "idx") if args.chat else ("bin", "idx")
+    temporary = {name: f"{args.output}.{name}.tmp" for name in names}
+    reader = Reader(args)
     try:
-        with open(temporary["bin"], "wb") as out:
-            sizes = write_tokens(out, args, tokenizer, eod, typecode)
+        with open(temporary["bin"], "wb") as out, open(temporary["mask"] if args.chat else os.devnull, "wb") as masks:
+            sizes, targets = write_tokens(out, masks, args, reader, tokenizer, eod, typecode)
         if not sizes:
             raise InputError(f"{args.files[0]}: the {len(args.files)} input files hold no text; nothing was written")
         with open(temporary["idx"], "wb") as out:
             write_index(out, sizes, typecode)
-        if os.path.exists(f"{args.output}.idx"):  # so that an index never meets another set's tokens
-            os.remove(f"{args.output}.idx")
-        for name in ("bin", "idx"):
+        for name in ("idx", "mask"):  # so that an index never meets another set's tokens
+            if os.path.exists(f"{args.output}.{name}"):
+                os.remove(f"{args.output}.{name}")
+        for name in names:
             os.rename(temporary[name], f"{args.output}.{name}")
     except OSError as error:
         path = error.filename or args.output
@@ -176,7 +369,8 @@ def run(args):
         for name in temporary.values():
             if os.path.exists(name):
                 os.remove(name)
-    print(f"{args.output}: {len(sizes)} documents, {sum(sizes)} tokens, vocabulary {vocab}, end of document {eod}")
+    said = (f", {targets} of the tokens count in the loss" if args.chat else "") + reader.said()
+    print(f"{args.output}: {len(sizes)} documents, {sum(sizes)} tokens, vocabulary {vocab}, end of document {eod}{said}")
 
 
 def main():
@@ -185,6 +379,11 @@ def main():
     parser.add_argument("--output", required=True, metavar="PREFIX", help="writes PREFIX.bin and PREFIX.idx")
     parser.add_argument("--doc-separator", default="", metavar="LINE", help="splits text files into documents")
     parser.add_argument("--jsonl-key", default="text", metavar="KEY", help="where .jsonl lines hold the text")
+    parser.add_argument("--invalid-utf8", default="error", choices=["error", "replace", "skip"],
+                        help="text that is not UTF-8: ends here, gets U+FFFD for each broken character, or its document "
+                        "is left out")
+    parser.add_argument("--chat", action="store_true", help="lines are conversations; writes PREFIX.mask too")
+    parser.add_argument("--chat-template", metavar="FILE", help="in place of the tokenizer's own")
     parser.add_argument("--eod", metavar="TOKEN", help="ends a document; default: eos_token of tokenizer_config.json")
     parser.add_argument("files", nargs="+", metavar="FILE")
     try:

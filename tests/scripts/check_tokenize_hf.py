@@ -3,10 +3,12 @@
 
     check_tokenize_hf.py UPCYCLE_BINARY
 
-Makes a small byte-level BPE tokenizer.json and texts of both kinds, tokenizes them, and compares every id and document
-with the package's own encoding; `upcycle eval` of a random model then reads the set. Bad input must give one line and
+Makes a small byte-level BPE tokenizer.json and texts of every kind, tokenizes them, and compares every id and document
+with the package's own encoding, and conversations with transformers' (where that is installed), loss mask included;
+`upcycle tokenize` must write the same set, and `upcycle eval` of a random model then reads it. Bad input must give one line and
 exit status 2, and leave no file. Exit status 0: all agree; 1: something differs, with one line saying what.
 """
+import gzip
 import json
 import os
 import struct
@@ -44,6 +46,81 @@ def read_set(prefix):
     return documents
 
 
+# ChatML, and the same with what the assistant says marked as transformers has it.
+PLAIN_TEMPLATE = ("{% for m in messages %}{{ '<' + m['role'] + '>' + m['content'] + '</s>' }}{% endfor %}"
+                  "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}")
+MARKED_TEMPLATE = ("{% for m in messages %}{{ '<' + m['role'] + '>' }}{% if m['role'] == 'assistant' %}{% generation %}"
+                   "{{ m['content'] + '</s>' }}{% endgeneration %}{% else %}{{ m['content'] + '</s>' }}{% endif %}"
+                   "{% endfor %}")
+
+
+def check_invalid(path, run, common, texts):
+    with open(path("broken.txt"), "wb") as file:
+        file.write(b"\n<|end|>\n".join([texts[0].encode(), b"b\xff\xe2\x82(", texts[2].encode()]))
+    for compressed, rule, documents in ((False, "replace", 3), (True, "replace", 3), (True, "skip", 2)):
+        if compressed:
+            with open(path("broken.txt"), "rb") as file, gzip.open(path("broken.txt.gz"), "wb") as out:
+                out.write(file.read())
+        done = run(*common, "--doc-separator", "<|end|>", f"--invalid-utf8={rule}",
+                   path("broken.txt.gz" if compressed else "broken.txt"))
+        said = "2 characters of 1 documents replaced" if rule == "replace" else "1 documents left out"
+        if done.returncode or said not in done.stdout or len(read_set(path("set"))) != documents:
+            fail(f"--invalid-utf8={rule}: {done.stdout.strip()!r} {done.stderr.strip()!r}")
+
+
+def check_parquet(path, run, common, texts, expected):
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        print("not run: .parquet (launch/install.sh parquet)")
+        return
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts, "n": [1, 2, 3]}), path("text.parquet"))
+    if run(*common, path("text.parquet")).returncode or read_set(path("set")) != expected:
+        fail("text.parquet: the ids are not the tokenizer's")
+    with pyarrow.output_stream(path("text.jsonl.zst"), compression="zstd") as out:
+        out.write("".join(json.dumps({"text": text}) + "\n" for text in texts).encode())
+    if run(*common, path("text.jsonl.zst")).returncode or read_set(path("set")) != expected:
+        fail("text.jsonl.zst: the ids are not the tokenizer's")
+
+
+def check_chat(path, run, common, tokenizer, eod):
+    conversations = [[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Wer? 猫 🙂"},
+                      {"role": "assistant", "content": "Niemand 🙂, naïvely"}, {"role": "user", "content": "Why?"},
+                      {"role": "assistant", "content": "So."}],
+                     [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]]
+    lines = path("chat.jsonl", "".join(json.dumps({"messages": c}) + "\n" for c in conversations))
+    marked = path("marked.jinja", MARKED_TEMPLATE)
+    for words in (("--chat", lines), ("--chat", "--chat-template", marked, lines)):
+        done = run(*common, *words)
+        if done.returncode:
+            fail(f"{words}: exit status {done.returncode}: {done.stderr.strip()}")
+        with open(path("set.mask"), "rb") as file:
+            mask = list(file.read())
+        for conversation, ids in zip(conversations, read_set(path("set"))):
+            own, mask = mask[:len(ids)], mask[len(ids):]
+            answers = "".join(m["content"] + "</s>" for m in conversation if m["role"] == "assistant")
+            found = tokenizer.decode([i for i, counts in zip(ids, own) if counts], skip_special_tokens=False)
+            if found != answers or ids.count(eod) != len(conversation):
+                fail(f"{words}: the answers are {found!r}, expected {answers!r}")
+            check_with_transformers(path, conversation, ids, own)
+        if mask:
+            fail(f"{words}: the mask has {len(mask)} bytes too many")
+    if run(*common, lines, "--jsonl-key", "none").returncode != 2:
+        fail("a conversation without --chat was taken for a text")
+
+
+def check_with_transformers(path, conversation, ids, mask):
+    try:
+        from transformers import PreTrainedTokenizerFast
+    except ImportError:
+        return
+    theirs = PreTrainedTokenizerFast(tokenizer_file=path("tokenizer.json")).apply_chat_template(
+        conversation, chat_template=MARKED_TEMPLATE, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+    if theirs["input_ids"] != ids or list(theirs["assistant_masks"]) != mask:
+        fail(f"transformers has the ids {theirs['input_ids']} and the mask {theirs['assistant_masks']}")
+
+
 def main(binary):
     texts = ["The cat sat on the mat.\nIt sat there for hours — naïvely.", "Zweites Dokument, ganz kurz: 猫", "third"]
     with tempfile.TemporaryDirectory() as folder:
@@ -72,6 +149,17 @@ def main(binary):
                 fail(f"{words}: exit status {done.returncode}: {done.stderr.strip()}")
             if read_set(path("set")) != expected:
                 fail(f"{words}: the ids are not the tokenizer's")
+
+        path("tokenizer_config.json", json.dumps({"eos_token": "</s>", "chat_template": PLAIN_TEMPLATE}))
+        environment = {**os.environ, "UPCYCLE_PYTHON": sys.executable}
+        subprocess.run([binary, "tokenize", *common[:3], path("by_binary"), lines], check=True, env=environment,
+                       capture_output=True)
+        if read_set(path("by_binary")) != expected:
+            fail("upcycle tokenize: the ids are not the tokenizer's")
+        check_invalid(path, run, common, texts)
+        check_parquet(path, run, common, texts, expected)
+        check_chat(path, run, common, tokenizer, eod)
+        os.remove(path("tokenizer_config.json"))
 
         vocabulary = tokenizer.get_vocab_size()
         model = ["--model.hidden_size=16", "--model.intermediate_size=16", "--model.num_hidden_layers=1",
