@@ -18,9 +18,13 @@ constexpr std::int64_t kSumSquaresBlocks = 1024;  // at most
 constexpr std::int64_t kRouterStatsBlocks = 256;  // at most
 constexpr std::int64_t kSortParts = 1024;         // at most
 constexpr std::int64_t kNormParts = 256;          // partial sums of dweight, each over a range of rows
+constexpr std::int64_t kColumnParts = 64;         // at most: partial sums of columns, each over a range of rows
 constexpr XentCut kXentCut{2048, 4096, 64, 256, kGemmWorkspaceBytes};  // rows of logits begin at whole vectors
 
 constexpr std::size_t norm_parts(std::int64_t H) { return static_cast<std::size_t>(kNormParts * H) * sizeof(float); }
+constexpr std::size_t column_parts(std::int64_t columns) {
+  return static_cast<std::size_t>(kColumnParts * columns) * sizeof(float);
+}
 constexpr std::size_t attention_delta(std::int64_t T, std::int64_t N) {
   return static_cast<std::size_t>(T * N) * sizeof(float);
 }

@@ -20,6 +20,8 @@ struct OpLimits {
   std::int64_t T = 0, H = 0, F = 0, N = 0, K = 0, D = 0, V = 0, E = 0, k = 0;
   std::int64_t R = 0;      // rows of the expert buffer
   std::int64_t moe_F = 0;  // expert intermediate size
+  // Of the widest bias, and of the widest weight of a norm of heads.
+  std::int64_t bias = 0, head_norm = 0;
   // Of serving: most keys of a sequence, most sequences (and rows of logits) at once, the whole vocabulary.
   std::int64_t keys = 0, sequences = 0, vocabulary = 0;
   DType dtype = DType::F32;

@@ -118,6 +118,30 @@ TEST_P(SmallShapes, RmsNorm) {
   }
 }
 
+TEST_P(SmallShapes, BiasesAndNormsOfHeads) {
+  for (const std::int64_t D : {9, 16}) {
+    const std::int64_t T = 135, heads = 3, H = heads * D;
+    const HostTensor x = normal({T, H}, "x", dtype), weight = normal({D}, "weight", dtype),
+                     bias = normal({H}, "bias", dtype), dout = normal({T, H}, "dout", dtype);
+    compare({.bias = H, .head_norm = D, .dtype = dtype}, [&](Ops& o, Stream& s, Workspace w) {
+      Results r{copy_of(x),
+                HostTensor(DType::F32, {T, heads}),
+                HostTensor(DType::F32, {T, heads}),
+                HostTensor(dtype, {T, H}),
+                copy_of(dout),
+                HostTensor(DType::F32, {D}),
+                HostTensor(DType::F32, {H})};
+      o.add_bias(s, r[0], bias);
+      o.head_dots(s, r[1], r[0], r[0], {});
+      o.head_norm_forward(s, r[3], r[0], weight, r[1], D, 1e-5f);
+      o.head_dots(s, r[2], r[4], r[0], weight);
+      o.head_norm_backward(s, w, r[4], r[5], r[4], r[0], weight, r[1], r[2], D, 1e-5f);
+      o.bias_backward(s, w, r[6], r[4]);
+      return r;
+    });
+  }
+}
+
 TEST_P(SmallShapes, RowsAndElements) {
   const std::int64_t T = 5, heads = 3, D = 14, H = heads * D;
   const HostTensor x = normal({T, H}, "x", dtype), gate_up = normal({T, 2 * H}, "gate_up", dtype),
