@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "parallel/model/moe_buffers.h"
+#include "parallel/model/qk_norm.h"
 
 namespace upcycle {
 namespace {
@@ -14,13 +15,20 @@ bool any_mlp(const ModelConfig& model) {
   return !model.is_moe() || model.moe_every_n_layers > 1 || model.shared_expert;
 }
 
+// What the norm of a branch's output reads: its backward can not make it from what the layer keeps.
+void take_post_norm(Arena& arena, NormState& norm, DType dtype, std::int64_t T_local, std::int64_t H) {
+  norm.in = arena.take(dtype, {T_local, H});
+  norm.rstd = arena.take(DType::F32, {T_local});
+}
+
 // The parts of one layer's activations that its backward can make again (recompute.h).
-void take_parts(Arena& arena, LayerState& layer, const Recompute& parts, const Sizes& s, const Layout& layout,
-                const PassShape& pass, bool mlp, bool moe) {
+void take_parts(Arena& arena, LayerState& layer, const Recompute& parts, const ModelConfig& model, const Sizes& s,
+                const Layout& layout, const PassShape& pass, bool mlp, bool moe) {
   const std::int64_t T = pass.T(), T_local = T / layout.tp;
   const DType dtype = pass.dtype;
   const MoeBuffers b = moe ? moe_buffers(s, layout, pass) : MoeBuffers{};
-  if (parts.norms)
+  const bool post = model.norm_placement == "post";
+  if (parts.norms && !post)
     for (NormState* norm : {&layer.attention_norm, &layer.mlp_norm}) {
       norm->rstd = arena.take(DType::F32, {T_local});
       norm->out = arena.take(dtype, {T_local, s.H});
@@ -29,6 +37,10 @@ void take_parts(Arena& arena, LayerState& layer, const Recompute& parts, const S
     layer.attention.qkv = arena.take(dtype, {T, s.qkv_local});
     layer.attention.heads = arena.take(dtype, {T, s.N_local * s.D});
     layer.attention.lse = arena.take(DType::F32, {s.N_local, T});
+    if (model.qk_norm != "none") {
+      layer.attention.qk = arena.take(dtype, {T, (s.N_local + s.K_local) * s.D});
+      layer.attention.squares = arena.take(DType::F32, {qk_norm_numbers(model, s, T)});
+    }
   }
   if (parts.mlp) {
     if (mlp) layer.mlp.gate_up = arena.take(dtype, {T, 2 * s.F_local});
@@ -41,6 +53,7 @@ void take_parts(Arena& arena, LayerState& layer, const Recompute& parts, const S
   if (mlp) layer.moe.shared = layer.mlp;
   if (!parts.layer) return;
   layer.x_mid = arena.take(dtype, {T_local, s.H});
+  if (post) take_post_norm(arena, layer.attention_norm, dtype, T_local, s.H);
   if (!moe) return;
   RouterState& router = layer.moe.router;
   router.probs = arena.take(DType::F32, {T_local, s.E});
@@ -51,9 +64,10 @@ void take_parts(Arena& arena, LayerState& layer, const Recompute& parts, const S
 }
 
 // What a layer keeps even when the rest is computed again.
-void take_kept(Arena& arena, LayerState& layer, const Sizes& s, const Layout& layout, const PassShape& pass,
-               std::int64_t T_local, bool moe) {
+void take_kept(Arena& arena, LayerState& layer, const ModelConfig& model, const Sizes& s, const Layout& layout,
+               const PassShape& pass, std::int64_t T_local, bool moe) {
   layer.x = arena.take(pass.dtype, {T_local, s.H});
+  if (model.norm_placement == "post") take_post_norm(arena, layer.mlp_norm, pass.dtype, T_local, s.H);
   if (!moe) return;
   RouterState& router = layer.moe.router;
   router.experts = arena.take(DType::I32, {T_local, s.k});
@@ -93,6 +107,7 @@ Scratch take_scratch(Arena& arena, const ModelConfig& model, const Sizes& s, con
   if (pass.training) {
     c.attention.dqkv = arena.take(dtype, {T, s.qkv_local});
     c.attention.dheads = arena.take(dtype, {T, s.N_local * s.D});
+    if (model.qk_norm != "none") c.attention.dots = arena.take(DType::F32, {qk_norm_numbers(model, s, T)});
   }
   const std::size_t attention_end = arena.mark();
   arena.release_to(shared);
@@ -143,6 +158,8 @@ OpLimits op_limits(const Sizes& s, const PassShape& pass, const Layout& layout) 
   o.E = s.E;
   o.k = s.k;
   o.moe_F = s.moe_F_local;
+  o.bias = s.bias;
+  o.head_norm = s.head_norm;
   o.R = s.E > 0 ? moe_buffers(s, layout, pass).rows : 0;
   o.keys = pass.sequences > 0 ? pass.positions : 0;
   o.sequences = pass.sequences;
@@ -165,17 +182,17 @@ Activations layout_activations(Arena& arena, const ModelConfig& model, const Siz
 
   Activations a;
   LayerState shared;
-  take_parts(arena, shared, again, s, layout, pass, any_mlp(model), model.is_moe());
-  if (!pass.training) take_kept(arena, shared, s, layout, pass, T_local, model.is_moe());
+  take_parts(arena, shared, again, model, s, layout, pass, any_mlp(model), model.is_moe());
+  if (!pass.training) take_kept(arena, shared, model, s, layout, pass, T_local, model.is_moe());
   for (std::int64_t l = 0; l < s.L; ++l) {
     const bool moe = model.is_moe_layer(l), mlp = !moe || model.shared_expert;
     LayerState layer = shared;
-    if (pass.training) take_kept(arena, layer, s, layout, pass, T_local, moe);
-    take_parts(arena, layer, kept, s, layout, pass, mlp, moe);
+    if (pass.training) take_kept(arena, layer, model, s, layout, pass, T_local, moe);
+    take_parts(arena, layer, kept, model, s, layout, pass, mlp, moe);
     a.layers.push_back(layer);
     if (pass.training) {
       Arena one_layer("what is made again");
-      take_parts(one_layer, layer, again, s, layout, pass, mlp, moe);
+      take_parts(one_layer, layer, again, model, s, layout, pass, mlp, moe);
       a.recomputed_bytes += one_layer.high_water();
     }
   }
@@ -197,6 +214,7 @@ void take_first_rows(Activations& to, const Activations& whole, std::int64_t T, 
   };
   const auto cut_norm = [&](NormState& t, const NormState& all) {
     cut(t.out, all.out, T_local);
+    cut(t.in, all.in, T_local);
     cut(t.rstd, all.rstd, T_local);
   };
   const auto cut_mlp = [&](MlpState& t, const MlpState& all) {
@@ -212,6 +230,7 @@ void take_first_rows(Activations& to, const Activations& whole, std::int64_t T, 
     cut_norm(t.mlp_norm, all.mlp_norm);
     cut(t.attention.qkv, all.attention.qkv, T);
     cut(t.attention.heads, all.attention.heads, T);
+    cut(t.attention.qk, all.attention.qk, T);
     cut_mlp(t.mlp, all.mlp);
     cut_mlp(t.moe.shared, all.moe.shared);
     RouterState& router = t.moe.router;

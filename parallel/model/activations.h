@@ -13,6 +13,7 @@ namespace upcycle {
 
 struct NormState {
   Tensor out, rstd;  // (T_local, H), fp32 (T_local)
+  Tensor in;         // (T_local, H), in place of out under norm_placement post: a branch's output, which is normed
 };
 
 struct LayerState {

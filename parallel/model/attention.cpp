@@ -1,6 +1,7 @@
 #include "parallel/model/attention.h"
 
 #include "kernels/ops.h"
+#include "parallel/model/qk_norm.h"
 
 namespace upcycle {
 namespace {
@@ -10,17 +11,20 @@ struct Heads {
   Tensor qk;       // q and k are neighbours: one rotation turns both
 };
 
-Heads heads_of(const Tensor& qkv, const Sizes& s) {
+// `normed`: queries and keys in memory of their own, if they are.
+Heads heads_of(const Tensor& qkv, const Tensor& normed, const Sizes& s) {
   const std::int64_t q = s.N_local * s.D, kv = s.K_local * s.D;
-  return {qkv.slice_columns(0, q), qkv.slice_columns(q, q + kv), qkv.slice_columns(q + kv, q + 2 * kv),
-          qkv.slice_columns(0, q + kv)};
+  const Tensor qk = normed ? normed : qkv.slice_columns(0, q + kv);
+  return {qk.slice_columns(0, q), qk.slice_columns(q, q + kv), qkv.slice_columns(q + kv, q + 2 * kv), qk};
 }
 
-// saved.qkv = the projection of all (T, H), queries and keys rotated to their positions.
+// saved.qkv = the projection of all (T, H); its queries and keys, normed under qk_norm, are rotated to their positions.
 Heads project(const ModelContext& m, const LayerWeights& w, const Tensor& all, const AttentionState& saved,
               const Tensor& positions) {
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::NT, saved.qkv, all, w.qkv);
-  const Heads h = heads_of(saved.qkv, m.sizes);
+  if (w.qkv_bias) m.ops->add_bias(*m.stream, saved.qkv, w.qkv_bias);
+  if (w.q_norm) qk_norm_forward(m, w, saved);
+  const Heads h = heads_of(saved.qkv, saved.qk, m.sizes);
   m.ops->rope(*m.stream, h.qk, m.sizes.D, m.rope_table, positions, false);
   return h;
 }
@@ -37,6 +41,7 @@ void project_out(const ModelContext& m, const LayerWeights& w, const Tensor& out
                  const SequenceBuffers& buffers) {
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::NT, buffers.partial, saved.heads, w.attention_out);
   reduce_scatter_to_sequence_parallel_region(m, out, buffers.partial);
+  if (w.attention_out_bias) m.ops->add_bias(*m.stream, out, w.attention_out_bias);  // once, to the sum
 }
 
 }  // namespace
@@ -66,10 +71,13 @@ void attention_backward(const ModelContext& m, const LayerWeights& w, const Laye
   if (m.pass.recompute.attention) attend(m, w, all, saved, batch);
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::NN, scratch.dheads, dall, w.attention_out);
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::TN, g.attention_out, dall, saved.heads, Store::Accumulate);
-  const Heads h = heads_of(saved.qkv, m.sizes), d = heads_of(scratch.dqkv, m.sizes);
+  if (w.attention_out_bias) m.ops->bias_backward(*m.stream, m.workspace, g.attention_out_bias, dout);
+  const Heads h = heads_of(saved.qkv, saved.qk, m.sizes), d = heads_of(scratch.dqkv, Tensor{}, m.sizes);
   m.ops->attention_backward(*m.stream, m.workspace, d.q, d.k, d.v, scratch.dheads, h.q, h.k, h.v, saved.heads,
                             saved.lse, m.sizes.D, batch.sequences, batch.sequences);
   m.ops->rope(*m.stream, d.qk, m.sizes.D, m.rope_table, batch.positions, true);
+  if (w.q_norm) qk_norm_backward(m, w, g, d.qk, saved, scratch);
+  if (w.qkv_bias) m.ops->bias_backward(*m.stream, m.workspace, g.qkv_bias, scratch.dqkv);
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::TN, g.qkv, scratch.dqkv, all, Store::Accumulate);
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::NN, buffers.partial, scratch.dqkv, w.qkv);
   reduce_scatter_to_sequence_parallel_region(m, dx, buffers.partial);

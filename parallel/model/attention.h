@@ -11,13 +11,17 @@ namespace upcycle {
 
 // What the backward reads of a forward.
 struct AttentionState {
-  Tensor qkv;    // (T, qkv_local): projected, queries and keys rotated
+  Tensor qkv;    // (T, qkv_local): projected; queries and keys rotated, where they are not in qk
   Tensor heads;  // (T, N_local D): what the heads give, before the output projection
   Tensor lse;    // fp32 (N_local, T)
+  // Under qk_norm, else without data:
+  Tensor qk;       // (T, (N_local + K_local) D): queries and keys normed and rotated
+  Tensor squares;  // fp32 (qk_norm_numbers)
 };
 
 struct AttentionScratch {
   Tensor dqkv, dheads;  // as qkv and heads
+  Tensor dots;          // as squares
 };
 
 // Where the rows of a pass belong to sequences whose earlier keys and values are in a cache (inference).

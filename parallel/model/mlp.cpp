@@ -8,7 +8,9 @@ void mlp_forward(const ModelContext& m, const LayerWeights& w, const Tensor& out
                  const MlpState& saved, const SequenceBuffers& buffers) {
   const Tensor all = gather_from_sequence_parallel_region(m, buffers.gathered, x);  // (T, H)
   mlp_partial_forward(m, w, out ? buffers.partial : Tensor{}, all, saved);
-  if (out) reduce_scatter_to_sequence_parallel_region(m, out, buffers.partial);
+  if (!out) return;
+  reduce_scatter_to_sequence_parallel_region(m, out, buffers.partial);
+  if (w.down_bias) m.ops->add_bias(*m.stream, out, w.down_bias);  // once, to the sum
 }
 
 void mlp_backward(const ModelContext& m, const LayerWeights& w, const LayerWeights& g, const Tensor& dx,
@@ -16,6 +18,7 @@ void mlp_backward(const ModelContext& m, const LayerWeights& w, const LayerWeigh
                   const SequenceBuffers& buffers) {
   const Tensor dall = gather_from_sequence_parallel_region(m, buffers.dgathered, dout);
   const Tensor all = gather_from_sequence_parallel_region(m, buffers.gathered, x);
+  if (w.down_bias) m.ops->bias_backward(*m.stream, m.workspace, g.down_bias, dout);
   mlp_partial_backward(m, w, g, buffers.partial, dall, all, saved, scratch);
   reduce_scatter_to_sequence_parallel_region(m, dx, buffers.partial);
 }
@@ -23,6 +26,7 @@ void mlp_backward(const ModelContext& m, const LayerWeights& w, const LayerWeigh
 void mlp_partial_forward(const ModelContext& m, const LayerWeights& w, const Tensor& out, const Tensor& x,
                          const MlpState& saved) {
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::NT, saved.gate_up, x, w.gate_up);  // (T, H) -> (T, 2 F_local)
+  if (w.gate_up_bias) m.ops->add_bias(*m.stream, saved.gate_up, w.gate_up_bias);
   m.ops->swiglu_forward(*m.stream, saved.act, saved.gate_up);
   if (out) m.ops->matmul(*m.stream, m.workspace, MatmulKind::NT, out, saved.act, w.down);
 }
@@ -36,6 +40,7 @@ void mlp_partial_backward(const ModelContext& m, const LayerWeights& w, const La
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::TN, g.down, dout, saved.act, Store::Accumulate);
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::NN, scratch.dact, dout, w.down);
   m.ops->swiglu_backward(*m.stream, scratch.dgate_up, scratch.dact, saved.gate_up);
+  if (w.gate_up_bias) m.ops->bias_backward(*m.stream, m.workspace, g.gate_up_bias, scratch.dgate_up);
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::TN, g.gate_up, scratch.dgate_up, x, Store::Accumulate);
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::NN, dx, scratch.dgate_up, w.gate_up);
 }

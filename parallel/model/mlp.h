@@ -23,8 +23,8 @@ void mlp_backward(const ModelContext& m, const LayerWeights& w, const LayerWeigh
                   const Tensor& dout, const Tensor& x, const MlpState& saved, const MlpScratch& scratch,
                   const SequenceBuffers& buffers);
 
-// The same on all T rows, without the two operators: x, out, dx, dout (T, H); out and dx are this rank's part of a sum
-// over tp.
+// The same on all T rows, without the two operators and the bias of down, which is added to the sum: x, out, dx, dout
+// (T, H); out and dx are this rank's part of a sum over tp.
 void mlp_partial_forward(const ModelContext& m, const LayerWeights& w, const Tensor& out, const Tensor& x,
                          const MlpState& saved);
 void mlp_partial_backward(const ModelContext& m, const LayerWeights& w, const LayerWeights& g, const Tensor& dx,

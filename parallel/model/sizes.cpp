@@ -33,6 +33,10 @@ Sizes sizes_of(const ModelConfig& model, const Layout& layout, const Coordinates
   s.V_begin = s.V_local * at.tp;
   s.V_valid = std::clamp<std::int64_t>(s.V - s.V_begin, 0, s.V_local);
   s.qkv_local = (s.N_local + 2 * s.K_local) * s.D;
+  if (model.attention_bias != "none") s.bias = s.qkv_local;
+  if (model.attention_bias == "all") s.bias = std::max(s.bias, s.H);
+  if (model.mlp_bias) s.bias = std::max({s.bias, s.H, 2 * s.F_local});
+  if (model.qk_norm != "none") s.head_norm = model.qk_norm == "full" ? s.N_local * s.D : s.D;
   if (model.is_moe()) {
     s.E = model.num_local_experts;
     s.k = model.num_experts_per_tok;

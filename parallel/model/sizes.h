@@ -14,6 +14,7 @@ struct Sizes {
   std::int64_t F_local, N_local, K_local;  // over tp
   std::int64_t E_local = 0, E_begin = 0, moe_F_local = 0;  // over ep, etp
   std::int64_t qkv_local;                                  // (N_local + 2 K_local) * D
+  std::int64_t bias = 0, head_norm = 0;                    // as in OpLimits
 };
 
 // Throws InputError where the model does not divide over the layout (K < tp, F % tp, E % ep ...), naming the fields.

@@ -12,9 +12,6 @@ namespace upcycle {
 
 Transformer make_transformer(Arena& arena, const ModelConfig& model, const PassShape& pass, Device& device,
                              Stream& stream, Ops& ops, const Mesh& mesh) {
-  UPCYCLE_CHECK(
-      model.attention_bias == "none" && !model.mlp_bias && model.qk_norm == "none" && model.norm_placement == "pre",
-      "a model with biases, query and key norms or norms of outputs is not computed yet");
   Transformer m{};
   m.config = model;
   m.pass = pass;
@@ -82,6 +79,51 @@ void norm_backward(const ModelContext& m, const Tensor& dx, const Tensor& dweigh
   m.ops->rms_norm_backward(*m.stream, m.workspace, dx, dweight, dout, x, weight, saved.rstd);
 }
 
+// The two branches of a layer, attention and the MLP or the experts, have a norm each (norm_placement): of what it
+// reads, kept in norm.out, or of what it gives, norm.in.
+
+// What a branch reads: with sum = x + delta (without delta, sum as it is) its norm, or sum itself.
+Tensor branch_input(const ModelContext& m, const NormState& norm, const Tensor& sum, const Tensor& x,
+                    const Tensor& delta, const Tensor& weight) {
+  if (!norm.in) {
+    add_and_norm(m, norm, sum, x, delta, weight);
+    return norm.out;
+  }
+  if (delta) m.ops->add(*m.stream, sum, x, delta);
+  return sum;
+}
+
+// Where a branch writes whose addition to the residual is to be in `out`, and what then makes that addition of it.
+Tensor branch_output(const NormState& norm, const Tensor& out) { return norm.in ? norm.in : out; }
+void finish_branch(const ModelContext& m, const NormState& norm, const Tensor& out, const Tensor& weight) {
+  if (norm.in) add_and_norm(m, {out, norm.rstd, {}}, norm.in, Tensor{}, Tensor{}, weight);
+}
+
+// What a branch has read, for its backward: the norm of the residual x, made again if it was not kept, or x.
+Tensor branch_input_again(const ModelContext& m, const NormState& norm, const Tensor& x, const Tensor& weight) {
+  if (norm.in) return x;
+  if (m.pass.recompute.norms) add_and_norm(m, norm, x, Tensor{}, Tensor{}, weight);
+  return norm.out;
+}
+
+// The gradient of what a branch gives, from dx, that of the residual after it: in `dbranch`, or dx itself.
+Tensor branch_output_backward(const ModelContext& m, const NormState& norm, const Tensor& dbranch,
+                              const Tensor& dweight, const Tensor& dx, const Tensor& weight) {
+  if (!norm.in) return dx;
+  m.ops->fill(*m.stream, dbranch, 0);
+  norm_backward(m, dbranch, dweight, dx, norm.in, weight, norm);
+  return dbranch;
+}
+
+// dx += the gradient of the residual x through a branch, from dinput, that of what the branch reads.
+void branch_input_backward(const ModelContext& m, const NormState& norm, const Tensor& dx, const Tensor& dweight,
+                           const Tensor& dinput, const Tensor& x, const Tensor& weight) {
+  if (norm.in)
+    m.ops->add(*m.stream, dx, dx, dinput);
+  else
+    norm_backward(m, dx, dweight, dinput, x, weight, norm);
+}
+
 // One layer from its residual a.x = x + delta (without delta, a.x as it is): a.x_mid = a.x + attention, and what the
 // MLP or the experts add to that, in `out`. Without `out`, what the backward reads, made again from a.x.
 void layer_forward(Transformer& m, std::int64_t layer, const Tensor& out, const Tensor& x, const Tensor& delta,
@@ -90,20 +132,24 @@ void layer_forward(Transformer& m, std::int64_t layer, const Tensor& out, const 
   const LayerWeights& w = m.weights.layers[static_cast<std::size_t>(layer)];
   LayerState& a = state_of(m, layer);
   const Scratch& c = m.activations.scratch;
-  add_and_norm(m, a.attention_norm, a.x, x, delta, w.attention_norm);
+  const Tensor attention_in = branch_input(m, a.attention_norm, a.x, x, delta, w.attention_norm);
+  const Tensor attended = branch_output(a.attention_norm, c.branch);
   if (cached == nullptr)
-    attention_forward(m, w, c.branch, a.attention_norm.out, a.attention, batch, sequence_buffers(m, c.branch));
+    attention_forward(m, w, attended, attention_in, a.attention, batch, sequence_buffers(m, attended));
   else
-    attention_cached(m, w, c.branch, a.attention_norm.out, a.attention, batch.positions, layer, *cached,
-                     sequence_buffers(m, c.branch));
-  add_and_norm(m, a.mlp_norm, a.x_mid, a.x, c.branch, w.mlp_norm);
-  const SequenceBuffers buffers = sequence_buffers(m, out);
+    attention_cached(m, w, attended, attention_in, a.attention, batch.positions, layer, *cached,
+                     sequence_buffers(m, attended));
+  finish_branch(m, a.attention_norm, c.branch, w.attention_norm);
+  const Tensor mlp_in = branch_input(m, a.mlp_norm, a.x_mid, a.x, c.branch, w.mlp_norm);
+  const Tensor mlp_out = out ? branch_output(a.mlp_norm, out) : Tensor{};
+  const SequenceBuffers buffers = sequence_buffers(m, mlp_out);
   if (!m.config.is_moe_layer(layer))
-    mlp_forward(m, w, out, a.mlp_norm.out, a.mlp, buffers);
+    mlp_forward(m, w, mlp_out, mlp_in, a.mlp, buffers);
   else if (out)
-    moe_forward(m, w, out, a.mlp_norm.out, m.activations.metrics_of(layer), share, a.moe, c.moe, buffers);
+    moe_forward(m, w, mlp_out, mlp_in, m.activations.metrics_of(layer), share, a.moe, c.moe, buffers);
   else
-    moe_recompute(m, w, a.mlp_norm.out, a.moe, c.moe, buffers);
+    moe_recompute(m, w, mlp_in, a.moe, c.moe, buffers);
+  if (out) finish_branch(m, a.mlp_norm, out, w.mlp_norm);
 }
 
 // What a layer has made, `out` its last addition, once, in the forward: recomputed tensors are the same ones.
@@ -112,7 +158,7 @@ void show_layer(Transformer& m, std::int64_t layer, const Tensor& out) {
   const LayerState& a = state_of(m, layer);
   m.observer->activation(layer, "x", a.x);
   m.observer->activation(layer, "x_mid", a.x_mid);
-  m.observer->activation(layer, "mlp_norm", a.mlp_norm.out);
+  m.observer->activation(layer, "mlp_norm", a.mlp_norm.in ? a.mlp_norm.in : a.mlp_norm.out);
   if (m.config.is_moe_layer(layer)) {
     m.observer->activation(layer, "experts", a.moe.router.experts);
     m.observer->activation(layer, "weights", a.moe.router.weights);
@@ -132,17 +178,19 @@ void layer_backward(Transformer& m, std::int64_t layer, const Tensor& dx, const 
   LayerState& a = state_of(m, layer);
   const Scratch& c = m.activations.scratch;
   const SequenceBuffers buffers = sequence_buffers(m, c.dnorm);
-  const bool norms = m.pass.recompute.norms;
-  if (norms) add_and_norm(m, a.mlp_norm, a.x_mid, Tensor{}, Tensor{}, w.mlp_norm);
+  const Tensor mlp_in = branch_input_again(m, a.mlp_norm, a.x_mid, w.mlp_norm);
+  const Tensor dmlp = branch_output_backward(m, a.mlp_norm, c.branch, g.mlp_norm, dx, w.mlp_norm);
   if (m.config.is_moe_layer(layer))
-    moe_backward(m, w, g, c.dnorm, dx, a.mlp_norm.out, share, a.moe, c.moe, buffers);
+    moe_backward(m, w, g, c.dnorm, dmlp, mlp_in, share, a.moe, c.moe, buffers);
   else
-    mlp_backward(m, w, g, c.dnorm, dx, a.mlp_norm.out, a.mlp, c.mlp, buffers);
-  norm_backward(m, dx, g.mlp_norm, c.dnorm, a.x_mid, w.mlp_norm, a.mlp_norm);
+    mlp_backward(m, w, g, c.dnorm, dmlp, mlp_in, a.mlp, c.mlp, buffers);
+  branch_input_backward(m, a.mlp_norm, dx, g.mlp_norm, c.dnorm, a.x_mid, w.mlp_norm);
   show_gradient(m, layer, "dx_mid", dx);
-  if (norms) add_and_norm(m, a.attention_norm, a.x, Tensor{}, Tensor{}, w.attention_norm);
-  attention_backward(m, w, g, c.dnorm, dx, a.attention_norm.out, a.attention, batch, c.attention, buffers);
-  norm_backward(m, dx, g.attention_norm, c.dnorm, a.x, w.attention_norm, a.attention_norm);
+  const Tensor attention_in = branch_input_again(m, a.attention_norm, a.x, w.attention_norm);
+  const Tensor dattended =
+      branch_output_backward(m, a.attention_norm, c.branch, g.attention_norm, dx, w.attention_norm);
+  attention_backward(m, w, g, c.dnorm, dattended, attention_in, a.attention, batch, c.attention, buffers);
+  branch_input_backward(m, a.attention_norm, dx, g.attention_norm, c.dnorm, a.x, w.attention_norm);
 }
 
 }  // namespace

@@ -65,7 +65,7 @@ void ExpertsObserver::add_outputs(ObservedExperts& seen, const LayerWeights& w, 
       m_.ops->grouped_matmul(*m_.stream, m_.workspace, MatmulKind::NT, to, from, weights, offsets, Store::Overwrite,
                              m_.pass.expert_row_align);
     };
-    product(gate_up, a.mlp_norm.out, w.expert_gate_up);
+    product(gate_up, a.mlp_norm.in ? a.x_mid : a.mlp_norm.out, w.expert_gate_up);
     m_.ops->swiglu_forward(*m_.stream, act, gate_up);
     product(output, act, w.expert_down);
     m_.ops->convert(*m_.stream, wide, output);

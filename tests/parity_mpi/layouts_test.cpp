@@ -99,6 +99,26 @@ std::vector<Switches> zero2_switches() {
   return all;
 }
 INSTANTIATE_TEST_SUITE_P(Zero2, Layouts, ::testing::ValuesIn(zero2_switches()), name_of);
+// Vectors of every kind, cut and whole, and sums over tp within attention.
+std::vector<Switches> form_switches() {
+  Switches biases, heads, everything, shared, post;
+  biases.form = &kBiases;
+  biases.recompute = biases.masked = true;
+  everything.form = &kEverything;
+  everything.microbatches = 2;
+  everything.classes = everything.tied = true;
+  biases.start = everything.start = Start::Dense;
+  heads.form = &kHeadNorms;
+  heads.chunks = 3;
+  heads.recompute = true;
+  shared.form = &kHeadNorms;
+  shared.start = Start::SharedExpert;
+  shared.every = 2;
+  post.form = &kBiasedPostNorms;
+  post.recompute = post.tight = true;
+  return {biases, everything, heads, shared, post};
+}
+INSTANTIATE_TEST_SUITE_P(Forms, Layouts, ::testing::ValuesIn(form_switches()), name_of);
 INSTANTIATE_TEST_SUITE_P(FullDense, Layouts, ::testing::ValuesIn(switches_of(all_rows(dense_levels()), dense_switches)),
                          name_of);
 std::vector<Row> every(std::size_t step, const std::vector<Row>& rows) {

@@ -28,7 +28,7 @@ ModelConfig dense_model_of(const Switches& s) {
   c.model.intermediate_size = unit() == 24 ? 48 : 8 * unit();
   c.model.vocab_size = 33;
   c.model.tie_word_embeddings = s.tied;
-  return c.model;
+  return s.form == nullptr ? c.model : s.form->of(c.model);
 }
 
 UpcycleConfig upcycling_of(const Switches& s) {
@@ -42,13 +42,13 @@ UpcycleConfig upcycling_of(const Switches& s) {
 
 std::string Switches::text() const {
   constexpr const char* starts[] = {"Dense", "Copy", "VirtualGroup", "SharedExpert"};
-  return fmt::format("{}_{}micro{}{}{}{}{}{}{}{}", starts[static_cast<int>(start)], microbatches,
-                     recompute ? "_recompute"
-                     : classes ? "_classes"
-                               : "",
-                     one_expert ? "_k1" : "_k2", every > 1 ? "_every2" : "", chunks > 1 ? "_chunks3" : "",
-                     tied ? "_tied" : "", masked ? "_masked" : "", tight ? "_tight" : "",
-                     zero_stage == 2 ? "_zero2" : "");
+  return fmt::format(
+      "{}{}_{}micro{}{}{}{}{}{}{}{}", form == nullptr ? "" : form->name, starts[static_cast<int>(start)], microbatches,
+      recompute ? "_recompute"
+      : classes ? "_classes"
+                : "",
+      one_expert ? "_k1" : "_k2", every > 1 ? "_every2" : "", chunks > 1 ? "_chunks3" : "", tied ? "_tied" : "",
+      masked ? "_masked" : "", tight ? "_tight" : "", zero_stage == 2 ? "_zero2" : "");
 }
 
 Config config_of(const Switches& s) {

@@ -2,6 +2,7 @@
 #include <string>
 
 #include "parallel/upcycle/rules.h"
+#include "tests/model_forms.h"
 #include "tests/parity_mpi/parity.h"
 
 namespace upcycle::test {
@@ -22,6 +23,7 @@ struct Switches {
   bool masked = false;  // targets of uneven documents, whole microbatches without one among them
   bool tight = false;   // imbalance_factor 1: rounds wherever routing is uneven at all
   int zero_stage = 1;
+  const ModelForm* form = nullptr;  // null: Llama's
   std::string text() const;
 };
 

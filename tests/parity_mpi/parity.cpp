@@ -91,7 +91,10 @@ Fill random_fill(double router_std) {
   return [router_std](Trainer& t) {
     ParamTable table = t.table();
     for (ParamRow& row : table.rows)
-      if (row.name.ends_with("block_sparse_moe.gate.weight")) row.init_std = router_std;
+      if (row.name.ends_with("block_sparse_moe.gate.weight"))
+        row.init_std = router_std;
+      else if (row.initializer == Initializer::Zeros)
+        row.initializer = Initializer::Normal;
     Staging staging(*t.device, *t.stream);
     initialize_weights(table, static_cast<std::uint64_t>(t.config.seed), staging, t.memory.weights.dense,
                        t.memory.weights.expert);

@@ -10,6 +10,7 @@
 #include "parallel/plan/plan.h"
 #include "parallel/train/snapshot.h"
 #include "tests/data/temporary_folder.h"
+#include "tests/model_forms.h"
 #include "tests/train/rig.h"
 
 // The plan compared with one rank that really runs.
@@ -39,6 +40,10 @@ const Case kCases[] = {
     {"recomputed", [](Config& c) { c.train.recompute = "full"; }},
     {"classes recomputed", [](Config& c) { c.train.recompute = "attention,mlp,norms"; }},
     {"shared expert, every 2", [](Config& c) { c.model.shared_expert = true, c.model.moe_every_n_layers = 2; }},
+    {"biases", [](Config& c) { c.model = kBiases.of(small_config().model); }},
+    {"norms of heads", [](Config& c) { c.model = kHeadNorms.of(c.model); }},
+    {"norms of outputs, recomputed",
+     [](Config& c) { c.model = kBiasedPostNorms.of(c.model), c.train.recompute = "full"; }},
     {"one microbatch", [](Config& c) { c.train.global_batch_size = c.train.micro_batch_size; }},
 };
 

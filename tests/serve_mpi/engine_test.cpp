@@ -7,6 +7,7 @@
 #include "core/rng.h"
 #include "kernels/ops.h"
 #include "parallel/comm/layout.h"
+#include "tests/model_forms.h"
 #include "tests/mpi_tests.h"
 #include "tests/serve_mpi/count_allocations.h"
 #include "tests/upcycle/models.h"
@@ -15,12 +16,16 @@
 namespace upcycle::test {
 namespace {
 
-enum class Kind { Dense, Moe, SharedExpert };
+enum class Kind { Dense, Moe, SharedExpert, BiasedDense, PostNormMoe };
+
+bool is_dense(Kind kind) { return kind == Kind::Dense || kind == Kind::BiasedDense; }
 
 ModelConfig model_of(Kind kind) {
   ModelConfig m = dense_model();
   m.max_position_embeddings = 96;
   if (kind == Kind::Dense) return m;
+  if (kind == Kind::BiasedDense) return ModelForm{"", "all", "head", "pre", true}.of(m);
+  if (kind == Kind::PostNormMoe) m = kPostNorms.of(m);
   m.num_local_experts = 8;
   m.num_experts_per_tok = 2;
   m.moe_intermediate_size = 12;
@@ -61,8 +66,8 @@ std::vector<Layout3> layouts(Kind kind) {
   for (const int tp : {1, 2})
     for (const int ep : {1, 2, 4})
       for (const int etp : {1, tp}) {
-        if (etp == tp && tp > 1 && kind == Kind::Dense) continue;
-        if (world % tp != 0 || world % (ep * etp) != 0 || (kind == Kind::Dense && ep > 1)) continue;
+        if (etp == tp && tp > 1 && is_dense(kind)) continue;
+        if (world % tp != 0 || world % (ep * etp) != 0 || (is_dense(kind) && ep > 1)) continue;
         all.push_back({tp, ep, etp});
         if (tp == 1) break;
       }
@@ -72,7 +77,7 @@ std::vector<Layout3> layouts(Kind kind) {
 // Some in which replicas depend on each other, for what takes longer.
 std::vector<Layout3> some_layouts(Kind kind) {
   const int world = mpi_session().size();
-  if (kind == Kind::Dense) return {{world % 2 == 0 ? 2 : 1, 1, 1}};
+  if (is_dense(kind)) return {{world % 2 == 0 ? 2 : 1, 1, 1}};
   if (world == 2) return {{1, 2, 1}, {2, 1, 1}};
   if (world == 4) return {{1, 4, 1}, {2, 4, 1}};
   return {{world % 2 == 0 ? 2 : 1, world % 4 == 0 ? 4 : 1, 1}};
@@ -198,9 +203,13 @@ TEST_P(EngineTest, ACacheTooSmallForAllComputesThemAgain) {
 }
 
 std::string kind_name(const ::testing::TestParamInfo<Kind>& info) {
-  return info.param == Kind::Dense ? "Dense" : info.param == Kind::Moe ? "Moe" : "SharedExpert";
+  constexpr const char* names[] = {"Dense", "Moe", "SharedExpert", "BiasedDense", "PostNormMoe"};
+  return names[static_cast<int>(info.param)];
 }
-INSTANTIATE_TEST_SUITE_P(Models, EngineTest, ::testing::Values(Kind::Dense, Kind::Moe, Kind::SharedExpert), kind_name);
+INSTANTIATE_TEST_SUITE_P(Models, EngineTest,
+                         ::testing::Values(Kind::Dense, Kind::Moe, Kind::SharedExpert, Kind::BiasedDense,
+                                           Kind::PostNormMoe),
+                         kind_name);
 
 // A seed's draws do not depend on the batch.
 TEST(Engine, SampledTokensAreTheRequestsOwn) {

@@ -117,7 +117,10 @@ Trainer random_trainer(const Rig& rig, const Config& config, const Mesh& mesh) {
   Trainer t = make_trainer(config, mesh, *rig.device, *rig.stream, *rig.ops, rig.host_ops.get());
   ParamTable table = t.table();
   for (ParamRow& row : table.rows)
-    if (row.name.ends_with("block_sparse_moe.gate.weight")) row.init_std = 0.5;
+    if (row.name.ends_with("block_sparse_moe.gate.weight"))
+      row.init_std = 0.5;
+    else if (row.initializer == Initializer::Zeros)
+      row.initializer = Initializer::Normal;
   Staging staging(*rig.device, *rig.stream);
   initialize_weights(table, static_cast<std::uint64_t>(config.seed), staging, t.memory.weights.dense,
                      t.memory.weights.expert);
