@@ -19,23 +19,26 @@ namespace {
 using nlohmann::json;
 
 // Refuses what changes the model's function and is not computed here, or means something else in transformers.
-void refuse_unsupported(const ConfigObject& file, std::int64_t max_position_embeddings) {
+void refuse_unsupported(const ConfigObject& file, const Family& family, const ModelConfig& model) {
   if (file.text("hidden_act", "silu") != "silu")
     file.refuse("hidden_act", "'silu'; other activations are not supported");
   for (const char* key : {"num_key_value_heads", "head_dim"})
     if (file.find(key) != nullptr && file.integer(key) == 0) file.refuse(key, "at least 1, or null");
-  for (const char* key : {"attention_bias", "mlp_bias"})
-    if (file.boolean(key, false)) file.refuse(key, "false; biases are not supported");
+  if (file.boolean("attention_bias", false) && model.attention_bias == "none")
+    file.refuse("attention_bias", fmt::format("false; {} models have none", family.name));
+  if (file.boolean("mlp_bias", false) && !model.mlp_bias)
+    file.refuse("mlp_bias", fmt::format("false; {} models have none", family.name));
   for (const char* key : {"attention_dropout", "router_jitter_noise"})
     if (file.number(key, 0) != 0) file.refuse(key, "0; it is not supported, set it to 0 to train without");
   if (file.number("partial_rotary_factor", 1) != 1)
     file.refuse("partial_rotary_factor", "1; rotating a part of each head is not supported");
   if (file.find("quantization_config") != nullptr)
     file.refuse("quantization_config", "none; take the unquantized model");
-  if (file.find("sliding_window") != nullptr && file.integer("sliding_window") < max_position_embeddings)
+  if (file.boolean("use_sliding_window", true) && file.find("sliding_window") != nullptr &&
+      file.integer("sliding_window") < model.max_position_embeddings)
     file.refuse("sliding_window",
                 fmt::format("null, or at least max_position_embeddings ({}): windows are not supported",
-                            max_position_embeddings));
+                            model.max_position_embeddings));
 }
 
 struct Rope {
@@ -204,7 +207,7 @@ HfConfig parse_hf_config(const std::string& text, const std::string& source_name
   model.eos_token_id = file.token("eos_token_id");
   read_rope(file, family->rope_theta, model);
   family->read(file, model);
-  refuse_unsupported(file, model.max_position_embeddings);
+  refuse_unsupported(file, *family, model);
   result.dtype = file.text("torch_dtype", file.text("dtype", ""));
   check_model(model, source_name);
   return result;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Golden values of small random Llama and Mixtral models, made with PyTorch and transformers.
+"""Golden values of small random models of each family, made with PyTorch and transformers.
 
     python3 tests/golden/make_golden.py [case ...]        rewrites the folders beside this file
 
@@ -7,14 +7,16 @@ Each case is a Hugging Face directory (config.json, model.safetensors in fp32) a
 the tensors. Everything is computed in fp64 and stored in fp32. transformers still works in fp32 inside RMSNorm, RoPE
 and the router's softmax, so values are good to about 1e-6, a hundred times below the tests' tolerance.
 """
+import copy
 import json
 import os
 import sys
+import tempfile
 from dataclasses import dataclass, field
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -28,12 +30,14 @@ class Case:
     sizes: dict  # config keys besides the common ones
     batch: tuple = (3, 17)  # B, S
     masked: list = field(default_factory=list)  # (b, s) whose target is masked besides the last of each sequence
+    family: str = ""  # model_type; "": mixtral if it has num_local_experts, else llama
     old_keys: bool = False  # write config.json as transformers 4 did: rope_theta and rope_scaling at the top
 
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 64}
 MIXTRAL = dict(hidden_size=32, intermediate_size=20, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+DENSE = dict(hidden_size=48, intermediate_size=40, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=2)
 CASES = [
     Case("llama_gqa_tied", dict(hidden_size=48, intermediate_size=40, num_hidden_layers=2, num_attention_heads=6,
                                 num_key_value_heads=2, tie_word_embeddings=True), masked=[(0, 3), (2, 0), (2, 1)]),
@@ -46,6 +50,11 @@ CASES = [
     Case("mixtral_k2", dict(MIXTRAL, num_hidden_layers=3, num_local_experts=5, num_experts_per_tok=2,
                             rope_parameters={"rope_type": "default", "rope_theta": 500.0}), masked=[(1, 5), (2, 15)]),
     Case("mixtral_k3", dict(MIXTRAL, num_local_experts=5, num_experts_per_tok=3, tie_word_embeddings=True)),
+    Case("llama_biases", dict(DENSE, attention_bias=True, mlp_bias=True), masked=[(1, 2)]),
+    Case("qwen2", dict(DENSE, tie_word_embeddings=True), family="qwen2", masked=[(0, 3)]),
+    Case("qwen3", dict(DENSE, head_dim=12), family="qwen3", masked=[(2, 1)]),
+    Case("olmo2", dict(DENSE, num_hidden_layers=3, pad_token_id=None), family="olmo2", masked=[(1, 9)]),
+    Case("olmo2_biases", dict(DENSE, head_dim=10, attention_bias=True, pad_token_id=None), family="olmo2", batch=(2, 9)),
 ]
 
 
@@ -55,10 +64,10 @@ def build(case, seed):
     common = dict(vocab_size=61, max_position_embeddings=256, bos_token_id=1, eos_token_id=2, rms_norm_eps=1e-5,
                   rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, attn_implementation="sdpa")
     sizes = {**common, **case.sizes}
-    if "num_local_experts" in sizes:
-        model = MixtralForCausalLM(MixtralConfig(**sizes, experts_implementation="eager"))
-    else:
-        model = LlamaForCausalLM(LlamaConfig(**sizes))
+    if "num_experts_per_tok" in sizes:
+        sizes["experts_implementation"] = "eager"
+    family = case.family or ("mixtral" if "num_local_experts" in sizes else "llama")
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes))
     with torch.no_grad():
         for name, p in model.named_parameters():
             if "norm" in name:
@@ -69,21 +78,15 @@ def build(case, seed):
 
 
 def disk_gradients(model):
-    """Gradients under the names that the checkpoint has on disk: transformers 5 fuses a layer's experts in memory into
-    gate_up_proj (E, 2F, H) with the gate's rows first and down_proj (E, H, F)."""
-    out = {}
-    for name, p in model.named_parameters():
-        if name.endswith(".mlp.experts.gate_up_proj"):
-            base = name.replace(".mlp.experts.gate_up_proj", ".block_sparse_moe.experts")
-            for e, g in enumerate(p.grad):
-                out[f"{base}.{e}.w1.weight"], out[f"{base}.{e}.w3.weight"] = g.chunk(2, dim=0)
-        elif name.endswith(".mlp.experts.down_proj"):
-            base = name.replace(".mlp.experts.down_proj", ".block_sparse_moe.experts")
-            for e, g in enumerate(p.grad):
-                out[f"{base}.{e}.w2.weight"] = g
-        else:
-            out[name.replace(".mlp.gate.weight", ".block_sparse_moe.gate.weight")] = p.grad
-    return out
+    """Gradients under the names and in the shapes that the checkpoint has on disk, which are not those in memory (there
+    transformers 5 fuses a layer's experts): saved as the weights of a model that has them as its parameters."""
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for p, own in zip(twin.parameters(), model.parameters()):
+            p.copy_(own.grad)
+    with tempfile.TemporaryDirectory() as folder:
+        twin.float().save_pretrained(folder)
+        return load_file(os.path.join(folder, "model.safetensors"))
 
 
 def router_losses(logits, k):
@@ -109,7 +112,7 @@ def compute(case, model):
     for b, s in case.masked:
         targets[b, s] = -1
     model.double()
-    moe = hasattr(model.config, "num_local_experts")
+    moe = hasattr(model.config, "num_experts_per_tok")
     result = model(ids, use_cache=False, **({"output_router_logits": True} if moe else {}))
     nll = torch.nn.functional.cross_entropy(result.logits.flatten(0, 1), targets.flatten(), ignore_index=-1,
                                             reduction="none")
@@ -118,16 +121,17 @@ def compute(case, model):
     total = loss
     if moe:
         layers = [router_losses(x, model.config.num_experts_per_tok) for x in result.router_logits]
-        assert len(layers) == model.config.num_hidden_layers and result.router_logits[0].dtype == torch.float64
+        sparse = [i for i, layer in enumerate(model.model.layers) if hasattr(layer.mlp, "experts")]
+        assert len(layers) == len(sparse) and result.router_logits[0].dtype == torch.float64
         if min(layer[3] for layer in layers) < MIN_GAP:
             return None
         aux, z = torch.stack([layer[0] for layer in layers]), torch.stack([layer[1] for layer in layers])
         total = loss + COEF_AUX * aux.sum() + COEF_Z * z.sum()
         out |= {"aux_loss": aux.mean(), "z_loss": z.mean()}
         out |= {"coef_aux": torch.tensor(COEF_AUX), "coef_z": torch.tensor(COEF_Z)}
-        for i, layer in enumerate(layers):
+        for i, layer, logits in zip(sparse, layers, result.router_logits):
             out[f"experts.{i}"] = layer[2]
-            out[f"router_logits.{i}"] = result.router_logits[i]
+            out[f"router_logits.{i}"] = logits
     out["total_loss"] = total
     total.backward()
     out |= {f"grad.{name}": g for name, g in disk_gradients(model).items()}
@@ -186,8 +190,7 @@ def check(case, folder, golden):
     assert {n: t.shape for n, t in weights.items()} == {n: t.shape for n, t in grads.items()}, \
         sorted(weights.keys() ^ grads.keys())
     assert all(t.dtype == torch.float32 for t in weights.values())
-    kind = MixtralForCausalLM if "num_local_experts" in case.sizes else LlamaForCausalLM
-    again = kind.from_pretrained(folder, dtype=torch.float32)
+    again = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
         error = (again(golden["ids"].long(), use_cache=False).logits - golden["logits"]).abs().max().item()
     assert error < 1e-4, f"{case.name}: reloaded logits differ by {error}"

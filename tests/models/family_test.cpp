@@ -12,7 +12,7 @@ namespace upcycle::test {
 namespace {
 
 TEST(Family, IsFoundByItsModelType) {
-  for (const char* type : {"llama", "mixtral"}) {
+  for (const char* type : {"llama", "mixtral", "olmo2", "qwen2", "qwen3"}) {
     ASSERT_NE(find_family(type), nullptr) << type;
     EXPECT_STREQ(find_family(type)->model_type, type);
   }
@@ -25,6 +25,8 @@ TEST(Family, StoresEveryParameterInAPlaceOfItsOwn) {
   ModelConfig model = small_model(4);
   model.moe_every_n_layers = 2;
   model.shared_expert = true;
+  model.attention_bias = "all";
+  model.qk_norm = "head";
   for (const Family* f : all_families()) {
     std::set<std::tuple<std::string, std::int64_t, std::int64_t>> places;
     for (const auto& [name, place] : stored_places(*f, model))

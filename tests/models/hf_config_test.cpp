@@ -79,6 +79,76 @@ TEST(HfConfig, ReadsMixtral) {
   EXPECT_FALSE(m.shared_expert);
 }
 
+json qwen2() { return with(llama(), "model_type", "qwen2"); }
+json qwen3() { return with(with(llama(), "model_type", "qwen3"), "head_dim", 16); }
+json olmo2() { return with(llama(), "model_type", "olmo2"); }
+
+TEST(HfConfig, FamiliesSayBiasesAndNorms) {
+  const auto expect = [](const json& file, const char* attention_bias, const char* qk_norm, const char* placement) {
+    const ModelConfig m = parse(file).model;
+    EXPECT_EQ(m.attention_bias, attention_bias) << file.dump();
+    EXPECT_EQ(m.qk_norm, qk_norm) << file.dump();
+    EXPECT_EQ(m.norm_placement, placement) << file.dump();
+    EXPECT_FALSE(m.mlp_bias) << file.dump();
+  };
+  expect(llama(), "none", "none", "pre");
+  expect(with(llama(), "attention_bias", true), "all", "none", "pre");
+  expect(qwen2(), "qkv", "none", "pre");
+  expect(qwen3(), "none", "head", "pre");
+  expect(with(qwen3(), "attention_bias", true), "all", "head", "pre");
+  expect(olmo2(), "none", "full", "post");
+  expect(with(olmo2(), "attention_bias", true), "all", "full", "post");
+  EXPECT_TRUE(parse(with(llama(), "mlp_bias", true)).model.mlp_bias);
+  expect_refused(with(qwen2(), "mlp_bias", true), {"mlp_bias", "Qwen2"});
+  expect_refused(with(olmo2(), "mlp_bias", true), {"mlp_bias", "OLMo2"});
+}
+
+// Qwen's files have a window that a switch leaves off.
+TEST(HfConfig, AWindowThatIsSwitchedOffIsNone) {
+  const json file = with(with(qwen2(), "sliding_window", 64), "max_window_layers", 2);
+  EXPECT_NO_THROW(parse(with(file, "use_sliding_window", false)));
+  for (const json& on : {file, with(file, "use_sliding_window", true)})
+    expect_refused(on, {"sliding_window", "found 64", "512"});
+}
+
+TEST(HfConfig, QwensSizesMustBeSaid) {
+  json file = qwen3();
+  file.erase("head_dim");
+  expect_refused(file, {"missing", "head_dim"});
+  for (file = qwen2(); file.contains("num_key_value_heads");) {
+    file.erase("num_key_value_heads");
+    expect_refused(file, {"missing", "num_key_value_heads"});
+  }
+}
+
+TEST(HfConfig, TheFamilyOfAnExportFollowsTheModel) {
+  for (const json& file : {llama(), mixtral(), with(with(llama(), "attention_bias", true), "mlp_bias", true), qwen2(),
+                           qwen3(), with(qwen3(), "attention_bias", true), olmo2()}) {
+    ModelConfig model = parse(file).model;
+    EXPECT_EQ(exported_family(model, "").model_type, file["model_type"].get<std::string>()) << file.dump();
+    model.head_dim = model.head_size();
+    EXPECT_EQ(parse_hf_config(write_hf_config(model, DType::F32, "m"), "again").model, model) << file.dump();
+  }
+}
+
+TEST(HfConfig, RefusesByFieldWhatAFamilyCanNotExpress) {
+  const auto refused = [](const json& file, const char* model_type, std::initializer_list<const char*> parts) {
+    expect_input_error([&] { write_hf_config(parse(file).model, DType::F32, "runs/m", model_type); }, parts);
+  };
+  refused(qwen2(), "llama", {"runs/m", "model.attention_bias", "found qkv", "none or all", "Llama"});
+  refused(qwen2(), "mixtral", {"model.attention_bias", "Mixtral"});
+  refused(qwen3(), "llama", {"model.qk_norm", "head", "Llama"});
+  refused(qwen3(), "qwen2", {"model.qk_norm", "head", "Qwen2"});
+  refused(qwen2(), "qwen3", {"model.qk_norm", "found none", "expected head", "Qwen3"});
+  refused(olmo2(), "qwen3", {"model.norm_placement", "post", "Qwen3"});
+  refused(qwen3(), "olmo2", {"model.qk_norm", "found head", "expected full", "OLMo2"});
+  refused(llama(), "qwen2", {"model.attention_bias", "found none", "expected qkv", "Qwen2"});
+  refused(with(llama(), "mlp_bias", true), "qwen3", {"model.mlp_bias", "Qwen3"});
+  ModelConfig none = parse(olmo2()).model;  // of no family
+  none.mlp_bias = true;
+  expect_input_error([&] { write_hf_config(none, DType::F32, "runs/m"); }, {"runs/m", "model.", "Llama"});
+}
+
 TEST(HfConfig, AbsentKeysMeanWhatTransformersTakes) {
   json file = llama();
   for (const char* key : {"num_key_value_heads", "rope_theta", "tie_word_embeddings", "hidden_act", "torch_dtype",
@@ -139,10 +209,10 @@ TEST(HfConfig, RefusesOtherRopes) {
 }
 
 TEST(HfConfig, RefusesWhatWouldChangeTheFunction) {
-  expect_refused(with(llama(), "model_type", "qwen2"), {"model_type", "'qwen2'", family_types().c_str()});
+  expect_refused(with(llama(), "model_type", "gpt2"), {"model_type", "'gpt2'", family_types().c_str()});
   expect_refused(with(llama(), "hidden_act", "gelu"), {"hidden_act", "'gelu'", "'silu'"});
-  expect_refused(with(llama(), "attention_bias", true), {"attention_bias", "found true", "false"});
-  expect_refused(with(llama(), "mlp_bias", true), {"mlp_bias", "found true"});
+  expect_refused(with(mixtral(), "attention_bias", true), {"attention_bias", "found true", "false", "Mixtral"});
+  expect_refused(with(mixtral(), "mlp_bias", true), {"mlp_bias", "found true", "false", "Mixtral"});
   expect_refused(with(llama(), "attention_dropout", 0.1), {"attention_dropout", "0.1"});
   expect_refused(with(mixtral(), "router_jitter_noise", 0.1), {"router_jitter_noise"});
   expect_refused(with(llama(), "quantization_config", {{"bits", 4}}), {"quantization_config"});
@@ -242,7 +312,7 @@ TEST(HfConfig, RefusesAFamilyThatTheModelIsNotOf) {
   };
   refused(mixtral(), "llama", {"runs/moe", "model.num_local_experts", "found 8", "expected 0", "Llama"});
   refused(llama(), "mixtral", {"runs/moe", "model.num_local_experts", "found 0", "Mixtral"});
-  refused(llama(), "qwen2", {"export", "model_type", "'qwen2'", family_types().c_str()});
+  refused(llama(), "gpt2", {"export", "model_type", "'gpt2'", family_types().c_str()});
   EXPECT_EQ(write_hf_config(parse(llama()).model, DType::F32, "m", "llama"),
             write_hf_config(parse(llama()).model, DType::F32, "m"));
 }

@@ -5,11 +5,15 @@
 namespace upcycle::families {
 namespace {
 
-void read(const ConfigObject&, ModelConfig&) {}
+void read(const ConfigObject& file, ModelConfig& model) {
+  model.attention_bias = file.boolean("attention_bias", false) ? "all" : "none";
+  model.mlp_bias = file.boolean("mlp_bias", false);
+}
 
-void write(const ModelConfig&, const Refuse&, nlohmann::ordered_json& file) {
-  file["attention_bias"] = false;
-  file["mlp_bias"] = false;
+void write(const ModelConfig& model, const Refuse& refuse, nlohmann::ordered_json& file) {
+  if (model.attention_bias == "qkv") refuse("attention_bias", "qkv", "none or all");
+  file["attention_bias"] = model.attention_bias == "all";
+  file["mlp_bias"] = model.mlp_bias;
 }
 
 }  // namespace
@@ -20,6 +24,7 @@ extern const Family llama{
     .architecture = "LlamaForCausalLM",
     .rope_theta = 1e4,
     .read = read,
+    .expresses = {"attention_bias", "mlp_bias"},
     .write = write,
 };
 

@@ -1,0 +1,31 @@
+#include <nlohmann/json.hpp>
+
+#include "parallel/models/family.h"
+
+namespace upcycle::families {
+namespace {
+
+void read(const ConfigObject&, ModelConfig& model) { model.attention_bias = "qkv"; }
+
+void write(const ModelConfig& model, const Refuse& refuse, nlohmann::ordered_json& file) {
+  if (model.attention_bias != "qkv") refuse("attention_bias", model.attention_bias, "qkv");
+  file["use_sliding_window"] = false;
+  file["sliding_window"] = nullptr;
+  file["max_window_layers"] = model.num_hidden_layers;
+}
+
+}  // namespace
+
+// 2.5 is of this family too.
+extern const Family qwen2{
+    .name = "Qwen2",
+    .model_type = "qwen2",
+    .architecture = "Qwen2ForCausalLM",
+    .rope_theta = 1e4,
+    .required = {"num_key_value_heads"},  // transformers' default of 32 would be a guess at what the author meant
+    .read = read,
+    .expresses = {"attention_bias"},
+    .write = write,
+};
+
+}  // namespace upcycle::families
