@@ -163,6 +163,14 @@ SafetensorsSet SafetensorsSet::open(const std::string& folder) {
   set.folder_ = folder;
   const std::string single = folder + "/model.safetensors", index = single + ".index.json";
   if (exists(single) || !exists(index)) {
+    for (const char* pickled : {"pytorch_model.bin", "pytorch_model.bin.index.json"})
+      if (!exists(single) && exists(folder + "/" + pickled))
+        input_error(
+            "{}: found {}, expected safetensors; where transformers is installed this writes them beside it: python3 "
+            "-c "
+            "\"from transformers import AutoModelForCausalLM as M; M.from_pretrained('{}', "
+            "torch_dtype='auto').save_pretrained('{}')\"",
+            folder, pickled, folder, folder);
     if (!exists(single))
       input_error("{}: found neither model.safetensors nor model.safetensors.index.json; expected a Hugging Face model",
                   folder);
