@@ -7,8 +7,12 @@
 
 namespace upcycle::attention {
 
+float score_scale(float scale, std::int64_t D) {
+  return scale != 0 ? scale : static_cast<float>(1.0 / std::sqrt(static_cast<double>(D)));
+}
+
 Sizes sizes_of(const Tensor& out, const Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v, std::int64_t D,
-               const PackedSequences& q_sequences, const PackedSequences& k_sequences) {
+               const PackedSequences& q_sequences, const PackedSequences& k_sequences, float scale) {
   UPCYCLE_CHECK(D > 0 && q.rank == 2 && k.rank == 2 && q.columns() % D == 0 && k.columns() % D == 0,
                 "attention: q {} and k {} do not hold heads of size {}", q.describe(), k.describe(), D);
   Sizes z{};
@@ -21,7 +25,7 @@ Sizes sizes_of(const Tensor& out, const Tensor& lse, const Tensor& q, const Tens
   z.G = z.N / z.K;
   z.D = D;
   z.Dp = padded(D);
-  z.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(D)));
+  z.scale = score_scale(scale, D);
   check_rows("attention: q", q, z.Tq, z.N * D);
   check_rows("attention: k", k, z.Tk, z.K * D);
   check_rows("attention: v", v, z.Tk, z.K * D);

@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "core/suggest.h"
 #include "launch/options.h"
+#include "parallel/model/rope.h"
 #include "parallel/serve/engine.h"
 #include "parallel/serve/engine_buffers.h"
 
@@ -52,6 +53,7 @@ SchedulerOptions scheduler_options(const ServingOptions& s, const ModelConfig& m
     input_error("command line: --max-model-len: found {}, expected at most the model's max_position_embeddings = {}",
                 s.max_model_len, model.max_position_embeddings);
   o.max_model_len = s.max_model_len > 0 ? s.max_model_len : model.max_position_embeddings;
+  check_sequence_length(model, 1, o.max_model_len, "command line: --max-model-len");
   o.max_num_batched_tokens = s.max_num_batched_tokens;
   if (o.max_num_batched_tokens == 0)
     o.max_num_batched_tokens = std::max<std::int64_t>(

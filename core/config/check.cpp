@@ -31,15 +31,32 @@ double parameters_about(const ModelConfig& m) {
   return 2 * h * static_cast<double>(m.vocab_size) + static_cast<double>(m.num_hidden_layers) * (attention + mlp);
 }
 
-void check_rope_scaling(const RopeScaling& r, const std::string& where) {
+void check_rope_scaling(const ModelConfig& model, const std::string& where) {
   const std::string section = "model.rope_scaling.";
+  const RopeScaling& r = model.rope_scaling;
   if (r.rope_type.empty()) {
     if (r.factor != 1)
       field_error(where, section + "factor", fmt::format("{}", r.factor), "1 where rope_type is empty",
-                  "set model.rope_scaling.rope_type to llama3, or leave the factor out");
+                  "set model.rope_scaling.rope_type, or leave the factor out");
     return;
   }
-  if (!(r.low_freq_factor < r.high_freq_factor))
+  if (r.rope_type == "longrope") {
+    const auto half = static_cast<std::size_t>(model.rotary_size() / 2);
+    for (const auto& [key, factors] : {std::pair{"short_factor", &r.short_factor}, {"long_factor", &r.long_factor}}) {
+      if (factors->size() != half)
+        field_error(where, section + key, fmt::format("{} numbers", factors->size()),
+                    fmt::format("{}, half of the {} elements of a head that RoPE turns", half, model.rotary_size()),
+                    "take the list that came with the model");
+      for (const double factor : *factors)
+        if (!(factor > 0))
+          field_error(where, section + key, fmt::format("{}", factor), "numbers > 0",
+                      "take the list that came with the model");
+    }
+  }
+  if (r.rope_type == "yarn" && !(r.beta_slow < r.beta_fast))
+    field_error(where, section + "beta_fast", fmt::format("{}", r.beta_fast),
+                fmt::format("more than beta_slow = {}", r.beta_slow), "YaRN has 32 and 1");
+  if (r.rope_type == "llama3" && !(r.low_freq_factor < r.high_freq_factor))
     field_error(where, section + "high_freq_factor", fmt::format("{}", r.high_freq_factor),
                 fmt::format("more than low_freq_factor = {}", r.low_freq_factor), "Llama 3 has 1 and 4");
 }
@@ -77,15 +94,19 @@ void check_model(const ModelConfig& model, const std::string& where) {
   if (N % K != 0)
     field_error(where, "model.num_key_value_heads", fmt::format("{}", K),
                 fmt::format("a divisor of num_attention_heads = {}", N), "change one of them");
-  if (model.head_size() % 2 != 0)
-    field_error(where, "model.head_dim", fmt::format("{}", model.head_size()), "an even number",
-                "RoPE turns pairs: change model.head_dim, or hidden_size / num_attention_heads");
+  if (model.rotary_size() % 2 != 0 || model.rotary_size() == 0) {
+    const char* advice = "RoPE turns pairs: change model.head_dim, or hidden_size / num_attention_heads";
+    if (model.partial_rotary_factor == 1)
+      field_error(where, "model.head_dim", fmt::format("{}", model.head_size()), "an even number", advice);
+    field_error(where, "model.partial_rotary_factor", fmt::format("{}", model.partial_rotary_factor),
+                fmt::format("an even number of the {} elements of a head, at least 2", model.head_size()), advice);
+  }
   for (const auto& [key, id] :
        {std::pair{"model.bos_token_id", model.bos_token_id}, std::pair{"model.eos_token_id", model.eos_token_id}})
     if (id >= model.vocab_size)
       field_error(where, key, fmt::format("{}", id), fmt::format("less than vocab_size = {}", model.vocab_size),
                   "-1 means none");
-  check_rope_scaling(model.rope_scaling, where);
+  check_rope_scaling(model, where);
 
   if (model.is_moe()) {
     const std::int64_t E = model.num_local_experts, k = model.num_experts_per_tok;
@@ -128,6 +149,10 @@ void check_train(const Config& config, const Trained& done) {
     fail("train.seq_length", t.seq_length,
          fmt::format("at most model.max_position_embeddings = {}", config.model.max_position_embeddings),
          "shorten the sequences");
+  if (config.model.sliding_window > 0 && t.seq_length > config.model.sliding_window)
+    fail("train.seq_length", t.seq_length,
+         fmt::format("at most model.sliding_window = {}", config.model.sliding_window),
+         "attention within a window is computed only where the window holds the whole sequence: shorten the sequences");
   if (t.global_batch_size % t.micro_batch_size != 0)
     fail("train.global_batch_size", t.global_batch_size,
          fmt::format("a multiple of train.micro_batch_size = {}", t.micro_batch_size), "change one of them");

@@ -12,10 +12,15 @@
 // (describe.h) and the unknown-key suggestions are all made. check.h says which values fit together.
 namespace upcycle {
 
-struct RopeScaling {      // Llama-3's (rope_type "llama3"); factor 1 is plain RoPE
-  std::string rope_type;  // "" = none
+// As transformers computes each (modeling_rope_utils.py).
+struct RopeScaling {
+  std::string rope_type;  // "" = none | linear | dynamic | yarn | longrope | llama3
   double factor = 1, low_freq_factor = 1, high_freq_factor = 4;
   std::int64_t original_max_position_embeddings = 8192;
+  double attention_factor = 0;  // on cos and sin; 0: by the type's own rule
+  double beta_fast = 32, beta_slow = 1, mscale = 0, mscale_all_dim = 0;
+  bool truncate = true;
+  std::vector<double> short_factor = {}, long_factor = {};
   bool operator==(const RopeScaling&) const = default;
 };
 
@@ -26,6 +31,11 @@ struct ModelConfig {
   std::int64_t vocab_size = 0, max_position_embeddings = 2048;
   double rope_theta = 10000, rms_norm_eps = 1e-5, initializer_range = 0.02;
   RopeScaling rope_scaling;
+  double partial_rotary_factor = 1;  // of each head, the first of its elements
+  std::int64_t no_rope_every = 0;    // layer i has no RoPE when (i + 1) % n == 0; 0: all have it
+  std::int64_t sliding_window = 0;   // keys that a query sees, its own among them; 0: all before it
+  // Granite's: on the embedding, on scores (0: 1 / sqrt(D)), on what a layer's parts add, divisor of logits.
+  double embedding_multiplier = 1, attention_multiplier = 0, residual_multiplier = 1, logits_scaling = 1;
   bool tie_word_embeddings = false;
   std::string attention_bias = "none";  // none | qkv | all: of the projections
   bool mlp_bias = false;
@@ -44,6 +54,10 @@ struct ModelConfig {
   bool is_moe_layer(std::int64_t layer) const { return is_moe() && (layer + 1) % moe_every_n_layers == 0; }
   std::int64_t kv_heads() const { return num_key_value_heads > 0 ? num_key_value_heads : num_attention_heads; }
   std::int64_t head_size() const { return head_dim > 0 ? head_dim : hidden_size / num_attention_heads; }
+  std::int64_t rotary_size() const {  // R: elements of a head that RoPE turns
+    return static_cast<std::int64_t>(static_cast<double>(head_size()) * partial_rotary_factor);
+  }
+  bool has_rope(std::int64_t layer) const { return no_rope_every == 0 || (layer + 1) % no_rope_every != 0; }
   std::int64_t expert_size() const { return moe_intermediate_size > 0 ? moe_intermediate_size : intermediate_size; }
   bool operator==(const ModelConfig&) const = default;
 };

@@ -61,6 +61,7 @@ std::string type_name(const Field& field) {
           [](std::int64_t*) { return "an integer"; }, [](double*) { return "a number"; },
           [](bool*) { return "true or false"; }, [](std::string*) { return "a text"; },
           [](std::vector<std::string>*) { return "a list of texts"; },
+          [](std::vector<double>*) { return "a list of numbers"; },
           [](std::vector<WeightedPath>*) { return "a PREFIX or a list of {\"path\": PREFIX, \"weight\": number}"; },
           [](std::map<std::string, std::string>*) { return "a PREFIX or an object {\"name\": PREFIX, ...}"; }},
       field.slot(c));

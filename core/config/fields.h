@@ -12,7 +12,7 @@
 namespace upcycle {
 
 // Where a field's value lives in a Config.
-using Slot = std::variant<std::int64_t*, double*, bool*, std::string*, std::vector<std::string>*,
+using Slot = std::variant<std::int64_t*, double*, bool*, std::string*, std::vector<std::string>*, std::vector<double>*,
                           std::vector<WeightedPath>*, std::map<std::string, std::string>*>;
 
 struct Range {

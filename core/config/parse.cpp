@@ -80,6 +80,11 @@ struct Assign {
     to->clear();
     for (const json& v : value) to->push_back(text(v));
   }
+  void operator()(std::vector<double>* to) const {
+    if (!value.is_array()) wrong_type();
+    to->clear();
+    for (const json& v : value) to->push_back(number(v));
+  }
   void operator()(std::vector<WeightedPath>* to) const {
     to->clear();
     if (value.is_string()) {

@@ -23,6 +23,12 @@ Extent check_convert(const Tensor& out, const Tensor& x) {
   return check_elementwise("convert", {&out, &x});
 }
 
+Extent check_scale(const Tensor& out, const Tensor& x) {
+  UPCYCLE_CHECK((x.dtype == DType::F32 || x.dtype == DType::BF16) && out.dtype == x.dtype,
+                "scale does not take {} from {}: both fp32 or bf16", out.describe(), x.describe());
+  return check_elementwise("scale", {&out, &x});
+}
+
 Extent check_add(const Tensor& out, const Tensor& a, const Tensor& b) {
   const auto of = [&](auto&& known) { return known(out.dtype) && known(a.dtype) && known(b.dtype); };
   UPCYCLE_CHECK(

@@ -15,6 +15,7 @@ struct Extent {
 Extent check_elementwise(const char* op, std::initializer_list<const Tensor*> tensors);
 
 Extent check_convert(const Tensor& out, const Tensor& x);
+Extent check_scale(const Tensor& out, const Tensor& x);
 Extent check_add(const Tensor& out, const Tensor& a, const Tensor& b);
 
 }  // namespace upcycle

@@ -1,7 +1,6 @@
 #include "kernels/checks/paged_attention.h"
 
 #include <bit>
-#include <cmath>
 
 #include "core/check.h"
 #include "kernels/check.h"
@@ -36,7 +35,7 @@ StoreSizes check_store_in_pages(const PagedCache& cache, const Tensor& k, const 
 }
 
 PagedSizes check_paged_attention(const Tensor& out, const Tensor& q, const PagedCache& cache,
-                                 const PagedSequences& sequences) {
+                                 const PagedSequences& sequences, float scale) {
   check_cache("paged_attention: cache", cache);
   PagedSizes p{};
   p.pages = cache.k.shape[0];
@@ -47,7 +46,7 @@ PagedSizes check_paged_attention(const Tensor& out, const Tensor& q, const Paged
   z.K = cache.k.shape[1];
   z.D = cache.k.shape[3];
   z.Dp = attention::padded(z.D);
-  z.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(z.D)));
+  z.scale = attention::score_scale(scale, z.D);
   UPCYCLE_CHECK(q.rank == 2 && q.columns() > 0 && q.columns() % (z.K * z.D) == 0,
                 "paged_attention: q {} does not hold a multiple of {} heads of size {}", q.describe(), z.K, z.D);
   z.N = q.columns() / z.D;

@@ -18,6 +18,6 @@ struct PagedSizes {
 };
 // Checks what needs no device data.
 PagedSizes check_paged_attention(const Tensor& out, const Tensor& q, const PagedCache& cache,
-                                 const PagedSequences& sequences);
+                                 const PagedSequences& sequences, float scale);
 
 }  // namespace upcycle

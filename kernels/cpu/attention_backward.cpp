@@ -169,9 +169,9 @@ std::size_t CpuOps::attention_backward_workspace(const OpLimits& limits) {
 void CpuOps::attention_backward(Stream& stream, Workspace workspace, const Tensor& dq, const Tensor& dk,
                                 const Tensor& dv, const Tensor& dout, const Tensor& q, const Tensor& k, const Tensor& v,
                                 const Tensor& out, const Tensor& lse, std::int64_t D,
-                                const PackedSequences& q_sequences, const PackedSequences& k_sequences) {
+                                const PackedSequences& q_sequences, const PackedSequences& k_sequences, float scale) {
   using namespace attention;
-  const Sizes z = check_sizes(out, lse, q, k, v, D, q_sequences, k_sequences);
+  const Sizes z = check_sizes(out, lse, q, k, v, D, q_sequences, k_sequences, scale);
   check_gradients(z, dq, dk, dv, dout, q);
   const std::size_t needed = backward_workspace(z.Tq, z.N, D);
   check_workspace("attention_backward", workspace, needed);

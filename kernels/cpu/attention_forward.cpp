@@ -46,9 +46,9 @@ std::size_t CpuOps::attention_forward_workspace(const OpLimits& limits) {
 
 void CpuOps::attention_forward(Stream& stream, Workspace workspace, const Tensor& out, const Tensor& lse,
                                const Tensor& q, const Tensor& k, const Tensor& v, std::int64_t D,
-                               const PackedSequences& q_sequences, const PackedSequences& k_sequences) {
+                               const PackedSequences& q_sequences, const PackedSequences& k_sequences, float scale) {
   using namespace attention;
-  const Sizes z = check_sizes(out, lse, q, k, v, D, q_sequences, k_sequences);
+  const Sizes z = check_sizes(out, lse, q, k, v, D, q_sequences, k_sequences, scale);
   const std::size_t needed = forward_workspace(D);
   check_workspace("attention_forward", workspace, needed);
   const std::int64_t heads = q_sequences.count * z.K;

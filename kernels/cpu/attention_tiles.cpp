@@ -37,8 +37,8 @@ void exchange_quarters(Vec* rows) {
 }  // namespace
 
 Sizes check_sizes(const Tensor& out, const Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v,
-                  std::int64_t D, const PackedSequences& q_sequences, const PackedSequences& k_sequences) {
-  const Sizes z = sizes_of(out, lse, q, k, v, D, q_sequences, k_sequences);
+                  std::int64_t D, const PackedSequences& q_sequences, const PackedSequences& k_sequences, float scale) {
+  const Sizes z = sizes_of(out, lse, q, k, v, D, q_sequences, k_sequences, scale);
   check_offsets("attention: q_sequences", q_sequences, z.Tq);
   check_offsets("attention: k_sequences", k_sequences, z.Tk);
   return z;

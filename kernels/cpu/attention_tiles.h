@@ -22,7 +22,7 @@ struct Span {
 
 // sizes_of, and also throws Error unless the offsets ascend and stay within the rows.
 Sizes check_sizes(const Tensor& out, const Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v,
-                  std::int64_t D, const PackedSequences& q_sequences, const PackedSequences& k_sequences);
+                  std::int64_t D, const PackedSequences& q_sequences, const PackedSequences& k_sequences, float scale);
 Span span_of(std::int64_t sequence, const PackedSequences& q_sequences, const PackedSequences& k_sequences);
 std::int64_t longest_of(const PackedSequences& sequences);
 

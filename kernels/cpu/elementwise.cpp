@@ -104,6 +104,18 @@ void add_as(Extent extent, const Tensor& out, const Tensor& a, const Tensor& b) 
   });
 }
 
+template <class T>
+void scale_as(Extent extent, const Tensor& out, const Tensor& x, float factor) {
+  T* const to = out.as<T>();
+  const T* const from = x.as<T>();
+  for_blocks(extent, [&](std::int64_t row, std::int64_t begin, std::int64_t width) {
+    T* const y = to + row * out.row_stride + begin;
+    const T* const in = from + row * x.row_stride + begin;
+#pragma omp simd
+    for (std::int64_t i = 0; i < width; ++i) put(y + i, get(in + i) * factor);
+  });
+}
+
 template <class To, class A>
 void add_to(Extent extent, const Tensor& out, const Tensor& a, const Tensor& b) {
   if (b.dtype == DType::BF16) return add_as<To, A, bf16>(extent, out, a, b);
@@ -143,6 +155,12 @@ void CpuOps::convert(Stream&, const Tensor& out, const Tensor& x) {
     default:
       return convert_to<double>(extent, out, x);
   }
+}
+
+void CpuOps::scale(Stream&, const Tensor& out, const Tensor& x, float factor) {
+  const Extent extent = check_scale(out, x);
+  if (x.dtype == DType::BF16) return scale_as<bf16>(extent, out, x, factor);
+  scale_as<float>(extent, out, x, factor);
 }
 
 void CpuOps::add(Stream&, const Tensor& out, const Tensor& a, const Tensor& b) {

@@ -254,9 +254,9 @@ std::size_t CpuOps::paged_attention_workspace(const OpLimits& limits) {
 }
 
 void CpuOps::paged_attention(Stream& stream, Workspace workspace, const Tensor& out, const Tensor& q,
-                             const PagedCache& cache, const PagedSequences& sequences) {
+                             const PagedCache& cache, const PagedSequences& sequences, float scale) {
   using namespace attention;
-  const PagedSizes p = check_paged_attention(out, q, cache, sequences);
+  const PagedSizes p = check_paged_attention(out, q, cache, sequences, scale);
   check_sequences(sequences, p);
   const std::int64_t heads = sequences.count * p.rows.K;
   check_workspace("paged_attention", workspace, paged_workspace(p.rows, heads, sequences.most_keys));

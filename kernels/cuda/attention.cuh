@@ -27,7 +27,7 @@ struct Rows {
 struct AttentionShape {
   int G, D;
   std::int64_t Tq;
-  float scale;  // 1 / sqrt(D)
+  float scale;  // of the scores
   const int *q_offsets, *k_offsets;
   unsigned tiles;      // of the longest sequence
   bool whole_vectors;  // rows may be read 16 bytes at a time

@@ -200,9 +200,9 @@ namespace upcycle {
 void CudaOps::attention_backward(Stream& stream, Workspace workspace, const Tensor& dq, const Tensor& dk,
                                  const Tensor& dv, const Tensor& dout, const Tensor& q, const Tensor& k,
                                  const Tensor& v, const Tensor& out, const Tensor& lse, std::int64_t D,
-                                 const PackedSequences& q_sequences, const PackedSequences& k_sequences) {
+                                 const PackedSequences& q_sequences, const PackedSequences& k_sequences, float scale) {
   using namespace cuda;
-  const attention::Sizes z = attention::sizes_of(out, lse, q, k, v, D, q_sequences, k_sequences);
+  const attention::Sizes z = attention::sizes_of(out, lse, q, k, v, D, q_sequences, k_sequences, scale);
   attention::check_gradients(z, dq, dk, dv, dout, q);
   const std::size_t needed = scratch::attention_delta(z.Tq, z.N);
   check_workspace("attention_backward", workspace, needed);

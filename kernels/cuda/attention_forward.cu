@@ -123,9 +123,9 @@ namespace upcycle {
 
 void CudaOps::attention_forward(Stream& stream, Workspace, const Tensor& out, const Tensor& lse, const Tensor& q,
                                 const Tensor& k, const Tensor& v, std::int64_t D, const PackedSequences& q_sequences,
-                                const PackedSequences& k_sequences) {
+                                const PackedSequences& k_sequences, float scale) {
   using namespace cuda;
-  const attention::Sizes z = attention::sizes_of(out, lse, q, k, v, D, q_sequences, k_sequences);
+  const attention::Sizes z = attention::sizes_of(out, lse, q, k, v, D, q_sequences, k_sequences, scale);
   const std::int64_t rows = q_sequences.longest * z.G;
   if (rows == 0 || q_sequences.count == 0) return;
   const AttentionShape s = attention_shape(z, q_sequences, k_sequences, {&q, &k, &v});

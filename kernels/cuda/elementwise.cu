@@ -2,8 +2,8 @@
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/rows.cuh"
 
-// fill, convert and add. Groups have kGroup elements if all rows begin at multiples of 16 bytes (the last of a row may
-// be shorter), else one.
+// fill, convert, scale and add. Groups have kGroup elements if all rows begin at multiples of 16 bytes (the last of a
+// row may be shorter), else one.
 namespace upcycle {
 namespace {
 
@@ -127,6 +127,24 @@ void convert_as(Stream& stream, Extent extent, const Tensor& out, const Tensor& 
   launch_convert<To, From>(stream, extent, out, x, convert_kernel<To, From, N>, N, convert_kernel<To, From, 1>);
 }
 
+// ---- scale
+template <class T, int N>
+__global__ void scale_kernel(RowGrid grid, T* out, std::int64_t out_stride, const T* x, std::int64_t x_stride,
+                             std::int64_t columns, float factor) {
+  for_group<N>(
+      grid, columns,
+      [&](std::int64_t row, std::int64_t i) {
+        if constexpr (N > 1) {
+          float f[N];
+          Access<T, N>::load(f, x + row * x_stride + i);
+#pragma unroll
+          for (int j = 0; j < N; ++j) f[j] *= factor;
+          Access<T, N>::store(out + row * out_stride + i, f);
+        }
+      },
+      [&](std::int64_t row, std::int64_t i) { put(out + row * out_stride + i, get(x + row * x_stride + i) * factor); });
+}
+
 // ---- add
 template <class To, class A, class B, int N>
 __global__ void add_kernel(RowGrid grid, To* out, std::int64_t out_stride, const A* a, std::int64_t a_stride,
@@ -188,6 +206,17 @@ void CudaOps::convert(Stream& stream, const Tensor& out, const Tensor& x) {
     return with_type(x, [&]<class From>(From*) { convert_as<double, From>(stream, extent, out, x); });
   if (x.dtype == DType::F32) return convert_as<__nv_bfloat16, float>(stream, extent, out, x);
   return convert_as<float, __nv_bfloat16>(stream, extent, out, x);
+}
+
+void CudaOps::scale(Stream& stream, const Tensor& out, const Tensor& x, float factor) {
+  const Extent extent = check_scale(out, x);
+  const bool aligned = rows_aligned(out, extent) && rows_aligned(x, extent);
+  const std::int64_t per = aligned ? kGroup : 1;
+  with_type(x, [&]<class T>(T*) {
+    launch_rows("scale", stream, extent.rows, (extent.columns + per - 1) / per,
+                aligned ? scale_kernel<T, kGroup> : scale_kernel<T, 1>, static_cast<T*>(out.data), out.row_stride,
+                static_cast<const T*>(x.data), x.row_stride, extent.columns, factor);
+  });
 }
 
 void CudaOps::add(Stream& stream, const Tensor& out, const Tensor& a, const Tensor& b) {

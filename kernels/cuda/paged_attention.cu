@@ -209,9 +209,9 @@ void with_group(std::int64_t G, const F& f) {
 namespace upcycle {
 
 void CudaOps::paged_attention(Stream& stream, Workspace workspace, const Tensor& out, const Tensor& q,
-                              const PagedCache& cache, const PagedSequences& sequences) {
+                              const PagedCache& cache, const PagedSequences& sequences, float scale) {
   using namespace cuda;
-  const PagedSizes p = check_paged_attention(out, q, cache, sequences);
+  const PagedSizes p = check_paged_attention(out, q, cache, sequences, scale);
   const attention::Sizes& z = p.rows;
   UPCYCLE_CHECK(z.Tq * z.N < INT32_MAX && sequences.count * std::max<std::int64_t>(p.columns, kMostRanges) < INT32_MAX,
                 "paged_attention: q {} and pages {} are more than a launch holds", q.describe(),

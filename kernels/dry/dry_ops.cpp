@@ -43,20 +43,20 @@ class DryOps final : public NoOps {
 
   void attention_forward(Stream&, Workspace, const Tensor& out, const Tensor& lse, const Tensor& q, const Tensor& k,
                          const Tensor& v, std::int64_t, const PackedSequences& q_sequences,
-                         const PackedSequences& k_sequences) override {
+                         const PackedSequences& k_sequences, float) override {
     count(2 * causal_products(q, q_sequences, k_sequences), {&out, &lse, &q, &k, &v});
   }
   // Recomputes the scores, then four products: dv, dp, dq, dk.
   void attention_backward(Stream&, Workspace, const Tensor& dq, const Tensor& dk, const Tensor& dv, const Tensor& dout,
                           const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
-                          std::int64_t, const PackedSequences& q_sequences,
-                          const PackedSequences& k_sequences) override {
+                          std::int64_t, const PackedSequences& q_sequences, const PackedSequences& k_sequences,
+                          float) override {
     count(5 * causal_products(q, q_sequences, k_sequences), {&dq, &dk, &dv, &dout, &q, &k, &v, &out, &lse});
   }
 
   // The host knows only the largest sizes: exact where all sequences are alike, else an upper bound.
   void paged_attention(Stream&, Workspace, const Tensor& out, const Tensor& q, const PagedCache& cache,
-                       const PagedSequences& sequences) override {
+                       const PagedSequences& sequences, float) override {
     const double keys = number(sequences.most_keys), per_key = number(cache.k.shape[1] * cache.k.shape[3]);
     const double rows = std::min(number(q.shape[0]), number(sequences.count * sequences.most_rows));
     count(4 * rows * (keys - number(sequences.most_rows) / 2) * number(q.shape[1]), {&out, &q});

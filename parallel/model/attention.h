@@ -32,17 +32,18 @@ struct CachedSequences {
 };
 
 // out (T_local, H) = attention of x (T_local, H), the normalised residual, within the batch's sequences.
-void attention_forward(const ModelContext& m, const LayerWeights& w, const Tensor& out, const Tensor& x,
-                       const AttentionState& saved, const Batch& batch, const SequenceBuffers& buffers);
+void attention_forward(const ModelContext& m, std::int64_t layer, const LayerWeights& w, const Tensor& out,
+                       const Tensor& x, const AttentionState& saved, const Batch& batch,
+                       const SequenceBuffers& buffers);
 
 // The same over cached sequences: the new keys and values join the layer's cache. Of `saved`, lse is not written.
-void attention_cached(const ModelContext& m, const LayerWeights& w, const Tensor& out, const Tensor& x,
-                      const AttentionState& saved, const Tensor& positions, std::int64_t layer,
+void attention_cached(const ModelContext& m, std::int64_t layer, const LayerWeights& w, const Tensor& out,
+                      const Tensor& x, const AttentionState& saved, const Tensor& positions,
                       const CachedSequences& cached, const SequenceBuffers& buffers);
 
 // dx (T_local, H) = the gradient of x, from dout (T_local, H) that of out; weights' gradients are added to g.
-void attention_backward(const ModelContext& m, const LayerWeights& w, const LayerWeights& g, const Tensor& dx,
-                        const Tensor& dout, const Tensor& x, const AttentionState& saved, const Batch& batch,
-                        const AttentionScratch& scratch, const SequenceBuffers& buffers);
+void attention_backward(const ModelContext& m, std::int64_t layer, const LayerWeights& w, const LayerWeights& g,
+                        const Tensor& dx, const Tensor& dout, const Tensor& x, const AttentionState& saved,
+                        const Batch& batch, const AttentionScratch& scratch, const SequenceBuffers& buffers);
 
 }  // namespace upcycle

@@ -20,7 +20,7 @@ struct ModelContext {
   Ops* ops;
   Workspace workspace;  // of one op call
   const Mesh* mesh;
-  Tensor rope_table;  // fp32 (max positions, D)
+  Tensor rope_table;  // fp32 (max positions, R)
 
   std::int64_t T() const { return pass.T(); }
   std::int64_t T_local() const { return pass.T() / mesh->layout.tp; }

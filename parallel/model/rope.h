@@ -4,8 +4,15 @@
 
 namespace upcycle {
 
-// Fills table fp32 (positions, D), host memory: cos of the D/2 angles position * theta^(-2i/D), then their sin; with
-// Llama-3's frequency scaling where the model asks for it (rope_type "llama3", Llama 3.1 model card).
-void fill_rope_table(const Tensor& table, const ModelConfig& model);
+// Fills table fp32 (positions, R), host memory: cos of the R/2 angles position * theta^(-2i/R), then their sin,
+// stretched as model.rope_scaling says, in fp64. `S`, the length of the sequences that the table is for, chooses
+// between longrope's two sets of divisors: one table is not right for sequences on both sides of the original length.
+void fill_rope_table(const Tensor& table, const ModelConfig& model, std::int64_t S);
+
+// InputError, beginning with `what`, where a pass over sequences of `shortest` to `longest` tokens would not compute
+// what the model says: attention within a window that does not hold them, or longrope on both sides of the original
+// length.
+void check_sequence_length(const ModelConfig& model, std::int64_t shortest, std::int64_t longest,
+                           const std::string& what);
 
 }  // namespace upcycle

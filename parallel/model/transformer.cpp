@@ -23,7 +23,7 @@ Transformer make_transformer(Arena& arena, const ModelConfig& model, const PassS
   m.table = make_param_table(model, mesh.layout, mesh.at);
   const OpLimits limits = op_limits(m.sizes, pass, mesh.layout);
   const std::int64_t positions = std::max(pass.S, pass.positions);
-  m.rope_table = arena.take(DType::F32, {positions, m.sizes.D});
+  m.rope_table = arena.take(DType::F32, {positions, model.rotary_size()});
   m.activations = layout_activations(arena, model, m.sizes, mesh.layout, pass, ops.workspace_bytes(limits));
   const Scratch& c = m.activations.scratch;
   m.workspace = {c.workspace.data, c.workspace.bytes()};
@@ -38,7 +38,8 @@ Transformer make_transformer(Arena& arena, const ModelConfig& model, const PassS
   }
   if (arena.allocated()) {
     std::vector<float> host(static_cast<std::size_t>(m.rope_table.size()));
-    fill_rope_table(Tensor(host.data(), DType::F32, {positions, m.sizes.D}), model);
+    fill_rope_table(Tensor(host.data(), DType::F32, {positions, model.rotary_size()}), model,
+                    pass.sequences > 0 ? pass.positions : pass.S);
     device.copy_from_host(stream, m.rope_table.data, host.data(), m.rope_table.bytes());
     stream.synchronize();
     ops.prepare(limits);
@@ -79,6 +80,11 @@ void norm_backward(const ModelContext& m, const Tensor& dx, const Tensor& dweigh
   m.ops->rms_norm_backward(*m.stream, m.workspace, dx, dweight, dout, x, weight, saved.rstd);
 }
 
+// x *= factor.
+void scale_by(const ModelContext& m, const Tensor& x, double factor) {
+  if (factor != 1) m.ops->scale(*m.stream, x, x, static_cast<float>(factor));
+}
+
 // The two branches of a layer, attention and the MLP or the experts, have a norm each (norm_placement): of what it
 // reads, kept in norm.out, or of what it gives, norm.in.
 
@@ -97,6 +103,7 @@ Tensor branch_input(const ModelContext& m, const NormState& norm, const Tensor& 
 Tensor branch_output(const NormState& norm, const Tensor& out) { return norm.in ? norm.in : out; }
 void finish_branch(const ModelContext& m, const NormState& norm, const Tensor& out, const Tensor& weight) {
   if (norm.in) add_and_norm(m, {out, norm.rstd, {}}, norm.in, Tensor{}, Tensor{}, weight);
+  scale_by(m, out, m.config.residual_multiplier);
 }
 
 // What a branch has read, for its backward: the norm of the residual x, made again if it was not kept, or x.
@@ -106,12 +113,18 @@ Tensor branch_input_again(const ModelContext& m, const NormState& norm, const Te
   return norm.out;
 }
 
-// The gradient of what a branch gives, from dx, that of the residual after it: in `dbranch`, or dx itself.
+// The gradient of what a branch gives, from dx, that of the residual after it: dx itself, or in `dbranch`, by way of
+// `scratch`.
 Tensor branch_output_backward(const ModelContext& m, const NormState& norm, const Tensor& dbranch,
-                              const Tensor& dweight, const Tensor& dx, const Tensor& weight) {
-  if (!norm.in) return dx;
+                              const Tensor& scratch, const Tensor& dweight, const Tensor& dx, const Tensor& weight) {
+  Tensor dout = dx;
+  if (m.config.residual_multiplier != 1) {
+    dout = norm.in ? scratch : dbranch;
+    m.ops->scale(*m.stream, dout, dx, static_cast<float>(m.config.residual_multiplier));
+  }
+  if (!norm.in) return dout;
   m.ops->fill(*m.stream, dbranch, 0);
-  norm_backward(m, dbranch, dweight, dx, norm.in, weight, norm);
+  norm_backward(m, dbranch, dweight, dout, norm.in, weight, norm);
   return dbranch;
 }
 
@@ -135,9 +148,9 @@ void layer_forward(Transformer& m, std::int64_t layer, const Tensor& out, const 
   const Tensor attention_in = branch_input(m, a.attention_norm, a.x, x, delta, w.attention_norm);
   const Tensor attended = branch_output(a.attention_norm, c.branch);
   if (cached == nullptr)
-    attention_forward(m, w, attended, attention_in, a.attention, batch, sequence_buffers(m, attended));
+    attention_forward(m, layer, w, attended, attention_in, a.attention, batch, sequence_buffers(m, attended));
   else
-    attention_cached(m, w, attended, attention_in, a.attention, batch.positions, layer, *cached,
+    attention_cached(m, layer, w, attended, attention_in, a.attention, batch.positions, *cached,
                      sequence_buffers(m, attended));
   finish_branch(m, a.attention_norm, c.branch, w.attention_norm);
   const Tensor mlp_in = branch_input(m, a.mlp_norm, a.x_mid, a.x, c.branch, w.mlp_norm);
@@ -179,7 +192,7 @@ void layer_backward(Transformer& m, std::int64_t layer, const Tensor& dx, const 
   const Scratch& c = m.activations.scratch;
   const SequenceBuffers buffers = sequence_buffers(m, c.dnorm);
   const Tensor mlp_in = branch_input_again(m, a.mlp_norm, a.x_mid, w.mlp_norm);
-  const Tensor dmlp = branch_output_backward(m, a.mlp_norm, c.branch, g.mlp_norm, dx, w.mlp_norm);
+  const Tensor dmlp = branch_output_backward(m, a.mlp_norm, c.branch, c.dnorm, g.mlp_norm, dx, w.mlp_norm);
   if (m.config.is_moe_layer(layer))
     moe_backward(m, w, g, c.dnorm, dmlp, mlp_in, share, a.moe, c.moe, buffers);
   else
@@ -188,8 +201,8 @@ void layer_backward(Transformer& m, std::int64_t layer, const Tensor& dx, const 
   show_gradient(m, layer, "dx_mid", dx);
   const Tensor attention_in = branch_input_again(m, a.attention_norm, a.x, w.attention_norm);
   const Tensor dattended =
-      branch_output_backward(m, a.attention_norm, c.branch, g.attention_norm, dx, w.attention_norm);
-  attention_backward(m, w, g, c.dnorm, dattended, attention_in, a.attention, batch, c.attention, buffers);
+      branch_output_backward(m, a.attention_norm, c.branch, c.dnorm, g.attention_norm, dx, w.attention_norm);
+  attention_backward(m, layer, w, g, c.dnorm, dattended, attention_in, a.attention, batch, c.attention, buffers);
   branch_input_backward(m, a.attention_norm, dx, g.attention_norm, c.dnorm, a.x, w.attention_norm);
 }
 
@@ -204,6 +217,7 @@ void forward_hidden(Transformer& m, const Batch& batch, double share, const Cach
   Tensor x = a.layers.front().x, delta;  // the residual is x + delta: the next norm adds
   m.arrivals.wait(*m.stream, -1);
   embedding_forward(m, x, m.weights.embedding, batch.tokens, sequence_buffers(m, x));
+  scale_by(m, x, m.config.embedding_multiplier);
   for (std::int64_t l = 0; l < m.sizes.L; ++l) {
     m.arrivals.wait(*m.stream, l);
     layer_forward(m, l, a.scratch.branch, x, delta, batch, share, cached);
@@ -213,6 +227,7 @@ void forward_hidden(Transformer& m, const Batch& batch, double share, const Cach
   }
   m.arrivals.wait(*m.stream, m.sizes.L);
   add_and_norm(m, a.final_norm, a.x_last, x, delta, m.weights.final_norm);
+  scale_by(m, a.final_norm.out, 1 / m.config.logits_scaling);
 }
 
 void set_rows(Transformer& m, const Activations& whole, std::int64_t T, std::int64_t padding) {
@@ -249,6 +264,7 @@ void backward(Transformer& m, const Batch& batch, const LossScale& scale, const 
   head_backward(m, m.weights.head, m.gradients.head, dnorm, a.final_norm.out, batch.targets,
                 scale.valid_tokens_global > 0 ? static_cast<float>(1 / scale.valid_tokens_global) : 0.0f, a.head,
                 sequence_buffers(m, dnorm));
+  scale_by(m, dnorm, 1 / m.config.logits_scaling);
   m.ops->fill(*m.stream, dx, 0);
   norm_backward(m, dx, m.gradients.final_norm, dnorm, a.x_last, m.weights.final_norm, a.final_norm);
   show_gradient(m, -1, "dx", dx);
@@ -259,6 +275,7 @@ void backward(Transformer& m, const Batch& batch, const LossScale& scale, const 
     show_gradient(m, l, "dx", dx);
     complete(l);
   }
+  scale_by(m, dx, m.config.embedding_multiplier);
   embedding_backward(m, m.gradients.embedding, dx, batch.tokens, sequence_buffers(m, Tensor{}));
   complete(-1);
 }

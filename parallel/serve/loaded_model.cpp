@@ -3,6 +3,7 @@
 #include "core/check.h"
 #include "core/error.h"
 #include "parallel/checkpoint/load.h"
+#include "parallel/model/rope.h"
 #include "parallel/model/transformer.h"
 
 namespace upcycle {
@@ -49,6 +50,7 @@ Pass make_pass(const LoadedModel& m, std::int64_t B, std::int64_t S) {
   if (S >= m.config.max_position_embeddings + m.mesh->layout.tp)
     input_error("a sequence of {} tokens is longer than the model's max_position_embeddings {}; shorten it", S,
                 m.config.max_position_embeddings);
+  check_sequence_length(m.config, S - m.mesh->layout.tp + 1, S, "this command");  // S may be filled up to a multiple
   Pass pass;
   const PassShape shape = forward_only(m.dtype, B, S);
   const auto layout = [&] {

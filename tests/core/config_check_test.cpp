@@ -130,7 +130,24 @@ TEST(CheckModel, Experts) {
 
 TEST(CheckModel, RopeScaling) {
   using M = ModelConfig;
-  expect_bad_model([](M& m) { m.rope_scaling.rope_type = "yarn"; }, "rope_scaling.rope_type: found 'yarn'");
+  expect_bad_model([](M& m) { m.rope_scaling.rope_type = "su"; }, "rope_scaling.rope_type: found 'su'");
+  expect_bad_model([](M& m) { m.rope_scaling.rope_type = "longrope"; },
+                   "rope_scaling.short_factor: found 0 numbers, expected 4, half of the 8 elements");
+  expect_bad_model(
+      [](M& m) {
+        m.rope_scaling.rope_type = "longrope";
+        m.rope_scaling.short_factor = m.rope_scaling.long_factor = {1, 2, 3, 4};
+        m.rope_scaling.long_factor[2] = 0;
+      },
+      "rope_scaling.long_factor: found 0, expected numbers > 0");
+  expect_bad_model(
+      [](M& m) {
+        m.rope_scaling.rope_type = "yarn";
+        m.rope_scaling.beta_slow = 40;
+      },
+      "rope_scaling.beta_fast: found 32, expected more than beta_slow = 40");
+  expect_bad_model([](M& m) { m.partial_rotary_factor = 0.4; }, "partial_rotary_factor: found 0.4, expected an even");
+  expect_bad_model([](M& m) { m.partial_rotary_factor = 1.5; }, "partial_rotary_factor: found 1.5");
   expect_bad_model([](M& m) { m.rope_scaling.factor = 8; },
                    "rope_scaling.factor: found 8, expected 1 where rope_type is empty");
   expect_bad_model([](M& m) { m.rope_scaling = {"llama3", 0.5, 1, 4, 8192}; }, "rope_scaling.factor: found 0.5");
@@ -184,6 +201,12 @@ TEST(CheckTrain, StepsAndBatches) {
   expect_bad_run([](Config& c) { c.train.steps = -1; }, "train.steps: found -1");
   expect_bad_run([](Config& c) { c.train.seq_length = 4096; },
                  "train.seq_length: found 4096, expected at most model.max_position_embeddings = 2048");
+  expect_bad_run(
+      [](Config& c) {
+        c.model.sliding_window = 64;
+        c.train.seq_length = 65;
+      },
+      "train.seq_length: found 65, expected at most model.sliding_window = 64");
   expect_bad_run([](Config& c) { c.train.micro_batch_size = 3; },
                  "train.global_batch_size: found 8, expected a multiple of train.micro_batch_size = 3");
   expect_bad_run([](Config& c) { c.train.micro_batch_size = 0; }, "train.micro_batch_size: found 0");

@@ -173,15 +173,35 @@ struct AttentionTest : OpTest {
     std::align(64, 1, at, space);
     return {at, space};
   }
-  void forward(const Buffers& b) {
+  void forward(const Buffers& b, float scale = 0) {
     ops->attention_forward(*stream, workspace(b.p), b.out, b.lse, b.q, b.k, b.v, b.p.D, b.q_sequences.packed,
-                           b.k_sequences.packed);
+                           b.k_sequences.packed, scale);
   }
-  void backward(const Buffers& b) {
+  void backward(const Buffers& b, float scale = 0) {
     ops->attention_backward(*stream, workspace(b.p), b.dq, b.dk, b.dv, b.dout, b.q, b.k, b.v, b.out, b.lse, b.p.D,
-                            b.q_sequences.packed, b.k_sequences.packed);
+                            b.q_sequences.packed, b.k_sequences.packed, scale);
   }
 };
+
+// Twice the usual factor on scores is twice the query: powers of two change no other bit.
+TEST_F(AttentionTest, ScalesScores) {
+  for (const DType dtype : {DType::F32, DType::BF16})
+    for (const bool aligned : {false, true}) {
+      const Problem p{{7, 130, 64}, {7, 130, 64}, 4, 2, 64, dtype, 1, aligned};
+      const Buffers scaled(p), doubled(p);
+      ops->scale(*stream, doubled.q, doubled.q, 2);
+      forward(scaled, 0.25f);
+      backward(scaled, 0.25f);
+      forward(doubled);
+      backward(doubled);
+      ops->scale(*stream, doubled.dq, doubled.dq, 2);
+      EXPECT_TRUE(same_bits(scaled.out, doubled.out));
+      EXPECT_TRUE(same_bits(scaled.lse, doubled.lse));
+      EXPECT_EQ(values_of(scaled.dq), values_of(doubled.dq));
+      EXPECT_EQ(values_of(scaled.dk), values_of(doubled.dk));
+      EXPECT_EQ(values_of(scaled.dv), values_of(doubled.dv));
+    }
+}
 
 std::vector<Problem> problems() {
   std::vector<Problem> all;

@@ -120,6 +120,29 @@ TEST_F(ElementwiseTest, AddInPlace) {
   EXPECT_TRUE(same_bits(a, apart));
 }
 
+TEST_F(ElementwiseTest, ScalesInPlaceOrNot) {
+  for (const DType dtype : {DType::F32, DType::BF16}) {
+    const HostTensor wide = random_tensor(dtype, {9, 50}, "x"), before = copy_of(wide);
+    HostTensor out(dtype, {9, 12});
+    ops->scale(*stream, out, wide.slice_columns(7, 19), 0.3f);
+    ops->scale(*stream, wide.slice_columns(7, 19), wide.slice_columns(7, 19), 0.3f);
+    for (std::int64_t t = 0; t < 9; ++t)
+      for (std::int64_t h = 0; h < 50; ++h) {
+        const auto x = static_cast<float>(before.get(t * 50 + h));
+        const bool inside = h >= 7 && h < 19;
+        const float scaled = dtype == DType::F32 ? x * 0.3f : to_float(to_bf16(x * 0.3f));
+        EXPECT_EQ(wide.get(t * 50 + h), inside ? scaled : x);
+        if (inside) {
+          EXPECT_EQ(out.get(t * 12 + h - 7), scaled);
+        }
+      }
+    HostTensor x = random_tensor(dtype, {50001}, "x"), apart(dtype, {50001});
+    ops->scale(*stream, apart, x, 1.7f);
+    ops->scale(*stream, x, x, 1.7f);
+    EXPECT_TRUE(same_bits(x, apart));
+  }
+}
+
 TEST_F(ElementwiseTest, ShapesAndTypesAreChecked) {
   const HostTensor a(DType::F32, {4}), b(DType::F32, {5}), i(DType::I32, {4}), d(DType::F64, {4});
   EXPECT_THROW(ops->convert(*stream, a, b), Error);
@@ -128,6 +151,8 @@ TEST_F(ElementwiseTest, ShapesAndTypesAreChecked) {
   EXPECT_THROW(ops->add(*stream, a, a, b), Error);
   EXPECT_THROW(ops->add(*stream, a, a, i), Error);
   EXPECT_THROW(ops->add(*stream, a, d, a), Error);
+  EXPECT_THROW(ops->scale(*stream, d, d, 2), Error);
+  EXPECT_THROW(ops->scale(*stream, a, b, 2), Error);
   EXPECT_THROW(ops->fill(*stream, Tensor(nullptr, DType::F32, {3}), 1), Error);
 }
 

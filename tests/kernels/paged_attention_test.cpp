@@ -160,8 +160,22 @@ struct PagedAttentionTest : OpTest {
       ops->store_in_pages(*stream, b.cache(), b.k[i], b.v[i], slots);
     }
   }
-  void attend(const Buffers& b) { ops->paged_attention(*stream, workspace(b.p), b.out, b.q, b.cache(), b.sequences()); }
+  void attend(const Buffers& b, float scale = 0) {
+    ops->paged_attention(*stream, workspace(b.p), b.out, b.q, b.cache(), b.sequences(), scale);
+  }
 };
+
+// Twice the usual factor on scores is twice the query: powers of two change no other bit.
+TEST_F(PagedAttentionTest, ScalesScores) {
+  for (const DType dtype : {DType::F32, DType::BF16}) {
+    const Buffers scaled({{1, 70, 1, 33, 5}, {200, 70, 3, 130, 90}, 8, 2, 64, 16, dtype, 3}), doubled(scaled.p);
+    for (const Buffers* b : {&scaled, &doubled}) store(*b);
+    ops->scale(*stream, doubled.q, doubled.q, 2);
+    attend(scaled, 0.25f);
+    attend(doubled);
+    EXPECT_TRUE(same_bits(scaled.out, doubled.out));
+  }
+}
 
 std::vector<Problem> problems() {
   std::vector<Problem> all;

@@ -60,6 +60,24 @@ TEST_F(RopeTest, TurnsEachPairByItsAngle) {
   }
 }
 
+TEST_F(RopeTest, TurnsOnlyTheFirstElementsOfAHead) {
+  for (const DType dtype : {DType::F32, DType::BF16}) {
+    for (const auto& [R, D] : {std::pair{8, 12}, {32, 64}, {96, 128}, {2, 7}}) {
+      SCOPED_TRACE(fmt::format("{} R {} D {}", name_of(dtype), R, D));
+      const std::int64_t T = 11, heads = 3;
+      const HostTensor x = random_tensor(dtype, {T, heads * D}, "x"), whole = copy_of(x), part(dtype, {T, heads * R});
+      for (std::int64_t t = 0; t < T; ++t)
+        for (std::int64_t i = 0; i < heads * R; ++i)
+          set(part, t * heads * R + i, x.get((t * heads + i / R) * D + i % R));
+      const HostTensor cos_sin = table(R), p = positions(T);
+      ops->rope(*stream, x, D, cos_sin, p, false);
+      ops->rope(*stream, part, R, cos_sin, p, false);
+      for (std::int64_t i = 0; i < x.size(); ++i)
+        ASSERT_EQ(x.get(i), i % D < R ? part.get(i / D * R + i % D) : whole.get(i)) << i;
+    }
+  }
+}
+
 // A rotation's inverse is its transpose, so <rope(x), y> = <x, inverse(y)> makes it the gradient too.
 TEST_F(RopeTest, InverseIsTheGradient) {
   const std::int64_t T = 13, D = 16;
@@ -104,7 +122,7 @@ TEST_F(RopeTest, SameBitsForEveryThreadCount) {
 TEST_F(RopeTest, RefusesWhatDoesNotFit) {
   const HostTensor x(DType::F32, {4, 24}), cos_sin = table(8), p = positions(4);
   EXPECT_NO_THROW(ops->rope(*stream, x, 8, cos_sin, p, false));
-  EXPECT_THROW(ops->rope(*stream, x, 3, cos_sin, p, false), Error);
+  EXPECT_THROW(ops->rope(*stream, x, 6, cos_sin, p, false), Error);
   EXPECT_THROW(ops->rope(*stream, x, 16, cos_sin, p, false), Error);
   EXPECT_THROW(ops->rope(*stream, x, 8, table(12), p, false), Error);
   for (const std::int64_t outside : {kPositions, std::int64_t{-1}}) {

@@ -16,8 +16,9 @@ ModelConfig model_with_heads_of(std::int64_t D) {
 }
 
 std::vector<float> table_of(const ModelConfig& model, std::int64_t positions) {
-  std::vector<float> values(static_cast<std::size_t>(positions * model.head_dim));
-  fill_rope_table(Tensor(values.data(), DType::F32, {positions, model.head_dim}), model);
+  const std::int64_t R = model.rotary_size();
+  std::vector<float> values(static_cast<std::size_t>(positions * R));
+  fill_rope_table(Tensor(values.data(), DType::F32, {positions, R}), model, positions);
   return values;
 }
 
