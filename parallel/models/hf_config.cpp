@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
-#include <optional>
-#include <set>
 
 #include "core/check.h"
 #include "core/config/check.h"
@@ -12,6 +10,7 @@
 #include "core/error.h"
 #include "core/suggest.h"
 #include "parallel/models/family.h"
+#include "parallel/models/rope_config.h"
 
 namespace upcycle {
 namespace {
@@ -30,79 +29,39 @@ void refuse_unsupported(const ConfigObject& file, const Family& family, const Mo
     file.refuse("mlp_bias", fmt::format("false; {} models have none", family.name));
   for (const char* key : {"attention_dropout", "router_jitter_noise"})
     if (file.number(key, 0) != 0) file.refuse(key, "0; it is not supported, set it to 0 to train without");
-  if (file.number("partial_rotary_factor", 1) != 1)
-    file.refuse("partial_rotary_factor", "1; rotating a part of each head is not supported");
   if (file.find("quantization_config") != nullptr)
     file.refuse("quantization_config", "none; take the unquantized model");
-  if (file.boolean("use_sliding_window", true) && file.find("sliding_window") != nullptr &&
-      file.integer("sliding_window") < model.max_position_embeddings)
-    file.refuse("sliding_window",
-                fmt::format("null, or at least max_position_embeddings ({}): windows are not supported",
-                            model.max_position_embeddings));
-}
-
-struct Rope {
-  std::optional<double> theta;
-  RopeScaling scaling;
-};
-
-std::optional<Rope> read_rope(const ConfigObject& file, const char* key) {
-  const json* value = file.find(key);
-  if (value == nullptr) return {};
-  if (!value->is_object()) file.refuse(key, "an object");
-  const ConfigObject object{*value, file.where + ": " + key};
-  Rope rope;
-  if (object.find("rope_theta") != nullptr) rope.theta = object.number("rope_theta");
-  if (object.number("partial_rotary_factor", 1) != 1)
-    object.refuse("partial_rotary_factor", "1; rotating a part of each head is not supported");
-  const char* type_key = object.find("rope_type") != nullptr ? "rope_type" : "type";  // the older word
-  const std::string type = object.text(type_key, "default");
-  if (type == "default") return rope;
-  if (type != "llama3") object.refuse(type_key, "'default' or 'llama3'; other scalings are not supported");
-  rope.scaling = {type, object.number("factor"), object.number("low_freq_factor"), object.number("high_freq_factor"),
-                  object.integer("original_max_position_embeddings")};
-  return rope;
-}
-
-// transformers 4 writes rope_theta and rope_scaling, 5 writes rope_parameters; where a file has both they must agree.
-void read_rope(const ConfigObject& file, double default_theta, ModelConfig& model) {
-  const std::optional<Rope> old_form = read_rope(file, "rope_scaling"), new_form = read_rope(file, "rope_parameters");
-  if (old_form && new_form && old_form->scaling != new_form->scaling)
-    file.refuse("rope_scaling", "the same as rope_parameters; remove the wrong one");
-  std::optional<double> theta;
-  if (file.find("rope_theta") != nullptr) theta = file.number("rope_theta");
-  for (const auto& form : {old_form, new_form}) {
-    if (!form) continue;
-    if (!form->scaling.rope_type.empty()) model.rope_scaling = form->scaling;
-    if (form->theta && theta && *form->theta != *theta)
-      input_error("{}: rope_theta: found both {} and {}, expected one value; remove the wrong one", file.where, *theta,
-                  *form->theta);
-    if (form->theta) theta = form->theta;
-  }
-  model.rope_theta = theta.value_or(default_theta);
 }
 
 // What every family has words for; and what concerns only training, which no family says.
-const std::set<std::string, std::less<>> said_by_all{"hidden_size",
-                                                     "intermediate_size",
-                                                     "num_hidden_layers",
-                                                     "num_attention_heads",
-                                                     "num_key_value_heads",
-                                                     "head_dim",
-                                                     "vocab_size",
-                                                     "max_position_embeddings",
-                                                     "rope_theta",
-                                                     "rms_norm_eps",
-                                                     "initializer_range",
-                                                     "rope_scaling.rope_type",
-                                                     "rope_scaling.factor",
-                                                     "rope_scaling.low_freq_factor",
-                                                     "rope_scaling.high_freq_factor",
-                                                     "rope_scaling.original_max_position_embeddings",
-                                                     "tie_word_embeddings",
-                                                     "bos_token_id",
-                                                     "eos_token_id",
-                                                     "router_z_loss_coef"};
+bool said_by_all(const std::string& key) {
+  constexpr std::string_view keys[] = {
+      "hidden_size",         "intermediate_size", "num_hidden_layers", "num_attention_heads",
+      "num_key_value_heads", "head_dim",          "vocab_size",        "max_position_embeddings",
+      "rope_theta",          "rms_norm_eps",      "initializer_range", "tie_word_embeddings",
+      "bos_token_id",        "eos_token_id",      "router_z_loss_coef"};
+  return key.starts_with("rope_scaling.") || std::find(std::begin(keys), std::end(keys), key) != std::end(keys);
+}
+
+bool has_word(const Family& family, const std::string& key) {
+  return said_by_all(key) || std::find(family.expresses.begin(), family.expresses.end(), key) != family.expresses.end();
+}
+
+// A window is one of all layers or of none.
+void read_window(const ConfigObject& file, const Family& family, ModelConfig& model) {
+  if (!file.has("sliding_window") || !file.boolean("use_sliding_window", true)) return;
+  const std::int64_t window = file.integer("sliding_window");
+  if (window == 0) file.refuse("sliding_window", "at least 1, or null");
+  if (const json* types = file.find("layer_types"); types != nullptr && types->is_array()) {
+    const auto windowed = std::count(types->begin(), types->end(), "sliding_attention");
+    if (windowed == 0) return;
+    if (windowed < static_cast<std::ptrdiff_t>(types->size()) && window < model.max_position_embeddings)
+      file.refuse("layer_types",
+                  "one type of attention in all layers, or a sliding_window of at least "
+                  "max_position_embeddings");
+  }
+  if (window < model.max_position_embeddings || has_word(family, "sliding_window")) model.sliding_window = window;
+}
 
 void refuse_unsaid(const Family& family, const ModelConfig& model, const Refuse& refuse) {
   Config config;
@@ -112,9 +71,7 @@ void refuse_unsaid(const Family& family, const ModelConfig& model, const Refuse&
     if (!f.key.starts_with(section)) continue;
     const std::string key = f.key.substr(section.size());
     if (f.of_experts && !model.is_moe()) continue;  // has no meaning
-    if (said_by_all.count(key) != 0 ||
-        std::find(family.expresses.begin(), family.expresses.end(), key) != family.expresses.end())
-      continue;
+    if (has_word(family, key)) continue;
     const std::string found = value_text(config, f), expected = value_text(Config{}, f);
     if (found != expected) refuse(key.c_str(), found, expected);
   }
@@ -123,15 +80,6 @@ void refuse_unsaid(const Family& family, const ModelConfig& model, const Refuse&
 nlohmann::ordered_json config_json(const Family& family, const ModelConfig& model, DType dtype, const Refuse& refuse) {
   refuse_unsaid(family, model, refuse);
   const auto token = [](std::int64_t id) { return id < 0 ? json() : json(id); };
-  const RopeScaling& scaling = model.rope_scaling;
-  nlohmann::ordered_json rope;
-  rope["rope_type"] = scaling.rope_type.empty() ? "default" : scaling.rope_type;
-  if (!scaling.rope_type.empty()) {
-    rope["factor"] = scaling.factor;
-    rope["low_freq_factor"] = scaling.low_freq_factor;
-    rope["high_freq_factor"] = scaling.high_freq_factor;
-    rope["original_max_position_embeddings"] = scaling.original_max_position_embeddings;
-  }
   nlohmann::ordered_json file;
   file["architectures"] = {family.architecture};
   file["model_type"] = family.model_type;
@@ -150,12 +98,8 @@ nlohmann::ordered_json config_json(const Family& family, const ModelConfig& mode
   file["tie_word_embeddings"] = model.tie_word_embeddings;
   file["bos_token_id"] = token(model.bos_token_id);
   file["eos_token_id"] = token(model.eos_token_id);
+  write_rope(model, file);
   family.write(model, refuse, file);
-  // Both forms: transformers 4 reads the first two keys, 5 the last.
-  file["rope_theta"] = model.rope_theta;
-  file["rope_scaling"] = scaling.rope_type.empty() ? nlohmann::ordered_json() : rope;
-  rope["rope_theta"] = model.rope_theta;
-  file["rope_parameters"] = rope;
   file["torch_dtype"] = dtype == DType::BF16 ? "bfloat16" : "float32";
   file["use_cache"] = true;
   return file;
@@ -206,8 +150,13 @@ HfConfig parse_hf_config(const std::string& text, const std::string& source_name
   model.bos_token_id = file.token("bos_token_id");
   model.eos_token_id = file.token("eos_token_id");
   read_rope(file, family->rope_theta, model);
+  read_window(file, *family, model);
   family->read(file, model);
   refuse_unsupported(file, *family, model);
+  refuse_unsaid(*family, model, [&](const char* field, const std::string& found, const std::string& expected) {
+    input_error("{}: {}: found {}, expected {}; {} has no such key in transformers", source_name, field, found,
+                expected, family->name);
+  });
   result.dtype = file.text("torch_dtype", file.text("dtype", ""));
   check_model(model, source_name);
   return result;

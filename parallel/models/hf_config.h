@@ -17,7 +17,7 @@ struct HfConfig {
 
 // FOLDER/config.json, as transformers 4 or 5 writes it (rope_theta and rope_scaling, or rope_parameters). Unknown keys
 // are ignored, but everything that would change the model's function and that we do not compute (another
-// activation, sliding windows, RoPE scalings other than llama3, dropout, quantization) is an InputError naming the key,
+// activation, unknown RoPE scalings, dropout, quantization) is an InputError naming the key,
 // as are missing keys, wrong types and sizes that do not fit together. Where transformers allows several eos ids the
 // first is taken.
 HfConfig read_hf_config(const std::string& folder);

@@ -71,7 +71,7 @@ TEST_F(BadInput, HuggingFaceConfig) {
       {{{"num_hidden_layers", 50}}, "llama_gqa_tied", {"num_hidden_layers", "found 50"}},
       {{{"num_hidden_layers", 1}}, "llama_gqa_tied", {"model.layers.1."}},
       {{{"num_hidden_layers", 1000000000000}}, "llama_gqa_tied", {"num_hidden_layers: found 1000000000000"}},
-      {{{"model_type", "gpt2"}}, "llama_gqa_tied", {"model_type: found 'gpt2'", "'llama', 'mixtral'"}},
+      {{{"model_type", "gpt2"}}, "llama_gqa_tied", {"model_type: found 'gpt2'", "'llama'", "'phi3'"}},
       {{{"hidden_act", "gelu"}}, "llama_gqa_tied", {"hidden_act: found 'gelu'"}},
       {{{"num_experts_per_tok", 6}}, "mixtral_k2", {"num_experts_per_tok: found 6", "1 to num_local_experts = 5"}},
       {{{"num_local_experts", 6}}, "mixtral_k2", {"gate.weight: found shape (5, 32), expected (6, 32)"}},

@@ -38,6 +38,14 @@ LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 4.0, "low_freq
           "original_max_position_embeddings": 64}
 MIXTRAL = dict(hidden_size=32, intermediate_size=20, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
 DENSE = dict(hidden_size=48, intermediate_size=40, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=2)
+SMALL = dict(hidden_size=32, intermediate_size=36, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+LINEAR = {"rope_type": "linear", "rope_theta": 1000.0, "factor": 2.5}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 2000.0, "factor": 3.0}
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32,
+        "beta_fast": 8.0}
+# Half of each head of 12 or three quarters of one of 8 turns: three pairs.
+LONGROPE = {"rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.5,
+            "short_factor": [1.0, 1.3, 2.0], "long_factor": [1.5, 3.0, 6.0]}
 CASES = [
     Case("llama_gqa_tied", dict(hidden_size=48, intermediate_size=40, num_hidden_layers=2, num_attention_heads=6,
                                 num_key_value_heads=2, tie_word_embeddings=True), masked=[(0, 3), (2, 0), (2, 1)]),
@@ -55,6 +63,16 @@ CASES = [
     Case("qwen3", dict(DENSE, head_dim=12), family="qwen3", masked=[(2, 1)]),
     Case("olmo2", dict(DENSE, num_hidden_layers=3, pad_token_id=None), family="olmo2", masked=[(1, 9)]),
     Case("olmo2_biases", dict(DENSE, head_dim=10, attention_bias=True, pad_token_id=None), family="olmo2", batch=(2, 9)),
+    Case("mistral_linear", dict(SMALL, head_dim=12, sliding_window=24, rope_parameters=LINEAR), family="mistral"),
+    Case("smollm3_dynamic", dict(SMALL, num_hidden_layers=3, no_rope_layer_interval=2, rope_parameters=DYNAMIC,
+                                 tie_word_embeddings=True, pad_token_id=None), family="smollm3"),
+    Case("granite_yarn", dict(SMALL, rope_parameters=YARN, embedding_multiplier=3.0, attention_multiplier=0.2,
+                              residual_multiplier=0.4, logits_scaling=1.7), family="granite", batch=(2, 41)),
+    Case("phi3_longrope", dict(SMALL, hidden_size=48, rope_parameters=LONGROPE, original_max_position_embeddings=16,
+                               pad_token_id=None), family="phi3", batch=(2, 23), masked=[(1, 7)]),
+    Case("phi3_short", dict(SMALL, rope_parameters=dict(LONGROPE, partial_rotary_factor=0.75),
+                            original_max_position_embeddings=16, pad_token_id=None),
+         family="phi3", batch=(3, 16), old_keys=True),
 ]
 
 
@@ -152,6 +170,10 @@ def rewrite_config(case, folder):
         config["rope_theta"] = rope.pop("rope_theta")
         config["rope_scaling"] = None if rope["rope_type"] == "default" else rope
         config["torch_dtype"] = config.pop("dtype")
+        if case.family == "phi3":  # with just three keys
+            config["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
+            rope["type"] = rope.pop("rope_type")
+            rope.pop("original_max_position_embeddings")
     with open(path, "w") as f:
         json.dump(config, f, indent=2, sort_keys=True)
         f.write("\n")

@@ -33,6 +33,32 @@ json mixtral() {
   return file;
 }
 
+json smollm3() {
+  json file = llama();
+  file["model_type"] = "smollm3";
+  file["no_rope_layer_interval"] = 2;
+  file["no_rope_layers"] = {1, 0, 1, 0, 1};
+  return file;
+}
+
+json granite() {
+  json file = llama();
+  file["model_type"] = "granite";
+  file.update({{"embedding_multiplier", 12}, {"attention_multiplier", 0.015625}});
+  file.update({{"residual_multiplier", 0.22}, {"logits_scaling", 16}});
+  return file;
+}
+
+json phi3() {
+  json file = llama();
+  file["model_type"] = "phi3";
+  file["partial_rotary_factor"] = 0.5;
+  file["original_max_position_embeddings"] = 128;
+  file["rope_scaling"] = json::parse(R"({"type":"longrope","short_factor":[1,1.5],"long_factor":[2,4]})");
+  file["sliding_window"] = 256;
+  return file;
+}
+
 HfConfig parse(const json& file) { return parse_hf_config(file.dump(), "m/config.json"); }
 
 void expect_refused(const json& file, std::initializer_list<const char*> parts) {
@@ -188,6 +214,32 @@ TEST(HfConfig, ReadsBothFormsOfRope) {
   EXPECT_EQ(parse(with(llama(), "rope_scaling", old_word)).model.rope_scaling, expected);
 }
 
+TEST(HfConfig, ReadsEveryScalingOfRope) {
+  const auto scaling_of = [](const char* text) {
+    return parse(with(llama(), "rope_scaling", json::parse(text))).model.rope_scaling;
+  };
+  RopeScaling expected{"linear", 2};
+  EXPECT_EQ(scaling_of(R"({"type":"linear","factor":2})"), expected);
+  expected.rope_type = "dynamic";
+  EXPECT_EQ(scaling_of(R"({"rope_type":"dynamic","factor":2.0})"), expected);
+  expected = {"yarn", 4, 1, 4, 512};  // without the original length, that of the model
+  EXPECT_EQ(scaling_of(R"({"rope_type":"yarn","factor":4})"), expected);
+  expected.original_max_position_embeddings = 128;
+  expected.beta_fast = 16;
+  expected.mscale = expected.mscale_all_dim = 0.7;
+  expected.truncate = false;
+  expected.attention_factor = 1.25;
+  EXPECT_EQ(scaling_of(R"({"rope_type":"yarn","factor":4,"original_max_position_embeddings":128,"beta_fast":16,
+      "beta_slow":null,"mscale":0.7,"mscale_all_dim":0.7,"truncate":false,"attention_factor":1.25})"),
+            expected);
+  expected = {"longrope", 1, 1, 4, 128};
+  expected.short_factor = {1, 1.5, 2, 2.5};
+  expected.long_factor = {1, 2, 4, 8};
+  EXPECT_EQ(scaling_of(R"({"type":"su","original_max_position_embeddings":128,"short_factor":[1,1.5,2,2.5],
+      "long_factor":[1,2,4,8]})"),
+            expected);
+}
+
 TEST(HfConfig, RefusesRopesThatDiffer) {
   const json scaling = json::parse(llama3);
   expect_refused(with(llama(), "rope_parameters", {{"rope_theta", 5e5}, {"rope_type", "default"}}),
@@ -198,14 +250,22 @@ TEST(HfConfig, RefusesRopesThatDiffer) {
 }
 
 TEST(HfConfig, RefusesOtherRopes) {
-  for (const char* type : {"linear", "dynamic", "yarn", "longrope"})
+  for (const char* type : {"mrope", "proportional"})
     expect_refused(with(llama(), "rope_scaling", {{"rope_type", type}, {"factor", 2}}),
                    {"m/config.json: rope_scaling", "rope_type", type, "llama3"});
-  expect_refused(with(llama(), "rope_scaling", {{"type", "linear"}, {"factor", 2}}), {"type", "linear"});
+  expect_refused(with(llama(), "rope_scaling", {{"type", "linear"}}), {"rope_scaling", "factor", "nothing"});
+  expect_refused(with(llama(), "rope_scaling", {{"type", "longrope"}, {"short_factor", 2}}),
+                 {"rope_scaling", "short_factor", "found 2", "list"});
+  expect_refused(with(llama(), "rope_scaling", {{"type", "yarn"}, {"factor", 2}, {"attention_factor", 0}}),
+                 {"rope_scaling", "attention_factor", "found 0"});
+  json file =
+      with(llama(), "rope_scaling", {{"type", "yarn"}, {"factor", 2}, {"original_max_position_embeddings", 64}});
+  expect_refused(with(file, "original_max_position_embeddings", 128),
+                 {"original_max_position_embeddings", "64", "128"});
   expect_refused(with(llama(), "rope_scaling", {{"rope_type", "llama3"}, {"factor", 2}}),
                  {"rope_scaling", "low_freq_factor", "nothing", "number"});
   expect_refused(with(llama(), "rope_scaling", 2), {"rope_scaling", "found 2", "object"});
-  expect_refused(with(llama(), "partial_rotary_factor", 0.5), {"partial_rotary_factor", "0.5"});
+  expect_refused(with(llama(), "partial_rotary_factor", 0.5), {"partial_rotary_factor", "0.5", "Llama"});
 }
 
 TEST(HfConfig, RefusesWhatWouldChangeTheFunction) {
@@ -216,8 +276,15 @@ TEST(HfConfig, RefusesWhatWouldChangeTheFunction) {
   expect_refused(with(llama(), "attention_dropout", 0.1), {"attention_dropout", "0.1"});
   expect_refused(with(mixtral(), "router_jitter_noise", 0.1), {"router_jitter_noise"});
   expect_refused(with(llama(), "quantization_config", {{"bits", 4}}), {"quantization_config"});
-  expect_refused(with(mixtral(), "sliding_window", 511), {"sliding_window", "511", "512"});
-  EXPECT_EQ(parse(with(mixtral(), "sliding_window", 512)).model.max_position_embeddings, 512);
+  expect_refused(with(llama(), "sliding_window", 511), {"sliding_window", "511", "Llama"});
+  EXPECT_EQ(parse(with(llama(), "sliding_window", 512)).model.sliding_window, 0);  // holds every sequence
+  expect_refused(with(mixtral(), "sliding_window", 0), {"sliding_window", "found 0"});
+  json file = with(mixtral(), "sliding_window", 511);
+  EXPECT_EQ(parse(file).model.sliding_window, 511);
+  EXPECT_EQ(parse(with(file, "use_sliding_window", false)).model.sliding_window, 0);
+  EXPECT_EQ(parse(with(file, "layer_types", {"full_attention", "full_attention"})).model.sliding_window, 0);
+  file["layer_types"] = {"full_attention", "sliding_attention"};
+  expect_refused(file, {"layer_types", "one type of attention"});
 }
 
 TEST(HfConfig, NamesMissingKeys) {
@@ -265,7 +332,14 @@ TEST(HfConfig, SizesMustFitTogether) {
 }
 
 TEST(HfConfig, WritesWhatItReads) {
-  for (json file : {llama(), mixtral(), with(llama(), "rope_scaling", json::parse(llama3))}) {
+  json longrope = with(llama(), "rope_scaling", json::parse(R"({"type":"longrope","short_factor":[1,1.5,2,2.5],
+      "long_factor":[1,2,4,8],"factor":3,"original_max_position_embeddings":128})"));
+  for (json file :
+       {llama(), mixtral(), with(mixtral(), "sliding_window", 64), with(llama(), "rope_scaling", json::parse(llama3)),
+        with(llama(), "rope_scaling", {{"type", "linear"}, {"factor", 2}}),
+        with(llama(), "rope_scaling", {{"type", "dynamic"}, {"factor", 3}}),
+        with(llama(), "rope_scaling", {{"type", "yarn"}, {"factor", 4}, {"beta_slow", 2}, {"attention_factor", 0.5}}),
+        longrope}) {
     for (const DType dtype : {DType::F32, DType::BF16}) {
       ModelConfig model = parse(file).model;
       const HfConfig again = parse_hf_config(write_hf_config(model, dtype, "m"), "again");
@@ -274,6 +348,53 @@ TEST(HfConfig, WritesWhatItReads) {
       EXPECT_EQ(again.dtype, dtype == DType::BF16 ? "bfloat16" : "float32");
     }
   }
+}
+
+// As their own family, with the same keys, and as the one that the model's form chooses.
+TEST(HfConfig, WritesEveryFamilyAsItself) {
+  json mistral = with(llama(), "model_type", "mistral");
+  mistral["sliding_window"] = 64;
+  for (const json& file : {mistral, smollm3(), granite(), phi3()}) {
+    const std::string type = file["model_type"];
+    SCOPED_TRACE(type);
+    ModelConfig model = parse(file).model;
+    const json written = json::parse(write_hf_config(model, DType::F32, "m", type));
+    for (const auto& [key, value] : file.items()) {
+      if (key == "a_later_key" || (type == "phi3" && (key == "attention_bias" || key == "mlp_bias"))) continue;
+      if (type == "mistral" && (key == "attention_bias" || key == "mlp_bias")) continue;
+      EXPECT_EQ(written.value(key, json("nothing")), value) << key;
+    }
+    ModelConfig again = parse(written).model;
+    EXPECT_EQ(json::parse(write_hf_config(model, DType::F32, "m"))["model_type"], type);
+    again.head_dim = model.head_dim = 0;
+    EXPECT_EQ(again, model);
+    expect_input_error([&] { write_hf_config(model, DType::F32, "runs/x", "llama"); }, {"runs/x", "model.", "Llama"});
+  }
+}
+
+TEST(HfConfig, ReadsWhatAbsentKeysOfAFamilyMean) {
+  json file = with(llama(), "model_type", "mistral");
+  EXPECT_EQ(parse(file).model.sliding_window, 4096);
+  EXPECT_EQ(parse(with(file, "sliding_window", nullptr)).model.sliding_window, 0);
+  file = with(llama(), "model_type", "smollm3");
+  file.erase("rope_theta");
+  file.erase("tie_word_embeddings");
+  EXPECT_EQ(parse(file).model.no_rope_every, 4);
+  EXPECT_EQ(parse(file).model.rope_theta, 2e6);
+  EXPECT_TRUE(parse(file).model.tie_word_embeddings);
+  EXPECT_EQ(parse(with(file, "no_rope_layers", {1, 1, 1, 1, 1})).model.no_rope_every, 0);
+  EXPECT_EQ(parse(with(llama(), "model_type", "granite")).model.attention_multiplier, 1);
+}
+
+TEST(HfConfig, RefusesWhatAFamilyDoesNotMean) {
+  expect_refused(with(smollm3(), "no_rope_layers", {1, 0, 0, 1, 1}), {"no_rope_layers", "every n-th"});
+  expect_refused(with(smollm3(), "no_rope_layers", {1, 0}), {"no_rope_layers", "each layer"});
+  expect_refused(with(granite(), "attention_multiplier", 0), {"attention_multiplier", "found 0"});
+  expect_refused(with(phi3(), "resid_pdrop", 0.1), {"resid_pdrop", "0.1"});
+  expect_refused(with(phi3(), "rope_scaling", {{"type", "linear"}, {"factor", 2}}), {"rope_scaling", "longrope"});
+  json file = phi3();
+  file.erase("original_max_position_embeddings");  // of the model: its longest, 512
+  expect_refused(file, {"original_max_position_embeddings", "4096"});
 }
 
 TEST(HfConfig, WritesTheExpertsSizeForMixtral) {

@@ -277,6 +277,33 @@ TEST(OpenHuggingFace, TiedEmbeddingsUnderEitherName) {
   m.refused({"model.embed_tokens.weight", "found none", "lm_head.weight"});
 }
 
+TEST(OpenHuggingFace, PickledWeightsAreRefusedWithARecipe) {
+  Changed m("llama_gqa_tied");
+  m.open();
+  fs::rename(m.folder.file("model.safetensors"), m.folder.file("pytorch_model.bin"));
+  expect_input_error([&] { open_model(m.folder.path.string()); },
+                     {"pytorch_model.bin", "python3 -c", "save_pretrained"});
+}
+
+TEST(OpenHuggingFace, StackedTensorsAreRefusedByTheirOwnNamesAndShapes) {
+  Changed m("phi3_short");
+  const auto all = m.tensors;
+  for (const char* name : {"model.layers.1.self_attn.qkv_proj.weight", "model.layers.0.mlp.gate_up_proj.weight"}) {
+    m.tensors.erase(name);
+    m.refused({name, "found none"});
+    m.tensors = all;
+    --m.tensors[name].shape[0];
+    m.tensors[name].values.resize(m.tensors[name].values.size() - 32);
+    m.refused({name, "found shape", "expected"});
+    m.tensors = all;
+  }
+  m.tensors["model.layers.0.self_attn.qkv_proj.weight"].values[(32 + 16 + 3) * 32 + 5] = NAN;  // row 3 of v
+  const auto source = m.open();
+  std::vector<float> v(16 * 32);
+  const std::string name = canonical_name(ParamRole::Value, 0);
+  expect_input_error([&] { source->read(name, {0, 0, 16, 32}, v.data()); }, {"qkv_proj.weight[51, 5]", "nan"});
+}
+
 TEST(OpenHuggingFace, UntiedNeedsBoth) {
   Changed m("llama_rope3_untied");
   m.tensors.erase(head);

@@ -20,7 +20,7 @@ void write(const ModelConfig& model, const Refuse& refuse, nlohmann::ordered_jso
   file["router_aux_loss_coef"] = model.router_aux_loss_coef;
   file["router_jitter_noise"] = 0.0;
   file["output_router_logits"] = false;
-  file["sliding_window"] = nullptr;
+  file["sliding_window"] = model.sliding_window > 0 ? nlohmann::ordered_json(model.sliding_window) : nullptr;
 }
 
 }  // namespace
@@ -33,7 +33,8 @@ extern const Family mixtral{
     // transformers' default of 8 would be a guess at what the author meant.
     .required = {"num_key_value_heads", "num_local_experts", "num_experts_per_tok"},
     .read = read,
-    .expresses = {"num_local_experts", "num_experts_per_tok", "moe_intermediate_size", "router_aux_loss_coef"},
+    .expresses = {"num_local_experts", "num_experts_per_tok", "moe_intermediate_size", "router_aux_loss_coef",
+                  "sliding_window"},
     .write = write,
 };
 
