@@ -72,7 +72,8 @@ void Metrics::step(const Trainer& t, const StepResult& r, double seconds, std::i
                         {"load_max_over_mean", r.layers[l].load_max_over_mean},
                         {"router_entropy", r.layers[l].entropy},
                         {"aux_loss", r.layers[l].aux},
-                        {"z_loss", r.layers[l].z}});
+                        {"z_loss", r.layers[l].z},
+                        {"tokens_per_expert", r.layers[l].assignments}});
   write(Json{{"step", t.step},
              {"tokens", t.tokens},
              {"loss", r.loss},

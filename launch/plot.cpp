@@ -10,6 +10,7 @@
 #include "launch/options.h"
 #include "launch/run_curves.h"
 #include "launch/study/page/curve_charts.h"
+#include "launch/study/page/load_maps.h"
 
 namespace upcycle {
 namespace {
@@ -58,6 +59,8 @@ int run_plot(const Arguments& arguments) {
     if (!curves.layers.empty())
       loads += study_page::load_charts(
           {names[r], look, curves.load_tokens, curves.layers, curves.max_over_mean, curves.entropy}, names[r]);
+    if (!curves.shares.empty())
+      loads += study_page::load_maps(names[r], curves.share_tokens, curves.layers, curves.shares);
   }
   const std::vector<charts::Section> sections = {
       {"curves", "Loss",
@@ -65,7 +68,11 @@ int run_plot(const Arguments& arguments) {
        "steps, "
        "without what lies between them.",
        study_page::curve_charts(trained, sets, ""), ""},
-      {"load", "Expert load in training", "", loads, "None of the runs has experts."}};
+      {"load", "Expert load in training",
+       "Below the curves, how the training tokens of each layer spread over its experts, in percent: no color is an "
+       "even share, orange "
+       "busier, blue idler.",
+       loads, "None of the runs has experts."}};
   std::string title = names[0];
   for (std::size_t r = 1; r < names.size(); ++r) title += ", " + names[r];
   std::string body =

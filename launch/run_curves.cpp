@@ -4,6 +4,7 @@
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "core/config/parse.h"
 #include "core/error.h"
@@ -16,11 +17,12 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr std::size_t kMostLoads = 60;
+constexpr std::size_t kMostLoads = 60, kMostShares = 24;
 
 struct Step {
   double tokens = 0, loss = 0, seconds = 0, tokens_per_s = 0;
   std::vector<double> layers, load, entropy;
+  std::vector<double> assigned;  // to each expert of each layer
 };
 struct Evaluation {
   double tokens = 0, loss = 0;
@@ -44,11 +46,13 @@ void take(const Json& line, Lines& lines) {
          line.value("tokens_per_s", 0.0),
          {},
          {},
+         {},
          {}};
   for (const Json& layer : line.value("moe_layers", Json::array())) {
     s.layers.push_back(layer.at("layer"));
     s.load.push_back(number(layer.at("load_max_over_mean")));
     s.entropy.push_back(number(layer.at("router_entropy")));
+    for (const Json& tokens : layer.value("tokens_per_expert", Json::array())) s.assigned.push_back(number(tokens));
   }
   lines.steps.erase(lines.steps.lower_bound(step), lines.steps.end());
   for (auto& [set, evaluations] : lines.held_out) evaluations.erase(evaluations.lower_bound(step), evaluations.end());
@@ -107,6 +111,29 @@ void add_loads(const Lines& lines, RunCurves& curves) {
   }
 }
 
+void add_shares(const Lines& lines, RunCurves& curves) {
+  const std::size_t L = curves.layers.size(), all = L == 0 ? 0 : lines.steps.rbegin()->second.assigned.size();
+  if (all == 0 || all % L != 0) return;
+  std::vector<std::vector<double>> rows;
+  for (const auto& [number, step] : lines.steps) {
+    if (step.assigned.size() != all) continue;
+    rows.push_back({step.tokens});
+    rows.back().insert(rows.back().end(), step.assigned.begin(), step.assigned.end());
+  }
+  const std::size_t E = all / L;
+  for (const std::vector<double>& row : thinned(rows, kMostShares)) {
+    curves.share_tokens.push_back(row[0]);
+    std::vector<std::vector<double>> layers;
+    for (auto at = row.begin() + 1; at != row.end(); at += static_cast<std::ptrdiff_t>(E)) {
+      std::vector<double> shares(at, at + static_cast<std::ptrdiff_t>(E));
+      const double sum = std::accumulate(shares.begin(), shares.end(), 0.0);
+      for (double& share : shares) share = sum > 0 ? share / sum : 0;
+      layers.push_back(shares);
+    }
+    curves.shares.push_back(layers);
+  }
+}
+
 }  // namespace
 
 std::vector<std::vector<double>> thinned(const std::vector<std::vector<double>>& rows, std::size_t most) {
@@ -154,6 +181,7 @@ RunCurves read_run_curves(const std::string& run, std::size_t most) {
     curves.held_out[set] = curve_of(rows, most, has_flops);
   }
   add_loads(lines, curves);
+  add_shares(lines, curves);
   return curves;
 }
 

@@ -17,6 +17,9 @@ struct RunCurves {
   std::map<std::string, Curve> held_out;  // by the set's name
   std::vector<double> load_tokens, layers;
   std::vector<std::vector<double>> max_over_mean, entropy;  // [time][layer]; empty for a dense run
+  // Of the layer's assignments, [time][layer][expert]; `share_tokens` of each time. Empty where the lines do not say.
+  std::vector<double> share_tokens;
+  std::vector<std::vector<std::vector<double>>> shares;
 };
 // At most `most` points of each curve. InputError: no such folder, no metrics.jsonl or no step in it, or a line that is
 // none of `upcycle train`.

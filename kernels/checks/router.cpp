@@ -44,7 +44,7 @@ std::int64_t check_router_losses(const Tensor& expert_scale, const Tensor& metri
   const std::int64_t E = expert_scale.rows();
   check_tensor("router_losses: expert_scale", expert_scale, DType::F32, {E});
   check_tensor("router_losses: stats", stats, DType::F64, {2 * E + 2});
-  check_flat("router_losses: metrics", metrics, DType::F64, 4);
+  check_flat("router_losses: metrics", metrics, DType::F64, 4 + E);
   UPCYCLE_CHECK(E >= 1 && T >= 1 && k >= 1, "router_losses: E {}, T {}, k {}, expected at least 1", E, T, k);
   return E;
 }

@@ -11,13 +11,14 @@ void CpuOps::router_losses(Stream&, const Tensor& expert_scale, const Tensor& me
   const double *assigned = stats.as<double>(), *probability = assigned + E;
   const double tokens = static_cast<double>(T), per_token = static_cast<double>(E) / static_cast<double>(k);
   float* scale = expert_scale.as<float>();
+  double* sums = metrics.as<double>();
   double aux = 0;
   for (std::int64_t e = 0; e < E; ++e) {
     const double f = assigned[e] / tokens;
     aux += per_token * f * probability[e] / tokens;
     scale[e] = static_cast<float>(aux_scale * per_token * f / tokens);
+    sums[4 + e] += assigned[e];
   }
-  double* sums = metrics.as<double>();
   sums[0] += share * aux;
   sums[1] += share * stats.as<double>()[2 * E] / tokens;
   sums[2] += share * stats.as<double>()[2 * E + 1] / tokens;

@@ -17,6 +17,7 @@ __global__ void losses(float* expert_scale, double* metrics, const double* stats
     aux += per_token * f * stats[E + e] / tokens;
     expert_scale[e] = static_cast<float>(aux_scale * per_token * f / tokens);
     most = fmax(most, stats[e]);
+    metrics[4 + e] += stats[e];
   }
   aux = warp_sum(aux);
 #pragma unroll

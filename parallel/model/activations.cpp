@@ -202,7 +202,7 @@ Activations layout_activations(Arena& arena, const ModelConfig& model, const Siz
   a.head.stats = arena.take(DType::F32, {layout.tp, T, 3});
   a.head.nll = arena.take(DType::F32, {T});
   a.head.lse = arena.take(DType::F32, {T});
-  a.step_sums = arena.take(DType::F64, {1 + 4 * s.L});
+  a.step_sums = arena.take(DType::F64, {1 + (4 + s.E) * s.L});
   a.loss_sum = a.step_sums.slice_rows(0, 1);
   a.scratch = take_scratch(arena, model, s, layout, pass, T_local, workspace_bytes);
   return a;

@@ -42,13 +42,16 @@ struct Activations {
   Tensor x_last;  // (T_local, H): the residual after the last layer
   NormState final_norm;
   HeadState head;
-  // f64 (1 + 4L), summed over microbatches: what a step reports, in one piece so that it travels in one. First the loss
-  // (loss_sum, f64 (1)), then what Ops::router_losses adds of each layer (zeros where it is dense).
+  // f64 (1 + (4 + E) L), summed over microbatches: what a step reports, in one piece so that it travels in one. First
+  // the loss (loss_sum, f64 (1)), then what Ops::router_losses adds of each layer (zeros where it is dense).
   Tensor step_sums, loss_sum;
   Scratch scratch;
   std::size_t recomputed_bytes = 0;  // that a backward makes again, all layers (PassShape::recompute)
 
-  Tensor metrics_of(std::int64_t layer) const { return step_sums.slice_rows(1 + 4 * layer, 5 + 4 * layer); }
+  Tensor metrics_of(std::int64_t layer) const {
+    const std::int64_t each = (step_sums.rows() - 1) / static_cast<std::int64_t>(layers.size());
+    return step_sums.slice_rows(1 + each * layer, 1 + each * (layer + 1));
+  }
 };
 
 OpLimits op_limits(const Sizes& sizes, const PassShape& pass, const Layout& layout);

@@ -1,4 +1,6 @@
 #pragma once
+#include <vector>
+
 #include "parallel/model/context.h"
 
 // The router of one MoE layer, in fp32: logits, the k best experts of each token, their weights, and the losses that
@@ -24,13 +26,14 @@ struct RouterScratch {
 // Ops::router_losses orders them.
 struct RouterMetrics {
   double aux = 0, z = 0, entropy = 0, load_max_over_mean = 0;
+  std::vector<std::int64_t> assignments = {};  // of each expert, without weight; empty if the layer is dense
 };
 
 // x (T_local, H), weight (E, H) -> saved.experts, probs, weights, lse. The experts of padding are -1.
 void route(const ModelContext& m, const Tensor& weight, const Tensor& x, const RouterState& saved,
            const RouterScratch& scratch);
 
-// The losses of what route has chosen: saved.stats and expert_scale, and metrics f64 (4) += RouterMetrics of this
+// The losses of what route has chosen: saved.stats and expert_scale, and metrics f64 (4 + E) += RouterMetrics of this
 // microbatch, weighted by `share`, its part of the step's valid tokens.
 void router_losses(const ModelContext& m, const Tensor& metrics, double share, const RouterState& saved);
 

@@ -71,10 +71,13 @@ double start_gradients(Trainer& t, const SequenceSource& source) {
 StepResult summarize(const Trainer& t, double valid_global) {
   StepResult result;
   result.loss = valid_global > 0 ? t.host_sums[0] / valid_global : 0;
+  const std::int64_t E = t.model->sizes.E;
   double layers = 0;
   for (std::int64_t l = 0; l < t.config.model.num_hidden_layers; ++l) {
-    const double* r = t.host_sums.data() + 1 + 4 * l;
-    result.layers.push_back({r[0], r[1], r[2], r[3]});
+    const double* r = t.host_sums.data() + 1 + (4 + E) * l;
+    RouterMetrics layer{r[0], r[1], r[2], r[3]};
+    if (t.config.model.is_moe_layer(l)) layer.assignments.assign(r + 4, r + 4 + E);
+    result.layers.push_back(layer);
     result.aux_loss += r[0];
     result.z_loss += r[1];
     layers += t.config.model.is_moe_layer(l) ? 1 : 0;

@@ -27,7 +27,7 @@ struct Trainer {
 
   // Destroyed in reverse order: copies from these may be in flight until the device's memory is freed.
   HostArray<std::int32_t> host_tokens, host_targets;  // this rank's sequences of one step
-  HostArray<double> host_sums;  // (1 + 4L + 1): Activations::step_sums, summed over dp; the gradient's squared norm
+  HostArray<double> host_sums;  // (2 + (4 + E) L): Activations::step_sums, summed over dp; the gradient's squared norm
   TrainMemory memory;
   Arena activations{"activations"};
   std::unique_ptr<Transformer> model;  // behind a pointer: the optimizer refers to it. Its weights may be in transfer

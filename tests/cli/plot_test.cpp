@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <numeric>
 
 #include "tests/cli/refused.h"
 #include "tests/cli/small_run.h"
@@ -59,6 +60,27 @@ TEST(Plot, ARunOfTheTrainer) {
   EXPECT_NE(html.find("training FLOPs"), std::string::npos);
   const nlohmann::json last = step_lines(small.file("run")).back();
   EXPECT_NE(html.find(fmt::format("data-y=\"{}\"", last["loss"].get<double>())), std::string::npos);
+}
+
+TEST(Plot, TokensOfEachExpertAsHeatMaps) {
+  const SmallRun small;
+  const std::string page = small.file("plot.html");
+  const std::string run = small.train(
+      "run", {{"model", {{"num_local_experts", 4}, {"num_experts_per_tok", 2}}}, {"train", {{"steps", 2}}}});
+  for (const nlohmann::json& step : step_lines(run))
+    for (const nlohmann::json& layer : step["moe_layers"]) {
+      const auto tokens = layer["tokens_per_expert"].get<std::vector<int>>();
+      ASSERT_EQ(tokens.size(), 4u);
+      EXPECT_EQ(std::accumulate(tokens.begin(), tokens.end(), 0), 4 * 32 * 2) << "sequences, their length, k";
+    }
+  const Outcome outcome = run_upcycle({"plot", run, "--output", page});
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  const std::string html = text_of(page);
+  const nlohmann::json last = step_lines(run).back()["moe_layers"][1]["tokens_per_expert"];
+  EXPECT_NE(html.find("data-chart=\"heat run\""), std::string::npos);
+  EXPECT_NE(html.find("data-chart=\"heat run layer 1\""), std::string::npos);
+  EXPECT_NE(html.find(fmt::format("data-x=\"3\" data-y=\"1\" data-value=\"{}\"", last[3].get<double>() / 256)),
+            std::string::npos);
 }
 
 TEST(Plot, WhatIsNoRunIsRefused) {

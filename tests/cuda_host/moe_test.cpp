@@ -59,7 +59,7 @@ TEST_F(MoeOnCuda, Router) {
       compare({.E = E}, 2e-6, [&, T = T, E = E, k = k](Ops& o, Stream& s, Workspace workspace) {
         HostTensor probs(DType::F32, {T, E}), experts(DType::I32, {T, k}), weights(DType::F32, {T, k}),
             lse(DType::F32, {T}), again(DType::F32, {T, k}), stats(DType::F64, {2 * E + 2}), scale(DType::F32, {E}),
-            metrics(DType::F64, {4}), dlogits(DType::F32, {T, E});
+            metrics(DType::F64, {4 + E}), dlogits(DType::F32, {T, E});
         o.router_forward(s, probs, experts, weights, lse, logits, order);
         o.router_weights(s, probs, again, lse, logits, experts, order);
         o.router_stats(s, workspace, stats, probs, experts, lse);

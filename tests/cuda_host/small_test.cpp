@@ -201,9 +201,9 @@ TEST_P(SmallShapes, Router) {
     const std::int64_t T = 70, E = 40, k = 34;
     const HostTensor logits = normal({T, E}, "logits", DType::F32), dweights = normal({T, k}, "dw", DType::F32);
     compare({.E = E}, [&](Ops& o, Stream& s, Workspace w) {
-      Results r{HostTensor(DType::F32, {T, E}), HostTensor(DType::I32, {T, k}), HostTensor(DType::F32, {T, k}),
-                HostTensor(DType::F32, {T}),    HostTensor(DType::F32, {T, k}), HostTensor(DType::F64, {2 * E + 2}),
-                HostTensor(DType::F32, {E}),    HostTensor(DType::F64, {4}),    HostTensor(DType::F32, {T, E})};
+      Results r{HostTensor(DType::F32, {T, E}), HostTensor(DType::I32, {T, k}),  HostTensor(DType::F32, {T, k}),
+                HostTensor(DType::F32, {T}),    HostTensor(DType::F32, {T, k}),  HostTensor(DType::F64, {2 * E + 2}),
+                HostTensor(DType::F32, {E}),    HostTensor(DType::F64, {4 + E}), HostTensor(DType::F32, {T, E})};
       o.router_forward(s, r[0], r[1], r[2], r[3], logits, order);
       o.router_weights(s, r[0], r[4], r[3], logits, r[1], order);
       o.router_stats(s, w, r[5], r[0], r[1], r[3]);

@@ -217,7 +217,7 @@ TEST_F(RouterTest, StatsOfACertainRouterHaveNoEntropy) {
 TEST_P(RouterStats, LossesMatchReference) {
   const std::int64_t T = 50, E = GetParam(), k = 3;
   const Routed r = route(random_tensor(DType::F32, {T, E}, "logits", 3), k, kOrders[0]);
-  HostTensor stats(DType::F64, {2 * E + 2}), metrics(DType::F64, {4}), scale(DType::F32, {E});
+  HostTensor stats(DType::F64, {2 * E + 2}), metrics(DType::F64, {4 + E}), scale(DType::F32, {E});
   get_stats(stats, r);
   metrics.fill_value(10);
   scale.fill_value(99);  // overwritten
@@ -233,12 +233,13 @@ TEST_P(RouterStats, LossesMatchReference) {
     }
     want[3] = most * E / (T * k);
     for (int i = 0; i < 4; ++i) EXPECT_NEAR(metrics.get(i), 10 + pass * share * want[i], 1e-12 * metrics.get(i)) << i;
+    for (std::int64_t e = 0; e < E; ++e) EXPECT_EQ(metrics.get(4 + e), 10 + pass * stats.get(e)) << e;
   }
 }
 
 TEST_F(RouterTest, UniformRoutingHasALoadBalancingLossOfOne) {
   const std::int64_t E = 8, k = 2, T = 12;
-  HostTensor stats(DType::F64, {2 * E + 2}), metrics(DType::F64, {4}), scale(DType::F32, {E});
+  HostTensor stats(DType::F64, {2 * E + 2}), metrics(DType::F64, {4 + E}), scale(DType::F32, {E});
   for (std::int64_t e = 0; e < E; ++e) {
     set(stats, e, static_cast<double>(T * k) / E);
     set(stats, E + e, static_cast<double>(T) / E);

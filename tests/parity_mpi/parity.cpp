@@ -29,14 +29,23 @@ void share(std::vector<T>& values) {
 
 std::vector<double> flat(const StepResult& r) {
   std::vector<double> v{r.loss, r.aux_loss, r.z_loss};
-  for (const RouterMetrics& m : r.layers) v.insert(v.end(), {m.aux, m.z, m.entropy, m.load_max_over_mean});
+  for (const RouterMetrics& m : r.layers) {
+    v.insert(v.end(), {m.aux, m.z, m.entropy, m.load_max_over_mean, static_cast<double>(m.assignments.size())});
+    v.insert(v.end(), m.assignments.begin(), m.assignments.end());
+  }
   return v;
 }
 
 StepResult result_of(const std::vector<double>& v) {
   StepResult r;
   r.loss = v[0], r.aux_loss = v[1], r.z_loss = v[2];
-  for (std::size_t i = 3; i < v.size(); i += 4) r.layers.push_back({v[i], v[i + 1], v[i + 2], v[i + 3]});
+  for (auto at = v.begin() + 3; at != v.end();) {
+    RouterMetrics m{at[0], at[1], at[2], at[3]};
+    const auto E = static_cast<std::ptrdiff_t>(at[4]);
+    m.assignments.assign(at + 5, at + 5 + E);
+    r.layers.push_back(m);
+    at += 5 + E;
+  }
   return r;
 }
 
@@ -200,6 +209,7 @@ void expect_parity(Trainer& t, const StepResult& got, const Reference& want) {
   for (std::size_t l = 0; l < got.layers.size(); ++l) {
     EXPECT_NEAR(got.layers[l].load_max_over_mean, want.result.layers[l].load_max_over_mean, 1e-9);
     EXPECT_NEAR(got.layers[l].entropy, want.result.layers[l].entropy, 1e-6);
+    EXPECT_EQ(got.layers[l].assignments, want.result.layers[l].assignments);
   }
 
   const ParamTable table = make_global_table(t.config.model);
