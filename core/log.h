@@ -12,6 +12,12 @@ enum class LogLevel { Info, Warning };
 void set_log_rank(int rank);
 int log_rank();
 
+// What stays below all lines on a terminal until the next call: progress. "" removes it. It is cut to the terminal's
+// width. Elsewhere (files, pipes, other ranks than 0) nothing is printed.
+void set_status_line(const std::string& text);
+// Columns of the terminal that standard error is; 0: it is none, or can not go back in a line (TERM).
+int terminal_width();
+
 // One line on standard error: standard output is for results (`--json`).
 void log_line(LogLevel level, const std::string& text);
 

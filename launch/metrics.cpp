@@ -13,6 +13,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "data/files.h"
+#include "launch/step_line.h"
 #include "parallel/train/step.h"
 
 namespace upcycle {
@@ -41,8 +42,10 @@ void drop_half_line(const std::string& path) {
 
 }  // namespace
 
-Metrics::Metrics(const std::string& run_dir, Yardstick yardstick, const Config& config)
-    : yardstick_(std::move(yardstick)), log_every_(std::max<std::int64_t>(1, config.train.log_every)) {
+Metrics::Metrics(const std::string& run_dir, Yardstick yardstick, const Config& config, const Backend& backend)
+    : yardstick_(std::move(yardstick)),
+      backend_(backend),
+      log_every_(std::max<std::int64_t>(1, config.train.log_every)) {
   if (run_dir.empty()) return;
   const std::string path = run_dir + "/metrics.jsonl";
   drop_half_line(path);
@@ -53,6 +56,7 @@ Metrics::Metrics(const std::string& run_dir, Yardstick yardstick, const Config& 
 }
 
 Metrics::~Metrics() {
+  set_status_line("");
   if (file_ != nullptr) std::fclose(file_);
 }
 
@@ -60,6 +64,15 @@ void Metrics::write(const std::string& line) {
   if (file_ == nullptr) return;
   const bool written = std::fprintf(file_, "%s\n", line.c_str()) > 0 && std::fflush(file_) == 0;
   UPCYCLE_CHECK(written, "metrics.jsonl can not be written");
+}
+
+std::size_t Metrics::memory() {
+  const auto now = std::chrono::steady_clock::now();
+  if (memory_ == 0 || now - memory_asked_ >= std::chrono::seconds(1)) {
+    memory_ = memory_used(backend_);
+    memory_asked_ = now;
+  }
+  return memory_;
 }
 
 void Metrics::step(const Trainer& t, const StepResult& r, double seconds, std::int64_t total) {
@@ -88,14 +101,13 @@ void Metrics::step(const Trainer& t, const StepResult& r, double seconds, std::i
             .dump());
 
   // The first step of a process creates primitives and faults pages in, so it is left out of the average.
-  average_seconds_ = average_seconds_ == 0 ? seconds : 0.9 * average_seconds_ + 0.1 * seconds;
-  if (t.step % log_every_ != 0 && t.step != total && t.step != 1) return;
-  const auto left = static_cast<std::int64_t>(average_seconds_ * static_cast<double>(total - t.step));
-  std::string line = fmt::format("step {}/{}  loss {:.4f}", t.step, total, r.loss);
-  if (t.config.model.is_moe()) line += fmt::format("  aux {:.3f}", r.aux_loss);
-  line += fmt::format("  lr {:.2e}  grad norm {:.3f}  {:.0f} tokens/s  mfu {:.0f} %  {:02d}:{:02d}:{:02d} left", r.lr,
-                      r.grad_norm, tokens_per_s, 100 * mfu, left / 3600, left / 60 % 60, left % 60);
-  log_info("{}", line);
+  average_seconds_ = steps_timed_++ < 2 ? seconds : 0.9 * average_seconds_ + 0.1 * seconds;
+  const bool shown = t.step % log_every_ == 0 || t.step == total || t.step == 1;
+  if (log_rank() != 0 || (!shown && terminal_width() == 0)) return;
+  const StepPace pace{
+      t.step, total, tokens_per_s, mfu, average_seconds_ * static_cast<double>(total - t.step), shown ? memory() : 0};
+  if (shown) log_info("{}", step_line(t.config.model, r, pace));
+  set_status_line(progress_bar(r, pace));
 }
 
 void Metrics::eval(const Trainer& t, const std::string& set, double loss, std::int64_t tokens) {

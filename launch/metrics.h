@@ -1,4 +1,5 @@
 #pragma once
+#include <chrono>
 #include <cstdio>
 #include <string>
 
@@ -8,11 +9,12 @@
 
 namespace upcycle {
 
-// Writes RUN/metrics.jsonl, append-only, one line per step; and one line per step to the console, with the time left.
+// Writes RUN/metrics.jsonl, append-only, one line per step; and one line per step to the console (step_line.h), on a
+// terminal above a bar.
 class Metrics {
  public:
-  // `run_dir` empty: console only. `yardstick`: of all ranks, for MFU.
-  Metrics(const std::string& run_dir, Yardstick yardstick, const Config& config);
+  // `run_dir` empty: console only. `yardstick`: of all ranks, for MFU. The backend must outlive this.
+  Metrics(const std::string& run_dir, Yardstick yardstick, const Config& config, const Backend& backend);
   ~Metrics();
   Metrics(const Metrics&) = delete;
 
@@ -21,10 +23,15 @@ class Metrics {
 
  private:
   void write(const std::string& line);
+  std::size_t memory();  // in use on this rank; asked for once a second: a step of a GPU should not wait for its driver
   std::FILE* file_ = nullptr;
   Yardstick yardstick_;
+  const Backend& backend_;
   std::int64_t log_every_;
   double average_seconds_ = 0;
+  std::int64_t steps_timed_ = 0;
+  std::size_t memory_ = 0;
+  std::chrono::steady_clock::time_point memory_asked_;
 };
 
 }  // namespace upcycle

@@ -19,7 +19,8 @@ std::string short_number(double x) {
 
 }  // namespace
 
-std::string run_summary(const Config& c, const Layout& l, const Trained& done, const std::vector<MemoryClass>& plan) {
+std::string run_summary(const Config& c, const Layout& l, const Trained& done, const std::vector<MemoryClass>& plan,
+                        double peak_flops) {
   const ModelConfig& m = c.model;
   const ParameterCount count = count_parameters(m);
   const std::int64_t tokens = c.train.global_batch_size * c.train.seq_length, steps = total_steps(c.train, done);
@@ -37,6 +38,7 @@ std::string run_summary(const Config& c, const Layout& l, const Trained& done, c
   text += fmt::format("; {} steps of {} tokens = {}; {:.0f} MiB per rank", steps, tokens,
                       short_number(static_cast<double>(done.tokens + (steps - done.step) * tokens)),
                       static_cast<double>(bytes) / (1 << 20));
+  text += fmt::format("; mfu of {}FLOP/s, measured", short_number(peak_flops));
   if (!c.checkpoint.dir.empty()) text += "; config: " + c.checkpoint.dir + "/run.json";
   return text;
 }

@@ -9,9 +9,9 @@
 
 namespace upcycle {
 
-// One line that says what is trained: model, parameters, layout, steps, tokens and memory per rank (`plan`). run.json
-// has every key.
+// One line that says what is trained: model, parameters, layout, steps, tokens, memory per rank (`plan`) and to what
+// MFU is relative (peak_flops: FLOP/s of all ranks, see yardstick.h). run.json has every key.
 std::string run_summary(const Config& config, const Layout& layout, const Trained& done,
-                        const std::vector<MemoryClass>& plan);
+                        const std::vector<MemoryClass>& plan, double peak_flops);
 
 }  // namespace upcycle

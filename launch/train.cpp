@@ -165,11 +165,11 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
   make_snapshot_arena(run);
 
   if (writes && session.rank() == 0) write_text_atomic(c.checkpoint.dir + "/run.json", config_text(run.setup) + "\n");
-  log_info("{}", run_summary(c, layout, {run.trainer.step, run.trainer.tokens}, plan));
+  log_info("{}", run_summary(c, layout, {run.trainer.step, run.trainer.tokens}, plan, yardstick->flops()));
 
   run.wall_before = run.trainer.wall_seconds;
   run.start = Clock::now();
-  Metrics metrics(session.rank() == 0 ? c.checkpoint.dir : "", *yardstick, c);
+  Metrics metrics(session.rank() == 0 ? c.checkpoint.dir : "", *yardstick, c, backend);
   const std::int64_t first = run.trainer.step;
   bool done = false;
   try {

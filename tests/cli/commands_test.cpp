@@ -225,9 +225,42 @@ TEST(Train, TheRunIsSaidInOneLine) {
   EXPECT_EQ(std::count(o.err.begin(), o.err.begin() + static_cast<std::ptrdiff_t>(o.err.find("step 1/1")), '\n'), 1)
       << o.err;
   for (const char* part : {"H 32, F 64, L 2, N 4, K 2, V 258", "35.1 k parameters", "fp32 on cpu", "tp 1 x dp 1",
-                           "1 steps of 128 tokens = 128", "MiB per rank", "run/run.json"})
+                           "1 steps of 128 tokens = 128", "MiB per rank", "FLOP/s, measured", "run/run.json"})
     EXPECT_EQ(lines_with(o.err, part).size(), 1u) << part << " in: " << o.err;
   EXPECT_EQ(json::parse(std::ifstream(small.file("run/run.json")))["train"]["lr"], 0.01);
+}
+
+// All lines of a run are alike, so that their numbers stand below each other, and there is no bar in a file.
+TEST(Train, TheConsoleHasOneAlignedLineAStep) {
+  const SmallRun small;
+  const Outcome o = run_upcycle({"train", small.write_config("run"), "--train.steps=10", "--model.num_local_experts=4",
+                                 "--model.router_z_loss_coef=0.1"});
+  ASSERT_EQ(o.exit_code, 0) << o.err;
+  const std::vector<std::string> lines = lines_with(o.err, "/10  loss ");
+  ASSERT_EQ(lines.size(), 10u) << o.err;
+  EXPECT_EQ(lines[0].substr(0, 18), "step  1/10  loss  ");
+  for (const std::string& line : lines) {
+    EXPECT_EQ(line.size(), lines[0].size()) << line;
+    for (const char* part :
+         {"  aux ", "  z ", "  lr ", "  grad norm ", " tokens/s  mfu ", " %  mem ", " GiB  load ", " left"})
+      EXPECT_EQ(line.find(part), lines[0].find(part)) << part << " in " << line;
+  }
+  EXPECT_EQ(o.err.find('\x1b'), std::string::npos);
+}
+
+// A terminal's last line is a bar, which makes room for each line above it and is gone at the end.
+TEST(Train, ATerminalHasABar) {
+  const SmallRun small;
+  const std::string command =
+      fmt::format("{} train {} --train.steps=3 --train.log_every=3", UPCYCLE_BINARY, small.write_config("run"));
+  const Outcome o = run_program({"/usr/bin/script", "-qec", command, "/dev/null"}, {{"TERM", "xterm"}});
+  ASSERT_EQ(o.exit_code, 0) << o.out;
+  for (const char* bar : {"[########................]  33 %  step 1/3", "[################........]  66 %  step 2/3"})
+    EXPECT_NE(o.out.find(bar), std::string::npos) << bar << " in " << o.out;
+  EXPECT_EQ(o.out.find("step 2/3  loss  "), std::string::npos) << "log_every";
+  EXPECT_NE(o.out.find("\r\x1b[Kdone: "), std::string::npos) << o.out;
+  const std::string end = "\r\x1b[K";
+  EXPECT_EQ(o.out.substr(o.out.size() - std::min(o.out.size(), end.size())), end) << o.out;
 }
 
 TEST(Train, MetricsHaveOneLineAStep) {
