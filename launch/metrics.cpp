@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -40,12 +41,53 @@ void drop_half_line(const std::string& path) {
   if (end < file.size()) std::filesystem::resize_file(path, end);
 }
 
+// `both`: by step and, as " vs samples", by the number of sequences.
+void add(EventFile& events, const Trainer& t, const EventFile::Scalars& both, EventFile::Scalars by_step) {
+  EventFile::Scalars by_samples = both;
+  for (auto& [tag, value] : by_samples) tag += " vs samples";
+  by_step.insert(by_step.begin(), both.begin(), both.end());
+  events.add(t.step, by_step);
+  events.add(t.consumed_samples, by_samples);
+}
+
+struct Pace {
+  double seconds = 0, flops_per_s = 0, mfu = 0;
+  std::size_t memory = 0;
+};
+
+void add_step(EventFile& events, const Trainer& t, const StepResult& r, const Pace& pace) {
+  EventFile::Scalars by_step = {{"iteration-time", pace.seconds},
+                                {"throughput", pace.flops_per_s / 1e12 / t.mesh->layout.world},  // TFLOP/s of a rank
+                                {"tokens-per-second", static_cast<double>(r.tokens) / pace.seconds},
+                                {"mfu", pace.mfu},
+                                {"mem-allocated-bytes", static_cast<double>(pace.memory)}};
+  if (t.config.model.is_moe()) {
+    by_step.insert(by_step.end(), {{"load_balancing_loss", r.aux_loss}, {"z_loss", r.z_loss}});
+    for (std::size_t l = 0; l < r.layers.size(); ++l) {
+      if (!t.config.model.is_moe_layer(static_cast<std::int64_t>(l))) continue;
+      const RouterMetrics& m = r.layers[l];
+      by_step.insert(by_step.end(), {{fmt::format("moe/load_balancing_loss_layer_{}", l), m.aux},
+                                     {fmt::format("moe/z_loss_layer_{}", l), m.z},
+                                     {fmt::format("moe/load_max_over_mean_layer_{}", l), m.load_max_over_mean},
+                                     {fmt::format("moe/router_entropy_layer_{}", l), m.entropy}});
+    }
+  }
+  add(events, t,
+      {{"lm loss", r.loss},
+       {"learning-rate", r.lr},
+       {"grad-norm", r.grad_norm},
+       {"batch-size", static_cast<double>(t.config.train.global_batch_size)}},
+      by_step);
+}
+
 }  // namespace
 
 Metrics::Metrics(const std::string& run_dir, Yardstick yardstick, const Config& config, const Backend& backend)
     : yardstick_(std::move(yardstick)),
       backend_(backend),
       log_every_(std::max<std::int64_t>(1, config.train.log_every)) {
+  if (log_rank() == 0 && !config.train.tensorboard_dir.empty())
+    events_.emplace(config.train.tensorboard_dir, config.where("train.tensorboard_dir") + ": train.tensorboard_dir");
   if (run_dir.empty()) return;
   const std::string path = run_dir + "/metrics.jsonl";
   drop_half_line(path);
@@ -100,6 +142,8 @@ void Metrics::step(const Trainer& t, const StepResult& r, double seconds, std::i
              {"moe_layers", layers}}
             .dump());
 
+  if (events_) add_step(*events_, t, r, {seconds, yardstick_.flops() * mfu, mfu, memory()});
+
   // The first step of a process creates primitives and faults pages in, so it is left out of the average.
   average_seconds_ = steps_timed_++ < 2 ? seconds : 0.9 * average_seconds_ + 0.1 * seconds;
   const bool shown = t.step % log_every_ == 0 || t.step == total || t.step == 1;
@@ -113,6 +157,11 @@ void Metrics::step(const Trainer& t, const StepResult& r, double seconds, std::i
 void Metrics::eval(const Trainer& t, const std::string& set, double loss, std::int64_t tokens) {
   write(
       Json{{"step", t.step}, {"tokens", t.tokens}, {"eval", set}, {"eval_loss", loss}, {"eval_tokens", tokens}}.dump());
+  if (events_) {
+    // As Megatron names the one set that it has.
+    const std::string tag = "lm loss validation" + (t.config.data.valid.size() > 1 ? " " + set : "");
+    add(*events_, t, {{tag, loss}, {tag + " ppl", std::exp(std::min(20.0, loss))}}, {});
+  }
   log_info("step {}  held-out {}: loss {:.4f} over {} tokens", t.step, set, loss, tokens);
 }
 

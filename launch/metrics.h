@@ -1,8 +1,10 @@
 #pragma once
 #include <chrono>
 #include <cstdio>
+#include <optional>
 #include <string>
 
+#include "launch/event_file.h"
 #include "launch/yardstick.h"
 #include "parallel/train/step.h"
 #include "parallel/train/trainer.h"
@@ -10,7 +12,7 @@
 namespace upcycle {
 
 // Writes RUN/metrics.jsonl, append-only, one line per step; and one line per step to the console (step_line.h), on a
-// terminal above a bar.
+// terminal above a bar; and both to train.tensorboard_dir, under Megatron's tags where it has them.
 class Metrics {
  public:
   // `run_dir` empty: console only. `yardstick`: of all ranks, for MFU. The backend must outlive this.
@@ -25,6 +27,7 @@ class Metrics {
   void write(const std::string& line);
   std::size_t memory();  // in use on this rank; asked for once a second: a step of a GPU should not wait for its driver
   std::FILE* file_ = nullptr;
+  std::optional<EventFile> events_;  // train.tensorboard_dir
   Yardstick yardstick_;
   const Backend& backend_;
   std::int64_t log_every_;

@@ -161,6 +161,7 @@ std::vector<Field> make_fields() {
             count),
       FIELD(train.profile_step_start, "first step, counted from 1, that a profiler records; 0: none", {}, count),
       FIELD(train.profile_step_end, "last step that it records", {}, count),
+      FIELD(train.tensorboard_dir, "folder for TensorBoard event files, with Megatron's tags; empty: none"),
 
       FIELD(parallel.tp, "ranks that share every matrix (tensor parallelism)", {}, positive_size),
       FIELD(parallel.ep, "ranks that share the experts (expert parallelism)", {}, positive_size),
