@@ -17,8 +17,8 @@ std::uint64_t epoch_key(std::size_t set, std::int64_t epoch) {
 }  // namespace
 
 Sampler::Sampler(const std::vector<WeightedPath>& sets, std::int64_t vocab_size, std::int64_t seq_length,
-                 std::int64_t seed)
-    : seq_length_(seq_length), seed_(seed) {
+                 std::int64_t seed, const DocumentRules& rules)
+    : seq_length_(seq_length), seed_(seed), rules_(rules) {
   UPCYCLE_CHECK(seq_length > 0, "sequences of {} tokens", seq_length);
   if (sets.empty()) input_error("data.train: names no token set; give a PREFIX or a list of {{path, weight}}");
   double sum = 0;
@@ -44,7 +44,6 @@ Sampler::Sampler(const std::vector<WeightedPath>& sets, std::int64_t vocab_size,
   now_.drawn.assign(sets.size(), 0);
   now_.behind.assign(sets.size(), 0);
   marks_.push_back(now_);
-  window_.resize(static_cast<std::size_t>(seq_length) + 1);
 }
 
 std::size_t Sampler::draw() {
@@ -88,6 +87,10 @@ Sampler::Sample Sampler::sample(std::int64_t global_index) {
   return last_;
 }
 
+double Sampler::share(std::int64_t set) const {
+  return static_cast<double>(weights_[static_cast<std::size_t>(set)]) / static_cast<double>(total_weight_);
+}
+
 std::vector<std::int64_t> Sampler::epochs_begun(std::int64_t global_index) {
   seek(global_index);
   std::vector<std::int64_t> begun;
@@ -98,12 +101,14 @@ std::vector<std::int64_t> Sampler::epochs_begun(std::int64_t global_index) {
 
 void Sampler::fill(std::int64_t global_index, std::int32_t* tokens, std::int32_t* targets) {
   const Sample chosen = sample(global_index);
-  sets_[static_cast<std::size_t>(chosen.set)].read(chosen.sequence * seq_length_, seq_length_ + 1, window_.data());
-  std::copy_n(window_.begin(), seq_length_, tokens);
-  std::copy_n(window_.begin() + 1, seq_length_, targets);
+  const TokenSet& set = sets_[static_cast<std::size_t>(chosen.set)];
+  const std::int64_t first = chosen.sequence * seq_length_;
+  set.read(first, seq_length_, tokens);
+  read_targets(set, rules_, first + 1, seq_length_, targets);
 }
 
-EvalWindows::EvalWindows(const TokenSet& set, std::int64_t seq_length) : set_(set), seq_length_(seq_length) {
+EvalWindows::EvalWindows(const TokenSet& set, std::int64_t seq_length, const DocumentRules& rules)
+    : set_(set), seq_length_(seq_length), rules_(rules) {
   UPCYCLE_CHECK(seq_length > 0, "windows of {} tokens", seq_length);
   if (set.tokens() < 2)
     input_error("{}.bin: has {} tokens, an evaluation needs at least 2; add text", set.prefix(), set.tokens());
@@ -112,14 +117,18 @@ EvalWindows::EvalWindows(const TokenSet& set, std::int64_t seq_length) : set_(se
 std::int64_t EvalWindows::count() const { return (predictions() + seq_length_ - 1) / seq_length_; }
 std::int64_t EvalWindows::predictions() const { return set_.tokens() - 1; }
 
+void EvalWindows::read_targets(std::int64_t first, std::int64_t count, std::int32_t* out) const {
+  upcycle::read_targets(set_, rules_, first, count, out);
+}
+
 std::int64_t EvalWindows::fill(std::int64_t window, std::int32_t* tokens, std::int32_t* targets) const {
   UPCYCLE_CHECK(window >= 0 && window < count(), "window {} of {}", window, count());
   const std::int64_t first = window * seq_length_, n = std::min(seq_length_, predictions() - first);
   set_.read(first, n, tokens);
-  set_.read(first + 1, n, targets);
+  read_targets(first + 1, n, targets);
   std::fill(tokens + n, tokens + seq_length_, 0);
   std::fill(targets + n, targets + seq_length_, -1);
-  return n;
+  return std::count_if(targets, targets + n, [](std::int32_t target) { return target >= 0; });
 }
 
 }  // namespace upcycle

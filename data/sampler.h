@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/config/config.h"
+#include "data/documents.h"
 #include "data/permutation.h"
 #include "data/token_set.h"
 
@@ -29,10 +30,11 @@ class Sampler {
   };
 
   // InputError: no set, a weight that is not above 0, a set with fewer than S + 1 tokens.
-  Sampler(const std::vector<WeightedPath>& sets, std::int64_t vocab_size, std::int64_t seq_length, std::int64_t seed);
+  Sampler(const std::vector<WeightedPath>& sets, std::int64_t vocab_size, std::int64_t seq_length, std::int64_t seed,
+          const DocumentRules& rules = {});
 
   Sample sample(std::int64_t global_index);
-  // tokens (S), targets (S). InputError for an id outside the vocabulary.
+  // tokens (S), targets (S); -1: a target that the rules leave out. InputError for an id outside the vocabulary.
   void fill(std::int64_t global_index, std::int32_t* tokens, std::int32_t* targets);
 
   // For each set, how many epochs have begun in the samples before `global_index`.
@@ -41,6 +43,7 @@ class Sampler {
   std::int64_t seq_length() const { return seq_length_; }
   const std::vector<TokenSet>& sets() const { return sets_; }
   std::int64_t sequences(std::int64_t set) const { return sequences_[static_cast<std::size_t>(set)]; }
+  double share(std::int64_t set) const;  // of the samples; n samples hold share * n of the set, to within one
 
  private:
   // How often each set was drawn before sample `index`: all that the choice of later sets depends on.
@@ -55,6 +58,7 @@ class Sampler {
   std::vector<TokenSet> sets_;
   std::vector<std::int64_t> weights_, sequences_;
   std::int64_t total_weight_ = 0, seq_length_ = 0, seed_ = 0;
+  DocumentRules rules_;
   Blend now_;
   std::int64_t last_index_ = -1;  // cached, because `sample` is often followed by `fill` of the same index
   Sample last_;
@@ -63,25 +67,29 @@ class Sampler {
     std::int64_t number;
     Permutation order;
   };
-  std::vector<Epoch> epochs_;         // for each set, the one used last
-  std::vector<std::int32_t> window_;  // (S + 1)
+  std::vector<Epoch> epochs_;  // for each set, the one used last
 };
 
-// Walks a set with stride S for evaluation: every token but the first is predicted exactly once.
+// Walks a set with stride S for evaluation: every token but the first, and those that the rules leave out, is predicted
+// exactly once.
 class EvalWindows {
  public:
   // `set` must outlive this. InputError for fewer than 2 tokens.
-  EvalWindows(const TokenSet& set, std::int64_t seq_length);
+  EvalWindows(const TokenSet& set, std::int64_t seq_length, const DocumentRules& rules = {});
 
   std::int64_t count() const;        // windows; only the last may be partial
-  std::int64_t predictions() const;  // of all windows: tokens - 1
+  std::int64_t predictions() const;  // of all windows, what the rules leave out included: tokens - 1
   // tokens (S), targets (S): window w has inputs [w*S, w*S + S) and targets one further. Past the end of the set tokens
   // are 0 and targets -1. Returns the number of targets that are not -1.
   std::int64_t fill(std::int64_t window, std::int32_t* tokens, std::int32_t* targets) const;
+  // Targets [first, first + count) of the set's tokens, first > 0, as windows have them.
+  void read_targets(std::int64_t first, std::int64_t count, std::int32_t* out) const;
+  const DocumentRules& rules() const { return rules_; }
 
  private:
   const TokenSet& set_;
   std::int64_t seq_length_;
+  DocumentRules rules_;
 };
 
 }  // namespace upcycle

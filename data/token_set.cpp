@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <filesystem>
 #include <utility>
 
 #include "core/check.h"
@@ -151,6 +152,12 @@ TokenSet TokenSet::open(const std::string& prefix, std::int64_t vocab_size) {
     input_error("{}: the {} document indices end at sequence {}, expected {}; make the token set again", name, indices,
                 previous, set.sequences_);
   set.documents_ = static_cast<std::int64_t>(indices) - 1;
+  if (const std::string mask = prefix + ".mask"; std::filesystem::exists(mask)) {
+    set.mask_ = MappedFile(mask, hint);
+    if (static_cast<std::int64_t>(set.mask_.size()) != set.tokens_)
+      input_error("{}: has {} bytes, {} has {} tokens: it is of another token set; remove it, or make the set again",
+                  mask, set.mask_.size(), set.bin_.path(), set.tokens_);
+  }
   return set;
 }
 
@@ -206,6 +213,19 @@ void TokenSet::read(std::int64_t first, std::int64_t count, std::int32_t* out) c
     const std::int64_t n = std::min(count, size_of_sequence(sequence) - offset);
     convert(bin_.data() + pointer_of_sequence(sequence) + offset * width_, first, n, out);
     first += n, count -= n, out += n, ++sequence;
+  }
+}
+
+void TokenSet::mask_targets(std::int64_t first, std::int64_t count, std::int32_t* out) const {
+  if (!has_mask()) return;
+  UPCYCLE_CHECK(first >= 0 && count >= 0 && first <= tokens_ - count, "tokens {} to {} of {}, which has {}", first,
+                first + count, prefix_, tokens_);
+  const char* const mask = mask_.data() + first;
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (mask[i] == 0) out[i] = -1;
+    if (static_cast<unsigned char>(mask[i]) > 1)
+      input_error("{}: byte {} is {}, expected 0 or 1; make the set again", mask_.path(), first + i,
+                  static_cast<int>(static_cast<unsigned char>(mask[i])));
   }
 }
 

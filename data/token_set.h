@@ -10,6 +10,8 @@
 //   9 bytes "MMIDIDX\0\0", u64 version 1, u8 dtype code, u64 sequences, u64 document indices (documents + 1),
 //   i32 size of each sequence (tokens), i64 pointer of each (bytes into .bin), i64 document indices (sequences)
 // and, in multimodal sets, i8 mode of each sequence (not used here).
+// Ours alone is PREFIX.mask, which may be there: a byte for each token, 1 where it is to be predicted, 0 where it
+// counts neither in a loss nor among its tokens (TokenSetWriter).
 namespace upcycle {
 
 class TokenSet {
@@ -30,6 +32,10 @@ class TokenSet {
   // file, position, id and vocabulary. Allocates nothing; may be called from several threads.
   void read(std::int64_t first, std::int64_t count, std::int32_t* out) const;
 
+  bool has_mask() const { return mask_.data() != nullptr; }
+  // Sets out[i] to -1 where token first + i is not to be predicted. InputError for a mask of other bytes than 0 and 1.
+  void mask_targets(std::int64_t first, std::int64_t count, std::int32_t* out) const;
+
   // Checks ids in advance: all of them if the set has at most `most` tokens, else that many in pieces spread evenly,
   // which is enough to notice that another tokenizer made the set. InputError as for `read`.
   void check_ids(std::int64_t most = std::int64_t{1} << 24) const;
@@ -41,7 +47,7 @@ class TokenSet {
   void convert(const char* from, std::int64_t first, std::int64_t count, std::int32_t* out) const;
 
   std::string prefix_;
-  MappedFile index_, bin_;
+  MappedFile index_, bin_, mask_;
   int code_ = 0, width_ = 0;  // Megatron's dtype code, and the bytes per id
   std::int64_t vocab_size_ = 0, tokens_ = 0, sequences_ = 0, documents_ = 0;
   std::vector<std::int64_t> starts_;  // empty if the sequences are contiguous and in order in .bin

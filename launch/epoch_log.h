@@ -6,17 +6,19 @@
 
 namespace upcycle {
 
-// Logs when an epoch of a training set begins. Each set of a blend has its own epochs: a small one with a large weight
-// repeats sooner.
+// What a run reads of each training set: said at its start, and when an epoch begins. Each set of a blend has its own
+// epochs: a small one with a large weight repeats sooner.
 class EpochLog {
  public:
-  // `sampler` (made from `sets`) must outlive this; `samples`: consumed before this process.
-  EpochLog(Sampler& sampler, const std::vector<WeightedPath>& sets, std::int64_t samples);
+  // `sampler` (made from `sets`) must outlive this. Of the data's samples `begin` were passed before this process, and
+  // the run ends at `end`.
+  EpochLog(Sampler& sampler, const std::vector<WeightedPath>& sets, std::int64_t begin, std::int64_t end);
   void after_step(std::int64_t step, std::int64_t samples);
 
  private:
   Sampler& sampler_;
   const std::vector<WeightedPath>& sets_;
+  std::int64_t end_;
   std::vector<std::int64_t> begun_;
 };
 

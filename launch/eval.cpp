@@ -7,6 +7,7 @@
 #include "core/log.h"
 #include "launch/check_fits.h"
 #include "launch/document_cuts.h"
+#include "launch/eval_documents.h"
 #include "launch/inference.h"
 #include "launch/model_files.h"
 #include "launch/run_with_ranks.h"
@@ -17,12 +18,12 @@
 namespace upcycle {
 namespace {
 
-// UTF-8 bytes to which the predicted tokens (all but the first) of each part decode; part i is tokens [cuts[i],
-// cuts[i + 1]), the parts are the whole set.
-std::vector<std::int64_t> predicted_bytes(const TokenSet& set, const Tokenizer& tokenizer,
+// UTF-8 bytes to which the predicted tokens of each part decode; part i is tokens [cuts[i], cuts[i + 1]), the parts are
+// the whole set.
+std::vector<std::int64_t> predicted_bytes(const TokenSet& set, const EvalWindows& windows, const Tokenizer& tokenizer,
                                           const std::vector<std::int64_t>& cuts) {
   constexpr std::int64_t kPiece = 1 << 16;
-  std::vector<std::int32_t> ids(kPiece);
+  std::vector<std::int32_t> ids(kPiece), targets(kPiece);
   bool at_start = true;
   set.read(0, 1, ids.data());
   (void)tokenizer.decoded_bytes(std::span(ids).first(1), at_start);
@@ -32,22 +33,32 @@ std::vector<std::int64_t> predicted_bytes(const TokenSet& set, const Tokenizer& 
     for (std::int64_t first = std::max<std::int64_t>(1, cuts[i]); first < cuts[i + 1]; first += kPiece) {
       const std::int64_t n = std::min(kPiece, cuts[i + 1] - first);
       set.read(first, n, ids.data());
-      bytes.back() += tokenizer.decoded_bytes(std::span(ids).first(static_cast<std::size_t>(n)), at_start);
+      windows.read_targets(first, n, targets.data());
+      for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) {
+        const std::int64_t more = tokenizer.decoded_bytes(std::span(ids).subspan(i, 1), at_start);
+        if (targets[i] >= 0) bytes.back() += more;
+      }
     }
   }
   return bytes;
 }
 
-// Adds the loss of consecutive tokens from `first` on to the parts in which they lie.
-void add_to_parts(std::vector<double>& loss, const std::vector<std::int64_t>& cuts, std::int64_t first,
-                  std::span<const float> nll) {
+// The sum of the losses of each part's predicted tokens, and their number.
+struct Parts {
+  std::vector<double> loss, predicted;
+};
+
+// Adds consecutive tokens from `first` on to the parts in which they lie.
+void add_to_parts(Parts& parts, const std::vector<std::int64_t>& cuts, std::int64_t first,
+                  std::span<const std::int32_t> targets, std::span<const float> nll) {
   std::size_t part = 0;
   for (std::size_t i = 0; i < nll.size(); ++i) {
     const std::int64_t token = first + static_cast<std::int64_t>(i);
     if (token >= cuts.back()) break;
     if (i == 0 || token >= cuts[part + 1])
       part = static_cast<std::size_t>(std::upper_bound(cuts.begin(), cuts.end(), token) - cuts.begin()) - 1;
-    loss[part] += static_cast<double>(nll[i]);
+    parts.loss[part] += static_cast<double>(nll[i]);
+    parts.predicted[part] += targets[i] >= 0 ? 1 : 0;
   }
 }
 
@@ -55,6 +66,7 @@ struct EvalOptions {
   std::string dir, data, tokenizer_file;
   std::int64_t S = 0, B = 0, longest = 0;
   bool documents = false, json = false;
+  DocumentOptions apart;
 };
 
 void check_options(EvalOptions& o, const ModelConfig& model) {
@@ -72,10 +84,10 @@ void check_options(EvalOptions& o, const ModelConfig& model) {
 
 // For loss per byte, which is left out with a warning where the model's own tokenizer can not be read here.
 std::optional<std::vector<std::int64_t>> bytes_of(const EvalOptions& o, const ModelConfig& model, const TokenSet& set,
-                                                  const std::vector<std::int64_t>& cuts) {
+                                                  const EvalWindows& windows, const std::vector<std::int64_t>& cuts) {
   try {
     const auto tokenizer = find_tokenizer(o.tokenizer_file, o.dir, model);
-    if (tokenizer != nullptr) return predicted_bytes(set, *tokenizer, cuts);
+    if (tokenizer != nullptr) return predicted_bytes(set, windows, *tokenizer, cuts);
   } catch (const InputError& e) {
     if (!o.tokenizer_file.empty()) throw;
     log_warn("no loss per byte: {}", e.what());
@@ -84,12 +96,10 @@ std::optional<std::vector<std::int64_t>> bytes_of(const EvalOptions& o, const Mo
 }
 
 // One entry per document: the sum of its tokens' losses, their number, and their bytes.
-nlohmann::ordered_json documents_json(const std::vector<double>& loss, const std::vector<std::int64_t>& cuts,
-                                      const std::optional<std::vector<std::int64_t>>& bytes) {
+nlohmann::ordered_json documents_json(const Parts& parts, const std::optional<std::vector<std::int64_t>>& bytes) {
   auto list = nlohmann::ordered_json::array();
-  for (std::size_t d = 0; d < loss.size(); ++d) {
-    const std::int64_t predicted = cuts[d + 1] - std::max<std::int64_t>(1, cuts[d]);
-    list.push_back({loss[d], std::max<std::int64_t>(0, predicted), nullptr});
+  for (std::size_t d = 0; d < parts.loss.size(); ++d) {
+    list.push_back({parts.loss[d], static_cast<std::int64_t>(parts.predicted[d]), nullptr});
     if (bytes) list.back()[2] = (*bytes)[d];
   }
   return list;
@@ -119,26 +129,33 @@ int eval(const MpiSession& session, const Arguments& arguments, const InferenceO
   std::optional<EvalWindows> windows;
   std::vector<std::int64_t> cuts;
   std::optional<std::vector<std::int64_t>> bytes;
+  bool parted = false;
   agree_or_throw(*ranks.mesh.world, [&] {
     check_options(o, model);
+    const DocumentRules rules = rules_of(o.apart, *source);
+    parted = rules.reset_attention_mask;
     set = TokenSet::open(o.data, model.vocab_size);
-    windows.emplace(*set, o.S);
+    if (session.rank() == 0) check_document_ends(*set, rules);
+    windows.emplace(*set, o.S, rules);
     o.B = sequences_per_pass(o.B, o.S, windows->count(), ranks.mesh.layout.tp);
     check_fits_inference(ranks.backend,
-                         plan_pass(model, ranks.config.storage(), ranks.mesh, *ranks.backend.ops, o.B, o.S));
+                         plan_pass(model, ranks.config.storage(), ranks.mesh, *ranks.backend.ops, o.B, o.S, parted));
     cuts = o.documents ? cut_long(set->document_starts(), o.longest) : std::vector<std::int64_t>{0, set->tokens()};
-    if (session.rank() == 0) bytes = bytes_of(o, model, *set, cuts);
+    if (session.rank() == 0) bytes = bytes_of(o, model, *set, *windows, cuts);
   });
   const LoadedModel m = load_over_ranks(ranks, *source);
-  const Pass pass = make_pass(m, o.B, o.S);
-  std::vector<double> loss(cuts.size() - 1);
+  const Pass pass = make_pass(m, o.B, o.S, parted);
+  Parts parts{std::vector<double>(cuts.size() - 1), std::vector<double>(cuts.size() - 1)};
   WindowSeen seen;
   if (o.documents)
-    seen = [&](std::int64_t window, std::span<const float> nll) { add_to_parts(loss, cuts, window * o.S + 1, nll); };
+    seen = [&](std::int64_t window, std::span<const std::int32_t> targets, std::span<const float> nll) {
+      add_to_parts(parts, cuts, window * o.S + 1, targets, nll);
+    };
   nlohmann::ordered_json result = result_json(evaluate(*pass.model, pass.batch, *windows, 0, seen), bytes);
   if (o.documents) {
-    sum_over_ranks(loss, *ranks.mesh.dp, *m.device, *m.stream);
-    result["documents"] = documents_json(loss, cuts, bytes);
+    for (std::vector<double>* sums : {&parts.loss, &parts.predicted})
+      sum_over_ranks(*sums, *ranks.mesh.dp, *m.device, *m.stream);
+    result["documents"] = documents_json(parts, bytes);
   }
   if (session.rank() != 0) return 0;
   if (o.json)
@@ -155,13 +172,15 @@ int run_eval(const Arguments& arguments) {
   InferenceOptions inference;
   Options options(
       "eval",
-      "Held-out loss: reads a token set in windows of seq-length; every token but the first is predicted once.");
+      "Held-out loss: reads a token set in windows of seq-length; every token but the first is predicted once, or "
+      "those that the model's run would have counted (data.eod_mask_loss).");
   options.positional("model", o.dir, "a checkpoint or a Hugging Face directory");
   options.option("--data", o.data, "PREFIX of the token set", Need::Required);
   options.option("--tokenizer", o.tokenizer_file, "for loss per byte; by default the model's own");
   options.option("--seq-length", o.S, "0: the model's max_position_embeddings, at most 2048");
   options.option("--batch", o.B, "sequences per pass and replica; 0: about 4096 tokens");
   declare(options, inference);
+  declare(options, o.apart);
   options.flag("--documents", o.documents,
                "with --json: also documents, [[sum of losses in nats, predicted tokens, bytes or null], ...]; an "
                "end-of-document token belongs to the document that it ends");

@@ -8,6 +8,8 @@
 #include "core/config/parse.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "data/documents.h"
+#include "data/tokenizer.h"
 #include "launch/backend.h"
 #include "parallel/checkpoint/manifest.h"
 #include "parallel/checkpoint/open_model.h"
@@ -166,6 +168,21 @@ void refuse_unpublished(const std::string& dir) {
         dir, newest);
 }
 
+// The token that ends a document, where a key of `data` asks for it.
+void resolve_eod(Config& c) {
+  DataConfig& d = c.data;
+  if (!document_rules(d).any()) return;
+  if (d.eod_token_id < 0) d.eod_token_id = c.model.eos_token_id;
+  if (d.eod_token_id < 0 && !d.tokenizer.empty()) d.eod_token_id = open_tokenizer(d.tokenizer)->eod_id();
+  if (d.eod_token_id < 0)
+    field_error(c.where("data.eod_token_id"), "data.eod_token_id", "none, in the model and the tokenizer neither",
+                "the token that ends a document",
+                "data.reset_attention_mask, data.reset_position_ids and data.eod_mask_loss find documents by it");
+  if (d.eod_token_id >= c.model.vocab_size)
+    field_error(c.where("data.eod_token_id"), "data.eod_token_id", fmt::format("{}", d.eod_token_id),
+                fmt::format("less than model.vocab_size = {}", c.model.vocab_size), "it is the model's token");
+}
+
 // Finds at the start the errors that would otherwise occur at upcycle.at_step.
 void check_live(const RunSetup& run) {
   if (run.live_moe) check_freeze(*run.live_moe, run.config.train.freeze);
@@ -228,6 +245,7 @@ RunSetup set_up_run(Config config, const std::string& name, Communicator& world,
       resume_model(run, name);
     else
       inherit_model(run, name);
+    resolve_eod(c);
     check_train(c, used ? Trained{run.checkpoint->info().step, run.checkpoint->info().tokens} : Trained{});
     if (purpose == Purpose::Train) check_live(run);
   });

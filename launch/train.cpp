@@ -69,7 +69,10 @@ bool train_loop(TrainingRun& run, Metrics& metrics) {
   const std::int64_t first = run.trainer.step;
   bool stop = false;
   ProfileWindow profile(run.backend, run.setup.config.train);
-  EpochLog epochs(*run.sampler, run.setup.config.data.train, run.trainer.consumed_samples);
+  const TrainConfig& lengths = run.setup.config.train;
+  const std::int64_t passed = run.trainer.consumed_samples + lengths.skip_samples;
+  EpochLog epochs(*run.sampler, run.setup.config.data.train, passed,
+                  passed + (total - first) * lengths.global_batch_size);
   while (run.trainer.step < total && !(stop = all_stop(*run.mesh.world))) {
     if (run.setup.live_moe && run.trainer.step >= run.setup.config.upcycle.at_step) {
       finish_save(run);
@@ -92,7 +95,7 @@ bool train_loop(TrainingRun& run, Metrics& metrics) {
       }
     }();
     metrics.step(t, result, since(begin), total);
-    epochs.after_step(t.step, t.consumed_samples);
+    epochs.after_step(t.step, t.consumed_samples + c.train.skip_samples);
     profile.after_step(t.step);
     if (c.train.check_replicas_every > 0 && t.step % c.train.check_replicas_every == 0)
       check_replicas(t.optimizer, t.memory);

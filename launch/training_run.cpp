@@ -26,20 +26,26 @@ void open_data(TrainingRun& run) {
   const Config& c = run.setup.config;
   check_data(c);
   if (!c.data.tokenizer.empty()) check_tokenizer(c.data.tokenizer, c.model);
-  run.sampler = std::make_unique<Sampler>(c.data.train, c.model.vocab_size, c.train.seq_length, c.data.seed);
+  const DocumentRules rules = document_rules(c.data);
+  run.sampler = std::make_unique<Sampler>(c.data.train, c.model.vocab_size, c.train.seq_length, c.data.seed, rules);
   for (const auto& [name, prefix] : c.data.valid) {
     run.valid.emplace(name, TokenSet::open(prefix, c.model.vocab_size));
     (void)EvalWindows(run.valid.at(name), c.train.seq_length);  // throws for a set that is too short
   }
   // Ids are checked whenever they are read; this refuses another tokenizer's set before anything is written.
   if (run.mesh.world->rank() != 0) return;
-  for (const WeightedPath& part : c.data.train) TokenSet::open(part.path, c.model.vocab_size).check_ids();
-  for (const auto& [name, set] : run.valid) set.check_ids();
+  const auto check = [&](const TokenSet& set) {
+    set.check_ids();
+    check_document_ends(set, rules);
+  };
+  for (const TokenSet& set : run.sampler->sets()) check(set);
+  for (const auto& [name, set] : run.valid) check(set);
 }
 
 SequenceSource sequences(TrainingRun& run) {
-  return [&run](std::int64_t index, std::span<std::int32_t> tokens, std::span<std::int32_t> targets) {
-    run.sampler->fill(index, tokens.data(), targets.data());
+  const std::int64_t skipped = run.setup.config.train.skip_samples;
+  return [&run, skipped](std::int64_t index, std::span<std::int32_t> tokens, std::span<std::int32_t> targets) {
+    run.sampler->fill(index + skipped, tokens.data(), targets.data());
   };
 }
 
@@ -81,7 +87,7 @@ void upcycle_in_place(TrainingRun& run) {
 void evaluate_all(TrainingRun& run, Metrics& metrics) {
   const Config& c = run.setup.config;
   for (const auto& [name, set] : run.valid) {
-    const EvalWindows windows(set, c.train.seq_length);
+    const EvalWindows windows(set, c.train.seq_length, document_rules(c.data));
     const EvalResult r =
         evaluate(*run.trainer.model, run.trainer.batch, windows, c.train.eval_steps * c.train.global_batch_size);
     metrics.eval(run.trainer, name, r.loss, r.tokens);

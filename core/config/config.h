@@ -85,6 +85,8 @@ struct DataConfig {
   std::map<std::string, std::string> valid;  // name -> PREFIX; a single PREFIX is named "valid"
   std::string tokenizer;
   std::int64_t seed = 1;
+  bool reset_attention_mask = false, reset_position_ids = false, eod_mask_loss = false;
+  std::int64_t eod_token_id = -1;  // -1: the model's eos_token_id, else the tokenizer's
   bool operator==(const DataConfig&) const = default;
 };
 
@@ -106,6 +108,7 @@ struct TrainConfig {
   bool optimizer_offload = false;
   std::string recompute = "none";   // none | selective | full | classes, joined by commas
   std::vector<std::string> freeze;  // patterns of canonical parameter names, * and ? as in a shell
+  std::int64_t skip_samples = 0;
   std::int64_t eval_every = 0, eval_steps = 0, log_every = 1;
   std::int64_t check_replicas_every = 100;
   std::int64_t profile_step_start = 0, profile_step_end = 0;  // counted from 1, inclusive; 0: none

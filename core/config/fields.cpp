@@ -106,6 +106,12 @@ std::vector<Field> make_fields() {
       FIELD(data.valid, "held-out token set PREFIX, or several {\"name\": PREFIX, ...}"),
       FIELD(data.tokenizer, "sentencepiece model; copied into each checkpoint"),
       FIELD(data.seed, "seed of the order of training sequences", {}, count),
+      FIELD(data.reset_attention_mask, "a token attends to its own document only, of those in its sequence"),
+      FIELD(data.reset_position_ids, "positions count from 0 in each document"),
+      FIELD(data.eod_mask_loss, "what follows the end of a document is not predicted from it"),
+      FIELD(data.eod_token_id,
+            "for these three: the token that ends a document; -1: the model's eos_token_id, else the tokenizer's", {},
+            Range{-1, sizes_end}),
 
       FIELD(train.steps, "optimizer steps in all; give this or tokens", {}, count),
       FIELD(train.tokens, "training tokens in all; give this or steps", {}, count),
@@ -154,6 +160,10 @@ std::vector<Field> make_fields() {
             "no product; mlp is swiglu too; full is a whole layer but its input and routing",
             {"none", "selective", "full", "attention", "swiglu", "mlp", "norms"}, {}, {}, 3),
       FIELD(train.freeze, "parameters not to train: patterns of names, * and ? as in a shell"),
+      FIELD(train.skip_samples,
+            "training sequences to pass over: a step takes those that come so many later; set on resuming, it leaves "
+            "out what follows",
+            {}, count),
       FIELD(train.eval_every, "steps between evaluations on data.valid; 0: never", {}, count),
       FIELD(train.eval_steps, "global batches per evaluation of each set; 0: the whole set", {}, count),
       FIELD(train.log_every, "steps between console lines", {}, positive_count),

@@ -9,7 +9,8 @@ Batch take_batch(Arena& arena, const PassShape& pass) {
   b.tokens = arena.take(DType::I32, {pass.T()});
   b.targets = arena.take(DType::I32, {pass.T()});
   b.positions = arena.take(DType::I32, {pass.T()});
-  b.sequences = {arena.take(DType::I32, {pass.B + 1}), pass.B, pass.S};
+  b.offsets = arena.take(DType::I32, {(pass.documents ? pass.T() : pass.B) + 1});
+  b.sequences = {b.offsets.slice_rows(0, pass.B + 1), pass.B, pass.S};
   return b;
 }
 

@@ -11,6 +11,7 @@ struct Batch {
   Tensor targets;             // i32 (T), -1: not counted
   Tensor positions;           // i32 (T), within the sequence, for RoPE
   PackedSequences sequences;  // attention stays within each
+  Tensor offsets;             // room for those of `sequences`: i32 (B + 1), or (T + 1) under PassShape::documents
 };
 
 // Takes a batch's buffers; fill_batch_shape then writes what does not change from batch to batch: B sequences of S,

@@ -12,6 +12,7 @@ struct PassShape {
   std::int64_t padding = 0;    // of the last rows: no tokens, so no expert's work (inference)
   std::int64_t positions = 0;  // of the RoPE table; 0: S (a pass over cached sequences: the longest's)
   std::int64_t sequences = 0;  // cached ones at most; 0: the pass has its B
+  bool documents = false;      // sequences may be cut into documents: as many as there are rows
   bool training = true;        // false: forward only, one layer's activations are kept
   Recompute recompute;
   DType dtype = DType::F32;

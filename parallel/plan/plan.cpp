@@ -45,8 +45,9 @@ StepCount dry_step(PlannedRun run, const Layout& layout, int rank, std::int64_t 
   c.train.global_batch_size = c.train.micro_batch_size * layout.dp * micro_batches;
   c.parallel.imbalance_factor = layout.ep;  // routing is even but for a remainder, which must not cause rounds
   DryRank r(run, layout, rank);
-  (void)train_step(r.trainer, [](std::int64_t, std::span<std::int32_t> tokens, std::span<std::int32_t> targets) {
-    std::fill(tokens.begin(), tokens.end(), 0);
+  const std::int32_t token = c.data.eod_token_id == 0 ? 1 : 0;  // each sequence is one document: the most attention
+  (void)train_step(r.trainer, [token](std::int64_t, std::span<std::int32_t> tokens, std::span<std::int32_t> targets) {
+    std::fill(tokens.begin(), tokens.end(), token);
     std::fill(targets.begin(), targets.end(), 0);
   });
   return {r.collectives, r.work};

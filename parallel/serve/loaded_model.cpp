@@ -9,10 +9,11 @@
 namespace upcycle {
 namespace {
 
-PassShape forward_only(DType dtype, std::int64_t B, std::int64_t S) {
+PassShape forward_only(DType dtype, std::int64_t B, std::int64_t S, bool documents) {
   PassShape shape;
   shape.B = B;
   shape.S = S;
+  shape.documents = documents;
   shape.training = false;
   shape.dtype = dtype;
   return shape;
@@ -46,13 +47,13 @@ Pass::~Pass() = default;
 Pass::Pass(Pass&&) noexcept = default;
 Pass& Pass::operator=(Pass&&) noexcept = default;
 
-Pass make_pass(const LoadedModel& m, std::int64_t B, std::int64_t S) {
+Pass make_pass(const LoadedModel& m, std::int64_t B, std::int64_t S, bool documents) {
   if (S >= m.config.max_position_embeddings + m.mesh->layout.tp)
     input_error("a sequence of {} tokens is longer than the model's max_position_embeddings {}; shorten it", S,
                 m.config.max_position_embeddings);
   check_sequence_length(m.config, S - m.mesh->layout.tp + 1, S, "this command");  // S may be filled up to a multiple
   Pass pass;
-  const PassShape shape = forward_only(m.dtype, B, S);
+  const PassShape shape = forward_only(m.dtype, B, S, documents);
   const auto layout = [&] {
     pass.model = std::make_unique<Transformer>(
         make_transformer(pass.arena, m.config, shape, *m.device, *m.stream, *m.ops, *m.mesh));
@@ -67,11 +68,11 @@ Pass make_pass(const LoadedModel& m, std::int64_t B, std::int64_t S) {
 }
 
 std::vector<MemoryClass> plan_pass(const ModelConfig& model, DType dtype, const Mesh& mesh, Ops& ops, std::int64_t B,
-                                   std::int64_t S) {
+                                   std::int64_t S, bool documents) {
   Arena arena("activations");
   const auto device = make_cpu_device();
   const auto stream = device->make_stream();
-  const PassShape shape = forward_only(dtype, B, S);
+  const PassShape shape = forward_only(dtype, B, S, documents);
   const Transformer m = make_transformer(arena, model, shape, *device, *stream, ops, mesh);
   (void)take_batch(arena, shape);
   const auto elements = static_cast<std::size_t>(m.table.dense.size + m.table.expert.size);

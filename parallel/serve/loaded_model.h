@@ -38,12 +38,12 @@ struct Pass {
   Batch batch;
 };
 // B * S must be a multiple of tp. InputError where S is longer than the model's max_position_embeddings, but for rows
-// that fill it up to a multiple of tp.
-Pass make_pass(const LoadedModel& m, std::int64_t B, std::int64_t S);
+// that fill it up to a multiple of tp. `documents`: PassShape's.
+Pass make_pass(const LoadedModel& m, std::int64_t B, std::int64_t S, bool documents = false);
 
 // Bytes of this rank by class: the weights and such a pass. Allocates nothing.
 std::vector<MemoryClass> plan_pass(const ModelConfig& model, DType dtype, const Mesh& mesh, Ops& ops, std::int64_t B,
-                                   std::int64_t S);
+                                   std::int64_t S, bool documents = false);
 
 // Copies one microbatch's tokens and targets (B * S each) to the device.
 void set_batch(Pass& pass, std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets);

@@ -25,6 +25,9 @@ void load_step(Trainer& t, const SequenceSource& source) {
   for (std::size_t i = 0; i < mine; ++i)
     source(first + static_cast<std::int64_t>(i), std::span(t.host_tokens).subspan(i * S, S),
            std::span(t.host_targets).subspan(i * S, S));
+  const auto T = static_cast<std::size_t>(t.model->T());
+  for (std::size_t begin = 0; begin < t.host_tokens.size(); begin += T)
+    t.documents.find(static_cast<std::int64_t>(begin / T), std::span(t.host_tokens).subspan(begin, T));
 }
 
 double count_valid(std::span<const std::int32_t> targets) {
@@ -41,6 +44,7 @@ void run_microbatches(Trainer& t, double valid_global) {
     const LossScale scale{valid_global, count_valid(targets)};
     t.device->copy_from_host(*t.stream, t.batch.tokens.data, t.host_tokens.data() + begin, t.batch.tokens.bytes());
     t.device->copy_from_host(*t.stream, t.batch.targets.data, targets.data(), t.batch.targets.bytes());
+    t.documents.put(*t.device, *t.stream, t.batch, static_cast<std::int64_t>(begin / T));
     forward(m, t.batch, scale.share());
     // Gradients that are complete start their sum over the replicas under what is left of the backward.
     const bool last = begin + T == t.host_tokens.size();

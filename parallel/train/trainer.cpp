@@ -61,6 +61,7 @@ PassShape training_pass(const Config& c) {
   pass.dtype = c.storage();
   pass.imbalance_factor = c.parallel.imbalance_factor;
   pass.dispatch_chunks = c.parallel.dispatch_chunks;
+  pass.documents = c.data.reset_attention_mask;
   return pass;
 }
 
@@ -98,6 +99,7 @@ Trainer make_trainer(const Config& config, const Mesh& mesh, Device& device, Str
   }
   t.host_tokens = HostArray<std::int32_t>(device, static_cast<std::size_t>(n * pass.T()));
   t.host_targets = HostArray<std::int32_t>(device, t.host_tokens.size());
+  t.documents = BatchDocuments(device, document_rules(config.data), pass, n);
   t.host_sums = HostArray<double>(device, static_cast<std::size_t>(t.model->activations.step_sums.size()) + 1);
   t.flops_per_token = training_flops_per_token(config.model, config.train.seq_length);
   return t;

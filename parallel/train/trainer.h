@@ -4,7 +4,7 @@
 
 #include "core/config/config.h"
 #include "core/host_array.h"
-#include "parallel/model/batch.h"
+#include "parallel/train/batch_documents.h"
 #include "parallel/train/optimizer.h"
 
 namespace upcycle {
@@ -27,6 +27,7 @@ struct Trainer {
 
   // Destroyed in reverse order: copies from these may be in flight until the device's memory is freed.
   HostArray<std::int32_t> host_tokens, host_targets;  // this rank's sequences of one step
+  BatchDocuments documents;                           // where theirs lie
   HostArray<double> host_sums;  // (2 + (4 + E) L): Activations::step_sums, summed over dp; the gradient's squared norm
   TrainMemory memory;
   Arena activations{"activations"};

@@ -207,22 +207,53 @@ TEST(Train, NewEpochsAreSaid) {
     return lines_with(o.err, ": epoch ");
   };
   const auto line = [&](int step, int epoch) {
-    return fmt::format("step {}: epoch {} of {} began (9 sequences)", step, epoch, set);
+    return fmt::format("step {}: epoch {} of {} began (9 sequences); ", step, epoch, set);
   };
-  EXPECT_EQ(epochs({"--train.steps=4"}), (std::vector<std::string>{line(3, 2)}));
-  EXPECT_EQ(epochs({"--train.steps=6"}), (std::vector<std::string>{line(5, 3)}));  // resumed
+  EXPECT_EQ(epochs({"--train.steps=4"}),
+            (std::vector<std::string>{line(3, 2) + "128 tokens of the run are left, 0.444 epochs of it"}));
+  EXPECT_EQ(epochs({"--train.steps=6"}),  // resumed
+            (std::vector<std::string>{line(5, 3) + "128 tokens of the run are left, 0.444 epochs of it"}));
   // In a blend each set counts by itself: the small one gives two sequences per step.
   const json blend = json::array({{{"path", small.file("train")}, {"weight", 1}}, {{"path", set}, {"weight", 1}}});
   EXPECT_EQ(epochs({"--data.train=" + blend.dump(), "--checkpoint.dir=" + small.file("blend"), "--train.steps=11"}),
-            (std::vector<std::string>{line(5, 2), line(10, 3)}));
+            (std::vector<std::string>{line(5, 2) + "768 tokens of the run are left, 1.33 epochs of it",
+                                      line(10, 3) + "128 tokens of the run are left, 0.222 epochs of it"}));
 }
 
-// Before the first step one line says what is trained; only run.json has all of the config.
+TEST(Train, WhatItReadsOfEachSetIsSaidAtTheStart) {
+  const SmallRun small;
+  const std::string set = small.file("valid"), config = small.write_config("run", {{"data", {{"train", set}}}});
+  const auto said = [&](const std::string& steps) {
+    return lines_with(run_upcycle({"train", config, "--train.steps=" + steps}).err, "data: ");
+  };
+  const std::string of = "data: " + set + ": 301 tokens in 1 documents, 9 sequences of 32; ";
+  EXPECT_EQ(said("4"), std::vector<std::string>{of + "the run reads 16, 1.78 epochs"});
+  EXPECT_EQ(said("9"), std::vector<std::string>{of + "the run reads 36, 4 epochs, of which 1.78 are passed"});
+}
+
+// Skipping what the first two steps take gives the third step's sequences, also when a run is resumed with it.
+TEST(Train, SkippedSamplesAreThoseOfLaterSteps) {
+  const SmallRun small;
+  const json still = {{"train", {{"steps", 4}, {"lr", 0}, {"min_lr", 0}}}};  // each loss is its batch's alone
+  const std::vector<json> all = step_lines(small.train("all", still));
+  json skips = still;
+  skips["train"]["skip_samples"] = 8;
+  const std::vector<json> late = step_lines(small.train("late", skips));
+  for (std::size_t i = 0; i < 2; ++i) EXPECT_EQ(late[i]["loss"], all[i + 2]["loss"]);
+  json short_run = still;
+  short_run["train"]["steps"] = 1;
+  (void)small.train("resumed", short_run);
+  skips["train"]["steps"] = 2;
+  skips["train"]["skip_samples"] = 4;
+  EXPECT_EQ(step_lines(small.train("resumed", skips)).back()["loss"], all[2]["loss"]);
+}
+
+// Before the first step one line says what is trained, and one what is read; only run.json has all of the config.
 TEST(Train, TheRunIsSaidInOneLine) {
   const SmallRun small;
   const Outcome o = run_upcycle({"train", small.write_config("run"), "--train.steps=1"});
   ASSERT_EQ(o.exit_code, 0) << o.err;
-  EXPECT_EQ(std::count(o.err.begin(), o.err.begin() + static_cast<std::ptrdiff_t>(o.err.find("step 1/1")), '\n'), 1)
+  EXPECT_EQ(std::count(o.err.begin(), o.err.begin() + static_cast<std::ptrdiff_t>(o.err.find("step 1/1")), '\n'), 2)
       << o.err;
   for (const char* part : {"H 32, F 64, L 2, N 4, K 2, V 258", "35.1 k parameters", "fp32 on cpu", "tp 1 x dp 1",
                            "1 steps of 128 tokens = 128", "MiB per rank", "FLOP/s, measured", "run/run.json"})

@@ -126,6 +126,8 @@ Routing routing_of(Trainer& t, const FixedSequences& sequences) {
     }
     t.device->copy_from_host(*t.stream, t.batch.tokens.data, tokens.data(), t.batch.tokens.bytes());
     t.device->copy_from_host(*t.stream, t.batch.targets.data, targets.data(), t.batch.targets.bytes());
+    t.documents.find(0, tokens);
+    t.documents.put(*t.device, *t.stream, t.batch, 0);
     forward(*t.model, t.batch, 1);
     for (std::size_t i = 0; i < layers.size(); ++i) {
       const std::vector<std::int32_t> chosen = chosen_experts(t, layers[i]);
