@@ -17,7 +17,7 @@ std::uint64_t epoch_key(std::size_t set, std::int64_t epoch) {
 }  // namespace
 
 Sampler::Sampler(const std::vector<WeightedPath>& sets, std::int64_t vocab_size, std::int64_t seq_length,
-                 std::int64_t seed, const DocumentRules& rules)
+                 std::int64_t seed, const DocumentRules& rules, const DataSplit& split)
     : seq_length_(seq_length), seed_(seed), rules_(rules) {
   UPCYCLE_CHECK(seq_length > 0, "sequences of {} tokens", seq_length);
   if (sets.empty()) input_error("data.train: names no token set; give a PREFIX or a list of {{path, weight}}");
@@ -30,6 +30,7 @@ Sampler::Sampler(const std::vector<WeightedPath>& sets, std::int64_t vocab_size,
   }
   for (const WeightedPath& part : sets) {
     TokenSet& set = sets_.emplace_back(TokenSet::open(part.path, vocab_size));
+    keep_part(set, split, SplitPart::Train);
     if (set.tokens() < seq_length + 1)
       input_error(
           "{}.bin: has {} tokens, a sequence needs train.seq_length + 1 = {}; add text or shorten the sequences",

@@ -6,6 +6,7 @@
 #include "core/config/config.h"
 #include "data/documents.h"
 #include "data/permutation.h"
+#include "data/split.h"
 #include "data/token_set.h"
 
 namespace upcycle {
@@ -31,7 +32,7 @@ class Sampler {
 
   // InputError: no set, a weight that is not above 0, a set with fewer than S + 1 tokens.
   Sampler(const std::vector<WeightedPath>& sets, std::int64_t vocab_size, std::int64_t seq_length, std::int64_t seed,
-          const DocumentRules& rules = {});
+          const DocumentRules& rules = {}, const DataSplit& split = {});  // of each set its part for training
 
   Sample sample(std::int64_t global_index);
   // tokens (S), targets (S); -1: a target that the rules leave out. InputError for an id outside the vocabulary.

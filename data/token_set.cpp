@@ -152,6 +152,7 @@ TokenSet TokenSet::open(const std::string& prefix, std::int64_t vocab_size) {
     input_error("{}: the {} document indices end at sequence {}, expected {}; make the token set again", name, indices,
                 previous, set.sequences_);
   set.documents_ = static_cast<std::int64_t>(indices) - 1;
+  set.all_tokens_ = set.tokens_;
   if (const std::string mask = prefix + ".mask"; std::filesystem::exists(mask)) {
     set.mask_ = MappedFile(mask, hint);
     if (static_cast<std::int64_t>(set.mask_.size()) != set.tokens_)
@@ -170,14 +171,26 @@ std::int64_t TokenSet::pointer_of_sequence(std::int64_t sequence) const {
 }
 
 std::int64_t TokenSet::sequence_start(std::int64_t sequence) const {
-  if (sequence == sequences_) return tokens_;
+  if (sequence == sequences_) return all_tokens_;
   return starts_.empty() ? pointer_of_sequence(sequence) / width_ : starts_[static_cast<std::size_t>(sequence)];
+}
+
+std::int64_t TokenSet::start_of_document(std::int64_t document) const {
+  return sequence_start(load<std::int64_t>(index_.data() + header_size + 12 * sequences_ + 8 * document));
+}
+
+void TokenSet::keep_documents(std::int64_t begin, std::int64_t end) {
+  UPCYCLE_CHECK(0 <= begin && begin <= end && end <= documents_, "documents [{}, {}) of {}", begin, end, documents_);
+  first_document_ += begin;
+  documents_ = end - begin;
+  first_token_ = start_of_document(first_document_);
+  tokens_ = start_of_document(first_document_ + documents_) - first_token_;
 }
 
 std::vector<std::int64_t> TokenSet::document_starts() const {
   std::vector<std::int64_t> starts;
-  const char* const indices = index_.data() + header_size + 12 * sequences_;
-  for (std::int64_t d = 0; d <= documents_; ++d) starts.push_back(sequence_start(load<std::int64_t>(indices + 8 * d)));
+  for (std::int64_t d = 0; d <= documents_; ++d)
+    starts.push_back(start_of_document(first_document_ + d) - first_token_);
   return starts;
 }
 
@@ -206,6 +219,7 @@ void TokenSet::convert(const char* from, std::int64_t first, std::int64_t count,
 void TokenSet::read(std::int64_t first, std::int64_t count, std::int32_t* out) const {
   UPCYCLE_CHECK(first >= 0 && count >= 0 && first <= tokens_ - count, "tokens {} to {} of {}, which has {}", first,
                 first + count, prefix_, tokens_);
+  first += first_token_;
   if (starts_.empty()) return convert(bin_.data() + first * width_, first, count, out);
   auto sequence = std::upper_bound(starts_.begin(), starts_.end() - 1, first) - starts_.begin() - 1;
   while (count > 0) {
@@ -220,6 +234,7 @@ void TokenSet::mask_targets(std::int64_t first, std::int64_t count, std::int32_t
   if (!has_mask()) return;
   UPCYCLE_CHECK(first >= 0 && count >= 0 && first <= tokens_ - count, "tokens {} to {} of {}, which has {}", first,
                 first + count, prefix_, tokens_);
+  first += first_token_;
   const char* const mask = mask_.data() + first;
   for (std::int64_t i = 0; i < count; ++i) {
     if (mask[i] == 0) out[i] = -1;

@@ -25,6 +25,8 @@ class TokenSet {
   std::int64_t vocab_size() const { return vocab_size_; }
   std::int64_t tokens() const { return tokens_; }
   std::int64_t documents() const { return documents_; }
+  // From here on the set is documents [begin, end) alone: its tokens and documents are counted from there.
+  void keep_documents(std::int64_t begin, std::int64_t end);
   // Where each document starts, in tokens, and at last the set's size: document d is tokens [starts[d], starts[d + 1]).
   std::vector<std::int64_t> document_starts() const;
 
@@ -41,7 +43,8 @@ class TokenSet {
   void check_ids(std::int64_t most = std::int64_t{1} << 24) const;
 
  private:
-  std::int64_t sequence_start(std::int64_t sequence) const;  // in tokens; for one past the last: the set's size
+  std::int64_t start_of_document(std::int64_t document) const;  // in tokens of the files; one past the last too
+  std::int64_t sequence_start(std::int64_t sequence) const;     // in tokens; for one past the last: the set's size
   std::int64_t size_of_sequence(std::int64_t sequence) const;
   std::int64_t pointer_of_sequence(std::int64_t sequence) const;
   void convert(const char* from, std::int64_t first, std::int64_t count, std::int32_t* out) const;
@@ -50,6 +53,7 @@ class TokenSet {
   MappedFile index_, bin_, mask_;
   int code_ = 0, width_ = 0;  // Megatron's dtype code, and the bytes per id
   std::int64_t vocab_size_ = 0, tokens_ = 0, sequences_ = 0, documents_ = 0;
+  std::int64_t all_tokens_ = 0, first_token_ = 0, first_document_ = 0;  // of the files; where what is kept begins
   std::vector<std::int64_t> starts_;  // empty if the sequences are contiguous and in order in .bin
 };
 

@@ -63,7 +63,7 @@ void add_to_parts(Parts& parts, const std::vector<std::int64_t>& cuts, std::int6
 }
 
 struct EvalOptions {
-  std::string dir, data, tokenizer_file;
+  std::string dir, data, tokenizer_file, split, part;
   std::int64_t S = 0, B = 0, longest = 0;
   bool documents = false, json = false;
   DocumentOptions apart;
@@ -72,6 +72,8 @@ struct EvalOptions {
 void check_options(EvalOptions& o, const ModelConfig& model) {
   if (o.documents && !o.json)
     input_error("command line: --documents: found no --json, expected both; its list is part of that object");
+  if (o.split.empty() != o.part.empty())
+    input_error("command line: --data.split and --part: found one of them, expected both or none");
   if (o.longest < 0 || (o.longest > 0 && !o.documents))
     input_error("command line: --longest-document: found {}, expected 0 or more, with --documents", o.longest);
   if (o.S < 0 || o.B < 0)
@@ -135,6 +137,7 @@ int eval(const MpiSession& session, const Arguments& arguments, const InferenceO
     const DocumentRules rules = rules_of(o.apart, *source);
     parted = rules.reset_attention_mask;
     set = TokenSet::open(o.data, model.vocab_size);
+    if (!o.split.empty()) keep_part(*set, parse_split(o.split, "command line"), parse_split_part(o.part, "--part"));
     if (session.rank() == 0) check_document_ends(*set, rules);
     windows.emplace(*set, o.S, rules);
     o.B = sequences_per_pass(o.B, o.S, windows->count(), ranks.mesh.layout.tp);
@@ -176,6 +179,8 @@ int run_eval(const Arguments& arguments) {
       "those that the model's run would have counted (data.eod_mask_loss).");
   options.positional("model", o.dir, "a checkpoint or a Hugging Face directory");
   options.option("--data", o.data, "PREFIX of the token set", Need::Required);
+  options.option("--data.split", o.split, "as the run's: shares of the set's documents; with --part");
+  options.option("--part", o.part, "train, valid or test: which of these documents");
   options.option("--tokenizer", o.tokenizer_file, "for loss per byte; by default the model's own");
   options.option("--seq-length", o.S, "0: the model's max_position_embeddings, at most 2048");
   options.option("--batch", o.B, "sequences per pass and replica; 0: about 4096 tokens");

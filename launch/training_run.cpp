@@ -27,11 +27,20 @@ void open_data(TrainingRun& run) {
   check_data(c);
   if (!c.data.tokenizer.empty()) check_tokenizer(c.data.tokenizer, c.model);
   const DocumentRules rules = document_rules(c.data);
-  run.sampler = std::make_unique<Sampler>(c.data.train, c.model.vocab_size, c.train.seq_length, c.data.seed, rules);
+  const DataSplit split = parse_split(c.data.split, c.where("data.split"));
+  run.sampler =
+      std::make_unique<Sampler>(c.data.train, c.model.vocab_size, c.train.seq_length, c.data.seed, rules, split);
   for (const auto& [name, prefix] : c.data.valid) {
     run.valid.emplace(name, TokenSet::open(prefix, c.model.vocab_size));
-    (void)EvalWindows(run.valid.at(name), c.train.seq_length);  // throws for a set that is too short
   }
+  if (split.valid > 0) {
+    for (const WeightedPath& part : c.data.train) {
+      TokenSet set = TokenSet::open(part.path, c.model.vocab_size);
+      keep_part(set, split, SplitPart::Valid);
+      run.valid.emplace(c.data.train.size() == 1 ? "valid" : part.path, std::move(set));
+    }
+  }
+  for (const auto& [name, set] : run.valid) (void)EvalWindows(set, c.train.seq_length);  // throws for one too short
   // Ids are checked whenever they are read; this refuses another tokenizer's set before anything is written.
   if (run.mesh.world->rank() != 0) return;
   const auto check = [&](const TokenSet& set) {

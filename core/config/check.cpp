@@ -238,7 +238,10 @@ void check_data(const Config& config) {
     if (path.empty())
       field_error(config.where("data.valid"), "data.valid", "an empty path for " + name, "a token set PREFIX",
                   "make one with `upcycle tokenize`");
-  if (config.train.eval_every > 0 && config.data.valid.empty())
+  if (!config.data.split.empty() && !config.data.valid.empty())
+    field_error(config.where("data.split"), "data.split", "'" + config.data.split + "'", "it absent beside data.valid",
+                "its second share is what is held out: give one of the two");
+  if (config.train.eval_every > 0 && config.data.valid.empty() && config.data.split.empty())
     field_error(config.where("train.eval_every"), "train.eval_every", fmt::format("{}", config.train.eval_every),
                 "data.valid beside it", "name a held-out token set, or set train.eval_every to 0");
 }

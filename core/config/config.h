@@ -82,6 +82,8 @@ struct WeightedPath {
 };
 struct DataConfig {
   std::vector<WeightedPath> train;           // a single PREFIX is one path of weight 1
+  std::string blend;                         // a file in place of train; parse_config reads it into train
+  std::string split;                         // "": all of train is trained on
   std::map<std::string, std::string> valid;  // name -> PREFIX; a single PREFIX is named "valid"
   std::string tokenizer;
   std::int64_t seed = 1;

@@ -103,6 +103,12 @@ std::vector<Field> make_fields() {
             Range{-1, counts_end}),
 
       FIELD(data.train, "token set PREFIX, or a blend [{\"path\": PREFIX, \"weight\": w}, ...]"),
+      FIELD(data.blend,
+            "file in place of data.train: WEIGHT PREFIX WEIGHT PREFIX ..., as Megatron's --data-args-path has it, or "
+            "data.train's list"),
+      FIELD(data.split,
+            "shares of each training set's documents for training, validation and test, such as \"969,30,1\"; the "
+            "second is held out in place of data.valid; empty: all is trained on"),
       FIELD(data.valid, "held-out token set PREFIX, or several {\"name\": PREFIX, ...}"),
       FIELD(data.tokenizer, "sentencepiece model; copied into each checkpoint"),
       FIELD(data.seed, "seed of the order of training sequences", {}, count),

@@ -1,8 +1,10 @@
 #include "core/config/parse.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "core/config/fields.h"
 #include "core/config/strict_json.h"
@@ -190,6 +192,32 @@ json override_value(const Field& field, const std::string& text) {
   return takes_list ? json::array({value}) : value;
 }
 
+// data.blend becomes data.train, as if that had been given.
+void read_blend(Config& config) {
+  const std::string file = config.data.blend, key = "data.blend";
+  if (file.empty()) return;
+  if (config.was_given("data.train"))
+    field_error(config.where(key), key, quote_text(file), "it absent beside data.train", "give one of the two");
+  const std::string text = read_config_file(file);
+  json list = json::array();
+  if (const std::size_t first = text.find_first_not_of(" \t\r\n"); first != text.npos && text[first] == '[') {
+    list = parse_strict_json(text, file);
+  } else {
+    std::istringstream words(text);
+    for (std::string weight, path; words >> weight;) {
+      double w = 0;
+      const auto [end, error] = std::from_chars(weight.data(), weight.data() + weight.size(), w);
+      if (error != std::errc{} || end != weight.data() + weight.size() || !(words >> path))
+        field_error(file, key, quote_text(weight) + (path.empty() ? "" : " after " + quote_text(path)),
+                    "WEIGHT PREFIX pairs", "give each token set its weight, in one order");
+      list.push_back({{"path", path}, {"weight", w}});
+    }
+  }
+  assign(config, *find_field("data.train"), list, file);
+  if (config.data.train.empty()) field_error(file, key, "no token set", "WEIGHT PREFIX pairs");
+  config.data.blend.clear();
+}
+
 void apply_override(Config& config, const std::string& argument) {
   const std::string_view body = std::string_view(argument).substr(argument.starts_with("--") ? 2 : 0);
   const std::size_t equals = body.find('=');
@@ -223,6 +251,7 @@ Config parse_config_text(const std::string& text, const std::string& source_name
   config.file = source_name;
   assign_object(config, parse_object(text, source_name), "", source_name);
   for (const std::string& argument : overrides) apply_override(config, argument);
+  read_blend(config);
   TrainConfig& t = config.train;
   if (!config.was_given("train.min_lr")) {
     if (t.min_lr_ratio >= 0)

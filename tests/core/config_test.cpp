@@ -8,6 +8,7 @@
 #include "core/config/fields.h"
 #include "core/config/parse.h"
 #include "tests/core/input_error.h"
+#include "tests/data/temporary_folder.h"
 
 namespace upcycle {
 namespace {
@@ -302,6 +303,28 @@ TEST(ConfigParse, Beta2FollowsTheOptimizerUntilItIsGiven) {
   EXPECT_EQ(beta2({"train.optimizer=lion"}), 0.99);
   EXPECT_EQ(beta2({"train.optimizer=lion", "train.beta2=0.98"}), 0.98);
   EXPECT_EQ(parse_config_text(R"({"train": {"optimizer": "lion"}})", "c.json", {}).train.beta1, 0.9);
+}
+
+TEST(ConfigParse, ABlendMayBeAFile) {
+  const TemporaryFolder folder;
+  const auto train = [&](const std::string& text) {
+    return parse_config_text("{}", "c.json", {"data.blend=" + folder.write("blend", text)}).data;
+  };
+  const std::vector<WeightedPath> expected{{"tokens/a", 0.25}, {"tokens/b", 3}};
+  EXPECT_EQ(train("0.25 tokens/a\n3 tokens/b\n").train, expected);
+  EXPECT_EQ(train("0.25 tokens/a 3 tokens/b").train, expected);
+  EXPECT_EQ(train(R"([{"path": "tokens/a", "weight": 0.25}, {"path": "tokens/b", "weight": 3}])").train, expected);
+  EXPECT_EQ(train("1 a").blend, "");  // the resolved config holds what was read
+  const auto error = [&](const std::string& text) { return input_error_of([&] { (void)train(text); }); };
+  EXPECT_TRUE(contains(error("tokens/a tokens/b"), "expected WEIGHT PREFIX pairs"));
+  EXPECT_TRUE(contains(error("1 tokens/a 2"), "expected WEIGHT PREFIX pairs"));
+  EXPECT_TRUE(contains(error("0 tokens/a"), "a weight > 0"));
+  EXPECT_TRUE(contains(error(" "), "no token set"));
+  EXPECT_TRUE(contains(input_error_of([&] {
+                         (void)parse_config_text(R"({"data": {"train": "x"}})", "c.json",
+                                                 {"data.blend=" + folder.file("blend")});
+                       }),
+                       "data.blend: found "));
 }
 
 TEST(ConfigParse, MinLrFollowsLrUntilItIsGiven) {
