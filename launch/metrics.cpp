@@ -154,15 +154,21 @@ void Metrics::step(const Trainer& t, const StepResult& r, double seconds, std::i
   set_status_line(progress_bar(r, pace));
 }
 
-void Metrics::eval(const Trainer& t, const std::string& set, double loss, std::int64_t tokens) {
-  write(
-      Json{{"step", t.step}, {"tokens", t.tokens}, {"eval", set}, {"eval_loss", loss}, {"eval_tokens", tokens}}.dump());
+void Metrics::eval(const Trainer& t, const std::string& set, double loss, std::int64_t tokens, std::int64_t bytes) {
+  Json line{{"step", t.step}, {"tokens", t.tokens}, {"eval", set}, {"eval_loss", loss}, {"eval_tokens", tokens}};
+  std::string per_byte;
+  if (bytes > 0) {
+    const double nats = loss * static_cast<double>(tokens) / static_cast<double>(bytes);
+    line["eval_loss_per_byte"] = nats;
+    per_byte = fmt::format(", {:.4f} nats per byte", nats);
+  }
+  write(line.dump());
   if (events_) {
     // As Megatron names the one set that it has.
     const std::string tag = "lm loss validation" + (t.config.data.valid.size() > 1 ? " " + set : "");
     add(*events_, t, {{tag, loss}, {tag + " ppl", std::exp(std::min(20.0, loss))}}, {});
   }
-  log_info("step {}  held-out {}: loss {:.4f} over {} tokens", t.step, set, loss, tokens);
+  log_info("step {}  held-out {}: loss {:.4f} over {} tokens{}", t.step, set, loss, tokens, per_byte);
 }
 
 }  // namespace upcycle

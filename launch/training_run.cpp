@@ -1,9 +1,13 @@
 #include "launch/training_run.h"
 
+#include <algorithm>
+
 #include "core/config/check.h"
+#include "core/error.h"
 #include "core/log.h"
 #include "launch/metrics.h"
 #include "launch/model_files.h"
+#include "launch/predicted_bytes.h"
 #include "parallel/train/evaluate.h"
 #include "parallel/upcycle/from_checkpoint.h"
 #include "parallel/upcycle/live_upcycle.h"
@@ -18,6 +22,30 @@ std::vector<std::int32_t> probe_tokens(TrainingRun& run) {
   run.sampler->fill(0, tokens.data(), targets.data());
   tokens.resize(static_cast<std::size_t>(probe_length(S, run.mesh.layout.tp)));
   return tokens;
+}
+
+// Windows of a set that an evaluation takes; 0: all.
+std::int64_t windows_evaluated(const Config& c) { return c.train.eval_steps * c.train.global_batch_size; }
+
+// For the loss per byte, which is left out with a warning where the tokenizer can not be read here.
+void count_valid_bytes(TrainingRun& run) {
+  const Config& c = run.setup.config;
+  const std::string from = run.setup.checkpoint != nullptr ? run.setup.checkpoint->directory()
+                           : !c.init.load.empty()          ? c.init.load
+                                                           : c.init.upcycle;
+  if (run.valid.empty() || (c.data.tokenizer.empty() && from.empty())) return;
+  try {
+    const auto tokenizer = find_tokenizer(c.data.tokenizer, from, c.model);
+    if (tokenizer == nullptr) return;
+    const std::int64_t S = c.train.seq_length, most = windows_evaluated(c);
+    for (const auto& [name, set] : run.valid) {
+      const EvalWindows windows(set, S, document_rules(c.data));
+      const std::int64_t end = most > 0 ? std::min(set.tokens(), most * S + 1) : set.tokens();
+      run.valid_bytes[name] = predicted_bytes(set, windows, *tokenizer, {0, end})[0];
+    }
+  } catch (const InputError& e) {
+    log_warn("no loss per byte: {}", e.what());
+  }
 }
 
 }  // namespace
@@ -49,6 +77,7 @@ void open_data(TrainingRun& run) {
   };
   for (const TokenSet& set : run.sampler->sets()) check(set);
   for (const auto& [name, set] : run.valid) check(set);
+  count_valid_bytes(run);
 }
 
 SequenceSource sequences(TrainingRun& run) {
@@ -97,9 +126,9 @@ void evaluate_all(TrainingRun& run, Metrics& metrics) {
   const Config& c = run.setup.config;
   for (const auto& [name, set] : run.valid) {
     const EvalWindows windows(set, c.train.seq_length, document_rules(c.data));
-    const EvalResult r =
-        evaluate(*run.trainer.model, run.trainer.batch, windows, c.train.eval_steps * c.train.global_batch_size);
-    metrics.eval(run.trainer, name, r.loss, r.tokens);
+    const EvalResult r = evaluate(*run.trainer.model, run.trainer.batch, windows, windows_evaluated(c));
+    const auto bytes = run.valid_bytes.find(name);
+    metrics.eval(run.trainer, name, r.loss, r.tokens, bytes == run.valid_bytes.end() ? 0 : bytes->second);
   }
 }
 

@@ -25,6 +25,8 @@ struct TrainingRun {
   Trainer trainer{};
   std::unique_ptr<Sampler> sampler{};
   std::map<std::string, TokenSet> valid{};
+  std::map<std::string, std::int64_t>
+      valid_bytes{};  // on rank 0, of what an evaluation predicts; where a tokenizer is known
   std::unique_ptr<Snapshot>
       snapshot{};  // declared before its writer, which may still read it when an error ends the run
   std::unique_ptr<CheckpointWriter> writer{};

@@ -42,6 +42,7 @@ struct DocumentRuns : ::testing::Test {
 TEST_F(DocumentRuns, EvalKeepsThemApartAsTheRunDid) {
   const std::string run = small.train("run", apart);
   const json trained = last_evaluation(run);
+  EXPECT_NEAR(trained["eval_loss_per_byte"].get<double>(), trained["eval_loss"].get<double>() * 13 / 12, 1e-9);
   EXPECT_EQ(trained["eval_tokens"], 60 * 13);  // of each document all but the first token
   const std::vector<std::string> words{"eval", run, "--data", small.file("docs"), "--seq-length=32", "--json"};
   const Outcome said = run_upcycle(words);
@@ -128,6 +129,27 @@ TEST_F(DocumentRuns, OnlyAnswersOfConversationsCount) {
   double sum = 0;
   for (const json& d : result["documents"]) sum += d[0].get<double>();
   EXPECT_NEAR(sum, result["loss"].get<double>() * 50, 1e-4);
+}
+
+TEST_F(DocumentRuns, AShareIsHeldOut) {
+  const std::string docs = small.file("docs"), blend = small.folder.write("blend", "2 " + docs + "\n1 " + docs + "\n");
+  const json split{{"data", {{"train", nullptr}, {"valid", nullptr}, {"blend", blend}, {"split", "80,20"}}}};
+  const std::string run = small.train("run", split);
+  const json resolved = json::parse(std::ifstream(run + "/run.json"))["data"];
+  EXPECT_EQ(resolved["blend"], "");
+  EXPECT_EQ(resolved["train"], (json{{{"path", docs}, {"weight", 2.0}}, {{"path", docs}, {"weight", 1.0}}}));
+  const json trained = last_evaluation(run);
+  EXPECT_EQ(trained["eval"], docs);
+  EXPECT_EQ(trained["eval_tokens"], 12 * 14 - 1);
+  const json found =
+      json_of({"eval", run, "--data", docs, "--seq-length=32", "--data.split=80,20", "--part=valid", "--json"});
+  EXPECT_EQ(found["tokens"], trained["eval_tokens"]);
+  EXPECT_NEAR(found["loss"].get<double>(), trained["eval_loss"].get<double>(), 1e-6);
+  EXPECT_NE(one_line_error(run_upcycle({"train", small.write_config("both"), "--data.split=80,20"}))
+                .find("data.split: found '80,20', expected it absent beside data.valid"),
+            std::string::npos);
+  EXPECT_NE(one_line_error(run_upcycle({"eval", run, "--data", docs, "--part=valid"})).find("--part"),
+            std::string::npos);
 }
 
 }  // namespace
