@@ -159,6 +159,9 @@ def main(binary):
         check_invalid(path, run, common, texts)
         check_parquet(path, run, common, texts, expected)
         check_chat(path, run, common, tokenizer, eod)
+        run(*common, lines)
+        if os.path.exists(path("set.mask")):
+            fail("a set without a loss mask left the mask of the one before")
         os.remove(path("tokenizer_config.json"))
 
         vocabulary = tokenizer.get_vocab_size()

@@ -11,7 +11,7 @@ if [[ -z ${UPCYCLE_PYTHON:-} && ! -e build/python/ready ]]; then
   echo "run_python_checks.sh: making build/python with torch and transformers (a few gigabytes)"
   rm -rf build/python
   python3 -m venv build/python
-  build/python/bin/pip install --quiet torch 'transformers>=5' safetensors numpy </dev/null
+  build/python/bin/pip install --quiet torch 'transformers>=5' safetensors numpy sentencepiece </dev/null
   touch build/python/ready
 fi
 
@@ -22,6 +22,7 @@ trap 'rm -rf "$scratch"' EXIT
 quiet() { "$@" >"$scratch/log" 2>&1 || { tail -n 30 "$scratch/log" >&2; return 1; }; }
 
 "$python" tests/scripts/check_tokenize_hf.py "$upcycle"
+"$python" tests/scripts/tokenizers_agree.py "$upcycle" | grep -v ' s, '
 
 # Golden models: straight from Hugging Face form, and through import (sharded HDF5) and export, tensors bit for bit.
 for golden in tests/golden/*/; do
