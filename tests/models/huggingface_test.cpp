@@ -88,6 +88,26 @@ TEST_P(Golden, ImportThenExportKeepsEveryBit) { expect_round_trip(golden_folder(
 INSTANTIATE_TEST_SUITE_P(HuggingFace, Golden, testing::ValuesIn(golden_models()),
                          [](const auto& p) { return p.param; });
 
+// By the family that export finds, with the values of config.json, but for those that say nothing of the function:
+// types, which follow the tensors, padding, and of Qwen what would matter if it had windows.
+class Families : public testing::TestWithParam<std::string> {};
+TEST_P(Families, ConfigKeysComeOutAsTheyWentIn) {
+  const TemporaryFolder folder;
+  const auto original = open_huggingface(golden_folder(GetParam()));
+  export_huggingface(*original, {}, folder.file("hf"), {});
+  const json before = json::parse(read_text(golden_folder(GetParam()) + "/config.json", 1 << 20)),
+             after = json::parse(folder.read("hf/config.json"));
+  for (const auto& [key, value] : before.items()) {
+    if (key == "dtype" || key == "pad_token_id" || key == "max_window_layers" || key == "pretraining_tp") continue;
+    ASSERT_TRUE(after.contains(key)) << key;
+    EXPECT_EQ(after[key], value) << key;
+  }
+}
+INSTANTIATE_TEST_SUITE_P(HuggingFace, Families,
+                         testing::Values("llama_gqa_tied", "llama_rope3_untied", "llama_biases", "qwen2", "qwen3",
+                                         "olmo2", "olmo2_biases"),
+                         [](const auto& p) { return p.param; });
+
 TEST(RealModel, ImportThenExportKeepsEveryBit) {
   const std::string models = real_models();
   if (models.empty()) GTEST_SKIP();

@@ -16,6 +16,7 @@ void write(const ModelConfig& model, const Refuse& refuse, nlohmann::ordered_jso
   if (model.norm_placement != "post") refuse("norm_placement", model.norm_placement, "post");
   if (model.attention_bias == "qkv") refuse("attention_bias", "qkv", "none or all");
   file["attention_bias"] = model.attention_bias == "all";
+  file["pad_token_id"] = nullptr;  // absent it would be 1, whose row of the embedding would not learn
 }
 
 const char* pattern(ParamRole role) {

@@ -17,6 +17,7 @@ void write(const ModelConfig& model, const Refuse& refuse, nlohmann::ordered_jso
   file["use_sliding_window"] = false;
   file["sliding_window"] = nullptr;
   file["max_window_layers"] = model.num_hidden_layers;
+  file["layer_types"] = std::vector<std::string>(static_cast<std::size_t>(model.num_hidden_layers), "full_attention");
 }
 
 }  // namespace
