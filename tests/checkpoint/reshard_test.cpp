@@ -7,6 +7,7 @@
 #include "parallel/checkpoint/reshard.h"
 #include "tests/checkpoint/saved_model.h"
 #include "tests/data/expect_input_error.h"
+#include "tests/model_forms.h"
 
 namespace upcycle::test {
 namespace {
@@ -24,7 +25,7 @@ class Reshard : public testing::TestWithParam<Shape> {};
 
 TEST_P(Reshard, EveryOtherLayoutReadsItsPartsBitForBit) {
   const TemporaryFolder folder;
-  const ModelConfig model = small_model(4);
+  const ModelConfig model = kBiasedPostNorms.of(small_model(4));  // vectors that are cut and vectors that are whole
   save_as(folder.file("run"), model, layout_of(GetParam()), 7);
   const auto c = open_checkpoint(folder.file("run"));
   EXPECT_EQ(c->moments(), 2);

@@ -11,6 +11,7 @@
 #include "parallel/train/snapshot.h"
 #include "parallel/train/trainer_state.h"
 #include "tests/checkpoint/saved_model.h"
+#include "tests/model_forms.h"
 #include "tests/mpi_tests.h"
 #include "tests/reshard_mpi/part_mesh.h"
 #include "tests/shared_folder.h"
@@ -36,7 +37,7 @@ std::string name_of(const Shape& s) {
   return fmt::format("world{}_tp{}_ep{}_etp{}_{}", s.world, s.tp, s.ep, s.etp, s.dtype);
 }
 
-// A dense layer and one of experts; V = 61, which neither tp divides.
+// A dense layer and one of experts; V = 61, which neither tp divides; vectors that are cut and vectors that are whole.
 Config config_of(const Shape& s) {
   Config c = small_moe_config();
   c.dtype = s.dtype;
@@ -47,6 +48,7 @@ Config config_of(const Shape& s) {
   c.model.num_experts_per_tok = 2;
   c.model.moe_every_n_layers = 2;
   c.model.shared_expert = true;
+  c.model = kBiasedPostNorms.of(c.model);
   c.train.seq_length = 8;
   c.train.micro_batch_size = 1;
   c.train.global_batch_size = 8;
