@@ -154,8 +154,8 @@ HfConfig parse_hf_config(const std::string& text, const std::string& source_name
   family->read(file, model);
   refuse_unsupported(file, *family, model);
   refuse_unsaid(*family, model, [&](const char* field, const std::string& found, const std::string& expected) {
-    input_error("{}: {}: found {}, expected {}; {} has no such key in transformers", source_name, field, found,
-                expected, family->name);
+    input_error("{}: {}: found {}, expected {}; other {} models are not supported", source_name, field, found, expected,
+                family->name);
   });
   result.dtype = file.text("torch_dtype", file.text("dtype", ""));
   check_model(model, source_name);
