@@ -25,8 +25,9 @@ __global__ void column_parts(float* parts, Value value, std::int64_t rows, std::
   parts[part * columns + column] = sum;
 }
 
-inline __global__ void add_column_parts(float* sums, const float* parts, std::int64_t count, std::int64_t columns) {
-  const std::int64_t column = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+template <int Threads>
+__global__ void add_column_parts(float* sums, const float* parts, std::int64_t count, std::int64_t columns) {
+  const std::int64_t column = std::int64_t{blockIdx.x} * Threads + threadIdx.x;
   if (column >= columns) return;
   float sum = 0;
   for (std::int64_t part = 0; part < count; ++part) sum += parts[part * columns + column];
@@ -42,10 +43,10 @@ void add_column_sums(Stream& stream, float* sums, float* parts, std::int64_t row
   const auto blocks = static_cast<unsigned>((columns + kSumColumns - 1) / kSumColumns);
   UPCYCLE_CUDA(gpu::launch({dim3(blocks, static_cast<unsigned>(count)), dim3(kSumColumns, kSumRuns), 0, native(stream)},
                            column_parts<Value>, parts, value, rows, columns));
-  constexpr unsigned kThreads = 128;
+  constexpr int kThreads = 128;
   UPCYCLE_CUDA(
       gpu::launch({dim3(static_cast<unsigned>((columns + kThreads - 1) / kThreads)), dim3(kThreads), 0, native(stream)},
-                  add_column_parts, sums, static_cast<const float*>(parts), count, columns));
+                  add_column_parts<kThreads>, sums, static_cast<const float*>(parts), count, columns));
 }
 
 }  // namespace upcycle::cuda
