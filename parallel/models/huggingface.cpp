@@ -45,7 +45,7 @@ class HuggingFaceModel : public TensorSource {
           "tensors; the files are not of one model",
           folder_, model_.num_hidden_layers, model_.num_local_experts, tensors);
     places_ = stored_places(*config.family, model_);
-    for (auto& [canonical, place] : places_) check(place);
+    for (const ParamRow& row : make_global_table(model_).rows) check(places_.at(row.name));
     refuse_unknown(names);
     check_tied();
   }
