@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 namespace upcycle {
 
@@ -50,6 +51,16 @@ class Stream {
   virtual void poll() = 0;
 };
 
+// Moments in the work of a device's streams, for profiles.
+class Moments {
+ public:
+  virtual ~Moments() = default;
+  // When the work that `stream` has been given so far is done; its number, from 0.
+  virtual std::size_t record(Stream& stream) = 0;
+  // Seconds from the first moment to each. Blocks until all have come.
+  virtual std::vector<double> seconds() = 0;
+};
+
 // What a copy moves: `rows` runs of `bytes` each, which start `to_pitch` and `from_pitch` bytes apart.
 struct Runs {
   std::size_t bytes = 0, rows = 1, to_pitch = 0, from_pitch = 0;
@@ -64,6 +75,8 @@ class Device {
   virtual ~Device() = default;
   virtual DeviceKind kind() const = 0;
   virtual std::unique_ptr<Stream> make_stream() = 0;
+  // Null where streams are synchronous: the host's clock serves.
+  virtual std::unique_ptr<Moments> make_moments() { return nullptr; }
   // Zeroed, aligned to 256 bytes at least (Arena::kAlignment); throws Error when out of memory.
   virtual void* allocate(std::size_t bytes) = 0;
   virtual void release(void* data, std::size_t bytes) = 0;

@@ -27,12 +27,25 @@ CollectiveCount& count_of(TraceCounters& counters, std::string_view group, std::
 
 void set_trace_sink(TraceSink* sink) { current_sink.store(sink, std::memory_order_release); }
 
-TraceRange::TraceRange(std::string_view name) : sink_(current_sink.load(std::memory_order_acquire)) {
-  if (sink_ != nullptr) sink_->begin(name);
+TraceSink* trace_sink() { return current_sink.load(std::memory_order_acquire); }
+
+TraceRange::TraceRange(std::string_view name, const WorkCost& cost) : sink_(trace_sink()) {
+  if (sink_ == nullptr) return;
+  sink_->begin(name);
+  if (cost.flops > 0 || cost.bytes > 0) sink_->cost(cost);
 }
 
 TraceRange::~TraceRange() {
   if (sink_ != nullptr) sink_->end();
+}
+
+TraceWork::TraceWork(Stream& stream, std::string_view name, const WorkCost& cost)
+    : sink_(trace_sink()), stream_(stream) {
+  if (sink_ != nullptr) sink_->work_begins(stream, name, cost);
+}
+
+TraceWork::~TraceWork() {
+  if (sink_ != nullptr) sink_->work_ends(stream_);
 }
 
 CollectiveCount TraceCounters::of(std::string_view group, std::string_view op) const {

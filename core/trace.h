@@ -8,27 +8,52 @@
 
 namespace upcycle {
 
+class Stream;
+
+// What an op or a transfer does; 0: not counted.
+struct WorkCost {
+  double flops = 0, bytes = 0;
+};
+
 // Receives named ranges (for a profiler or timeline). Without a sink a range costs one atomic load.
 class TraceSink {
  public:
   virtual ~TraceSink() = default;
   virtual void begin(std::string_view name) = 0;
-  virtual void end() = 0;  // of the innermost open range of this thread
+  virtual void end() = 0;                // of the innermost open range of this thread
+  virtual void cost(const WorkCost&) {}  // of that range
+  // What is put into the stream between the two, by this thread, is work of this name.
+  virtual void work_begins(Stream&, std::string_view /*name*/, const WorkCost&) {}
+  virtual void work_ends(Stream&) {}
 };
 
 // Not owned; must outlive every range opened while it is set. Null: none.
 void set_trace_sink(TraceSink* sink);
+TraceSink* trace_sink();
 
 // A named range, from construction to the end of the scope. It ends in the sink in which it began.
 class TraceRange {
  public:
-  explicit TraceRange(std::string_view name);
+  explicit TraceRange(std::string_view name, const WorkCost& cost = {});
   ~TraceRange();
   TraceRange(const TraceRange&) = delete;
   TraceRange& operator=(const TraceRange&) = delete;
 
  private:
   TraceSink* sink_;
+};
+
+// The same for the work that is put into a stream in the scope.
+class TraceWork {
+ public:
+  TraceWork(Stream& stream, std::string_view name, const WorkCost& cost);
+  ~TraceWork();
+  TraceWork(const TraceWork&) = delete;
+  TraceWork& operator=(const TraceWork&) = delete;
+
+ private:
+  TraceSink* sink_;
+  Stream& stream_;
 };
 
 struct CollectiveRecord {

@@ -10,6 +10,7 @@
 #include "core/log.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cuda_scratch.h"
+#include "kernels/dry/traced_ops.h"
 #include "parallel/comm/agree.h"
 
 namespace upcycle {
@@ -78,9 +79,7 @@ void check_own_gpu(const std::vector<Place>& places, const MpiSession& session, 
 }
 #endif
 
-}  // namespace
-
-Backend make_backend(const MpiSession& session, const Config& config) {
+Backend make_untraced(const MpiSession& session, const Config& config) {
   if (config.device == "cpu") {
     Backend b = make_cpu_backend();
     b.ranks_on_host = session.ranks_on_host();
@@ -108,6 +107,16 @@ Backend make_backend(const MpiSession& session, const Config& config) {
   agree_or_throw(*ranks, [&] { refuse_cuda(where, "device"); });
   throw_error(__FILE__, __LINE__, __func__, "agreed on a refusal, and went on");
 #endif
+}
+
+}  // namespace
+
+Backend make_backend(const MpiSession& session, const Config& config) {
+  Backend b = make_untraced(session, config);
+  if (config.train.profile_trace.empty()) return b;
+  b.ops = make_traced_ops(b.ops);
+  if (b.host_ops != nullptr) b.host_ops = make_traced_ops(b.host_ops);
+  return b;
 }
 
 void check_backend_is_built(const Config& config) {

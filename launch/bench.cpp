@@ -74,6 +74,7 @@ int bench_step(const MpiSession& session, const std::string& file, const std::ve
   const Start start = agree_on_start(session, "bench step", [&] {
     Config c = config_to_measure(file, overrides, steps + warmup);
     check_window(c, steps, warmup);
+    if (session.rank() == 0) check_trace_file(c);
     return c;
   });
   const Config& c = start.config;
@@ -103,7 +104,7 @@ int bench_step(const MpiSession& session, const std::string& file, const std::ve
   };
   std::vector<double> seconds;
   StepResult last;
-  ProfileWindow profile(backend, c.train);
+  ProfileWindow profile(backend, mesh, c.train);
   for (std::int64_t i = 0; i < steps + warmup; ++i) {
     if (i == warmup) reset_trace_counters();
     profile.before_step(i + 1);

@@ -68,7 +68,7 @@ bool train_loop(TrainingRun& run, Metrics& metrics) {
   std::int64_t saved = run.setup.checkpoint != nullptr ? run.trainer.step : -1;
   const std::int64_t first = run.trainer.step;
   bool stop = false;
-  ProfileWindow profile(run.backend, run.setup.config.train);
+  ProfileWindow profile(run.backend, run.mesh, run.setup.config.train);
   const TrainConfig& lengths = run.setup.config.train;
   const std::int64_t passed = run.trainer.consumed_samples + lengths.skip_samples;
   EpochLog epochs(*run.sampler, run.setup.config.data.train, passed,
@@ -109,7 +109,7 @@ bool train_loop(TrainingRun& run, Metrics& metrics) {
       saved = t.step;
     }
   }
-  profile.warn_unopened(run.trainer.step);
+  profile.finish(run.trainer.step);
   if (run.dumps) log_warn("debug.dump: this run did not come to the step to dump: nothing is in the folder");
   if (run.writer != nullptr && saved != run.trainer.step && run.trainer.step > first) start_save(run);
   finish_save(run);
@@ -117,7 +117,11 @@ bool train_loop(TrainingRun& run, Metrics& metrics) {
 }
 
 int train(const MpiSession& session, const std::string& file, const std::vector<std::string>& overrides) {
-  Start start = agree_on_start(session, "train", [&] { return parse_config(file, overrides); });
+  Start start = agree_on_start(session, "train", [&] {
+    Config c = parse_config(file, overrides);
+    if (session.rank() == 0) check_trace_file(c);
+    return c;
+  });
   Config& config = start.config;
   const Layout& layout = start.layout;
   const Backend backend = make_backend(session, config);

@@ -161,6 +161,9 @@ void check_train(const Config& config, const Trained& done) {
          fmt::format("at least train.profile_step_start = {}", t.profile_step_start), "both steps are in the window");
   if (t.profile_step_start == 0 && t.profile_step_end > 0)
     fail("train.profile_step_end", t.profile_step_end, "train.profile_step_start beside it", "steps count from 1");
+  if (t.profile_step_start == 0 && !t.profile_trace.empty())
+    fail("train.profile_trace", t.profile_trace, "train.profile_step_start and _end beside it",
+         "say which steps to record");
   if (const std::string listed = "," + t.recompute + ",";
       listed.find(",swiglu,") != listed.npos && listed.find(",mlp,") != listed.npos)
     fail("train.recompute", "'" + t.recompute + "'", "swiglu or mlp", "mlp makes what is swiglu's again too");

@@ -114,6 +114,7 @@ struct TrainConfig {
   std::int64_t eval_every = 0, eval_steps = 0, log_every = 1;
   std::int64_t check_replicas_every = 100;
   std::int64_t profile_step_start = 0, profile_step_end = 0;  // counted from 1, inclusive; 0: none
+  std::string profile_trace;                                  // a file; "": none
   std::string tensorboard_dir;                                // "": no event files
 
   // Numbers that the optimizer keeps for each parameter beside the master.

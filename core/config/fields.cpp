@@ -177,6 +177,7 @@ std::vector<Field> make_fields() {
             count),
       FIELD(train.profile_step_start, "first step, counted from 1, that a profiler records; 0: none", {}, count),
       FIELD(train.profile_step_end, "last step that it records", {}, count),
+      FIELD(train.profile_trace, "Chrome trace of these steps, of all ranks, as one file; empty: none"),
       FIELD(train.tensorboard_dir, "folder for TensorBoard event files, with Megatron's tags; empty: none"),
 
       FIELD(parallel.tp, "ranks that share every matrix (tensor parallelism)", {}, positive_size),

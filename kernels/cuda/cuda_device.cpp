@@ -10,6 +10,7 @@
 #include "core/check.h"
 #include "core/cuda_error.h"
 #include "core/error.h"
+#include "kernels/cuda/cuda_moments.h"
 
 namespace upcycle {
 namespace {
@@ -141,6 +142,8 @@ class CudaDevice final : public Device {
     UPCYCLE_CUDA(cudaSetDevice(index_));
     return std::make_unique<CudaStream>(index_);
   }
+
+  std::unique_ptr<Moments> make_moments() override { return make_cuda_moments(index_); }
 
   void* allocate(std::size_t bytes) override {
     count_device_allocation();

@@ -43,7 +43,7 @@ class MpiCommunicator final : public Communicator {
     record_collective(name(), ++sequence_, name_of(collective), given);
     collective_ = collective;
     given_ = given;
-    return TraceRange(queue_->issue_name(collective));
+    return TraceRange(queue_->issue_name(collective), {0, static_cast<double>(given)});
   }
   // Of the call that begin() has announced.
   Operation& operation(Movement movement) {

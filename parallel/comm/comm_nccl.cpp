@@ -146,9 +146,11 @@ Event NcclCommunicator::issue(Collective collective, std::size_t given, std::siz
   NcclGroup* const g = bytes > 0 ? &group() : group_.get();
   record_collective(name(), ++sequence_, name_of(collective), given);
   if (g == nullptr) return {};
-  const TraceRange range(g->issue_name(collective));
+  const WorkCost cost{0, static_cast<double>(given)};
+  const TraceRange range(g->issue_name(collective), cost);
   if (bytes == 0 || !concerns) return g->stream().record();  // behind the calls before it
   g->begin(collective, sequence_, given, context_->compute.record());
+  const TraceWork work(g->stream(), g->issue_name(collective), cost);  // from here: not the wait for its inputs
   const StallMonitor::Inside inside(context_->session.stalls(), "starting a collective", "NCCL");
   call(g->comm(), g->native());
   return g->end();

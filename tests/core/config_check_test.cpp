@@ -320,6 +320,8 @@ TEST(CheckTrain, ProfilersWindow) {
                  "train.profile_step_end: found 2, expected at least train.profile_step_start = 3");
   expect_bad_run([](Config& c) { c.train.profile_step_end = 2; },
                  "train.profile_step_end: found 2, expected train.profile_step_start beside it");
+  expect_bad_run([](Config& c) { c.train.profile_trace = "trace.json"; },
+                 "train.profile_trace: found trace.json, expected train.profile_step_start and _end beside it");
 }
 
 TEST(CheckTrain, InitAndUpcycling) {

@@ -288,7 +288,7 @@ TEST(ConfigHelp, TableHasEveryMember) {
   EXPECT_EQ(sizeof(InitConfig), fields_of["init"] * sizeof(std::string));
   EXPECT_EQ(sizeof(UpcycleConfig), 2 * sizeof(std::string) + (fields_of["upcycle"] - 2) * 8);
   EXPECT_EQ(sizeof(TrainConfig),
-            7 * sizeof(std::string) + sizeof(std::vector<std::string>) + (fields_of["train"] - 8) * 8);
+            8 * sizeof(std::string) + sizeof(std::vector<std::string>) + (fields_of["train"] - 9) * 8);
   EXPECT_EQ(sizeof(CheckpointConfig), 3 * sizeof(std::string) + 3 * 8 + 8);  // two flags share the last word
   EXPECT_EQ(fields_of["checkpoint"], 8u);
   EXPECT_EQ(sizeof(ModelConfig), sizeof(RopeScaling) + 4 * sizeof(std::string) + 3 * 8 + (fields_of["model"] - 7) * 8);

@@ -251,6 +251,42 @@ TEST_F(CudaRun, TheProfilerIsToldWhichStepsToRecord) {
   }
 }
 
+// Ops are timed in their stream, transfers in those of their groups: a row for each.
+TEST_F(CudaRun, ATraceHasRowsOfTheGpusStreams) {
+  const json changes{
+      {"model", moe},
+      {"parallel", {{"ep", 2}}},
+      {"train",
+       {{"steps", 2}, {"profile_step_start", 2}, {"profile_step_end", 2}, {"profile_trace", file("trace.json")}}}};
+  (void)expect_trained("run", changes, 2);
+  const json trace = json::parse(text_of(file("trace.json")), nullptr, false);
+  ASSERT_FALSE(trace.is_discarded());
+  for (const int rank : {0, 1}) {
+    std::map<int, std::string> rows;
+    std::map<std::string, std::map<std::string, int>> spans;  // by row and name
+    double begin = 0, end = 0, first = 1e300, last = 0;       // of the host's step; of the GPU's work
+    for (const json& e : trace["traceEvents"]) {
+      if (e["pid"] != rank) continue;
+      if (e["name"] == "thread_name") rows[e["tid"]] = e["args"]["name"];
+      if (e["ph"] != "X") continue;
+      const std::string row = rows.at(e["tid"]);
+      ++spans[row][e["name"]];
+      const double from = e["ts"], to = from + e["dur"].get<double>();
+      if (e["name"] == "step") begin = from, end = to;
+      if (row == "GPU" && e["name"] == "matmul") {
+        EXPECT_GT(e["args"]["flops"].get<double>(), 0);
+        first = std::min(first, from), last = std::max(last, to);
+      }
+    }
+    EXPECT_GT(spans["GPU"]["matmul"], 0);
+    for (const char* op : {"matmul", "grouped_matmul", "sort_by_expert", "attention_backward"})
+      EXPECT_EQ(spans["GPU"][op], spans["host"][op]) << op;
+    EXPECT_GT(spans["GPU ep"]["ep all_to_all_v"], 0);
+    EXPECT_GT(first, begin - 1000);
+    EXPECT_LT(last, end + 1000);
+  }
+}
+
 TEST_F(CudaRun, AProfilerThatRecordedNothingIsSaidSo) {
   const json changes{{"train", {{"steps", 1}, {"profile_step_start", 2}, {"profile_step_end", 3}}}, {"device", "cuda"}};
   const std::string config = small.write_config("run", changes);
