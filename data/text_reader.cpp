@@ -53,8 +53,8 @@ bool TextReader::next(Piece& piece) {
   if (valid_utf8(text) == text.size()) return true;
   if (invalid_ == InvalidUtf8::Error)
     input_error(
-        "{}:{}: is not valid UTF-8; convert the file, or say what becomes of such text with --invalid-utf8=replace or "
-        "skip",
+        "{}:{}: is not valid UTF-8; convert the file to UTF-8 (tokenize --invalid-utf8 can also replace such text, or "
+        "leave it out)",
         path_, line_);
   mended_ = replaced_utf8(text, piece.invalid);
   piece.text = mended_;

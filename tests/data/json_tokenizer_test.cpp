@@ -101,8 +101,11 @@ struct JsonTokenizerTest : ::testing::Test {
 TEST_F(JsonTokenizerTest, TextsGoThereAndBack) {
   for (const Json& json : {byte_level(), byte_fallback()}) {
     const auto t = open(json);
-    for (const std::string& text : samples) {
+    const auto together = t->encode_all(samples, 2);
+    for (std::size_t i = 0; i < samples.size(); ++i) {
+      const std::string& text = samples[i];
       const auto ids = t->encode(text);
+      EXPECT_EQ(together.at(i), ids);
       EXPECT_EQ(t->decode(ids), text);
       bool at_start = true;
       EXPECT_EQ(t->decoded_bytes(ids, at_start), static_cast<std::int64_t>(text.size())) << text;
