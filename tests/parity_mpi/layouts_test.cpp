@@ -101,7 +101,7 @@ std::vector<Switches> zero2_switches() {
 INSTANTIATE_TEST_SUITE_P(Zero2, Layouts, ::testing::ValuesIn(zero2_switches()), name_of);
 // Vectors of every kind, cut and whole, and sums over tp within attention.
 std::vector<Switches> form_switches() {
-  Switches biases, heads, everything, shared, post;
+  Switches biases, heads, everything, shared, post, multiplied, multiplied_post;
   biases.form = &kBiases;
   biases.recompute = biases.masked = true;
   everything.form = &kEverything;
@@ -116,7 +116,13 @@ std::vector<Switches> form_switches() {
   shared.every = 2;
   post.form = &kBiasedPostNorms;
   post.recompute = post.tight = true;
-  return {biases, everything, heads, shared, post};
+  multiplied.form = &kMultiplied;
+  multiplied.microbatches = 2;
+  multiplied.tied = true;
+  multiplied.start = Start::Dense;
+  multiplied_post.form = &kMultipliedPostNorms;
+  multiplied_post.recompute = multiplied_post.masked = true;
+  return {biases, everything, heads, shared, post, multiplied, multiplied_post};
 }
 INSTANTIATE_TEST_SUITE_P(Forms, Layouts, ::testing::ValuesIn(form_switches()), name_of);
 INSTANTIATE_TEST_SUITE_P(FullDense, Layouts, ::testing::ValuesIn(switches_of(all_rows(dense_levels()), dense_switches)),

@@ -77,7 +77,9 @@ TEST_P(Forms, VectorsStartPlainAndLearn) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Forms, ::testing::Values(kBiases, kHeadNorms, kPostNorms, kBiasedPostNorms, kEverything),
+INSTANTIATE_TEST_SUITE_P(All, Forms,
+                         ::testing::Values(kBiases, kHeadNorms, kPostNorms, kBiasedPostNorms, kEverything, kMultiplied,
+                                           kMultipliedPostNorms),
                          [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace
