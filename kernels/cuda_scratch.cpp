@@ -10,6 +10,7 @@ std::size_t embedding_backward_bytes(const OpLimits& limits) { return token_sort
 std::size_t rms_norm_backward_bytes(const OpLimits& limits) { return norm_parts(limits.H); }
 std::size_t bias_backward_bytes(const OpLimits& limits) { return column_parts(limits.bias); }
 std::size_t head_norm_backward_bytes(const OpLimits& limits) { return column_parts(limits.head_norm); }
+std::size_t gate_logits_backward_bytes(const OpLimits& limits) { return norm_parts(limits.H); }
 std::size_t attention_forward_bytes(const OpLimits&) { return 0; }
 std::size_t attention_backward_bytes(const OpLimits& limits) { return attention_delta(limits.T, limits.N); }
 std::size_t paged_attention_bytes(const OpLimits& limits) {

@@ -39,6 +39,11 @@ void check_same_experts(const ModelConfig& a, const ModelConfig& b, const Expert
   check("num_experts_per_tok", b.num_experts_per_tok, a.num_experts_per_tok);
   check("num_hidden_layers", b.num_hidden_layers, a.num_hidden_layers);
   check("moe_every_n_layers", b.moe_every_n_layers, a.moe_every_n_layers);
+  for (std::int64_t l = 0; l < a.num_hidden_layers; ++l)
+    if (a.is_moe_layer(l) != b.is_moe_layer(l))
+      input_error(
+          "{}: model.mlp_only_layers: found other layers than in {}; give an earlier checkpoint of the same run",
+          o.since, o.dir);
   check("vocab_size", b.vocab_size, a.vocab_size);
   check("max_position_embeddings", b.max_position_embeddings, a.max_position_embeddings);
 }

@@ -26,7 +26,7 @@ constexpr std::int64_t layers_max = 1 << 16, experts_max = 1 << 22;
 double parameters_about(const ModelConfig& m) {
   const double h = static_cast<double>(m.hidden_size), d = static_cast<double>(m.head_size());
   const double attention = h * d * static_cast<double>(2 * m.num_attention_heads + 2 * m.kv_heads());
-  double mlp = 3 * h * static_cast<double>(m.intermediate_size);
+  double mlp = 3 * h * static_cast<double>(std::max(m.intermediate_size, m.shared_size()));
   if (m.is_moe()) mlp += 3 * h * static_cast<double>(m.num_local_experts) * static_cast<double>(m.expert_size());
   return 2 * h * static_cast<double>(m.vocab_size) + static_cast<double>(m.num_hidden_layers) * (attention + mlp);
 }
@@ -120,6 +120,21 @@ void check_model(const ModelConfig& model, const std::string& where) {
     if (model.mlp_bias)
       field_error(where, "model.mlp_bias", "true", fmt::format("false beside num_local_experts = {}", E),
                   "experts have no biases");
+    for (const std::int64_t layer : model.mlp_only_layers)
+      if (layer >= model.num_hidden_layers)
+        field_error(where, "model.mlp_only_layers", fmt::format("{}", layer),
+                    fmt::format("less than num_hidden_layers = {}", model.num_hidden_layers), "layers count from 0");
+    bool any = false;
+    for (std::int64_t l = 0; l < model.num_hidden_layers; ++l) any = any || model.is_moe_layer(l);
+    if (!any)
+      field_error(where, "model.mlp_only_layers", "every layer that would have experts", "one less at least",
+                  "leave out model.num_local_experts for a dense model");
+    if (!model.shared_expert && model.shared_expert_size > 0)
+      field_error(where, "model.shared_expert_size", fmt::format("{}", model.shared_expert_size),
+                  "0 where model.shared_expert is false", "set model.shared_expert, or leave it out");
+    if (!model.shared_expert && model.shared_expert_gate)
+      field_error(where, "model.shared_expert_gate", "true", "false where model.shared_expert is false",
+                  "set model.shared_expert, or leave it out");
   }
   if (parameters_about(model) > parameters_max)
     field_error(where, "model", fmt::format("sizes that make {:.1e} parameters", parameters_about(model)),

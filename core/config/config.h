@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -48,10 +49,17 @@ struct ModelConfig {
   double router_aux_loss_coef = 0.01, router_z_loss_coef = 0;
   std::string router_softmax = "topk_then_softmax";  // or "softmax_then_topk"
   std::int64_t moe_every_n_layers = 1;               // layer i is MoE when (i + 1) % n == 0
-  bool shared_expert = false;                        // of intermediate_size, beside the routed ones
+  std::vector<std::int64_t> mlp_only_layers;         // layers that are dense all the same
+  bool shared_expert = false;                        // beside the routed ones
+  std::int64_t shared_expert_size = 0;               // 0: intermediate_size
+  bool shared_expert_gate = false;                   // times the sigmoid of a learned product with its input
 
   bool is_moe() const { return num_local_experts > 0; }
-  bool is_moe_layer(std::int64_t layer) const { return is_moe() && (layer + 1) % moe_every_n_layers == 0; }
+  bool is_moe_layer(std::int64_t layer) const {
+    return is_moe() && (layer + 1) % moe_every_n_layers == 0 &&
+           std::find(mlp_only_layers.begin(), mlp_only_layers.end(), layer) == mlp_only_layers.end();
+  }
+  std::int64_t shared_size() const { return shared_expert_size > 0 ? shared_expert_size : intermediate_size; }
   std::int64_t kv_heads() const { return num_key_value_heads > 0 ? num_key_value_heads : num_attention_heads; }
   std::int64_t head_size() const { return head_dim > 0 ? head_dim : hidden_size / num_attention_heads; }
   std::int64_t rotary_size() const {  // R: elements of a head that RoPE turns

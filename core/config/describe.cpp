@@ -60,6 +60,7 @@ std::string type_name(const Field& field) {
       Overloaded{
           [](std::int64_t*) { return "an integer"; }, [](double*) { return "a number"; },
           [](bool*) { return "true or false"; }, [](std::string*) { return "a text"; },
+          [](std::vector<std::int64_t>*) { return "a list of integers"; },
           [](std::vector<std::string>*) { return "a list of texts"; },
           [](std::vector<double>*) { return "a list of numbers"; },
           [](std::vector<WeightedPath>*) { return "a PREFIX or a list of {\"path\": PREFIX, \"weight\": number}"; },
@@ -122,17 +123,19 @@ void check_allowed(const Config& config, const Field& field, const std::string& 
     field_error(where, field.key, quote_text(**text), allowed_values(field),
                 near.empty() ? "" : "did you mean " + quote_text(near) + "?");
   }
-  double value = 0;
+  std::vector<double> values;
   if (const auto* integer = std::get_if<std::int64_t*>(&slot)) {
-    value = static_cast<double>(**integer);
+    values = {static_cast<double>(**integer)};
+  } else if (const auto* integers = std::get_if<std::vector<std::int64_t>*>(&slot)) {
+    values.assign((*integers)->begin(), (*integers)->end());
   } else if (const auto* number = std::get_if<double*>(&slot)) {
-    value = **number;
-  } else {
-    return;
+    values = {**number};
   }
-  if (field.range.contains(value)) return;
+  const auto outside =
+      std::find_if(values.begin(), values.end(), [&](double value) { return !field.range.contains(value); });
+  if (outside == values.end()) return;
   // A large maximum is shown only for a value that exceeds it: help leaves it out.
-  const bool too_large = value > field.range.max && field.range.max >= 1000;
+  const bool too_large = *outside > field.range.max && field.range.max >= 1000;
   field_error(where, field.key, value_text(config, field),
               too_large ? fmt::format("at most {:.0f}", field.range.max) : allowed_values(field));
 }

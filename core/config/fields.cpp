@@ -87,7 +87,12 @@ std::vector<Field> make_fields() {
             "order of softmax and top-k; softmax_then_topk does not renormalise the chosen weights",
             {"topk_then_softmax", "softmax_then_topk"}, {}, of_experts),
       FIELD(model.moe_every_n_layers, "layer i is MoE when (i + 1) mod this is 0", {}, positive_size, of_experts),
+      FIELD(model.mlp_only_layers, "layers, from 0, that are dense all the same", {}, size, of_experts),
       FIELD(model.shared_expert, "a dense MLP that every token visits, beside the routed experts", {}, {}, of_experts),
+      FIELD(model.shared_expert_size, "its width; 0: intermediate_size", {}, size, of_experts),
+      FIELD(model.shared_expert_gate,
+            "it is multiplied by a sigmoid that each token sets, whose weights are trained, as in Qwen2-MoE", {}, {},
+            of_experts),
 
       FIELD(init.load, "model to continue from: a checkpoint or a Hugging Face directory"),
       FIELD(init.upcycle, "dense model to turn into experts; with neither init.* key weights are random"),

@@ -48,20 +48,25 @@ struct Assign {
     return d;
   }
 
-  void operator()(std::int64_t* to) const {
-    if (!value.is_number()) wrong_type();
-    if (value.is_number_float()) {  // 1e6 is an integer, 1.5 is not; past 2^53 a double is not exact
-      const double d = value.get<double>();
+  std::int64_t integer(const json& v) const {
+    if (!v.is_number()) wrong_type();
+    if (v.is_number_float()) {  // 1e6 is an integer, 1.5 is not; past 2^53 a double is not exact
+      const double d = v.get<double>();
       if (!std::isfinite(d) || d != std::floor(d) || std::abs(d) > 0x1p53) wrong_type();
-      *to = static_cast<std::int64_t>(d);
-    } else if (value.is_number_unsigned()) {
-      const std::uint64_t u = value.get<std::uint64_t>();
-      if (u > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()))
-        field_error(where, field.key, shown(value), "an integer below 2^63");
-      *to = static_cast<std::int64_t>(u);
-    } else {
-      *to = value.get<std::int64_t>();
+      return static_cast<std::int64_t>(d);
     }
+    if (!v.is_number_unsigned()) return v.get<std::int64_t>();
+    const std::uint64_t u = v.get<std::uint64_t>();
+    if (u > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()))
+      field_error(where, field.key, shown(v), "an integer below 2^63");
+    return static_cast<std::int64_t>(u);
+  }
+
+  void operator()(std::int64_t* to) const { *to = integer(value); }
+  void operator()(std::vector<std::int64_t>* to) const {
+    if (!value.is_array()) wrong_type();
+    to->clear();
+    for (const json& v : value) to->push_back(integer(v));
   }
   void operator()(double* to) const { *to = number(value); }
   void operator()(bool* to) const {

@@ -126,9 +126,9 @@ void read_tensors(const Section& root, const std::string& path, Manifest& m) {
   const std::vector<Section> list = root.list("tensors");
   const ModelConfig& c = m.info.model;
   // Before the table is built: a damaged size must not make it endless.
-  const double expected_about =
-      static_cast<double>(c.num_hidden_layers) *
-      (1 + static_cast<double>(c.num_local_experts) / static_cast<double>(c.moe_every_n_layers));
+  double expected_about = static_cast<double>(c.num_hidden_layers);
+  for (std::int64_t l = 0; l < c.num_hidden_layers; ++l)
+    if (c.is_moe_layer(l)) expected_about += static_cast<double>(c.num_local_experts);
   if (expected_about > static_cast<double>(list.size()) + 2)
     input_error("{}: tensors: found {}, expected more for {} layers and {} experts; the manifest is damaged", path,
                 list.size(), c.num_hidden_layers, c.num_local_experts);

@@ -10,9 +10,21 @@ namespace {
 // Memory classes beside the arena's own.
 constexpr const char *kDispatchBuffers = "dispatch buffers", *kScratch = "scratch";
 
-// Whether any layer has a dense MLP or a shared expert.
-bool any_mlp(const ModelConfig& model) {
-  return !model.is_moe() || model.moe_every_n_layers > 1 || model.shared_expert;
+// F_local of a layer's dense MLP or shared expert; 0: it has neither.
+std::int64_t mlp_width(const ModelConfig& model, const Sizes& s, std::int64_t layer) {
+  if (!model.is_moe_layer(layer)) return s.F_local;
+  return model.shared_expert ? s.shared_F_local : 0;
+}
+
+std::int64_t widest_mlp(const ModelConfig& model, const Sizes& s) {
+  std::int64_t widest = 0;
+  for (std::int64_t l = 0; l < s.L; ++l) widest = std::max(widest, mlp_width(model, s, l));
+  return widest;
+}
+
+// The layer's part of memory that all layers share.
+Tensor first_columns(const Tensor& all, std::int64_t columns) {
+  return all ? Tensor(all.data, all.dtype, {all.rows(), columns}) : all;
 }
 
 // What the norm of a branch's output reads: its backward can not make it from what the layer keeps.
@@ -21,9 +33,9 @@ void take_post_norm(Arena& arena, NormState& norm, DType dtype, std::int64_t T_l
   norm.rstd = arena.take(DType::F32, {T_local});
 }
 
-// The parts of one layer's activations that its backward can make again (recompute.h).
+// The parts of one layer's activations that its backward can make again (recompute.h). `mlp`: see mlp_width.
 void take_parts(Arena& arena, LayerState& layer, const Recompute& parts, const ModelConfig& model, const Sizes& s,
-                const Layout& layout, const PassShape& pass, bool mlp, bool moe) {
+                const Layout& layout, const PassShape& pass, std::int64_t mlp, bool moe) {
   const std::int64_t T = pass.T(), T_local = T / layout.tp;
   const DType dtype = pass.dtype;
   const MoeBuffers b = moe ? moe_buffers(s, layout, pass) : MoeBuffers{};
@@ -43,14 +55,13 @@ void take_parts(Arena& arena, LayerState& layer, const Recompute& parts, const M
     }
   }
   if (parts.mlp) {
-    if (mlp) layer.mlp.gate_up = arena.take(dtype, {T, 2 * s.F_local});
+    if (mlp > 0) layer.mlp.gate_up = arena.take(dtype, {T, 2 * mlp});
     if (moe) layer.moe.experts.gate_up = arena.take(dtype, {b.rows, 2 * s.moe_F_local});
   }
   if (parts.swiglu) {
-    if (mlp) layer.mlp.act = arena.take(dtype, {T, s.F_local});
+    if (mlp > 0) layer.mlp.act = arena.take(dtype, {T, mlp});
     if (moe) layer.moe.experts.act = arena.take(dtype, {b.rows, s.moe_F_local});
   }
-  if (mlp) layer.moe.shared = layer.mlp;
   if (!parts.layer) return;
   layer.x_mid = arena.take(dtype, {T_local, s.H});
   if (post) take_post_norm(arena, layer.attention_norm, dtype, T_local, s.H);
@@ -111,10 +122,11 @@ Scratch take_scratch(Arena& arena, const ModelConfig& model, const Sizes& s, con
   }
   const std::size_t attention_end = arena.mark();
   arena.release_to(shared);
-  if (pass.training && any_mlp(model)) {
-    c.mlp.dgate_up = arena.take(dtype, {T, 2 * s.F_local});
-    c.mlp.dact = arena.take(dtype, {T, s.F_local});
-    c.moe.shared = c.mlp;
+  if (const std::int64_t widest = widest_mlp(model, s); pass.training && widest > 0) {
+    const Tensor dgate_up = arena.take(dtype, {T, 2 * widest}), dact = arena.take(dtype, {T, widest});
+    c.mlp = {first_columns(dgate_up, 2 * s.F_local), first_columns(dact, s.F_local), {}};
+    c.moe.shared = {first_columns(dgate_up, 2 * s.shared_F_local), first_columns(dact, s.shared_F_local), {}};
+    if (model.shared_expert_gate) c.moe.shared.dlogits = arena.take(DType::F32, {T});
   }
   if (model.is_moe()) {
     const MoeBuffers b = moe_buffers(s, layout, pass);
@@ -182,13 +194,16 @@ Activations layout_activations(Arena& arena, const ModelConfig& model, const Siz
 
   Activations a;
   LayerState shared;
-  take_parts(arena, shared, again, model, s, layout, pass, any_mlp(model), model.is_moe());
+  take_parts(arena, shared, again, model, s, layout, pass, widest_mlp(model, s), model.is_moe());
   if (!pass.training) take_kept(arena, shared, model, s, layout, pass, T_local, model.is_moe());
   for (std::int64_t l = 0; l < s.L; ++l) {
-    const bool moe = model.is_moe_layer(l), mlp = !moe || model.shared_expert;
+    const bool moe = model.is_moe_layer(l);
+    const std::int64_t mlp = mlp_width(model, s, l);
     LayerState layer = shared;
+    layer.mlp = {first_columns(shared.mlp.gate_up, 2 * mlp), first_columns(shared.mlp.act, mlp)};
     if (pass.training) take_kept(arena, layer, model, s, layout, pass, T_local, moe);
     take_parts(arena, layer, kept, model, s, layout, pass, mlp, moe);
+    if (moe) layer.moe.shared = layer.mlp;
     a.layers.push_back(layer);
     if (pass.training) {
       Arena one_layer("what is made again");

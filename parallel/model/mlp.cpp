@@ -4,6 +4,17 @@
 
 namespace upcycle {
 
+namespace {
+
+// saved.act of saved.gate_up; of a shared expert with a gate, rows times the sigmoid. So the gate needs no buffer and
+// no collective of its own: its gradient is linear in what each rank of tp has of act.
+void activate(const ModelContext& m, const LayerWeights& w, const Tensor& x, const MlpState& saved) {
+  m.ops->swiglu_forward(*m.stream, saved.act, saved.gate_up);
+  if (w.shared_expert_gate) m.ops->gate_rows_forward(*m.stream, saved.act, x, w.shared_expert_gate);
+}
+
+}  // namespace
+
 void mlp_forward(const ModelContext& m, const LayerWeights& w, const Tensor& out, const Tensor& x,
                  const MlpState& saved, const SequenceBuffers& buffers) {
   const Tensor all = gather_from_sequence_parallel_region(m, buffers.gathered, x);  // (T, H)
@@ -27,7 +38,7 @@ void mlp_partial_forward(const ModelContext& m, const LayerWeights& w, const Ten
                          const MlpState& saved) {
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::NT, saved.gate_up, x, w.gate_up);  // (T, H) -> (T, 2 F_local)
   if (w.gate_up_bias) m.ops->add_bias(*m.stream, saved.gate_up, w.gate_up_bias);
-  m.ops->swiglu_forward(*m.stream, saved.act, saved.gate_up);
+  activate(m, w, x, saved);
   if (out) m.ops->matmul(*m.stream, m.workspace, MatmulKind::NT, out, saved.act, w.down);
 }
 
@@ -36,13 +47,18 @@ void mlp_partial_backward(const ModelContext& m, const LayerWeights& w, const La
   if (m.pass.recompute.mlp)
     mlp_partial_forward(m, w, Tensor{}, x, saved);
   else if (m.pass.recompute.swiglu)
-    m.ops->swiglu_forward(*m.stream, saved.act, saved.gate_up);
+    activate(m, w, x, saved);
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::TN, g.down, dout, saved.act, Store::Accumulate);
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::NN, scratch.dact, dout, w.down);
+  if (w.shared_expert_gate)
+    m.ops->gate_rows_backward(*m.stream, scratch.dact, scratch.dlogits, saved.act, x, w.shared_expert_gate);
   m.ops->swiglu_backward(*m.stream, scratch.dgate_up, scratch.dact, saved.gate_up);
   if (w.gate_up_bias) m.ops->bias_backward(*m.stream, m.workspace, g.gate_up_bias, scratch.dgate_up);
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::TN, g.gate_up, scratch.dgate_up, x, Store::Accumulate);
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::NN, dx, scratch.dgate_up, w.gate_up);
+  if (w.shared_expert_gate)
+    m.ops->gate_logits_backward(*m.stream, m.workspace, dx, g.shared_expert_gate, scratch.dlogits, x,
+                                w.shared_expert_gate);
 }
 
 }  // namespace upcycle

@@ -13,6 +13,7 @@ struct MlpState {
 
 struct MlpScratch {
   Tensor dgate_up, dact;  // as gate_up and act
+  Tensor dlogits;         // fp32 (T): of a shared expert's gate
 };
 
 // out (T_local, H) = mlp of x (T_local, H). Without `out` only `saved` is computed.

@@ -52,6 +52,8 @@ const char* canonical_pattern(ParamRole role) {
       return "model.layers.{}.block_sparse_moe.shared_expert.up_proj.weight";
     case ParamRole::SharedDown:
       return "model.layers.{}.block_sparse_moe.shared_expert.down_proj.weight";
+    case ParamRole::SharedExpertGate:
+      return "model.layers.{}.block_sparse_moe.shared_expert_gate.weight";
     case ParamRole::ExpertGate:
       return "model.layers.{}.block_sparse_moe.experts.{}.w1.weight";
     case ParamRole::ExpertUp:

@@ -29,7 +29,8 @@ enum class ParamRole : std::uint8_t {
   SharedGate,  // of the expert that every token visits
   SharedUp,
   SharedDown,
-  ExpertGate,  // of one of the routed experts
+  SharedExpertGate,  // its sigmoid's weights
+  ExpertGate,        // of one of the routed experts
   ExpertUp,
   ExpertDown,
   FinalNorm,

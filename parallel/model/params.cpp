@@ -116,10 +116,16 @@ class TableBuilder {
     return row_parallel(matrix(role, s_.H, columns, layer), layout_.tp, at_.tp);
   }
 
-  void add_mlp(ParamRole gate, ParamRole up, ParamRole down, std::int64_t l) {
-    add(over_tp_by_rows(gate, s_.F, l));
-    add(over_tp_by_rows(up, s_.F, l), true);
-    add(over_tp_by_columns(down, s_.F, l));
+  void add_mlp(ParamRole gate, ParamRole up, ParamRole down, std::int64_t width, std::int64_t l) {
+    add(over_tp_by_rows(gate, width, l));
+    add(over_tp_by_rows(up, width, l), true);
+    add(over_tp_by_columns(down, width, l));
+  }
+
+  void add_whole(ParamRole role, std::int64_t rows, std::int64_t l) {  // (rows, H), the same on all ranks of tp
+    ParamRow row = matrix(role, rows, s_.H, l);
+    row.replicated_over_tp = true;
+    add(row);
   }
 
   // Biases are packed as the matrices are whose outputs they are added to.
@@ -148,7 +154,7 @@ class TableBuilder {
     add_attention_vectors(l);
     add(norm(ParamRole::MlpNorm, l));
     if (!model_.is_moe_layer(l)) {
-      add_mlp(ParamRole::Gate, ParamRole::Up, ParamRole::Down, l);
+      add_mlp(ParamRole::Gate, ParamRole::Up, ParamRole::Down, s_.F, l);
       if (model_.mlp_bias) {
         add(over_tp(bias(ParamRole::GateBias, s_.F, l)));
         add(over_tp(bias(ParamRole::UpBias, s_.F, l)), true);
@@ -157,10 +163,10 @@ class TableBuilder {
       return;
     }
 
-    ParamRow router = matrix(ParamRole::Router, s_.E, s_.H, l);
-    router.replicated_over_tp = true;
-    add(router);
-    if (model_.shared_expert) add_mlp(ParamRole::SharedGate, ParamRole::SharedUp, ParamRole::SharedDown, l);
+    add_whole(ParamRole::Router, s_.E, l);
+    if (model_.shared_expert)
+      add_mlp(ParamRole::SharedGate, ParamRole::SharedUp, ParamRole::SharedDown, s_.shared_F, l);
+    if (model_.shared_expert_gate) add_whole(ParamRole::SharedExpertGate, 1, l);
     const auto expert = [&](ParamRole role, std::int64_t e) {
       const bool down = role == ParamRole::ExpertDown;
       ParamRow row = down ? row_parallel(matrix(role, s_.H, s_.moe_F, l, e), layout_.etp, at_.etp)

@@ -44,6 +44,10 @@ Sizes sizes_of(const ModelConfig& model, const Layout& layout, const Coordinates
     s.E_local = share(s.E, layout.ep, "num_local_experts", "parallel.ep");
     s.E_begin = s.E_local * at.ep;
     s.moe_F_local = share(s.moe_F, layout.etp, "moe_intermediate_size", "parallel.etp");
+    if (model.shared_expert) {
+      s.shared_F = model.shared_size();
+      s.shared_F_local = share(s.shared_F, layout.tp, "shared_expert_size", "parallel.tp");
+    }
   }
   return s;
 }

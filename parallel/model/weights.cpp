@@ -50,13 +50,15 @@ Weights view_weights(const ModelConfig& model, const Sizes& s, const ParamTable&
     }
     const bool moe = model.is_moe_layer(l);
     if (!moe || model.shared_expert) {
-      layer.gate_up = view({2 * s.F_local, s.H}, moe ? SharedGate : Gate, l);
-      layer.down = view({s.H, s.F_local}, moe ? SharedDown : Down, l);
+      const std::int64_t width = moe ? s.shared_F_local : s.F_local;
+      layer.gate_up = view({2 * width, s.H}, moe ? SharedGate : Gate, l);
+      layer.down = view({s.H, width}, moe ? SharedDown : Down, l);
     }
     if (!moe && model.mlp_bias) {
       layer.gate_up_bias = view({2 * s.F_local}, GateBias, l);
       layer.down_bias = view({s.H}, DownBias, l);
     }
+    if (moe && model.shared_expert_gate) layer.shared_expert_gate = view({s.H}, SharedExpertGate, l);
     if (moe) {
       layer.router = view({s.E, s.H}, Router, l);
       layer.expert_gate_up = view({s.E_local, 2 * s.moe_F_local, s.H}, ExpertGate, l, s.E_begin);

@@ -14,7 +14,7 @@ struct LayerWeights {
   Tensor qkv;             // ((N + 2K) D, H) -> (qkv_local, H): q rows, then k, then v
   Tensor attention_out;   // (H, N D) -> (H, N_local D)
   Tensor mlp_norm;        // (H)
-  Tensor gate_up;         // (2F, H) -> (2 F_local, H): the dense MLP, or the shared expert
+  Tensor gate_up;         // (2F, H) -> (2 F_local, H): the dense MLP, or the shared expert, of shared_F
   Tensor down;            // (H, F) -> (H, F_local)
   Tensor router;          // (E, H)
   Tensor expert_gate_up;  // (E, 2 moe_F, H) -> (E_local, 2 moe_F_local, H)
@@ -25,6 +25,7 @@ struct LayerWeights {
   Tensor q_norm, k_norm;      // (D) each; of the whole width (N D) -> (N_local D), (K D) -> (K_local D)
   Tensor gate_up_bias;        // (2F) -> (2 F_local), of a dense MLP
   Tensor down_bias;           // (H)
+  Tensor shared_expert_gate;  // (H)
 };
 
 struct Weights {

@@ -22,6 +22,17 @@ ModelConfig upcycled_model(const ModelConfig& dense, const ModelConfig& target, 
   if (moe.moe_intermediate_size == 0) moe.moe_intermediate_size = dense.intermediate_size;
   check_model(moe, where);
   const std::int64_t F = dense.intermediate_size, slice = moe.expert_size();
+  if (moe.shared_expert && moe.shared_size() != F)
+    input_error(
+        "{}: model.shared_expert_size: found {}, expected 0 or the dense intermediate_size {}: the shared expert "
+        "starts "
+        "as the dense MLP",
+        where, moe.shared_expert_size, F);
+  if (moe.shared_expert_gate)
+    input_error(
+        "{}: model.shared_expert_gate: found true, expected false: a new gate would halve the dense MLP; leave it out "
+        "(an export as Qwen2-MoE writes one that changes nothing)",
+        where);
   if (upcycle.mode == "copy") {
     if (slice != F)
       input_error(

@@ -163,6 +163,7 @@ TEST_F(UpcycleRun, TheFieldsOfExpertsAreUpcyclingsToSetAndNotLoads) {
   }
   all.insert(all.end(), {"--model.num_local_experts=4", "--upcycle.mode=virtual_group"});  // what fits the others
   all.push_back("--model.moe_intermediate_size=6");
+  all.insert(all.end(), {"--model.shared_expert_size=12", "--model.shared_expert_gate=false"});
   expect_trained(all, "all_set");
 }
 

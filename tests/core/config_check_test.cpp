@@ -62,6 +62,10 @@ TEST(CheckModel, GoodOnesPass) {
   m.num_experts_per_tok = 8;
   m.moe_every_n_layers = 4;
   EXPECT_NO_THROW(check_model(m, "m"));
+  m.mlp_only_layers = {0, 2};
+  m.shared_expert = m.shared_expert_gate = true;
+  m.shared_expert_size = 7;
+  EXPECT_NO_THROW(check_model(m, "m"));
   m.num_experts_per_tok = 1;  // the LM gives this router no gradient, but the auxiliary loss may
   EXPECT_NO_THROW(check_model(m, "m"));
   m = good_model();
@@ -124,6 +128,18 @@ TEST(CheckModel, Experts) {
   expect_bad_model([](M& m) { m.mlp_bias = true; }, "mlp_bias: found true, expected false beside num_local_experts");
   expect_bad_model([](M& m) { m.moe_every_n_layers = 5; },
                    "moe_every_n_layers: found 5, expected at most num_hidden_layers = 4");
+  expect_bad_model([](M& m) { m.mlp_only_layers = {1, -1}; }, "mlp_only_layers: found [1,-1]");
+  expect_bad_model([](M& m) { m.mlp_only_layers = {4}; },
+                   "mlp_only_layers: found 4, expected less than num_hidden_layers = 4");
+  expect_bad_model(
+      [](M& m) {
+        m.moe_every_n_layers = 2, m.mlp_only_layers = {3, 1};
+      },
+      "mlp_only_layers: found every layer that would have experts");
+  expect_bad_model([](M& m) { m.shared_expert_size = 8; },
+                   "shared_expert_size: found 8, expected 0 where model.shared_expert is false");
+  expect_bad_model([](M& m) { m.shared_expert_gate = true; },
+                   "shared_expert_gate: found true, expected false where model.shared_expert is false");
   expect_bad_model([](M& m) { m.router_softmax = "softmax"; }, "router_softmax: found 'softmax'");
   expect_bad_model([](M& m) { m.router_aux_loss_coef = -0.1; }, "router_aux_loss_coef: found -0.1");
 }

@@ -131,6 +131,9 @@ TEST(ConfigParse, WrongTypes) {
   expect_has(parse_error(R"({"train": {"freeze": "a"}})"),
              {"train.freeze: found the text 'a', expected a list of texts"});
   expect_has(parse_error(R"({"train": {"freeze": [1]}})"), {"train.freeze"});
+  expect_has(parse_error(R"({"model": {"mlp_only_layers": 1}})"),
+             {"model.mlp_only_layers: found 1, expected a list of integers"});
+  expect_has(parse_error(R"({"model": {"mlp_only_layers": [1.5]}})"), {"model.mlp_only_layers"});
   expect_has(parse_error(R"({"train": 5})"), {"run.json: train: found 5, expected an object"});
   expect_has(parse_error("[]"), {"run.json: found an empty list, expected a JSON object"});
 }
@@ -183,6 +186,7 @@ TEST(ConfigParse, OverridesApplyInOrderOverTheFile) {
   EXPECT_EQ(c.train.tokens, 1000000);
   EXPECT_EQ(c.model.rope_scaling.factor, 4);
   EXPECT_TRUE(c.was_given("model.rope_scaling.factor"));
+  EXPECT_EQ(parse("{}", {"--model.mlp_only_layers=[0, 3]"}).model.mlp_only_layers, (std::vector<std::int64_t>{0, 3}));
   EXPECT_EQ(parse("{}", {R"(--train.freeze=["a", "b"])"}).train.freeze, (std::vector<std::string>{"a", "b"}));
   EXPECT_EQ(parse("{}", {"--checkpoint.dir=a=b"}).checkpoint.dir, "a=b");
   EXPECT_EQ(parse(R"({"checkpoint": {"dir": "x"}})", {"--checkpoint.dir="}).checkpoint.dir, "");
@@ -291,7 +295,8 @@ TEST(ConfigHelp, TableHasEveryMember) {
             8 * sizeof(std::string) + sizeof(std::vector<std::string>) + (fields_of["train"] - 9) * 8);
   EXPECT_EQ(sizeof(CheckpointConfig), 3 * sizeof(std::string) + 3 * 8 + 8);  // two flags share the last word
   EXPECT_EQ(fields_of["checkpoint"], 8u);
-  EXPECT_EQ(sizeof(ModelConfig), sizeof(RopeScaling) + 4 * sizeof(std::string) + 3 * 8 + (fields_of["model"] - 7) * 8);
+  EXPECT_EQ(sizeof(ModelConfig), sizeof(RopeScaling) + 4 * sizeof(std::string) + sizeof(std::vector<std::int64_t>) +
+                                     4 * 8 + (fields_of["model"] - 9) * 8);
 }
 
 TEST(ConfigParse, Beta2FollowsTheOptimizerUntilItIsGiven) {

@@ -125,6 +125,19 @@ std::vector<Switches> form_switches() {
   return {biases, everything, heads, shared, post, multiplied, multiplied_post};
 }
 INSTANTIATE_TEST_SUITE_P(Forms, Layouts, ::testing::ValuesIn(form_switches()), name_of);
+std::vector<Switches> gated_switches() {
+  Switches plain, again, rounds;
+  again.recompute = true;
+  again.microbatches = 2;
+  again.masked = true;
+  rounds.classes = true;
+  rounds.tight = true;
+  rounds.chunks = 3;
+  std::vector<Switches> all = {plain, again, rounds};
+  for (Switches& s : all) s.start = Start::GatedExpert;
+  return all;
+}
+INSTANTIATE_TEST_SUITE_P(Gated, Layouts, ::testing::ValuesIn(gated_switches()), name_of);
 INSTANTIATE_TEST_SUITE_P(FullDense, Layouts, ::testing::ValuesIn(switches_of(all_rows(dense_levels()), dense_switches)),
                          name_of);
 std::vector<Row> every(std::size_t step, const std::vector<Row>& rows) {

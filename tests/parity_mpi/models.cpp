@@ -41,7 +41,7 @@ UpcycleConfig upcycling_of(const Switches& s) {
 }
 
 std::string Switches::text() const {
-  constexpr const char* starts[] = {"Dense", "Copy", "VirtualGroup", "SharedExpert"};
+  constexpr const char* starts[] = {"Dense", "Copy", "VirtualGroup", "SharedExpert", "GatedExpert"};
   return fmt::format(
       "{}{}_{}micro{}{}{}{}{}{}{}{}", form == nullptr ? "" : form->name, starts[static_cast<int>(start)], microbatches,
       recompute ? "_recompute"
@@ -67,6 +67,11 @@ Config config_of(const Switches& s) {
     target.moe_every_n_layers = s.every;
     target.shared_expert = s.start == Start::SharedExpert;
     c.model = upcycled_model(c.model, target, upcycling_of(s), "test");
+    if (s.start == Start::GatedExpert) {
+      c.model.shared_expert = c.model.shared_expert_gate = true;
+      c.model.shared_expert_size = c.model.intermediate_size / 2;
+      c.model.mlp_only_layers = {0};
+    }
   }
   c.train.seq_length = unit() == 24 ? 12 : 2 * unit();
   c.train.micro_batch_size = 2;
@@ -78,7 +83,7 @@ Config config_of(const Switches& s) {
 }
 
 Fill fill_of(const Switches& s) {
-  if (s.start == Start::Dense || s.start == Start::SharedExpert) return random_fill();
+  if (s.start == Start::Dense || s.start == Start::SharedExpert || s.start == Start::GatedExpert) return random_fill();
   return [s](Trainer& t) {
     DrawnModel dense(dense_model_of(s), 5);
     const auto source = make_upcycled_source(dense, t.config.model, upcycling_of(s), 1);

@@ -7,8 +7,9 @@
 
 namespace upcycle::test {
 
-// How an MoE may be made.
-enum class Start { Dense, Copy, VirtualGroup, SharedExpert };
+// How an MoE may be made. GatedExpert: a shared expert of another width than the dense MLP's with a gate, and a layer
+// that is dense by name, as no upcycling makes it.
+enum class Start { Dense, Copy, VirtualGroup, SharedExpert, GatedExpert };
 
 // The switches of one parity run besides its layout.
 struct Switches {

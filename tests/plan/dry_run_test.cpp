@@ -44,6 +44,12 @@ const Case kCases[] = {
     {"norms of heads", [](Config& c) { c.model = kHeadNorms.of(c.model); }},
     {"norms of outputs, recomputed",
      [](Config& c) { c.model = kBiasedPostNorms.of(c.model), c.train.recompute = "full"; }},
+    {"shared expert with a gate, dense by name",
+     [](Config& c) {
+       c.model.shared_expert = c.model.shared_expert_gate = true;
+       c.model.shared_expert_size = 2 * c.model.intermediate_size;
+       c.model.mlp_only_layers = {1};
+     }},
     {"one microbatch", [](Config& c) { c.train.global_batch_size = c.train.micro_batch_size; }},
 };
 

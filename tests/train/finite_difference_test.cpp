@@ -23,6 +23,7 @@ struct Case {
   bool shared_expert = false;
   int every = 1;
   int k = 2;
+  bool gated = false;  // the shared expert has a gate, and another width
 };
 
 class FiniteDifferences : public ::testing::TestWithParam<Case> {
@@ -34,6 +35,8 @@ class FiniteDifferences : public ::testing::TestWithParam<Case> {
     config.model.router_softmax = c.order;
     config.model.shared_expert = c.shared_expert;
     config.model.moe_every_n_layers = c.every;
+    config.model.shared_expert_gate = c.gated;
+    if (c.gated) config.model.shared_expert_size = config.model.intermediate_size / 2 + 1;
     config.model.num_experts_per_tok = c.k;
     config.model.router_aux_loss_coef = 0.5;  // strong: the LM must not hide an error in them
     config.model.router_z_loss_coef = 0.1;
@@ -141,15 +144,16 @@ TEST_P(FiniteDifferences, EveryParameter) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, FiniteDifferences,
-                         ::testing::Values(Case{"Dense"}, Case{"DenseTied", false, true}, Case{"Moe", true},
-                                           Case{"MoeTied", true, true},
-                                           Case{"MoeSwitch", true, false, "softmax_then_topk"},
-                                           Case{"MoeSwitchTopOne", true, false, "softmax_then_topk", false, 1, 1},
-                                           Case{"MoeSharedExpert", true, false, "topk_then_softmax", true},
-                                           Case{"MoeEverySecondLayer", true, false, "softmax_then_topk", true, 2, 3},
-                                           Case{"MoeAllExperts", true, true, "topk_then_softmax", false, 2, 4}),
-                         [](const auto& info) { return std::string(info.param.name); });
+INSTANTIATE_TEST_SUITE_P(
+    Models, FiniteDifferences,
+    ::testing::Values(Case{"Dense"}, Case{"DenseTied", false, true}, Case{"Moe", true}, Case{"MoeTied", true, true},
+                      Case{"MoeSwitch", true, false, "softmax_then_topk"},
+                      Case{"MoeSwitchTopOne", true, false, "softmax_then_topk", false, 1, 1},
+                      Case{"MoeSharedExpert", true, false, "topk_then_softmax", true},
+                      Case{"MoeGatedSharedExpert", true, false, "topk_then_softmax", true, 1, 2, true},
+                      Case{"MoeEverySecondLayer", true, false, "softmax_then_topk", true, 2, 3},
+                      Case{"MoeAllExperts", true, true, "topk_then_softmax", false, 2, 4}),
+    [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace
 }  // namespace upcycle

@@ -82,6 +82,13 @@ TEST(UpcycledModel, ImpossibleCombinationsAreOneLine) {
   ModelConfig every = experts(8, 2);
   every.moe_every_n_layers = 3;
   fails(every, "copy", {"c.json", "moe_every_n_layers", "3", "2"});
+  ModelConfig shared = experts(8, 2);
+  shared.shared_expert = true;
+  shared.shared_expert_size = 19;
+  fails(shared, "copy", {"c.json", "shared_expert_size: found 19", "20"});
+  shared.shared_expert_size = 20;
+  shared.shared_expert_gate = true;
+  fails(shared, "copy", {"c.json", "shared_expert_gate: found true", "false"});
 }
 
 ModelConfig made(std::int64_t E, std::int64_t k, std::int64_t G, const std::string& softmax) {
