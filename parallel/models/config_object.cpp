@@ -1,5 +1,6 @@
 #include "parallel/models/config_object.h"
 
+#include <algorithm>
 #include <limits>
 #include <nlohmann/json.hpp>
 
@@ -39,6 +40,15 @@ std::int64_t ConfigObject::integer(const char* key, std::optional<std::int64_t> 
   // Every size fits 32 bits with room to spare; the limit keeps what is computed from them away from overflow.
   if (value == nullptr || !fits(*value, std::int64_t{1} << 40)) refuse(key, "a whole number from 0 to 2^40");
   return value->get<std::int64_t>();
+}
+
+std::vector<std::int64_t> ConfigObject::integers(const char* key) const {
+  const json* value = find(key);
+  if (value == nullptr) return {};
+  const auto whole = [](const json& v) { return fits(v, std::int64_t{1} << 40); };
+  if (!value->is_array() || !std::all_of(value->begin(), value->end(), whole))
+    refuse(key, "a list of whole numbers from 0 to 2^40");
+  return value->get<std::vector<std::int64_t>>();
 }
 
 double ConfigObject::number(const char* key, std::optional<double> absent) const {

@@ -16,6 +16,7 @@ struct ConfigObject {
   const nlohmann::json* find(const char* key) const;  // null: absent
   bool has(const char* key) const { return find(key) != nullptr; }
   std::int64_t integer(const char* key, std::optional<std::int64_t> absent = {}) const;  // 0 to 2^40
+  std::vector<std::int64_t> integers(const char* key) const;                             // a list; absent: none
   double number(const char* key, std::optional<double> absent = {}) const;
   bool boolean(const char* key, bool absent) const;
   std::string text(const char* key, const std::string& absent) const;

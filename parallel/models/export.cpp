@@ -29,7 +29,8 @@ std::string generation_config(const ModelConfig& model) {
 void write_weights(TensorSource& source, const std::string& folder, const ExportOptions& options) {
   SafetensorsWriter writer(folder, static_cast<std::uint64_t>(options.max_shard_bytes));
   const ParamTable table = make_global_table(source.model());
-  const auto places = stored_places(exported_family(source.model(), options.model_type), source.model());
+  const Family& family = exported_family(source.model(), options.model_type);
+  const auto places = stored_places(family, source.model());
   const StoredType type = options.dtype == DType::BF16 ? StoredType::BF16 : StoredType::F32;
   std::vector<const ParamRow*> rows;
   for (const ParamRow& row : table.rows) {
@@ -37,6 +38,8 @@ void write_weights(TensorSource& source, const std::string& folder, const Export
     if (place.row == 0 && place.column == 0) writer.declare(place.tensor, type, place.shape);
     rows.push_back(&row);
   }
+  const std::vector<ConstantTensor> constants = family.constants(source.model());
+  for (const ConstantTensor& c : constants) writer.declare(c.name, type, c.shape);
   // A tensor's elements are written in order; those of other tensors may come between them.
   std::stable_sort(rows.begin(), rows.end(), [&](const ParamRow* a, const ParamRow* b) {
     const StoredPlace &x = places.at(a->name), &y = places.at(b->name);
@@ -45,13 +48,22 @@ void write_weights(TensorSource& source, const std::string& folder, const Export
   std::vector<float> values;
   for (const ParamRow* at : rows) {
     const ParamRow& row = *at;
+    const float factor = family.factor(source.model(), row.role);
     const std::int64_t block = std::clamp<std::int64_t>(buffer_elements / row.columns, 1, row.rows);
     values.resize(std::max(values.size(), static_cast<std::size_t>(block * row.columns)));
     for (std::int64_t r = 0; r < row.rows; r += block) {
       const Rectangle part{r, 0, std::min(block, row.rows - r), row.columns};
       source.read(row.name, part, values.data());
+      if (factor != 1)
+        for (std::int64_t i = 0; i < part.size(); ++i) values[static_cast<std::size_t>(i)] *= factor;
       writer.write(places.at(row.name).tensor, values.data(), static_cast<std::size_t>(part.size()));
     }
+  }
+  for (const ConstantTensor& c : constants) {
+    std::int64_t size = 1;
+    for (const std::int64_t n : c.shape) size *= n;
+    values.assign(static_cast<std::size_t>(size), c.value);
+    writer.write(c.name, values.data(), values.size());
   }
   writer.finish();
 }

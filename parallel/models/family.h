@@ -21,6 +21,13 @@ struct Stack {
   std::vector<ParamRole> roles;
 };
 
+// A tensor that a family's files have where the model has no such parameter: all of one value, which changes nothing.
+struct ConstantTensor {
+  std::string name;
+  std::vector<std::int64_t> shape;
+  float value = 0;
+};
+
 // A family of models in Hugging Face's form: its name, config keys and tensor names, and what it can not express.
 // families/FAMILY.cpp defines one as `families::FAMILY`; only the default of export names any.
 struct Family {
@@ -38,6 +45,12 @@ struct Family {
   void (*write)(const ModelConfig& model, const Refuse& refuse, nlohmann::ordered_json& file);
   const char* (*pattern)(ParamRole role) = canonical_pattern;  // names of tensors, as canonical_pattern has them
   std::vector<Stack> stacks = {};                              // the roles that are not tensors of their own
+  // What is written beside the model's parameters, and left unread.
+  std::vector<ConstantTensor> (*constants)(const ModelConfig& model) = [](const ModelConfig&) {
+    return std::vector<ConstantTensor>();
+  };
+  // On what is written of a parameter, to make up for such a constant.
+  float (*factor)(const ModelConfig& model, ParamRole role) = [](const ModelConfig&, ParamRole) { return 1.0f; };
 };
 
 std::span<const Family* const> all_families();             // in the order of their names

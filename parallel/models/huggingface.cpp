@@ -46,7 +46,7 @@ class HuggingFaceModel : public TensorSource {
           folder_, model_.num_hidden_layers, model_.num_local_experts, tensors);
     places_ = stored_places(*config.family, model_);
     for (const ParamRow& row : make_global_table(model_).rows) check(places_.at(row.name));
-    refuse_unknown(names);
+    refuse_unknown(names, config.family->constants(model_));
     check_tied();
   }
 
@@ -89,11 +89,14 @@ class HuggingFaceModel : public TensorSource {
                   name, name_of(t.type));
   }
 
-  void refuse_unknown(const std::vector<std::string>& names) const {
+  // Of tensors that the model has no use for only those without elements and the constants are known, whatever they
+  // hold.
+  void refuse_unknown(const std::vector<std::string>& names, const std::vector<ConstantTensor>& constants) const {
     std::set<std::string> known;
+    for (const ConstantTensor& c : constants) known.insert(c.name);
     for (const auto& [canonical, place] : places_) known.insert(place.tensor);
     for (const std::string& name : names) {
-      if (known.count(name) != 0 || name.ends_with("rotary_emb.inv_freq")) continue;
+      if (known.count(name) != 0 || name.ends_with("rotary_emb.inv_freq") || stored_.info(name).bytes() == 0) continue;
       if (model_.tie_word_embeddings && name == head_name_) continue;  // see check_tied
       input_error(
           "{}: tensor {}: found it, but the model of config.json has none of that name; only plain {} models can be "

@@ -46,6 +46,8 @@ YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max
 # Half of each head of 12 or three quarters of one of 8 turns: three pairs.
 LONGROPE = {"rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.5,
             "short_factor": [1.0, 1.3, 2.0], "long_factor": [1.5, 3.0, 6.0]}
+QWEN_MOE = dict(MIXTRAL, intermediate_size=28, moe_intermediate_size=20, num_hidden_layers=3, num_experts=5,
+                num_experts_per_tok=2)
 CASES = [
     Case("llama_gqa_tied", dict(hidden_size=48, intermediate_size=40, num_hidden_layers=2, num_attention_heads=6,
                                 num_key_value_heads=2, tie_word_embeddings=True), masked=[(0, 3), (2, 0), (2, 1)]),
@@ -73,6 +75,24 @@ CASES = [
     Case("phi3_short", dict(SMALL, rope_parameters=dict(LONGROPE, partial_rotary_factor=0.75),
                             original_max_position_embeddings=16, pad_token_id=None),
          family="phi3", batch=(3, 16), old_keys=True),
+    Case("qwen2_moe", dict(QWEN_MOE, shared_expert_intermediate_size=24, mlp_only_layers=[1]), family="qwen2_moe",
+         masked=[(1, 5), (2, 15)]),
+    # Wider shared experts than dense MLPs, every second layer, weights of one expert renormalised to 1.
+    Case("qwen2_moe_every2", dict(QWEN_MOE, shared_expert_intermediate_size=44, decoder_sparse_step=2,
+                                  num_experts_per_tok=1, norm_topk_prob=True, tie_word_embeddings=True),
+         family="qwen2_moe"),
+    Case("qwen2_moe_no_shared", dict(QWEN_MOE, num_hidden_layers=2, shared_expert_intermediate_size=0,
+                                     num_experts_per_tok=3, norm_topk_prob=True), family="qwen2_moe"),
+    Case("qwen3_moe", dict(QWEN_MOE, head_dim=12, mlp_only_layers=[0], norm_topk_prob=True), family="qwen3_moe",
+         masked=[(0, 3)]),
+    Case("qwen3_moe_bias_k1", dict(QWEN_MOE, num_hidden_layers=2, num_experts_per_tok=1, attention_bias=True),
+         family="qwen3_moe"),
+    Case("granitemoe", dict(MIXTRAL, num_local_experts=5, num_experts_per_tok=2, embedding_multiplier=3.0,
+                            attention_multiplier=0.2, residual_multiplier=0.4, logits_scaling=1.7, attention_bias=True),
+         family="granitemoe", masked=[(1, 9)]),
+    Case("olmoe", dict(MIXTRAL, num_experts=5, num_experts_per_tok=2), family="olmoe", masked=[(2, 0)]),
+    Case("olmoe_bias", dict(MIXTRAL, num_experts=5, num_experts_per_tok=2, norm_topk_prob=True, attention_bias=True),
+         family="olmoe"),
 ]
 
 
@@ -91,7 +111,9 @@ def build(case, seed):
             if "norm" in name:
                 p.copy_(1 + 0.2 * torch.randn_like(p))
             else:
-                p.normal_(std=0.5 if "mlp.gate.weight" in name else 0.2)
+                p.normal_(std=0.5 if "mlp.gate.weight" in name or "router.weight" in name else 0.2)
+            if "shared_expert_gate" in name and sizes["shared_expert_intermediate_size"] == 0:
+                p.zero_()  # it gates nothing: an export has zeros
     return model.eval()
 
 
@@ -139,8 +161,9 @@ def compute(case, model):
     total = loss
     if moe:
         layers = [router_losses(x, model.config.num_experts_per_tok) for x in result.router_logits]
-        sparse = [i for i, layer in enumerate(model.model.layers) if hasattr(layer.mlp, "experts")]
-        assert len(layers) == len(sparse) and result.router_logits[0].dtype == torch.float64
+        sparse = [i for i, layer in enumerate(model.model.layers)
+                  if hasattr(getattr(layer, "block_sparse_moe", None) or layer.mlp, "experts")]
+        assert len(layers) == len(sparse)
         if min(layer[3] for layer in layers) < MIN_GAP:
             return None
         aux, z = torch.stack([layer[0] for layer in layers]), torch.stack([layer[1] for layer in layers])

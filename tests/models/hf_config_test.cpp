@@ -415,7 +415,7 @@ TEST(HfConfig, WritesTheExpertsSizeForMixtral) {
 TEST(HfConfig, RefusesWhatMixtralCannotExpress) {
   ModelConfig model = parse(mixtral()).model;
   const auto expect_no_export = [](const ModelConfig& m, const char* field) {
-    expect_input_error([&] { write_hf_config(m, DType::F32, "runs/moe"); }, {"runs/moe", field, "Mixtral"});
+    expect_input_error([&] { write_hf_config(m, DType::F32, "runs/moe", "mixtral"); }, {"runs/moe", field, "Mixtral"});
   };
   ModelConfig changed = model;
   changed.shared_expert = true;
@@ -424,6 +424,9 @@ TEST(HfConfig, RefusesWhatMixtralCannotExpress) {
   changed.num_hidden_layers = 4;
   changed.moe_every_n_layers = 2;
   expect_no_export(changed, "model.moe_every_n_layers");
+  changed.moe_every_n_layers = 1;
+  changed.mlp_only_layers = {1, 3};
+  expect_no_export(changed, "model.mlp_only_layers: found [1,3]");
   changed = model;
   changed.router_softmax = "softmax_then_topk";
   expect_no_export(changed, "model.router_softmax");

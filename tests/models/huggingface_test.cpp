@@ -48,7 +48,7 @@ void expect_same_files(const std::string& original, const std::string& exported,
   const auto a = SafetensorsSet::open(original), b = SafetensorsSet::open(exported);
   std::size_t compared = 0;
   for (const std::string& stored : a.names()) {
-    if (stored.ends_with("rotary_emb.inv_freq")) continue;
+    if (stored.ends_with("rotary_emb.inv_freq") || a.info(stored).bytes() == 0) continue;
     const std::string name = tied && stored == "lm_head.weight" ? "model.embed_tokens.weight" : stored;
     ASSERT_TRUE(b.contains(name)) << name;
     EXPECT_EQ(a.info(stored).shape, b.info(name).shape);
@@ -210,7 +210,9 @@ TEST(Export, RefusesByFieldWhatMixtralCanNotExpress) {
   const auto refused = [&](const std::function<void(ModelConfig&)>& change, const char* field) {
     OddSource source;
     change(source.config);
-    expect_input_error([&] { export_huggingface(source, {}, folder.file("hf"), {}); }, {"odd", field});
+    ExportOptions options;
+    options.model_type = "mixtral";
+    expect_input_error([&] { export_huggingface(source, {}, folder.file("hf"), options); }, {"odd", field});
     EXPECT_TRUE(folder.names().empty());
   };
   refused([](ModelConfig& m) { m.shared_expert = true; }, "shared_expert");

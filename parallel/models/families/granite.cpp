@@ -1,32 +1,17 @@
-#include <cmath>
 #include <nlohmann/json.hpp>
 
-#include "parallel/models/family.h"
+#include "parallel/models/granite_keys.h"
 
 namespace upcycle::families {
 namespace {
 
-constexpr const char* attention = "attention_multiplier";
-
 void read(const ConfigObject& file, ModelConfig& model) {
-  model.attention_bias = file.boolean("attention_bias", false) ? "all" : "none";
+  read_granite_keys(file, model);
   model.mlp_bias = file.boolean("mlp_bias", false);
-  model.embedding_multiplier = file.number("embedding_multiplier", 1);
-  model.attention_multiplier = file.number(attention, 1);
-  model.residual_multiplier = file.number("residual_multiplier", 1);
-  model.logits_scaling = file.number("logits_scaling", 1);
-  if (!(model.attention_multiplier > 0)) file.refuse(attention, "a number above 0");
 }
 
 void write(const ModelConfig& model, const Refuse& refuse, nlohmann::ordered_json& file) {
-  const double scale = model.attention_multiplier;
-  file["embedding_multiplier"] = model.embedding_multiplier;
-  file[attention] = scale > 0 ? scale : 1 / std::sqrt(static_cast<double>(model.head_size()));
-  file["residual_multiplier"] = model.residual_multiplier;
-  file["logits_scaling"] = model.logits_scaling;
-  if (model.head_dim == 0) file.erase("head_dim");
-  if (model.attention_bias == "qkv") refuse("attention_bias", "qkv", "none or all");
-  file["attention_bias"] = model.attention_bias == "all";
+  write_granite_keys(model, refuse, file);
   file["mlp_bias"] = model.mlp_bias;
 }
 
@@ -38,8 +23,8 @@ extern const Family granite{
     .architecture = "GraniteForCausalLM",
     .rope_theta = 1e4,
     .read = read,
-    .expresses = {"embedding_multiplier", attention, "residual_multiplier", "logits_scaling", "attention_bias",
-                  "mlp_bias"},
+    .expresses = {"embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling",
+                  "attention_bias", "mlp_bias"},
     .write = write,
 };
 
