@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-all_parts=(sanitized gpus long asan tidy transformers)
+all_parts=(sanitized gpus long asan tidy transformers watching)
 parts=()
 list=0
 for arg in "$@"; do
@@ -41,6 +41,7 @@ full tier: launch/test.sh --full, or parts of it: --full=PART,...
   asan          the ordinary tests, with everything under the address and undefined-behaviour sanitizers   $(entries asan -LE '^full$')
   tidy          clang-tidy with the checks of .clang-tidy over all sources but the tests   1
   transformers  exported models against transformers (Python)   1
+  watching      event files in the package tensorboard, traces in Perfetto in headless Chromium (Python)   1
 EOF
   exit 0
 fi
@@ -144,4 +145,7 @@ if ((status == 0)) && with tidy; then
 fi
 if ((status == 0)) && with transformers; then
   script "transformers" ./tests/scripts/run_python_checks.sh
+fi
+if ((status == 0)) && with watching; then
+  script "watching" ./tests/scripts/check_watching.sh
 fi
