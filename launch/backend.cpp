@@ -11,6 +11,7 @@
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cuda_scratch.h"
 #include "kernels/dry/traced_ops.h"
+#include "launch/gpu_facts.h"
 #include "parallel/comm/agree.h"
 
 namespace upcycle {
@@ -152,6 +153,15 @@ std::size_t memory_used(const Backend& backend) {
 #endif
   (void)backend;
   return resident_memory();
+}
+
+std::string gpu_facts(const Backend& backend) {
+#ifdef UPCYCLE_HAS_CUDA
+  return backend.gpu >= 0 ? cuda::gpu_facts(backend.gpu) : "no GPU in use";
+#else
+  (void)backend;
+  return "a build without the CUDA backend";
+#endif
 }
 
 void set_profiling(const Backend& backend, bool on) {

@@ -19,6 +19,7 @@ constexpr Command commands[] = {
     {"diff", run_diff, Ranks::One, "the first tensor in which two dumps or models differ, and by how much"},
     {"reshard", run_reshard, Ranks::One, "a checkpoint to the files of another layout"},
     {"export", run_export, Ranks::One, "a model to a Hugging Face directory"},
+    {"doctor", run_doctor, Ranks::Many, "is this machine fit to train on? every rank tries products and exchanges"},
     {"bench", run_bench, Ranks::Many, "measure or predict: training steps, ops, serving"},
 };
 

@@ -25,6 +25,7 @@ int run_plot(const Arguments& arguments);
 int run_diff(const Arguments& arguments);
 int run_reshard(const Arguments& arguments);
 int run_bench(const Arguments& arguments);
+int run_doctor(const Arguments& arguments);
 int run_plan(const Arguments& arguments);
 int run_compare(const Arguments& arguments);
 

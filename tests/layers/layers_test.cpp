@@ -107,6 +107,7 @@ const std::map<std::string, std::string> kNamedBy = {
     {"data/hdf5_read.cpp", "data/hdf5.h"},
     {"data/hdf5_write.cpp", "data/hdf5.h"},
     {"launch/cuda/backend.cpp", "launch/backend.h"},
+    {"launch/cuda/gpu_facts.cpp", "launch/gpu_facts.h"},
     {"launch/main.cpp", "launch/README.md"},
     {"launch/study/runs_csv.cpp", "launch/study/report.h"},
     {"launch/study/read_study.cpp", "launch/study/study.h"},

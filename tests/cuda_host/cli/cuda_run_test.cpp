@@ -287,6 +287,21 @@ TEST_F(CudaRun, ATraceHasRowsOfTheGpusStreams) {
   }
 }
 
+TEST_F(CudaRun, TheDoctorTriesGpusAndNccl) {
+  const Outcome o = run_cuda({"doctor", "--device=cuda", "--dtype=bf16", "--seconds=0.1", "--least-share=0", "--json",
+                              "--folder=" + small.folder.path.string()},
+                             2);
+  const json j = json::parse(o.out, nullptr, false);
+  ASSERT_FALSE(j.is_discarded()) << o.out << o.err;
+  ASSERT_EQ(j["ranks"].size(), 2u);
+  for (const json& r : j["ranks"]) {
+    EXPECT_NE(r["gpu"].get<std::string>().find("NCCL 2."), std::string::npos) << r["gpu"];
+    EXPECT_TRUE(r["products_right"]);
+    EXPECT_TRUE(r["exchange_right"]);
+    EXPECT_GT(r["link_bytes_per_s"].get<double>(), 0);
+  }
+}
+
 TEST_F(CudaRun, AProfilerThatRecordedNothingIsSaidSo) {
   const json changes{{"train", {{"steps", 1}, {"profile_step_start", 2}, {"profile_step_end", 3}}}, {"device", "cuda"}};
   const std::string config = small.write_config("run", changes);
