@@ -3,6 +3,7 @@
 #include "core/log.h"
 #include "core/suggest.h"
 #include "launch/commands.h"
+#include "launch/model_card.h"
 #include "launch/model_files.h"
 #include "launch/options.h"
 #include "parallel/checkpoint/open_model.h"
@@ -31,6 +32,7 @@ int run_export(const Arguments& arguments) {
     input_error("command line: --to: found {}, expected {}", quote_text(e.model_type), family_types());
   e.dtype = parse_dtype(dtype);
   const auto source = open_model(dir);
+  e.card = model_card(*source, dir, out, e.dtype, e.model_type);
   export_huggingface(*source, travelling_files(model_folder(dir)), out, e);
   log_info("exported {} to {}", dir, out);
   return 0;

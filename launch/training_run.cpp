@@ -5,6 +5,7 @@
 #include "core/config/check.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "data/files.h"
 #include "launch/metrics.h"
 #include "launch/model_files.h"
 #include "launch/predicted_bytes.h"
@@ -46,6 +47,15 @@ void count_valid_bytes(TrainingRun& run) {
   } catch (const InputError& e) {
     log_warn("no loss per byte: {}", e.what());
   }
+}
+
+// For the card of a model that is exported later.
+void keep_report(const TrainingRun& run, const UpcycleReport& report) {
+  const std::string& dir = run.setup.config.checkpoint.dir;
+  if (dir.empty() || run.mesh.world->rank() != 0) return;
+  write_text_atomic(dir + "/upcycled.json",
+                    fmt::format("{{\"step\": {}, \"logit_change\": {}, \"promises_exact\": {}}}\n", run.trainer.step,
+                                report.change, report.exact));
 }
 
 }  // namespace
@@ -101,6 +111,7 @@ void start_weights(TrainingRun& run) {
     const UpcycleReport report = upcycle_from_checkpoint(t, *setup.source, probe_tokens(run));
     log_info("upcycled {} to {} experts: {}", setup.config.init.upcycle, setup.config.model.num_local_experts,
              report.text());
+    keep_report(run, report);
   } else if (setup.source != nullptr) {
     load_trainer_weights(t, *setup.source);
     log_info("loaded {}", setup.config.init.load);
@@ -120,6 +131,7 @@ void upcycle_in_place(TrainingRun& run) {
   make_snapshot_arena(run);
   log_info("step {}: upcycled in place to {} experts: {}", run.trainer.step, config.model.num_local_experts,
            live.report.text());
+  keep_report(run, live.report);
 }
 
 void evaluate_all(TrainingRun& run, Metrics& metrics) {

@@ -93,6 +93,7 @@ void export_huggingface(TensorSource& source, const std::vector<std::string>& tr
     make_folder(aside);
     write_weights(source, aside, options);
     write_text_atomic(aside + "/config.json", config);
+    if (!options.card.empty()) write_text_atomic(aside + "/README.md", options.card);
     for (const std::string& path : travel) copy_file(path, aside);
     if (!fs::exists(aside + "/generation_config.json"))
       write_text_atomic(aside + "/generation_config.json", generation_config(source.model()));

@@ -12,6 +12,7 @@ struct ExportOptions {
   DType dtype = DType::F32;  // F32 or BF16
   std::int64_t max_shard_bytes = 5'000'000'000;
   std::string model_type;  // see exported_family
+  std::string card;        // README.md; "": none is written
 };
 
 // Writes config.json, generation_config.json and (sharded) safetensors under the family's names; tied embeddings as the

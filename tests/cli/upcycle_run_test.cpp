@@ -121,6 +121,45 @@ TEST_F(UpcycleRun, StartsFromTheDenseModelsFunction) {
   EXPECT_GT(std::abs(double(metrics(path("dropped")).at(0)["loss"]) - want), 1e-4);
 }
 
+// Mixtral has no word for a shared expert; Qwen2-MoE has one with a gate, which is written as zeros.
+TEST_F(UpcycleRun, AnExportHasTheFunctionAndACard) {
+  expect_trained(moe({"--model.shared_expert=true", "--data.valid=" + path("set"), "--train.eval_every=1",
+                      "--train.eval_steps=1", "--checkpoint.every=1"}),
+                 "shared");
+  const auto exported = [&](const std::string& model, const std::string& out, const Words& more = {}) {
+    Words words{"export", path(model), path(out)};
+    words.insert(words.end(), more.begin(), more.end());
+    return run_upcycle(words);
+  };
+  ASSERT_EQ(exported("shared", "shared_hf").exit_code, 0);
+  EXPECT_EQ(nlohmann::json::parse(text_of(path("shared_hf/config.json")))["model_type"], "qwen2_moe");
+  std::ofstream(path("ids.json")) << R"({"ids": [5, 9, 70, 71, 72, 101, 102, 3]})";
+  const auto score = [&](const std::string& model) {
+    const Outcome o = run_upcycle({"score", path(model), "--ids", path("ids.json"), "--dtype", "fp32", "--json"});
+    EXPECT_EQ(o.exit_code, 0) << o.err;
+    return o.exit_code == 0 ? double(nlohmann::json::parse(o.out)["mean_nll"]) : NAN;
+  };
+  EXPECT_NEAR(score("shared_hf"), score("shared"), 1e-6);
+  const std::string card = text_of(path("shared_hf/README.md"));
+  for (const std::string part :
+       {"library_name: transformers", "# shared_hf", "Qwen2-MoE (`qwen2_moe`), fp32", "4, 2 per token, 12 wide",
+        "upcycled from `dense`: mode `copy`", "logits of a batch changed by ",
+        "trained on 128 tokens in 2 steps of `set`", "| valid | "})
+    EXPECT_NE(card.find(part), std::string::npos) << part << "\n" << card;
+  EXPECT_EQ(card.find(folder_.string()), std::string::npos) << "folders are nobody's business";
+  // An earlier step knows nothing of later evaluations; a model without a history has the sizes.
+  ASSERT_EQ(exported("shared/step_00000001", "first_hf").exit_code, 0);
+  const std::string first = text_of(path("first_hf/README.md"));
+  EXPECT_NE(first.find("trained on 64 tokens in 1 steps"), std::string::npos) << first;
+  EXPECT_NE(first.find(" | 64 |"), std::string::npos) << first;
+  EXPECT_EQ(first.find(" | 128 |"), std::string::npos) << first;
+  ASSERT_EQ(exported("shared_hf", "again_hf", {"--dtype", "bf16"}).exit_code, 0);
+  EXPECT_EQ(text_of(path("again_hf/README.md")).find("## Recipe"), std::string::npos);
+  expect_parts(one_line_error(exported("shared", "mixtral_hf", {"--to", "mixtral"})),
+               {"model.shared_expert", "true", "Mixtral"});
+  EXPECT_FALSE(fs::exists(path("mixtral_hf")));
+}
+
 TEST_F(UpcycleRun, ARelativeFolderWithASlashIsTheSameStart) {
   expect_trained(moe(), "same");
   Words words = moe({"--init.upcycle=" + path("./dense/")});
