@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
-# The checks that need Python with PyTorch and transformers: exported models load there and give equal logits.
+# The checks that need Python with PyTorch and transformers: exported models load there, in lm-eval and in llama.cpp, and
+# give equal logits.
 # UPCYCLE_PYTHON names an interpreter that has them; otherwise a virtual environment is made in build/python
 # (PyTorch's own packages are large; pip's PIP_EXTRA_INDEX_URL can name an index with CPU-only ones).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 python=${UPCYCLE_PYTHON:-build/python/bin/python}
-if [[ -z ${UPCYCLE_PYTHON:-} && ! -e build/python/ready ]]; then
+if [[ -z ${UPCYCLE_PYTHON:-} && ! -e build/python/complete ]]; then
   ./launch/install.sh test
-  echo "run_python_checks.sh: making build/python with torch and transformers (a few gigabytes)"
+  echo "run_python_checks.sh: making build/python with torch, transformers, lm-eval and llama.cpp (a few gigabytes, minutes)"
   rm -rf build/python
   python3 -m venv build/python
-  build/python/bin/pip install --quiet torch 'transformers>=5' safetensors numpy sentencepiece </dev/null
-  touch build/python/ready
+  build/python/bin/pip install --quiet torch 'transformers>=5' safetensors numpy sentencepiece 'lm-eval[hf]' gguf \
+    llama-cpp-python </dev/null
+  touch build/python/complete
 fi
 
 upcycle=build/release/upcycle
@@ -24,13 +26,16 @@ quiet() { "$@" >"$scratch/log" 2>&1 || { tail -n 30 "$scratch/log" >&2; return 1
 "$python" tests/scripts/check_tokenize_hf.py "$upcycle"
 "$python" tests/scripts/tokenizers_agree.py "$upcycle" | grep -v ' s, '
 
+"$python" tests/scripts/check_upcycled.py "$upcycle"
+
 # Golden models: straight from Hugging Face form, and through import (sharded HDF5) and export, tensors bit for bit.
 for golden in tests/golden/*/; do
   golden=${golden%/}
   name=$(basename "$golden")
   "$python" tests/scripts/check_export.py "$upcycle" "$golden"
   quiet "$upcycle" import "$golden" "$scratch/$name" --shards=3
-  quiet "$upcycle" export "$scratch/$name" "$scratch/${name}_hf"
+  family=$(sed -n 's/.*"model_type": "\(.*\)".*/\1/p' "$golden/config.json")
+  quiet "$upcycle" export "$scratch/$name" "$scratch/${name}_hf" --to "$family"
   "$python" tests/scripts/check_export.py "$upcycle" "$scratch/${name}_hf" --same-as "$golden"
 done
 
