@@ -129,12 +129,14 @@ TEST(HfConfig, FamiliesSayBiasesAndNorms) {
   expect_refused(with(olmo2(), "mlp_bias", true), {"mlp_bias", "OLMo2"});
 }
 
-// Qwen's files have a window that a switch leaves off.
+// Qwen's files have a window that a switch leaves off, as it is where there is none.
 TEST(HfConfig, AWindowThatIsSwitchedOffIsNone) {
-  const json file = with(with(qwen2(), "sliding_window", 64), "max_window_layers", 2);
-  EXPECT_NO_THROW(parse(with(file, "use_sliding_window", false)));
-  for (const json& on : {file, with(file, "use_sliding_window", true)})
-    expect_refused(on, {"sliding_window", "found 64", "Qwen2"});
+  for (const json& qwen : {qwen2(), qwen3()}) {
+    const json file = with(with(qwen, "sliding_window", 64), "max_window_layers", 2);
+    EXPECT_EQ(parse(file).model.sliding_window, 0);
+    EXPECT_EQ(parse(with(file, "use_sliding_window", false)).model.sliding_window, 0);
+    expect_refused(with(file, "use_sliding_window", true), {"sliding_window", "found 64", "Qwen"});
+  }
 }
 
 TEST(HfConfig, QwensSizesMustBeSaid) {

@@ -5,7 +5,10 @@
 namespace upcycle::families {
 namespace {
 
-void read(const ConfigObject&, ModelConfig& model) { model.attention_bias = "qkv"; }
+void read(const ConfigObject& file, ModelConfig& model) {
+  model.attention_bias = "qkv";
+  if (!file.boolean("use_sliding_window", false)) model.sliding_window = 0;
+}
 
 void write(const ModelConfig& model, const Refuse& refuse, nlohmann::ordered_json& file) {
   if (model.attention_bias != "qkv") refuse("attention_bias", model.attention_bias, "qkv");

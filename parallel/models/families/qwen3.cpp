@@ -8,6 +8,7 @@ namespace {
 void read(const ConfigObject& file, ModelConfig& model) {
   model.qk_norm = "head";
   model.attention_bias = file.boolean("attention_bias", false) ? "all" : "none";
+  if (!file.boolean("use_sliding_window", false)) model.sliding_window = 0;
 }
 
 void write(const ModelConfig& model, const Refuse& refuse, nlohmann::ordered_json& file) {
