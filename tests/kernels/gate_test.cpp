@@ -1,15 +1,14 @@
 #include <cmath>
-#include <functional>
 #include <utility>
 
 #include "core/error.h"
+#include "tests/kernels/differences.h"
 #include "tests/kernels/op_fixture.h"
 
 namespace upcycle {
 namespace {
 
 using testing::relative_l2;
-using Values = std::vector<double>;
 
 double dot(const double* a, const double* b, std::size_t n) {
   double sum = 0;
@@ -23,19 +22,6 @@ Values gated(const Values& rows, const Values& x, const Values& weight) {
   for (std::size_t t = 0; t < T; ++t)
     for (std::size_t f = 0; f < F; ++f) out[t * F + f] /= 1 + std::exp(-dot(&x[t * H], weight.data(), H));
   return out;
-}
-
-Values differences(Values at, const std::function<double(const Values&)>& f) {
-  Values gradient(at.size());
-  for (std::size_t i = 0; i < at.size(); ++i) {
-    const double before = at[i], eps = 1e-5;
-    at[i] = before + eps;
-    const double above = f(at);
-    at[i] = before - eps;
-    gradient[i] = (above - f(at)) / (2 * eps);
-    at[i] = before;
-  }
-  return gradient;
 }
 
 struct GateTest : OpTest {

@@ -1,6 +1,6 @@
 #include <cmath>
-#include <functional>
 
+#include "tests/kernels/differences.h"
 #include "tests/kernels/op_fixture.h"
 
 namespace upcycle {
@@ -8,7 +8,6 @@ namespace {
 
 using testing::OpBench;
 using testing::relative_l2;
-using Values = std::vector<double>;
 
 constexpr float kEps = 1e-5f;
 
@@ -42,19 +41,6 @@ Values normed(const Shape& z, const Values& x, const Values& weight, double rest
   for (std::size_t i = 0; i < x.size(); ++i)
     out[i] = x[i] * weight[i % D] / std::sqrt((squares[i / D] + rest) / static_cast<double>(width) + kEps);
   return out;
-}
-
-Values differences(Values at, const std::function<double(const Values&)>& f) {
-  Values gradient(at.size());
-  for (std::size_t i = 0; i < at.size(); ++i) {
-    const double before = at[i], eps = 1e-5;
-    at[i] = before + eps;
-    const double above = f(at);
-    at[i] = before - eps;
-    gradient[i] = (above - f(at)) / (2 * eps);
-    at[i] = before;
-  }
-  return gradient;
 }
 
 TEST_F(HeadNormTest, DotsEqualAPlainLoop) {

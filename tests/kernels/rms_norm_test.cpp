@@ -1,15 +1,14 @@
 #include <cmath>
-#include <functional>
 #include <utility>
 
 #include "core/error.h"
+#include "tests/kernels/differences.h"
 #include "tests/kernels/op_fixture.h"
 
 namespace upcycle {
 namespace {
 
 using testing::relative_l2;
-using Values = std::vector<double>;
 
 constexpr double kEps = 1e-5;
 
@@ -36,19 +35,6 @@ double loss(const Values& x, const Values& weight, const Values& dout) {
   double sum = 0;
   for (std::size_t i = 0; i < out.size(); ++i) sum += out[i] * dout[i];
   return sum;
-}
-
-Values differences(Values at, const std::function<double(const Values&)>& f) {
-  Values gradient(at.size());
-  for (std::size_t i = 0; i < at.size(); ++i) {
-    const double before = at[i], eps = 1e-5;
-    at[i] = before + eps;
-    const double above = f(at);
-    at[i] = before - eps;
-    gradient[i] = (above - f(at)) / (2 * eps);
-    at[i] = before;
-  }
-  return gradient;
 }
 
 struct RmsNormTest : OpTest {

@@ -1,20 +1,19 @@
 #include <nlohmann/json.hpp>
 
 #include "parallel/models/family.h"
+#include "parallel/models/qwen_window.h"
 
 namespace upcycle::families {
 namespace {
 
 void read(const ConfigObject& file, ModelConfig& model) {
   model.attention_bias = "qkv";
-  if (!file.boolean("use_sliding_window", false)) model.sliding_window = 0;
+  read_switched_window(file, model);
 }
 
 void write(const ModelConfig& model, const Refuse& refuse, nlohmann::ordered_json& file) {
   if (model.attention_bias != "qkv") refuse("attention_bias", model.attention_bias, "qkv");
-  file["use_sliding_window"] = false;
-  file["sliding_window"] = nullptr;
-  file["max_window_layers"] = model.num_hidden_layers;
+  write_no_window(model, file);
   file["layer_types"] = std::vector<std::string>(static_cast<std::size_t>(model.num_hidden_layers), "full_attention");
 }
 

@@ -1,6 +1,7 @@
 #include <nlohmann/json.hpp>
 
 #include "parallel/models/family.h"
+#include "parallel/models/qwen_window.h"
 #include "parallel/models/sparse_layers.h"
 
 // Every layer has biases of queries, keys and values, and every shared expert a gate. Of the biases that the model does
@@ -19,7 +20,7 @@ void read(const ConfigObject& file, ModelConfig& model) {
   read_routing(file, model, 0.001);
   read_sparse_layers(file, model);
   model.attention_bias = file.boolean("qkv_bias", true) ? "qkv" : "none";
-  if (!file.boolean("use_sliding_window", false)) model.sliding_window = 0;
+  read_switched_window(file, model);
   if (model.sliding_window > 0)
     file.refuse("use_sliding_window", "false; windows in some of the layers are not supported");
   model.shared_expert_size = file.integer("shared_expert_intermediate_size");
@@ -32,9 +33,7 @@ void write(const ModelConfig& model, const Refuse& refuse, nlohmann::ordered_jso
   if (model.attention_bias == "all") refuse("attention_bias", "all", "none or qkv");
   file["shared_expert_intermediate_size"] = model.shared_expert ? model.shared_size() : 0;
   file["qkv_bias"] = true;
-  file["use_sliding_window"] = false;
-  file["sliding_window"] = nullptr;
-  file["max_window_layers"] = model.num_hidden_layers;
+  write_no_window(model, file);
 }
 
 std::vector<ConstantTensor> constants(const ModelConfig& model) {

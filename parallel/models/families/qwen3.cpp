@@ -1,6 +1,7 @@
 #include <nlohmann/json.hpp>
 
 #include "parallel/models/family.h"
+#include "parallel/models/qwen_window.h"
 
 namespace upcycle::families {
 namespace {
@@ -8,16 +9,14 @@ namespace {
 void read(const ConfigObject& file, ModelConfig& model) {
   model.qk_norm = "head";
   model.attention_bias = file.boolean("attention_bias", false) ? "all" : "none";
-  if (!file.boolean("use_sliding_window", false)) model.sliding_window = 0;
+  read_switched_window(file, model);
 }
 
 void write(const ModelConfig& model, const Refuse& refuse, nlohmann::ordered_json& file) {
   if (model.qk_norm != "head") refuse("qk_norm", model.qk_norm, "head");
   if (model.attention_bias == "qkv") refuse("attention_bias", "qkv", "none or all");
   file["attention_bias"] = model.attention_bias == "all";
-  file["use_sliding_window"] = false;
-  file["sliding_window"] = nullptr;
-  file["max_window_layers"] = model.num_hidden_layers;
+  write_no_window(model, file);
   file["layer_types"] = std::vector<std::string>(static_cast<std::size_t>(model.num_hidden_layers), "full_attention");
 }
 

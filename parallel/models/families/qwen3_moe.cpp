@@ -1,6 +1,7 @@
 #include <nlohmann/json.hpp>
 
 #include "parallel/models/family.h"
+#include "parallel/models/qwen_window.h"
 #include "parallel/models/sparse_layers.h"
 
 // Tensor names and keys as transformers and vLLM (vllm/model_executor/models/qwen3_moe.py) read them.
@@ -12,7 +13,7 @@ void read(const ConfigObject& file, ModelConfig& model) {
   read_sparse_layers(file, model);
   model.attention_bias = file.boolean("attention_bias", false) ? "all" : "none";
   model.qk_norm = "head";
-  if (!file.boolean("use_sliding_window", false)) model.sliding_window = 0;
+  read_switched_window(file, model);
 }
 
 void write(const ModelConfig& model, const Refuse& refuse, nlohmann::ordered_json& file) {
@@ -21,9 +22,7 @@ void write(const ModelConfig& model, const Refuse& refuse, nlohmann::ordered_jso
   if (model.qk_norm != "head") refuse("qk_norm", model.qk_norm, "head");
   if (model.attention_bias == "qkv") refuse("attention_bias", "qkv", "none or all");
   file["attention_bias"] = model.attention_bias == "all";
-  file["use_sliding_window"] = false;
-  file["sliding_window"] = nullptr;
-  file["max_window_layers"] = model.num_hidden_layers;
+  write_no_window(model, file);
 }
 
 }  // namespace
