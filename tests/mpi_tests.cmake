@@ -3,7 +3,8 @@
 # must yield while they wait, or a barrier takes a scheduler's time slice. Suites named Full... are left to the entries
 # of FULL_RANKS, labelled full, which run everything. The files' objects are a library, ${name}_files: they do not know
 # the backend, so that tests/cuda_host can link them with another one. ENVIRONMENT adds to that of every entry. BF16: the
-# tests that depend on products of bf16, as a gtest filter; two ranks run them again as an older processor.
+# tests that depend on products of bf16, as a gtest filter; two ranks run them again as an older processor. FEW: those
+# that run on few ranks, a filter too: eight are left to the full tier, as the ranks share a machine's cores.
 set(UPCYCLE_MPI_TEST_SECONDS 900 CACHE STRING "ctest's limit for one rank count; a single test has 120 s (mpi_main.cpp)")
 
 set(UPCYCLE_MPIRUN ${MPIEXEC_EXECUTABLE} --oversubscribe --bind-to none --mca btl self,vader --mca oob_tcp_if_include lo
@@ -23,7 +24,7 @@ foreach(name mpi_main mpi_mesh)
 endforeach()
 
 function(upcycle_mpi_tests folder)
-  cmake_parse_arguments(ARG "" "BF16" "RANKS;FULL_RANKS;LINKS;ENVIRONMENT" ${ARGN})
+  cmake_parse_arguments(ARG "" "BF16;FEW" "RANKS;FULL_RANKS;LINKS;ENVIRONMENT" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${folder}/*.cpp)
   if(NOT sources)
     message(FATAL_ERROR "upcycle_mpi_tests: no sources in tests/${folder}")
@@ -35,8 +36,12 @@ function(upcycle_mpi_tests folder)
   add_executable(${name} $<TARGET_OBJECTS:mpi_main>)
   target_link_libraries(${name} PRIVATE ${name}_files GTest::gtest mpi_mesh)
   foreach(ranks IN LISTS ARG_RANKS)
+    set(later "Full*")
+    if(ARG_FEW AND ranks GREATER_EQUAL 8)
+      string(APPEND later ":${ARG_FEW}")
+    endif()
     add_test(NAME ${name}_ranks${ranks}
-             COMMAND ${UPCYCLE_MPIRUN} ${ranks} $<TARGET_FILE:${name}> --gtest_filter=-Full*)
+             COMMAND ${UPCYCLE_MPIRUN} ${ranks} $<TARGET_FILE:${name}> --gtest_filter=-${later})
     set_tests_properties(${name}_ranks${ranks} PROPERTIES
       PROCESSORS ${ranks} TIMEOUT ${UPCYCLE_MPI_TEST_SECONDS} ENVIRONMENT "${UPCYCLE_MPI_ENVIRONMENT};${ARG_ENVIRONMENT}")
   endforeach()
