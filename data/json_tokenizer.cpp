@@ -127,7 +127,7 @@ class JsonTokenizer final : public Tokenizer {
     });
     for (std::vector<std::int32_t>& of_text : ids) {
       const std::string bytes = process_.receive_bytes(4 * of_text.size());
-      std::memcpy(of_text.data(), bytes.data(), bytes.size());
+      if (!bytes.empty()) std::memcpy(of_text.data(), bytes.data(), bytes.size());
     }
     if (ids.size() != texts.size())
       input_error("{}: found the ids of {} texts, expected of {}; {}", python(), ids.size(), texts.size(), kAdvice);
