@@ -1,8 +1,8 @@
 #include "kernels/check.h"
 #include "kernels/checks/gate.h"
+#include "kernels/cuda/column_sums.cuh"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/rows.cuh"
-#include "kernels/cuda_scratch.h"
 
 // A gate per token: the sigmoid of a product with the token's row. A block has one row.
 namespace upcycle {
@@ -64,14 +64,6 @@ __global__ void logits_backward(float* parts, T* dx, std::int64_t dx_stride, con
   parts[part * H + h] = sum;
 }
 
-__global__ void add_parts(float* dweight, const float* parts, std::int64_t count, std::int64_t H) {
-  const std::int64_t h = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (h >= H) return;
-  float sum = 0;
-  for (std::int64_t p = 0; p < count; ++p) sum += parts[p * H + h];
-  dweight[h] += sum;
-}
-
 unsigned blocks_of(const char* op, std::int64_t rows) {
   UPCYCLE_CHECK(rows < std::int64_t{1} << 31, "{}: {} rows are more than a launch holds", op, rows);
   return static_cast<unsigned>(rows);
@@ -115,8 +107,8 @@ void CudaOps::gate_logits_backward(Stream& stream, Workspace workspace, const Te
                              static_cast<const T*>(x.data), x.row_stride, static_cast<const T*>(weight.data), s.T,
                              s.H));
   });
-  UPCYCLE_CUDA(gpu::launch({dim3(grid.x), dim3(kThreads), 0, native(stream)}, add_parts, dweight.as<float>(), parts,
-                           count, s.H));
+  UPCYCLE_CUDA(gpu::launch({dim3(grid.x), dim3(kThreads), 0, native(stream)}, cuda::add_column_parts<kThreads>,
+                           dweight.as<float>(), parts, count, s.H));
 }
 
 }  // namespace upcycle

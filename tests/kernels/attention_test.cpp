@@ -157,8 +157,6 @@ double distance(const Values& found, const Values& expected) {
 }
 
 struct AttentionTest : OpTest {
-  testing::Bytes scratch;
-
   Workspace workspace(const Problem& p) {
     OpLimits limits;
     limits.T = std::max(p.Tq(), p.Tk());
@@ -167,11 +165,7 @@ struct AttentionTest : OpTest {
     limits.D = p.D;
     limits.H = p.N * p.D;
     limits.dtype = p.dtype;
-    scratch.assign(ops->workspace_bytes(limits) + 64, std::byte{0xff});  // NaN: nothing may rely on zeros
-    void* at = scratch.data();
-    std::size_t space = scratch.size();
-    std::align(64, 1, at, space);
-    return {at, space};
+    return workspace_for(limits);
   }
   void forward(const Buffers& b, float scale = 0) {
     ops->attention_forward(*stream, workspace(b.p), b.out, b.lse, b.q, b.k, b.v, b.p.D, b.q_sequences.packed,

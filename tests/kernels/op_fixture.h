@@ -13,6 +13,16 @@ struct OpTest : ::testing::Test {
   std::unique_ptr<Device> device = testing::make_test_device();
   std::unique_ptr<Stream> stream = device->make_stream();
   std::unique_ptr<Ops> ops = testing::make_test_ops();
+  testing::Bytes scratch;
+
+  // For one call within the limits, aligned as an arena aligns it. NaN: nothing may rely on zeros.
+  Workspace workspace_for(const OpLimits& limits) {
+    scratch.assign(ops->workspace_bytes(limits) + 64, std::byte{0xff});
+    void* at = scratch.data();
+    std::size_t space = scratch.size();
+    std::align(64, 1, at, space);
+    return {at, space};
+  }
 };
 
 // Sets an element of a dense tensor.

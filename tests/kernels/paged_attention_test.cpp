@@ -134,8 +134,6 @@ std::vector<double> reference(const Buffers& b) {
 }
 
 struct PagedAttentionTest : OpTest {
-  testing::Bytes scratch;
-
   Workspace workspace(const Problem& p) {
     OpLimits limits;
     limits.T = p.T();
@@ -146,11 +144,7 @@ struct PagedAttentionTest : OpTest {
     limits.keys = p.keys.empty() ? 0 : *std::max_element(p.keys.begin(), p.keys.end());
     limits.sequences = p.count();
     limits.dtype = p.dtype;
-    scratch.assign(ops->workspace_bytes(limits) + 64, std::byte{0xff});  // NaN: nothing may rely on zeros
-    void* at = scratch.data();
-    std::size_t space = scratch.size();
-    std::align(64, 1, at, space);
-    return {at, space};
+    return workspace_for(limits);
   }
   // All keys and values of all sequences, the later ones first.
   void store(const Buffers& b) {

@@ -38,16 +38,10 @@ double loss(const Values& x, const Values& weight, const Values& dout) {
 }
 
 struct RmsNormTest : OpTest {
-  testing::Memory scratch;
-
   Workspace workspace(std::int64_t H) {
     OpLimits limits;
     limits.H = H;
-    scratch.assign(ops->workspace_bytes(limits) + 64, char(0xff));
-    void* at = scratch.data();
-    std::size_t space = scratch.size();
-    std::align(64, 1, at, space);
-    return {at, space};
+    return workspace_for(limits);
   }
 };
 

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "launch/plan_fit.h"
 #include "tests/plan/planned_by_hand.h"
 
 namespace upcycle {
@@ -23,6 +24,15 @@ TEST(SlowLayout, NamesWhatCrossesTheNetworkAndWhatOutweighsProducts) {
   EXPECT_NE(timed[0].find("collectives take"), std::string::npos);
   EXPECT_NE(timed[1].find("the offloaded update takes"), std::string::npos);
   EXPECT_NE(timed[2].find("train.micro_batch_size"), std::string::npos);
+}
+
+// What a plan takes for an H100 where no machine file is given.
+TEST(StepRates, OfAnH100AreThoseOfItsMachineFile) {
+  const StepRates ours = rates_of_h100(1).rates,
+                  file = rates_of(UPCYCLE_ROOT "/launch/machines/h100.json", DType::BF16).rates;
+  EXPECT_EQ(ours.memory, file.memory);
+  EXPECT_EQ(ours.link, file.link);
+  EXPECT_EQ(ours.latency, file.latency);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include <nlohmann/json.hpp>
 
 #include "parallel/models/granite_keys.h"
+#include "parallel/models/local_experts.h"
 
 // All experts of a layer are one tensor, (E, 2F, H) of gate and up and (E, H, F) of down. Tensor names and keys as
 // transformers and vLLM (vllm/model_executor/models/granitemoe.py) read them; vLLM knows no biases and takes head sizes
@@ -10,19 +11,13 @@ namespace {
 
 void read(const ConfigObject& file, ModelConfig& model) {
   read_granite_keys(file, model);
-  model.num_local_experts = file.integer("num_local_experts");
-  model.num_experts_per_tok = file.integer("num_experts_per_tok");
-  model.router_aux_loss_coef = file.number("router_aux_loss_coef", 0.001);
-  if (model.num_local_experts < 1) file.refuse("num_local_experts", "at least 1");
+  read_local_experts(file, model);
 }
 
 void write(const ModelConfig& model, const Refuse& refuse, nlohmann::ordered_json& file) {
   if (!model.is_moe()) refuse("num_local_experts", "0", "at least 1");
   write_granite_keys(model, refuse, file);
-  file["intermediate_size"] = model.expert_size();
-  file["num_local_experts"] = model.num_local_experts;
-  file["num_experts_per_tok"] = model.num_experts_per_tok;
-  file["router_aux_loss_coef"] = model.router_aux_loss_coef;
+  write_local_experts(model, file);
   file["output_router_logits"] = false;
 }
 
