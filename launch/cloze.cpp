@@ -146,7 +146,8 @@ int run_cloze(const Arguments& arguments) {
       "chooses the continuation of the highest log-likelihood, summed over its tokens; of m equal ones each counts "
       "1/m. "
       "Corrected for chance: (accuracy - 1/k) / (1 - 1/k), k candidates. The items depend only on the set and the "
-      "options, not on the model or the ranks.");
+      "options, not on the model or the ranks. An item's tokens lie in one document, so data.reset_attention_mask and "
+      "its like change nothing; a set's loss mask is not looked at.");
   options.positional("model", o.dir, "a checkpoint or a Hugging Face directory");
   options.option("--data", o.data, "PREFIX of the token set", Need::Required);
   options.option("--items", o.rule.items, "how many");

@@ -48,7 +48,7 @@ DocumentRules rules_of(const DocumentOptions& o, const TensorSource& model) {
         "command line: --data.eod_token_id: found none, and none in the model, expected the token that ends a "
         "document: data.reset_attention_mask, data.reset_position_ids and data.eod_mask_loss find documents by it");
   log_info(
-      "eval: data.reset_attention_mask {}, data.reset_position_ids {}, data.eod_mask_loss {}; token {} ends a "
+      "documents: data.reset_attention_mask {}, data.reset_position_ids {}, data.eod_mask_loss {}; token {} ends a "
       "document",
       rules.reset_attention_mask, rules.reset_position_ids, rules.eod_mask_loss, rules.eod);
   return rules;

@@ -3,7 +3,7 @@
 #include "launch/options.h"
 #include "parallel/model/tensor_source.h"
 
-// How eval keeps documents apart: as the run that made the model, unless it is told otherwise.
+// How eval and experts keep documents apart: as the run that made the model, unless it is told otherwise.
 namespace upcycle {
 
 // Its options, under the names of the config's keys. "": as the run had it.

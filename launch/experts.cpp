@@ -5,10 +5,12 @@
 #include "core/error.h"
 #include "data/sampler.h"
 #include "launch/check_fits.h"
+#include "launch/eval_documents.h"
 #include "launch/expert_start.h"
 #include "launch/inference.h"
 #include "launch/run_with_ranks.h"
 #include "parallel/comm/agree.h"
+#include "parallel/train/batch_documents.h"
 #include "parallel/upcycle/expert_similarity.h"
 #include "parallel/upcycle/experts_observer.h"
 
@@ -21,6 +23,7 @@ struct ExpertsOptions {
   std::string dir, data, since;
   std::int64_t tokens = 4096;
   bool json = false;
+  DocumentOptions apart;
 };
 
 void check_moe(const TensorSource& source, const std::string& dir) {
@@ -48,14 +51,18 @@ void check_same_experts(const ModelConfig& a, const ModelConfig& b, const Expert
   check("max_position_embeddings", b.max_position_embeddings, a.max_position_embeddings);
 }
 
-// The first tokens of a set, in whole windows of S, which is a multiple of kExpertRowAlign.
+// The first tokens of a set, in whole windows of S, which is a multiple of kExpertRowAlign, and what its documents mean
+// to the model.
 struct Text {
   TokenSet set;
+  DocumentRules rules;
   std::int64_t S = 0, windows = 0;
 };
 
-Text open_text(const ExpertsOptions& o, const ModelConfig& model) {
-  Text text{TokenSet::open(o.data, model.vocab_size)};
+Text open_text(const ExpertsOptions& o, const TensorSource& source) {
+  const ModelConfig model = source.model();
+  Text text{TokenSet::open(o.data, model.vocab_size), rules_of(o.apart, source)};
+  check_document_ends(text.set, text.rules);
   const std::int64_t least = kExpertRowAlign, there = std::min(o.tokens, text.set.tokens());
   if (o.tokens < least) input_error("command line: --tokens: found {}, expected {} or more", o.tokens, least);
   text.S = std::min({there, std::int64_t{2048}, model.max_position_embeddings}) / least * least;
@@ -69,16 +76,19 @@ Text open_text(const ExpertsOptions& o, const ModelConfig& model) {
 // Passes over the text, one window at a time.
 std::vector<ObservedExperts> observe(const Inference& ranks, TensorSource& source, const Text& text, bool outputs) {
   const LoadedModel m = load_over_ranks(ranks, source);
-  Pass pass = make_pass(m, 1, text.S);
+  Pass pass = make_pass(m, 1, text.S, text.rules.reset_attention_mask);
+  BatchDocuments documents(*m.device, text.rules, pass.model->pass, 1);
   ExpertsObserver observer(*pass.model, outputs);
   pass.model->observer = &observer;
   std::vector<std::int32_t> tokens(static_cast<std::size_t>(text.S)), targets(tokens.size(), -1);
   for (std::int64_t w = 0; w < text.windows; ++w) {
     text.set.read(w * text.S, text.S, tokens.data());
     set_batch(pass, tokens, targets);
+    documents.find(0, tokens);
+    documents.put(*m.device, *m.stream, pass.batch, 0);
     forward_hidden(*pass.model, pass.batch, 0);
+    m.stream->synchronize();  // the host buffers are about to be refilled
   }
-  m.stream->synchronize();
   return observer.layers();
 }
 
@@ -141,8 +151,9 @@ int experts(const MpiSession& session, const Arguments& arguments, const Inferen
     check_moe(*since, o.since);
     check_same_experts(source->model(), since->model(), o);
   }
-  const Text text = open_text(o, source->model());
-  auto plan = plan_pass(source->model(), ranks.config.storage(), ranks.mesh, *ranks.backend.ops, 1, text.S);
+  const Text text = open_text(o, *source);
+  auto plan = plan_pass(source->model(), ranks.config.storage(), ranks.mesh, *ranks.backend.ops, 1, text.S,
+                        text.rules.reset_attention_mask);
   plan.push_back({"experts of a layer", weight_similarity_bytes(source->model()), true});
   check_fits_inference(ranks.backend, plan);
   const RunStart start = start_of_run(*source);
@@ -176,6 +187,7 @@ int run_experts(const Arguments& arguments) {
   options.option("--tokens", o.tokens, "at most how many, in whole windows of at most 2048");
   options.option("--dtype", inference.dtype, "fp32 or bf16");
   options.option("--device", inference.device, "cpu or cuda");
+  declare(options, o.apart);
   options.flag("--json", o.json,
                "print one JSON object: layers, tokens and, with one entry per layer, weight_cosine (null: the start is "
                "not known), pair_cosine, pair_cosine_min, output_cosine, load, entropy, routing_changed (null without "
