@@ -219,9 +219,10 @@ void make_part(const std::string& path, const std::string& asked) {
 
 void make_folder(const std::string& path) { make_part(path, path); }
 
-void copy_file(const std::string& path, const std::string& folder) {
+void copy_file(const std::string& path, const std::string& folder, const std::string& name) {
   const FileDescriptor from = open_regular_file(path);
-  FileDescriptor to = create_file(folder + "/" + std::filesystem::path(path).filename().string());
+  FileDescriptor to =
+      create_file(folder + "/" + (name.empty() ? std::filesystem::path(path).filename().string() : name));
   std::vector<char> block(std::size_t{1} << 20);
   for (std::uint64_t at = 0, size = from.size(); at < size;) {
     const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(block.size(), size - at));

@@ -14,10 +14,16 @@ namespace upcycle {
 
 std::vector<std::string> travelling(const RunSetup& setup) {
   const Config& c = setup.config;
-  if (!c.data.tokenizer.empty() && c.data.tokenizer != "bytes") return {c.data.tokenizer};
-  if (setup.checkpoint != nullptr) return travelling_files(setup.checkpoint->directory());
-  const std::string from = !c.init.load.empty() ? c.init.load : c.init.upcycle;
-  return from.empty() ? std::vector<std::string>{} : travelling_files(model_folder(from));
+  const std::string init = !c.init.load.empty() ? c.init.load : c.init.upcycle;
+  const std::string from = setup.checkpoint != nullptr ? setup.checkpoint->directory()
+                           : init.empty()              ? ""
+                                                       : model_folder(init);
+  std::vector<std::string> files = from.empty() ? std::vector<std::string>{} : travelling_files(from);
+  if (!c.data.tokenizer.empty() && c.data.tokenizer != "bytes") {
+    files = without_tokenizer(files);
+    files.push_back(c.data.tokenizer);
+  }
+  return files;
 }
 
 void warn_of_newer_steps(const std::string& dir) {

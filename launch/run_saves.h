@@ -7,8 +7,8 @@
 // The checkpoints of a training run. Functions that take the run are collective.
 namespace upcycle {
 
-// The tokenizer files to copy into each checkpoint: data.tokenizer if given, else those beside the weights from which
-// the run started.
+// The files to copy into each checkpoint (travelling_files): those beside the weights from which the run started, with
+// data.tokenizer, if given, in the place of their tokenizer.
 std::vector<std::string> travelling(const RunSetup& setup);
 
 // Warns that later steps exist which will be replaced: the run was set back by hand, for example after a loss spike.

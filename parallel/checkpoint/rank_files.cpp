@@ -14,6 +14,7 @@
 #include "data/hdf5.h"
 #include "parallel/checkpoint/hdf5_thread.h"
 #include "parallel/checkpoint/manifest.h"
+#include "parallel/models/original_config.h"
 
 namespace upcycle {
 namespace fs = std::filesystem;
@@ -182,29 +183,40 @@ std::vector<Checkpoint::FileEntry> stream_rank_files(const std::string& folder, 
   return entries;
 }
 
+namespace {
+constexpr const char *config_name = "config.json", *generation_name = "generation_config.json";
+}  // namespace
+
+std::string travelling_name(const std::string& path) {
+  const std::string name = fs::path(path).filename().string();
+  return name == config_name ? imported_config_name : name;
+}
+
+std::vector<std::string> without_tokenizer(const std::vector<std::string>& travel) {
+  std::vector<std::string> rest;
+  for (const std::string& path : travel)
+    if (const std::string name = travelling_name(path); name == imported_config_name || name == generation_name)
+      rest.push_back(path);
+  return rest;
+}
+
 std::vector<Checkpoint::FileEntry> copy_travelling(const std::string& folder, const std::vector<std::string>& paths) {
   make_folder(folder);
   std::vector<Checkpoint::FileEntry> entries;
   std::set<std::string> seen;
   for (const std::string& path : paths) {
-    const std::string name = fs::path(path).filename().string();
+    const std::string name = travelling_name(path);
     if (!seen.insert(name).second) input_error("{}: two files named {} can not travel into one folder", path, name);
-    copy_file(path, folder);
+    copy_file(path, folder, name);
     entries.push_back(file_entry(folder, name));
   }
   return entries;
 }
 
 std::vector<std::string> travelling_files(const std::string& folder) {
-  static constexpr std::array<const char*, 9> names = {"added_tokens.json",
-                                                       "chat_template.jinja",
-                                                       "generation_config.json",
-                                                       "merges.txt",
-                                                       "special_tokens_map.json",
-                                                       "tokenizer.json",
-                                                       "tokenizer_config.json",
-                                                       "vocab.json",
-                                                       "vocab.txt"};
+  static constexpr std::array<const char*, 9> names = {
+      "added_tokens.json", "chat_template.jinja",   generation_name, "merges.txt", "special_tokens_map.json",
+      "tokenizer.json",    "tokenizer_config.json", "vocab.json",    "vocab.txt"};
   std::set<std::string> listed;
   const bool ours = fs::exists(folder + "/" + manifest_name);
   if (ours)
@@ -213,8 +225,8 @@ std::vector<std::string> travelling_files(const std::string& folder) {
   std::error_code code;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder, code)) {
     const std::string name = entry.path().filename().string();
-    const bool known =
-        std::find(names.begin(), names.end(), name) != names.end() || entry.path().extension() == ".model";
+    const bool known = std::find(names.begin(), names.end(), name) != names.end() ||
+                       entry.path().extension() == ".model" || name == (ours ? imported_config_name : config_name);
     if (known && entry.is_regular_file() && (!ours || listed.count(name) != 0)) found.push_back(entry.path().string());
   }
   if (code) input_error("{}: cannot list the folder: {}", folder, code.message());

@@ -49,10 +49,16 @@ FinishFiles stream_values(const std::string& folder, std::int64_t step, int rank
                           const PieceReader& read, const std::vector<std::span<float>>& buffers);
 // Size and hash of a written file.
 Checkpoint::FileEntry file_entry(const std::string& folder, const std::string& name);
-// Copies each file to `folder` under its own name, synced. InputError where two have one name, or one is missing.
-std::vector<Checkpoint::FileEntry> copy_travelling(const std::string& folder, const std::vector<std::string>& paths);
-// The files of a model's folder that travel with its weights: tokenizer.json, *.model, generation_config.json... Paths.
-// Of a checkpoint only what its manifest lists, with a checksum: a symbolic link there may point anywhere.
+// The files of a model's folder that travel with its weights: tokenizer.json, *.model, generation_config.json,
+// config.json... Paths. Of a checkpoint only what its manifest lists, with a checksum: a symbolic link there may point
+// anywhere.
 std::vector<std::string> travelling_files(const std::string& folder);
+// Those of them that stay with a model whose tokenizer is another file: generation_config.json, config.json.
+std::vector<std::string> without_tokenizer(const std::vector<std::string>& travel);
+// What such a file is called in a checkpoint: as it is, but for config.json (models/original_config.h), which would say
+// that the folder is of Hugging Face's form.
+std::string travelling_name(const std::string& path);
+// Copies each file to `folder` under this name, synced. InputError where two have one name, or one is missing.
+std::vector<Checkpoint::FileEntry> copy_travelling(const std::string& folder, const std::vector<std::string>& paths);
 
 }  // namespace upcycle

@@ -50,7 +50,7 @@ void check_pieces(const ParamTable& global, const std::vector<SavedPiece>& piece
 void check_travel(const CheckpointInfo& info, const std::vector<std::string>& travel) {
   bool tokenizer = info.tokenizer.empty();
   for (const std::string& path : travel) {
-    const std::string name = fs::path(path).filename().string();
+    const std::string name = travelling_name(path);
     UPCYCLE_CHECK(!name.empty() && name.find('\n') == name.npos && name != manifest_name &&
                       rank_of_model_file(name) < 0 && rank_of_optimizer_file(name) < 0,
                   "'{}' can not travel under this name", path);
@@ -83,7 +83,7 @@ struct Part {
   void remove_own_files() {
     std::vector<std::string> names = {model_file_name(rank), optimizer_file_name(rank)};
     if (rank == 0)
-      for (const std::string& path : travel) names.push_back(fs::path(path).filename().string());
+      for (const std::string& path : travel) names.push_back(travelling_name(path));
     std::error_code ignored;
     for (const std::string& name : names) fs::remove(folder + "/" + name, ignored);
     fs::remove(folder, ignored);

@@ -3,13 +3,16 @@
 #include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
 
+#include "core/dtype.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "data/files.h"
 #include "data/safetensors_writer.h"
 #include "parallel/models/family.h"
-#include "parallel/models/hf_config.h"
+#include "parallel/models/original_config.h"
 #include "parallel/models/stored_place.h"
 
 namespace upcycle {
@@ -18,18 +21,27 @@ namespace fs = std::filesystem;
 
 constexpr std::int64_t buffer_elements = std::int64_t{1} << 20;
 
-std::string generation_config(const ModelConfig& model) {
+std::string generation_config(const std::string& config) {
+  const auto file = nlohmann::ordered_json::parse(config);
   nlohmann::ordered_json j;
   j["_from_model_config"] = true;
-  if (model.bos_token_id >= 0) j["bos_token_id"] = model.bos_token_id;
-  if (model.eos_token_id >= 0) j["eos_token_id"] = model.eos_token_id;
+  for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"})
+    if (const auto found = file.find(key); found != file.end() && !found->is_null()) j[key] = *found;
   return j.dump(2) + "\n";
 }
 
-void write_weights(TensorSource& source, const std::string& folder, const ExportOptions& options) {
+void refuse_rounding(const std::string& where, const std::string& tensor, std::span<const float> values) {
+  for (const float x : values)
+    if (to_float(to_bf16(x)) != x)
+      input_error(
+          "{}: tensor {}: found {}, expected only numbers that bf16 holds, as config.json says of them; choose --dtype",
+          where, tensor, x);
+}
+
+void write_weights(TensorSource& source, const Family& family, const std::string& folder,
+                   const ExportOptions& options) {
   SafetensorsWriter writer(folder, static_cast<std::uint64_t>(options.max_shard_bytes));
   const ParamTable table = make_global_table(source.model());
-  const Family& family = exported_family(source.model(), options.model_type);
   const auto places = stored_places(family, source.model());
   const StoredType type = options.dtype == DType::BF16 ? StoredType::BF16 : StoredType::F32;
   std::vector<const ParamRow*> rows;
@@ -56,6 +68,8 @@ void write_weights(TensorSource& source, const std::string& folder, const Export
       source.read(row.name, part, values.data());
       if (factor != 1)
         for (std::int64_t i = 0; i < part.size(); ++i) values[static_cast<std::size_t>(i)] *= factor;
+      if (options.exact && type == StoredType::BF16)
+        refuse_rounding(source.name(), row.name, std::span(values).first(static_cast<std::size_t>(part.size())));
       writer.write(places.at(row.name).tensor, values.data(), static_cast<std::size_t>(part.size()));
     }
   }
@@ -81,7 +95,12 @@ void export_huggingface(TensorSource& source, const std::vector<std::string>& tr
     input_error("export: dtype: found {}, expected fp32 or bf16", name_of(options.dtype));
   if (options.max_shard_bytes < 1)
     input_error("export: max_shard_bytes: found {}, expected at least 1", options.max_shard_bytes);
-  const std::string config = write_hf_config(source.model(), options.dtype, source.name(), options.model_type);
+  const std::string original_path = original_config(travel);
+  std::optional<OriginalConfig> read;
+  if (!original_path.empty()) read = read_original_config(original_path);
+  const OriginalConfig* const original = read ? &*read : nullptr;
+  const Family& family = exported_family(source.model(), options.model_type, original);
+  const std::string config = write_hf_config(source.model(), options.dtype, source.name(), family.model_type, original);
   const std::string folder = without_trailing_slash(out), aside = folder + ".tmp";
   if (fs::exists(folder) && !fs::is_directory(folder))
     input_error("{}: found a file, expected a folder to be made; choose another name", folder);
@@ -91,12 +110,13 @@ void export_huggingface(TensorSource& source, const std::vector<std::string>& tr
     input_error("{}: found it, left by an export that did not end, expected none; remove it", aside);
   try {
     make_folder(aside);
-    write_weights(source, aside, options);
+    write_weights(source, family, aside, options);
     write_text_atomic(aside + "/config.json", config);
     if (!options.card.empty()) write_text_atomic(aside + "/README.md", options.card);
-    for (const std::string& path : travel) copy_file(path, aside);
+    for (const std::string& path : travel)
+      if (path != original_path) copy_file(path, aside);
     if (!fs::exists(aside + "/generation_config.json"))
-      write_text_atomic(aside + "/generation_config.json", generation_config(source.model()));
+      write_text_atomic(aside + "/generation_config.json", generation_config(config));
     fsync_directory(aside);
     rename_durable(aside, folder);
   } catch (...) {

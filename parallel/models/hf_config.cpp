@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/suggest.h"
 #include "parallel/models/family.h"
+#include "parallel/models/original_config.h"
 #include "parallel/models/rope_config.h"
 
 namespace upcycle {
@@ -162,13 +163,14 @@ HfConfig parse_hf_config(const std::string& text, const std::string& source_name
   return result;
 }
 
-const Family& exported_family(const ModelConfig& model, const std::string& model_type) {
+const Family& exported_family(const ModelConfig& model, const std::string& model_type, const OriginalConfig* original) {
   if (!model_type.empty()) {
     const Family* family = find_family(model_type);
     if (family == nullptr)
       input_error("export: model_type: found {}, expected {}", quote_text(model_type), family_types());
     return *family;
   }
+  if (original != nullptr && can_express(*original->read.family, model)) return *original->read.family;
   const Family& preferred = *find_family(model.is_moe() ? "mixtral" : "llama");
   if (can_express(preferred, model)) return preferred;
   for (const Family* family : all_families())
@@ -177,15 +179,17 @@ const Family& exported_family(const ModelConfig& model, const std::string& model
 }
 
 std::string write_hf_config(const ModelConfig& model, DType dtype, const std::string& where,
-                            const std::string& model_type) {
+                            const std::string& model_type, const OriginalConfig* original) {
   UPCYCLE_CHECK(dtype == DType::F32 || dtype == DType::BF16, "{}: a model of {}", where, name_of(dtype));
   check_model(model, where);
-  const Family& family = exported_family(model, model_type);
+  const Family& family = exported_family(model, model_type, original);
   const Refuse refuse = [&](const char* field, const std::string& found, const std::string& expected) {
     input_error("{}: model.{}: found {}, expected {}: {} has no word for it, so the model cannot be exported", where,
                 field, found, expected, family.name);
   };
-  return config_json(family, model, dtype, refuse).dump(2) + "\n";
+  nlohmann::ordered_json file = config_json(family, model, dtype, refuse);
+  if (original != nullptr) file = with_original_keys(*original, std::move(file));
+  return file.dump(2) + "\n";
 }
 
 }  // namespace upcycle

@@ -23,15 +23,18 @@ struct HfConfig {
 HfConfig read_hf_config(const std::string& folder);
 HfConfig parse_hf_config(const std::string& text, const std::string& source_name);
 
-// The family that a model is exported as: the one of that model_type; for "" the first that can express the model,
-// Llama and Mixtral before others. If none can, Llama if the model is dense, else Mixtral, which then refuse it by
-// field. InputError if there is none of that model_type.
-const Family& exported_family(const ModelConfig& model, const std::string& model_type);
+struct OriginalConfig;  // original_config.h
 
-// The text of a config.json that transformers 4 and 5 load, of the family that exported_family() names. `dtype` is that
-// of the tensors beside it. Throws InputError naming the field where the family can not express it; `where` names the
-// model's origin. router_z_loss_coef concerns only training and is left out.
+// The family that a model is exported as: the one of that model_type; for "" the one that it came in as, if that can
+// express it still, or else the first that can, Llama and Mixtral before others. If none can, Llama if the model is
+// dense, else Mixtral, which then refuse it by field. InputError if there is none of that model_type.
+const Family& exported_family(const ModelConfig& model, const std::string& model_type,
+                              const OriginalConfig* original = nullptr);
+
+// The text of a config.json that transformers 4 and 5 load, of the family that exported_family() names, with the keys
+// of the original. `dtype` is that of the tensors beside it. Throws InputError naming the field where the family can
+// not express it; `where` names the model's origin. router_z_loss_coef concerns only training and is left out.
 std::string write_hf_config(const ModelConfig& model, DType dtype, const std::string& where,
-                            const std::string& model_type = "");
+                            const std::string& model_type = "", const OriginalConfig* original = nullptr);
 
 }  // namespace upcycle
