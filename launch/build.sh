@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Configures and builds: launch/build.sh [--preset NAME] [--werror] [--cuda-beside] [target ...]   (default: release,
-# everything). --cuda-beside: see UPCYCLE_CUDA_BESIDE in CMakeLists.txt; it adds the target real_cuda.
+# Configures and builds: launch/build.sh [--preset NAME] [--march NAME] [--werror] [--cuda-beside] [target ...]
+# (default: release, everything). --march: the oldest processor that the program is for, as gcc names it, e.g. x86-64-v3
+# (default: this machine's); a build folder keeps it. --cuda-beside: see UPCYCLE_CUDA_BESIDE in CMakeLists.txt; it adds
+# the target real_cuda.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -10,6 +12,7 @@ targets=()
 while (($#)); do
   case "$1" in
     --preset) preset=${2:?--preset needs a name}; shift ;;
+    --march) options+=(-DUPCYCLE_MARCH="${2:?--march needs a name}"); shift ;;
     --werror) options+=(-DUPCYCLE_WERROR=ON) ;;
     --cuda-beside) options+=(-DUPCYCLE_CUDA_BESIDE=ON) ;;
     -*) echo "build.sh: unknown option $1" >&2; exit 2 ;;
