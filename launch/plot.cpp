@@ -1,5 +1,6 @@
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <set>
 
@@ -35,9 +36,10 @@ int run_plot(const Arguments& arguments) {
   Options options("plot",
                   "The training curves of runs as one page that opens in a browser without network: loss against "
                   "tokens, FLOPs and time, held-out loss, load of the experts.");
-  options.option("--output", output, "the page");
+  options.option("--output", output, "the page; a name that ends in .svg: a picture of loss and load instead");
   options.positionals("RUN", runs, "run folders, checkpoint.dir of `upcycle train`");
   options.example("upcycle plot runs/moe runs/cpt --output plot.html", "two runs' curves on one page");
+  options.example("upcycle plot runs/moe runs/cpt --output plot.svg", "their loss as a picture, e.g. for a README");
   if (!options.parse(arguments)) return 0;
   if (!std::filesystem::is_directory(parent_folder(output)))
     input_error("command line: --output: found no folder {}, expected one to write {} into", parent_folder(output),
@@ -46,6 +48,7 @@ int run_plot(const Arguments& arguments) {
   std::vector<study_page::TrainedRun> trained;
   std::vector<std::string> sets;
   std::string loads;
+  std::vector<charts::Panel> at_the_end;  // of the last run that has experts
   for (std::size_t r = 0; r < runs.size(); ++r) {
     const RunCurves curves = read_run_curves(runs[r]);
     const int look = static_cast<int>(r);
@@ -59,8 +62,19 @@ int run_plot(const Arguments& arguments) {
     if (!curves.layers.empty())
       loads += study_page::load_charts(
           {names[r], look, curves.load_tokens, curves.layers, curves.max_over_mean, curves.entropy}, names[r]);
-    if (!curves.shares.empty())
+    if (!curves.shares.empty()) {
       loads += study_page::load_maps(names[r], curves.share_tokens, curves.layers, curves.shares);
+      charts::HeatMap load = study_page::load_at_the_end(names[r], curves.layers, curves.shares);
+      load.title += ", of " + names[r];
+      at_the_end = {charts::heat_map_panel(load)};
+    }
+  }
+  if (output.ends_with(".svg")) {
+    std::vector<charts::Chart> loss = study_page::curves_of(trained, sets);
+    loss.resize(std::min<std::size_t>(2 - at_the_end.size(), loss.size()));  // against tokens, and against FLOPs
+    write_text_atomic(output, charts::charts_svg(loss, at_the_end));
+    fmt::print("{}\n", output);
+    return 0;
   }
   const std::vector<charts::Section> sections = {
       {"curves", "Loss",

@@ -117,9 +117,9 @@ train() {
 say "Dense model: pretraining on the Bible, on two data-parallel ranks"
 train dense bible 2
 say "CPT: the dense model goes on, on Perl's manual"
-train cpt perl 1 --init.load="$out/dense"
+train cpt perl 1 --init.load="$out/dense" --data.valid="$out/tokens/perl_valid"
 say "Upcycled: the dense model as 8 experts, 2 a token, on the same tokens of Perl's manual"
-train moe perl 1 --init.upcycle="$out/dense"
+train moe perl 1 --init.upcycle="$out/dense" --data.valid="$out/tokens/perl_valid"
 
 say "Held-out loss"
 for name in dense cpt moe; do
@@ -150,7 +150,10 @@ if [[ ! -e $out/moe_hf/config.json || $out/moe.done -nt $out/moe_hf/config.json 
   "$upcycle" export "$out/moe" "$out/moe_hf"
 fi
 
-say "Done"
+"$upcycle" plot "$out/cpt" "$out/moe" --output "$out/plot.html"
+"$upcycle" plot "$out/cpt" "$out/moe" --output "$out/plot.svg"
+
+say "Done: curves and loads of experts in $out/plot.html"
 {
   echo "model parameters active tokens FLOPs seconds loss:bible loss:perl"
   for name in dense cpt moe; do

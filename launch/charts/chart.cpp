@@ -201,21 +201,26 @@ std::string chart_group(const std::vector<Chart>& charts, const std::string& cap
   return html + legend_of(charts) + "<div class=\"charts\">\n" + figures + "</div></div>\n";
 }
 
-std::string charts_svg(const std::vector<Chart>& charts) {
+std::string charts_svg(const std::vector<Chart>& charts, const std::vector<Panel>& panels) {
   constexpr double kTitle = 26, kRow = 20, kGap = 20;
   const std::vector<const Series*> legend = named(charts);
-  const double width = static_cast<double>(charts.size()) * (kWidth + kGap) + kGap,
-               height = kTitle + kHeight + kRow * static_cast<double>(legend.size()) + kGap;
+  std::vector<Panel> all;
+  for (const Chart& c : charts) all.push_back({c.title, kHeight, drawn(c)});
+  all.insert(all.end(), panels.begin(), panels.end());
+  double highest = 0;
+  for (const Panel& p : all) highest = std::max(highest, p.height);
+  const double width = static_cast<double>(all.size()) * (kWidth + kGap) + kGap,
+               height = kTitle + highest + kRow * static_cast<double>(legend.size()) + kGap;
   std::string svg = fmt::format(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" height=\"{1}\" role=\"img\">\n"
       "<style>{2}\nsvg {{ font-family: system-ui, sans-serif; }} .heading {{ fill: var(--ink); font-weight: 600; }}\n"
       ".paper {{ fill: var(--paper); }}</style>\n<rect class=\"paper\" width=\"{0}\" height=\"{1}\"/>\n",
       width, height, page_style);
-  for (std::size_t i = 0; i < charts.size(); ++i)
+  for (std::size_t i = 0; i < all.size(); ++i)
     svg += fmt::format("<svg x=\"{0}\" y=\"0\" width=\"{1}\" height=\"{2}\">{3}<svg y=\"{4}\">{5}</svg></svg>\n",
-                       kGap + static_cast<double>(i) * (kWidth + kGap), kWidth, kTitle + kHeight,
-                       text(0, 18, "start", charts[i].title, "heading"), kTitle, drawn(charts[i]));
-  double y = kTitle + kHeight;
+                       kGap + static_cast<double>(i) * (kWidth + kGap), kWidth, kTitle + all[i].height,
+                       text(0, 18, "start", all[i].title, "heading"), kTitle, all[i].svg);
+  double y = kTitle + highest;
   for (const Series* s : legend) {
     svg += fmt::format("<svg x=\"{}\" y=\"{}\" width=\"34\" height=\"14\">{}</svg>", kGap, y, sample(*s)) +
            text(kGap + 42, y + 11, "start", s->name) + "\n";

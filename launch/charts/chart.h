@@ -45,8 +45,14 @@ std::string chart_figure(const Chart& chart);
 // Charts beside each other, one above the other on a phone, under the legend of all their series. "" where no chart has
 // points.
 std::string chart_group(const std::vector<Chart>& charts, const std::string& caption = "");
-// The same beside each other as one SVG file that needs no page, e.g. for a README.
-std::string charts_svg(const std::vector<Chart>& charts);
+// Anything else that a picture has beside its charts: 400 units wide, drawn below its title.
+struct Panel {
+  std::string title;  // plain text
+  double height = 0;
+  std::string svg;
+};
+// Charts and then panels, beside each other as one SVG file that needs no page, e.g. for a README.
+std::string charts_svg(const std::vector<Chart>& charts, const std::vector<Panel>& panels = {});
 bool has_points(const Chart& chart);
 
 }  // namespace upcycle::charts

@@ -39,16 +39,11 @@ std::string scale_of(const HeatMap& m, double y) {
 
 }  // namespace
 
-std::string heat_map_figure(const HeatMap& m) {
-  if (m.values.empty() || m.values.front().empty()) return "";
+Panel heat_map_panel(const HeatMap& m) {
   const double columns = static_cast<double>(m.values.front().size()), rows = static_cast<double>(m.values.size());
   const double width = (kWidth - kLeft - kRight) / columns, height = std::clamp(180 / rows, 8.0, 26.0);
   const double bottom = kTop + height * rows, total = bottom + (m.scale ? 36 + kScale : 36);
-  std::string html = fmt::format(
-      "<figure class=\"chart\"><figcaption>{}</figcaption>\n<svg viewBox=\"0 0 {} {:.0f}\" role=\"img\" tabindex=\"0\" "
-      "data-chart=\"{}\" aria-label=\"{}\">\n",
-      escaped(m.title), kWidth, total, escaped(m.key), escaped(m.title + ": " + m.row_title + " by " + m.column_title));
-  html += text(2, 14, "start", m.row_title, "title");
+  std::string html = text(2, 14, "start", m.row_title, "title");
   double free_from = 0;
   for (std::size_t r = 0; r < m.values.size(); ++r) {
     const double y = kTop + height * static_cast<double>(r);
@@ -81,7 +76,17 @@ std::string heat_map_figure(const HeatMap& m) {
   }
   html += text(kWidth - kRight, bottom + 30, "end", m.column_title, "title");
   if (m.scale) html += scale_of(m, bottom + 40);
-  return html + "</svg></figure>\n";
+  return {m.title, total, html};
+}
+
+std::string heat_map_figure(const HeatMap& m) {
+  if (m.values.empty() || m.values.front().empty()) return "";
+  const Panel panel = heat_map_panel(m);
+  return fmt::format(
+      "<figure class=\"chart\"><figcaption>{}</figcaption>\n<svg viewBox=\"0 0 {} {:.0f}\" role=\"img\" tabindex=\"0\" "
+      "data-chart=\"{}\" aria-label=\"{}\">\n{}</svg></figure>\n",
+      escaped(m.title), kWidth, panel.height, escaped(m.key),
+      escaped(m.title + ": " + m.row_title + " by " + m.column_title), panel.svg);
 }
 
 }  // namespace upcycle::charts

@@ -2,6 +2,8 @@
 #include <string>
 #include <vector>
 
+#include "launch/charts/chart.h"
+
 namespace upcycle::charts {
 
 // Shares in rows and columns. A cell with the share that all would have if they were alike has no color; those above
@@ -17,6 +19,7 @@ struct HeatMap {
   double most = 0;
   bool scale = true;  // explain the colors below
 };
-std::string heat_map_figure(const HeatMap& map);
+std::string heat_map_figure(const HeatMap& map);  // "" where it has no values
+Panel heat_map_panel(const HeatMap& map);
 
 }  // namespace upcycle::charts

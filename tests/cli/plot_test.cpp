@@ -51,6 +51,19 @@ TEST(Plot, StepsDoneAgainCountOnceAndAHalfLineIsForgiven) {
   EXPECT_FALSE(has("http://") || has("https://"));
 }
 
+TEST(Plot, APictureOfLossAndLoad) {
+  const SmallRun small;
+  const std::string picture = small.file("plot.svg");
+  const Outcome outcome = run_upcycle({"plot", small.train("run"), "--output", picture});
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  const std::string svg = text_of(picture);
+  EXPECT_TRUE(svg.starts_with("<svg ")) << svg.substr(0, 80);
+  EXPECT_TRUE(svg.ends_with("</svg>\n"));
+  EXPECT_NE(svg.find("against tokens"), std::string::npos);
+  EXPECT_NE(svg.find("prefers-color-scheme: dark"), std::string::npos);
+  EXPECT_EQ(svg.find("<figure"), std::string::npos) << "HTML in a picture";
+}
+
 TEST(Plot, ARunOfTheTrainer) {
   const SmallRun small;
   const std::string page = small.file("plot.html");

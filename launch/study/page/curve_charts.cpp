@@ -52,8 +52,7 @@ Series series_of(const TrainedRun& run, const Curve& curve, Against what, const 
 
 }  // namespace
 
-std::string curve_charts(const std::vector<TrainedRun>& runs, const std::vector<std::string>& sets,
-                         const std::string& caption) {
+std::vector<Chart> curves_of(const std::vector<TrainedRun>& runs, const std::vector<std::string>& sets) {
   std::vector<Chart> all;
   const auto add = [&](const std::string& key, const std::string& what, const std::string& set, Against against) {
     const char* names[] = {"tokens", "FLOPs", "time"};
@@ -75,7 +74,12 @@ std::string curve_charts(const std::vector<TrainedRun>& runs, const std::vector<
         add(set, "Held-out loss, " + set + " text,", set, against);
   for (const Against against : {Against::Tokens, Against::Flops, Against::Time})
     add("training", "Training loss", "", against);
-  return charts::chart_group(all, caption);
+  return all;
+}
+
+std::string curve_charts(const std::vector<TrainedRun>& runs, const std::vector<std::string>& sets,
+                         const std::string& caption) {
+  return charts::chart_group(curves_of(runs, sets), caption);
 }
 
 Chart layer_chart(const std::string& key, const std::string& title, const std::string& y, const std::string& run,

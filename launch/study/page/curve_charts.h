@@ -22,6 +22,8 @@ struct TrainedRun {
 };
 
 // Held-out loss of each set and training loss, against tokens, FLOPs and time. `sets`: in this order; "": no such.
+std::vector<charts::Chart> curves_of(const std::vector<TrainedRun>& runs, const std::vector<std::string>& sets);
+// The same as HTML.
 std::string curve_charts(const std::vector<TrainedRun>& runs, const std::vector<std::string>& sets,
                          const std::string& caption);
 

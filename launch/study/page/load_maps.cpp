@@ -25,8 +25,7 @@ std::vector<std::string> counted(std::size_t n) {
 
 }  // namespace
 
-std::string load_maps(const std::string& run, const std::vector<double>& tokens, const std::vector<double>& layers,
-                      const std::vector<std::vector<std::vector<double>>>& shares) {
+charts::HeatMap load_at_the_end(const std::string& run, const std::vector<double>& layers, const Shares& shares) {
   const std::size_t count = shares.front().front().size();
   // The strongest color is at least twice the even share's: small differences stay pale.
   const double even = 1 / static_cast<double>(count);
@@ -34,8 +33,18 @@ std::string load_maps(const std::string& run, const std::vector<double>& tokens,
   for (const auto& time : shares)
     for (const auto& layer : time)
       for (const double share : layer) most = std::max(most, share);
-  std::string html = charts::heat_map_figure({"heat " + run, "Load of each expert at the end, in %", "layer", "expert",
-                                              labels(layers), counted(count), shares.back(), run, even, most});
+  return {"heat " + run,  "Load of each expert at the end, in %",
+          "layer",        "expert",
+          labels(layers), counted(count),
+          shares.back(),  run,
+          even,           most};
+}
+
+std::string load_maps(const std::string& run, const std::vector<double>& tokens, const std::vector<double>& layers,
+                      const Shares& shares) {
+  const charts::HeatMap last = load_at_the_end(run, layers, shares);
+  const std::size_t count = last.columns.size();
+  std::string html = charts::heat_map_figure(last);
   // Layers x experts x times cells: of a large model only some layers are shown over time.
   std::vector<std::size_t> shown;
   for (std::size_t l = 0; l < layers.size(); ++l)
@@ -49,7 +58,7 @@ std::string load_maps(const std::string& run, const std::vector<double>& tokens,
       for (std::size_t e = 0; e < count && e < shares[t][l].size(); ++e) over_time[e][t] = shares[t][l][e];
     html += charts::heat_map_figure({fmt::format("heat {} layer {}", run, layers[l]),
                                      fmt::format("Layer {} over time, in %", layers[l]), "expert", "tokens trained on",
-                                     counted(count), times, over_time, run, even, most, false});
+                                     counted(count), times, over_time, run, last.even, last.most, false});
   }
   return "<div class=\"charts\">\n" + html + "</div>\n";
 }
