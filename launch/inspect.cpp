@@ -37,7 +37,7 @@ void add_checkpoint(Json& j, const StepFolder& step) {
   j["init"] = info.init;
   j["layout"] = {{"world", info.layout.world}, {"tp", info.layout.tp},   {"dp", info.layout.dp},
                  {"ep", info.layout.ep},       {"etp", info.layout.etp}, {"edp", info.layout.edp}};
-  j["format_version"] = checkpoint_format_version;  // a newer one is refused
+  j["format_version"] = step.manifest.format_version;
   j["tokenizer"] = info.tokenizer;
   j["config"] = info.config.empty() ? Json() : Json::parse(info.config);
   bool optimizer = false;

@@ -77,7 +77,7 @@ first_look() {
     ((SECONDS < until)) || return 0
     sleep 0.5
   done
-  say "A first look at the dense model, which trains on: $(<"$out/dense/latest")
+  say "A first look at the dense model, which trains on: $(head -n 1 "$out/dense/latest")
 $(curve "$out/dense")
 $("$upcycle" generate "$out/dense" "And the LORD said unto")"
 }

@@ -14,6 +14,7 @@
 #include "parallel/checkpoint/manifest.h"
 #include "parallel/checkpoint/open_model.h"
 #include "parallel/checkpoint/reader.h"
+#include "parallel/checkpoint/verify.h"
 #include "parallel/comm/agree.h"
 #include "parallel/train/optimizer.h"
 #include "parallel/upcycle/rules.h"
@@ -154,20 +155,6 @@ void resume_model(RunSetup& run, const std::string& name) {
   c.model = info.model;
 }
 
-// Refuses a folder with steps but no `latest`: training would start over, and collide with them when it saves.
-void refuse_unpublished(const std::string& dir) {
-  if (!std::filesystem::is_directory(dir)) return;
-  std::string newest;
-  for (const auto& entry : std::filesystem::directory_iterator(dir))
-    if (!is_model_folder_name(entry.path().filename()) && std::filesystem::exists(entry.path() / "manifest.json"))
-      newest = std::max(newest, entry.path().filename().string());
-  if (!newest.empty())
-    input_error(
-        "{}/latest: found no such file beside {}, expected the name of the step to go on from; write it there, or "
-        "choose another checkpoint.dir",
-        dir, newest);
-}
-
 // The token that ends a document, where a key of `data` asks for it.
 void resolve_eod(Config& c) {
   DataConfig& d = c.data;
@@ -226,17 +213,23 @@ RunSetup set_up_run(Config config, const std::string& name, Communicator& world,
   agree_or_throw(world, [&] {
     if (!c.init.load.empty() && !c.init.upcycle.empty())
       input_error("{}: init.load and init.upcycle were both given; expected at most one", name);
-    used = !dir.empty() && is_checkpoint(dir);
+    used = !dir.empty() && (verify ? holds_run(dir) : is_checkpoint(dir));
     if (used && !c.checkpoint.resume)
       input_error("{}: checkpoint.dir {} already holds a run and checkpoint.resume is false; choose another folder",
                   name, dir);
-    if (!dir.empty() && !used) refuse_unpublished(dir);
   });
   // All ranks open what rank 0 finds: ranks that took different paths would wait for each other.
   used = world.max_of(used) > 0;
   run.init = init_text(c);
-  if (used) {
+  if (used && verify && world.max_of(std::filesystem::exists(dir + "/" + manifest_name)) == 0) {
+    const std::string folder = newest_intact_step(dir, world);  // hashes the files
+    used = !folder.empty();
+    if (used) run.checkpoint = open_checkpoint(folder, false, &world);
+  } else if (used) {
     run.checkpoint = open_checkpoint(dir, verify, &world);
+  }
+  if (used) {
+    // goes on from run.checkpoint
   } else if (const std::string& from = c.init.load.empty() ? c.init.upcycle : c.init.load; !from.empty()) {
     run.source = verify || !is_checkpoint(from) ? open_model(from, &world) : open_checkpoint(from, false, &world, true);
   }

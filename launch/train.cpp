@@ -131,7 +131,7 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
   const std::string dir = config.checkpoint.dir;
   const std::int64_t keep = config.checkpoint.keep;
   if (all_stop(*mesh.world)) return stopped_before_training();
-  if (mesh.world->max_of(!dir.empty() && is_checkpoint(dir)) > 0)
+  if (mesh.world->max_of(!dir.empty() && holds_run(dir)) > 0)
     run.writer = std::make_unique<CheckpointWriter>(dir, *mesh.world, keep);
   const std::string name = file.empty() ? "the config" : file;
   run.setup = set_up_run(std::move(config), name, *mesh.world);

@@ -68,7 +68,7 @@ void copy_start(const std::string& from, const std::string& to) {
   fsync_directory(aside);
   rename_durable(aside, folder);
   if (fs::exists(from + "/metrics.jsonl")) copy_file(from + "/metrics.jsonl", to);
-  write_text_atomic(to + "/" + latest_name, step + "\n");
+  write_latest(to, step);
 }
 
 // The run's config, but for the path of its start where the study was moved: the trainer compares it with what the

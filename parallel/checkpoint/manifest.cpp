@@ -13,6 +13,7 @@
 #include "core/config/strict_json.h"
 #include "core/error.h"
 #include "data/files.h"
+#include "data/hash.h"
 
 namespace upcycle {
 namespace {
@@ -22,6 +23,35 @@ using Json = nlohmann::ordered_json;
 constexpr std::size_t max_manifest_bytes = std::size_t{64} << 20;
 constexpr const char* format_name = "upcycle checkpoint";
 constexpr const char* hash_name = "XXH3-128";
+constexpr const char* seal_key = "manifest_hash";
+const std::string no_seal(32, '0');
+
+// Where the digits of the text's own hash begin; npos: it has none. Inside a JSON string the quotes would be escaped.
+std::size_t find_seal(const std::string& text) {
+  const std::string before = fmt::format("\"{}\": \"", seal_key);
+  const std::size_t at = text.rfind(before);
+  if (at == text.npos || text.size() - at < before.size() + no_seal.size()) return text.npos;
+  return at + before.size();
+}
+
+std::string hash_without_seal(std::string text, std::size_t seal) {
+  text.replace(seal, no_seal.size(), no_seal);
+  return hash_bytes(text.data(), text.size());
+}
+
+// "" where the text's own hash is right, or where it has none.
+std::string broken_seal(const std::string& text, const std::string& path) {
+  const std::size_t seal = find_seal(text);
+  if (seal == text.npos) return "";
+  const std::string found = hash_without_seal(text, seal), expected = text.substr(seal, no_seal.size());
+  if (found == expected) return "";
+  return fmt::format("{}: found hash {}, expected {}; the manifest is damaged: use another step's folder", path, found,
+                     expected);
+}
+
+struct NewerFormat : InputError {
+  using InputError::InputError;
+};
 
 bool all_digits(std::string_view text) {
   return !text.empty() && text.find_first_not_of("0123456789") == std::string_view::npos;
@@ -200,22 +230,47 @@ std::string manifest_text(const Manifest& m) {
     if (steps != info.optimizer_steps.end()) entry["optimizer_steps"] = steps->second;
     j["tensors"].push_back(std::move(entry));
   }
-  return j.dump(1) + "\n";
+  j[seal_key] = no_seal;
+  std::string text = j.dump(1) + "\n";
+  const std::size_t seal = find_seal(text);
+  return text.replace(seal, no_seal.size(), hash_without_seal(text, seal));
+}
+
+std::string read_manifest_text(const std::string& step_folder) {
+  return read_text(step_folder + "/" + manifest_name, max_manifest_bytes);
 }
 
 Manifest read_manifest(const std::string& step_folder) {
-  const std::string path = step_folder + "/" + manifest_name;
-  const std::string text = read_text(path, max_manifest_bytes);
+  return parse_manifest(read_manifest_text(step_folder), step_folder + "/" + manifest_name);
+}
+
+std::string damage_of_manifest(const std::string& text, const std::string& path) {
+  if (find_seal(text) != text.npos) return broken_seal(text, path);
+  try {
+    (void)parse_manifest(text, path);
+    return "";
+  } catch (const NewerFormat&) {
+    return "";
+  } catch (const InputError& e) {
+    return e.what();
+  }
+}
+
+Manifest parse_manifest(const std::string& text, const std::string& path) {
+  if (const std::string damage = broken_seal(text, path); !damage.empty()) throw InputError(damage);
   parse_strict_json(text, path);
   const Json json = Json::parse(text);  // again, to keep the order of the config's keys
   const Section root(json, path, "");
   if (root.text("format") != format_name) root.fail("format", root.at("format"), format_name);
   const std::int64_t version = root.integer("format_version", 1);
   if (version > checkpoint_format_version)
-    input_error("{}: format_version: found {}, expected at most {}; it was written by a newer upcycle: update this one",
-                path, version, checkpoint_format_version);
+    throw NewerFormat(fmt::format(
+        "{}: format_version: found {}, expected at most {}; it was written by a newer upcycle: update this one", path,
+        version, checkpoint_format_version));
+  if (version > 1) (void)root.text(seal_key);
   if (root.text("hash") != hash_name) root.fail("hash", root.at("hash"), hash_name);
   Manifest m;
+  m.format_version = static_cast<int>(version);
   CheckpointInfo& info = m.info;
   info.step = root.integer("step", 0);
   info.consumed_samples = root.integer("consumed_samples", 0);

@@ -6,25 +6,16 @@
 
 #include "core/error.h"
 #include "core/log.h"
-#include "core/suggest.h"
 #include "data/files.h"
 
 namespace upcycle {
 namespace {
 namespace fs = std::filesystem;
 
-constexpr std::size_t max_name_bytes = 4096;
 constexpr const char* old_ending = ".old";
 
-std::string read_step_name(const std::string& path) {
-  if (!fs::exists(path)) return "";
-  std::string name = read_text(path, max_name_bytes);
-  if (name.ends_with('\n')) name.pop_back();
-  if (!is_step_folder_name(name))
-    input_error("{}: found {}, expected the name of a step folder; write the newest one's name there, as in {}", path,
-                quote_text(name), step_folder_name(100));
-  return name;
-}
+// "" where it is damaged: then nothing is known of what was being published.
+std::string read_mark(const std::string& run_dir) { return look_at_named_step(run_dir + "/" + publishing_name).step; }
 
 std::vector<std::string> names_in(const std::string& folder) {
   std::vector<std::string> names;
@@ -75,7 +66,7 @@ void set_aside(const std::string& run_dir, const std::string& step) {
 // Steps set aside are removed if the step that replaced them was published, otherwise put back: only the mark tells,
 // because `latest` may have been set by hand since.
 void settle_old_steps(const std::string& run_dir) {
-  const std::string latest = read_latest(run_dir), marked = read_step_name(run_dir + "/" + publishing_name);
+  const std::string latest = look_at_latest(run_dir).step, marked = read_mark(run_dir);
   const bool replaced = !latest.empty() && marked == latest && fs::exists(run_dir + "/" + latest);
   for (const std::string& step : steps_in(run_dir, old_ending)) {
     if (replaced)
@@ -100,7 +91,14 @@ void check_visible(const std::string& folder, const Manifest& manifest) {
 
 }  // namespace
 
-std::string read_latest(const std::string& run_dir) { return read_step_name(run_dir + "/" + latest_name); }
+std::vector<std::string> published_steps(const std::string& run_dir) { return steps_in(run_dir); }
+
+std::string set_damaged_aside(const std::string& run_dir, const std::string& step) {
+  std::string name = step + ".damaged";
+  for (int i = 2; fs::exists(run_dir + "/" + name); ++i) name = fmt::format("{}.damaged{}", step, i);
+  rename_durable(run_dir + "/" + step, run_dir + "/" + name);
+  return name;
+}
 
 std::vector<std::string> newer_steps(const std::string& run_dir) {
   const std::string latest = read_latest(run_dir);
@@ -124,9 +122,11 @@ void clean_run_folder(const std::string& run_dir) {
     for (const std::string& step : steps_in(run_dir, ".tmp", is_name)) remove_tree(run_dir + "/" + step + ".tmp");
   settle_old_models(run_dir);
   const std::string mark = run_dir + "/" + publishing_name;
-  const std::string unfinished = read_step_name(mark);
+  const std::string unfinished = read_mark(run_dir);
+  const Latest latest = look_at_latest(run_dir);
   // The mark is written after an older step of that name has been set aside: the folder of that name is the new one.
-  if (!unfinished.empty() && unfinished != read_latest(run_dir) && fs::exists(run_dir + "/" + unfinished))
+  if (!unfinished.empty() && latest.damage.empty() && unfinished != latest.step &&
+      fs::exists(run_dir + "/" + unfinished))
     remove_step(run_dir, unfinished);
   settle_old_steps(run_dir);
   remove_tree(mark);
@@ -155,10 +155,10 @@ void publish_step(const std::string& run_dir, const Manifest& manifest) {
     fsync_directory(aside);
     for (const std::string& step : newer_steps(run_dir))
       if (!is_older(name, step)) set_aside(run_dir, step);
-    write_text_atomic(mark, name + "\n");
+    write_text_atomic(mark, named_step_text(name));
     renamed = true;  // also where only the fsync after it fails
     rename_durable(aside, folder);
-    write_text_atomic(run_dir + "/" + latest_name, name + "\n");
+    write_latest(run_dir, name);
     drop_replaced(run_dir);
   } catch (...) {
     if (read_latest(run_dir) == name && fs::exists(folder)) throw;  // published all the same

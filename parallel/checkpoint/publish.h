@@ -2,6 +2,7 @@
 #include <string>
 #include <vector>
 
+#include "parallel/checkpoint/latest.h"
 #include "parallel/checkpoint/manifest.h"
 
 // How a step becomes visible; one process of a run does it (rank 0), holding the run folder's lock:
@@ -17,8 +18,12 @@
 // is not what `publishing` says; `latest` always names a whole step.
 namespace upcycle {
 
-// The step folder that RUN/latest names, "" where there is none. InputError where it is not such a name.
-std::string read_latest(const std::string& run_dir);
+// The step folders of RUN, oldest first.
+std::vector<std::string> published_steps(const std::string& run_dir);
+
+// Renames a step that is damaged, to step_X.damaged (or .damaged2 ...), where nothing takes it for a step: it is never
+// removed. Returns its new name.
+std::string set_damaged_aside(const std::string& run_dir, const std::string& step);
 
 // The step folders of RUN that are newer than the one that `latest` names, in order; none where there is no latest.
 std::vector<std::string> newer_steps(const std::string& run_dir);

@@ -41,7 +41,7 @@ Hdf5Attributes rectangle_attributes(std::int64_t global_rows, std::int64_t globa
 
 Hdf5Attributes file_attributes(std::int64_t step, int rank) {
   Hdf5Attributes a;
-  a.numbers["format_version"] = {checkpoint_format_version};
+  a.numbers["format_version"] = {rank_file_version};
   a.numbers["step"] = {step};
   a.numbers["rank"] = {rank};
   return a;

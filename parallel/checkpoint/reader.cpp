@@ -12,6 +12,7 @@
 #include "data/files.h"
 #include "data/hdf5.h"
 #include "parallel/checkpoint/hdf5_thread.h"
+#include "parallel/checkpoint/publish.h"
 #include "parallel/checkpoint/rank_files.h"
 #include "parallel/checkpoint/step_files.h"
 #include "parallel/checkpoint/stored_index.h"
@@ -159,6 +160,12 @@ bool is_checkpoint(const std::string& dir) {
   return fs::exists(dir + "/" + latest_name) || fs::exists(dir + "/" + manifest_name);
 }
 
+bool holds_run(const std::string& dir) {
+  namespace fs = std::filesystem;
+  return is_checkpoint(dir) || fs::exists(dir + "/" + publishing_name) ||
+         (fs::is_directory(dir) && !published_steps(dir).empty());
+}
+
 std::unique_ptr<Checkpoint> open_checkpoint(const std::string& dir, bool verify, Communicator* world,
                                             bool weights_only) {
   const int rank = world == nullptr ? 0 : world->rank(), size = world == nullptr ? 1 : world->size();
@@ -181,8 +188,9 @@ std::unique_ptr<Checkpoint> open_checkpoint(const std::string& dir, bool verify,
     return !weights_only || rank_of_optimizer_file(manifest.files[static_cast<std::size_t>(i)].name) < 0;
   };
   agreed([&] {
-    for (int i = rank; i < files; i += size)
-      check_file(folder, manifest, manifest.files[static_cast<std::size_t>(i)], verify && wanted(i));
+    for (int i = 0; i < files; ++i)
+      if (rank_that_hashes(manifest, i, size) == rank)
+        check_file(folder, manifest, manifest.files[static_cast<std::size_t>(i)], verify && wanted(i));
   });
   StoredIndex index(manifest);
   agreed([&] {

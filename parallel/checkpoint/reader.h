@@ -15,5 +15,7 @@ std::unique_ptr<Checkpoint> open_checkpoint(const std::string& dir, bool verify 
 
 // True where DIR holds a published checkpoint of ours (RUN/latest or manifest.json).
 bool is_checkpoint(const std::string& dir);
+// Also where `latest` was lost, or is not written yet: there is something for a run to clean or to resume.
+bool holds_run(const std::string& dir);
 
 }  // namespace upcycle

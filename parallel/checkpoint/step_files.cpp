@@ -29,13 +29,15 @@ std::string renamed_from(const std::string& folder, const Manifest& manifest, co
 
 }  // namespace
 
-void check_file(const std::string& folder, const Manifest& manifest, const Checkpoint::FileEntry& file, bool verify) {
+std::string damage_of_file(const std::string& folder, const Manifest& manifest, const Checkpoint::FileEntry& file,
+                           bool verify) {
   const std::string path = folder + "/" + file.name;
   if (!fs::exists(path)) {
     const std::string other = renamed_from(folder, manifest, file);
-    input_error("{}: found no such file, expected the {} bytes that {} lists; {}", path, file.bytes, manifest_name,
-                other.empty() ? "copy it back, or use another step's folder"
-                              : fmt::format("{} has that size and is not listed: rename it back", quote_text(other)));
+    return fmt::format(
+        "{}: found no such file, expected the {} bytes that {} lists; {}", path, file.bytes, manifest_name,
+        other.empty() ? "copy it back, or use another step's folder"
+                      : fmt::format("{} has that size and is not listed: rename it back", quote_text(other)));
   }
   const std::uint64_t bytes = open_regular_file(path).size();
   if (bytes != static_cast<std::uint64_t>(file.bytes)) {
@@ -44,22 +46,32 @@ void check_file(const std::string& folder, const Manifest& manifest, const Check
     for (const Checkpoint::FileEntry& other : manifest.files)
       if (bytes == static_cast<std::uint64_t>(other.bytes))
         cause = fmt::format("{} has that size: the file was swapped with it, or changed", other.name);
-    input_error("{}: found {} bytes, expected {}; {}: copy it again, or use another step's folder", path, bytes,
-                file.bytes, cause);
+    return fmt::format("{}: found {} bytes, expected {}; {}: copy it again, or use another step's folder", path, bytes,
+                       file.bytes, cause);
   }
-  if (!verify) return;
+  if (!verify) return "";
   const std::string hash = hash_file(path);
-  if (hash == file.hash) return;
+  if (hash == file.hash) return "";
   for (const Checkpoint::FileEntry& other : manifest.files)
     if (other.hash == hash)
-      input_error(
-          "{}: found the contents of {} (hash {}), expected its own ({}); the files were swapped: rename them "
-          "back",
+      return fmt::format(
+          "{}: found the contents of {} (hash {}), expected its own ({}); the files were swapped: rename them back",
           path, other.name, hash, file.hash);
-  input_error(
-      "{}: found hash {}, expected {}; the file is damaged or of another checkpoint: copy it again, or use "
-      "another step's folder",
+  return fmt::format(
+      "{}: found hash {}, expected {}; the file is damaged or of another checkpoint: copy it again, or use another "
+      "step's folder",
       path, hash, file.hash);
+}
+
+void check_file(const std::string& folder, const Manifest& manifest, const Checkpoint::FileEntry& file, bool verify) {
+  if (const std::string damage = damage_of_file(folder, manifest, file, verify); !damage.empty())
+    throw InputError(damage);
+}
+
+int rank_that_hashes(const Manifest& manifest, int file, int size) {
+  const std::string& name = manifest.files[static_cast<std::size_t>(file)].name;
+  const int rank = std::max(rank_of_model_file(name), rank_of_optimizer_file(name));
+  return (rank < 0 || size > manifest.info.layout.world ? file : rank) % size;
 }
 
 std::string hint_of_models(const std::string& dir) {
@@ -75,7 +87,11 @@ std::string find_step_folder(const std::string& dir) {
   const std::string latest = read_latest(dir);
   if (latest.empty())
     input_error("{}: found neither {} nor {}, expected a checkpoint; {}", dir, latest_name, manifest_name,
-                hint_of_models(dir));
+                published_steps(dir).empty()
+                    ? hint_of_models(dir)
+                    : fmt::format("give the path of one of its steps; `upcycle inspect --verify {}` names the newest "
+                                  "intact one",
+                                  dir));
   const std::string folder = dir + "/" + latest;
   if (!fs::exists(folder + "/" + manifest_name))
     input_error("{}/{}: found {}, expected a step folder of that name with a {}; write another step's name there", dir,

@@ -78,10 +78,10 @@ void StoredIndex::add_file(const Manifest& manifest, int file, const Hdf5File& o
   const bool optimizer = rank_of_optimizer_file(name) >= 0;
   const auto numbers = open.attributes().numbers;
   if (const auto v = numbers.find("format_version");
-      v != numbers.end() && v->second.size() == 1 && v->second[0] > checkpoint_format_version)
+      v != numbers.end() && v->second.size() == 1 && v->second[0] > rank_file_version)
     input_error("{}: format_version: found {}, expected at most {}; it was written by a newer upcycle: update this one",
-                open.path(), v->second[0], checkpoint_format_version);
-  require_number(open, numbers, "format_version", checkpoint_format_version);
+                open.path(), v->second[0], rank_file_version);
+  require_number(open, numbers, "format_version", rank_file_version);
   require_number(open, numbers, "step", manifest.info.step);
   require_number(open, numbers, "rank", optimizer ? rank_of_optimizer_file(name) : rank_of_model_file(name));
 

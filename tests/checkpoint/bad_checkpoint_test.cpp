@@ -31,6 +31,8 @@ class BadCheckpoint : public testing::Test {
   void put(const std::string& name, const std::string& text) { folder.write("run/step_00000007/" + name, text); }
   void edit(const std::function<void(json&)>& change) {
     json j = json::parse(bytes("manifest.json"));
+    j.erase("manifest_hash");  // as version 1 had it
+    j["format_version"] = 1;
     change(j);
     put("manifest.json", j.dump());
   }
@@ -195,11 +197,17 @@ TEST_F(BadCheckpoint, FilesThatAreNotListedDoNotTravel) {
 }
 
 TEST_F(BadCheckpoint, NewerFormat) {
+  edit([](json& j) { j["format_version"] = 3; });
+  refused({"manifest.json", "format_version", "found 3", "at most 2", "update"});
+}
+
+TEST_F(BadCheckpoint, AManifestWithoutItsHash) {
   edit([](json& j) { j["format_version"] = 2; });
-  refused({"manifest.json", "format_version", "found 2", "at most 1", "update"});
+  refused({"manifest.json", "manifest_hash", "no such key"});
 }
 
 TEST_F(BadCheckpoint, MissingAndMistypedKeys) {
+  edit([](json&) {});
   const json good = json::parse(bytes("manifest.json"));
   for (const auto& [key, value] : good.items()) {
     json j = good;

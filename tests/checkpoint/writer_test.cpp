@@ -61,7 +61,7 @@ TEST_F(Writer, RoundTrip) {
   w.finish();
   EXPECT_FALSE(w.busy());
   EXPECT_EQ(names(), (Names{"latest", "step_00000100"}));
-  EXPECT_EQ(folder.read("run/latest"), "step_00000100\n");
+  EXPECT_EQ(folder.read("run/latest"), named_step_text("step_00000100"));
   const auto c = open_checkpoint(run, true, mesh.world.get());
   expect_whole(*c);
   EXPECT_EQ(c->info().optimizer_steps, state.steps);
@@ -326,7 +326,7 @@ TEST_F(Rewound, NewerStepsGiveWayAsTheRunComesToThem) {
   EXPECT_EQ(names(), before);
   EXPECT_EQ(tokens_of(3), 7);
   EXPECT_EQ(tokens_of(4), 512 * 4);
-  EXPECT_EQ(folder.read("run/latest"), "step_00000003\n");
+  EXPECT_EQ(read_latest(run), "step_00000003");
   expect_whole(*open_checkpoint(run));
   // A step that the run passes belongs to the abandoned training.
   save_again(w, 6);

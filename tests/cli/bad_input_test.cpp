@@ -143,14 +143,18 @@ TEST_F(BadInput, TokenIds) {
 TEST_F(BadInput, Checkpoints) {
   const std::string run = small.train("run", {{"train", {{"steps", 1}}}}), step = run + "/step_00000001";
   const std::string ids = small.write_ids("ids.json", {1, 2, 3}), config = file("run.json");
-  const auto with = [&](const std::string& path, const std::string& bytes, const Words& named) {
+  // `resumes`: whether training finds its way nonetheless.
+  const auto with = [&](const std::string& path, const std::string& bytes, const Words& named, bool resumes = false) {
     const std::string good = text_of(path);
     std::ofstream(path, std::ios::binary) << bytes;
     Words all = named;
     all.push_back(fs::path(path).filename().string());
-    for (const Words& words :
-         std::vector<Words>{{"score", run, "--ids", ids}, {"export", run, file("out")}, {"train", config}})
+    for (const Words& words : std::vector<Words>{{"score", run, "--ids", ids}, {"export", run, file("out")}})
       refused(words, all);
+    if (resumes)
+      EXPECT_EQ(run_upcycle({"train", config}).exit_code, 0);
+    else
+      refused({"train", config}, all);
     std::ofstream(path, std::ios::binary) << good;
   };
   const std::string manifest = text_of(step + "/manifest.json"), model = text_of(step + "/model.rank00000.h5");
@@ -162,7 +166,7 @@ TEST_F(BadInput, Checkpoints) {
   flipped[flipped.size() / 2] ^= 1;
   with(step + "/model.rank00000.h5", flipped, {"found hash", "damaged"});
   with(run + "/latest", "step_00000009\n", {"found step_00000009"});
-  with(run + "/latest", "../elsewhere\n", {"found '../elsewhere'"});
+  with(run + "/latest", "../elsewhere\n", {"found '../elsewhere'"}, true);
   fs::rename(step + "/optimizer.rank00000.h5", file("kept"));
   refused({"train", config}, {"optimizer.rank00000.h5", "no such file"});
   fs::rename(file("kept"), step + "/optimizer.rank00000.h5");

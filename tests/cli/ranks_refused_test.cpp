@@ -83,6 +83,8 @@ struct RanksCheckpoint : RanksRefused {
   }
   void change_manifest(const std::function<void(json&)>& change) const {
     json j = json::parse(text_of(manifest));
+    j.erase("manifest_hash");
+    j["format_version"] = 1;
     change(j);
     write_bytes(manifest, j.dump());
   }
@@ -116,8 +118,8 @@ TEST_F(RanksCheckpoint, ShardsOfAnotherRunOrDamaged) {
 
 TEST_F(RanksCheckpoint, NewerFormats) {
   const std::string good = text_of(manifest);
-  change_manifest([](json& j) { j["format_version"] = 2; });
-  both_refuse({"manifest.json: format_version: found 2, expected at most 1", "newer upcycle"});
+  change_manifest([](json& j) { j["format_version"] = 3; });
+  both_refuse({"manifest.json: format_version: found 3, expected at most 2", "newer upcycle"});
   write_bytes(manifest, good);
   Hdf5File newer = Hdf5File::create(model1);
   Hdf5Attributes attributes;

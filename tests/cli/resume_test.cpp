@@ -140,12 +140,58 @@ TEST(Resume, TwoRanksAreStoppedWhileTheyStart) {
   }
 }
 
-TEST(Resume, StepsThatLatestDoesNotNameAreNotTrainedOver) {
+// Not trained over: training goes on from the newest of them.
+TEST(Resume, WithoutLatestFromTheNewestStep) {
   const SmallRun small;
   const std::string run = small.train("run");
   std::filesystem::remove(run + "/latest");
-  const std::string line = one_line_error(run_upcycle({"train", small.file("run.json")}, one_thread));
-  EXPECT_NE(line.find("latest: found no such file beside step_"), std::string::npos) << line;
+  const Outcome o = run_upcycle({"train", small.file("run.json"), "--train.steps=7"}, one_thread);
+  EXPECT_EQ(o.exit_code, 0) << o.err;
+  EXPECT_NE(o.err.find("latest: found no such file beside step_00000006"), std::string::npos) << o.err;
+  EXPECT_EQ(newest(run), "step_00000007");
+  EXPECT_EQ(step_lines(run).size(), 7u);
+}
+
+// The newest checkpoint was damaged: said, set aside, and the run that goes on from the one before ends as it did. Who
+// names it is refused.
+void resumes_before_the_damage(int ranks) {
+  const SmallRun small;
+  const json saves = {{"train", {{"steps", 4}}}, {"checkpoint", {{"every", 2}}}};
+  const std::string run = small.train("run", saves, ranks), last = run + "/step_00000004";
+  const auto whole = checkpoint_hashes(run);
+  const std::string file = last + fmt::format("/optimizer.rank{:05}.h5", ranks - 1);
+  std::string bytes = text_of(file);
+  bytes[bytes.size() / 3] ^= 16;
+  write_bytes(file, bytes);
+  const std::string config = small.write_config("other"), damage = file + ": found hash";
+  EXPECT_NE(one_line_error(run_upcycle({"inspect", last, "--verify"})).find(damage), std::string::npos);
+  write_bytes(last + "/model.rank00000.h5", "");
+  EXPECT_NE(one_line_error(run_upcycle({"train", config, "--init.load=" + run})).find("found 0 bytes"),
+            std::string::npos);
+  const Outcome o =
+      ranks == 1 ? run_upcycle({"train", small.file("run.json")}) : run_ranks(ranks, {"train", small.file("run.json")});
+  ASSERT_EQ(o.exit_code, 0) << o.err;
+  for (const char* part : {"set aside as", "step_00000002 is the newest intact step", "resumed"})
+    EXPECT_NE(o.err.find(part), std::string::npos) << part << " in " << o.err;
+  EXPECT_EQ(text_of(run + "/step_00000004.damaged/optimizer" + file.substr(file.rfind(".rank"))), bytes);
+  EXPECT_EQ(newest(run), "step_00000004");
+  EXPECT_EQ(checkpoint_hashes(run), whole);
+}
+TEST(Resume, BeforeADamagedCheckpoint) { resumes_before_the_damage(1); }
+TEST(TwoRanks, ResumeBeforeADamagedCheckpoint) { resumes_before_the_damage(2); }
+
+TEST(Resume, ACheckpointOfTheEarlierFormat) {
+  const SmallRun small;
+  const std::string run = small.file("old"), old = UPCYCLE_ROOT "/tests/checkpoint/format_1";
+  std::filesystem::copy(old, run, std::filesystem::copy_options::recursive);
+  json c = json::parse(text_of(run + "/step_00000002/manifest.json"))["config"];
+  c["checkpoint"]["dir"] = run;
+  c["data"]["train"] = small.file("train");
+  const std::string config = small.folder.write("old.json", c.dump());
+  const Outcome o = run_upcycle({"train", config});
+  ASSERT_EQ(o.exit_code, 0) << o.err;
+  EXPECT_NE(o.err.find("resumed " + run + "/step_00000002 at step 2"), std::string::npos) << o.err;
+  EXPECT_EQ(newest(run), "step_00000004");
 }
 
 // `latest` set back by hand, as after a loss spike: said once, in one line, and trained on from there.

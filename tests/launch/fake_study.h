@@ -27,7 +27,7 @@ struct FakeStudy {
 folder=$2
 [ "$1" = train ] && folder=${2%/config.json}
 name=${folder##*/} root=${folder%/runs/*}
-last=$(sed 's/step_0*//' "$folder/latest" 2>/dev/null)
+last=$(sed -n '1s/step_0*//p' "$folder/latest" 2>/dev/null)
 case $1 in
 train)
   exec 9>>"$folder/.lock"
