@@ -22,14 +22,6 @@
 namespace upcycle {
 namespace {
 
-// Replaces sizes of 0 by what they stand for, so that both compare equal.
-ModelConfig spelled_out(ModelConfig m) {
-  m.num_key_value_heads = m.kv_heads();
-  if (m.num_attention_heads > 0) m.head_dim = m.head_size();
-  m.moe_intermediate_size = m.expert_size();
-  return m;
-}
-
 // Every model key that the user gave must equal the source's; expert keys may differ if upcycling is to set them.
 void check_inherited(const Config& given, const ModelConfig& source, const std::string& from, bool experts_may_differ) {
   Config a = given, b = given;

@@ -264,4 +264,11 @@ void check_data(const Config& config) {
                 "data.valid beside it", "name a held-out token set, or set train.eval_every to 0");
 }
 
+ModelConfig spelled_out(ModelConfig m) {
+  m.num_key_value_heads = m.kv_heads();
+  if (m.num_attention_heads > 0) m.head_dim = m.head_size();
+  m.moe_intermediate_size = m.expert_size();
+  return m;
+}
+
 }  // namespace upcycle

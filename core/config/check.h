@@ -25,4 +25,7 @@ void check_train(const Config& config, const Trained& done = {});
 // The data that `train` reads: token sets with paths and weights, a validation set if eval_every > 0.
 void check_data(const Config& config);
 
+// With sizes of 0 replaced by what they stand for, so that both compare equal.
+ModelConfig spelled_out(ModelConfig model);
+
 }  // namespace upcycle

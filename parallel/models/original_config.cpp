@@ -2,6 +2,7 @@
 
 #include <filesystem>
 
+#include "core/config/check.h"
 #include "core/config/strict_json.h"
 #include "parallel/models/family.h"
 
@@ -9,13 +10,6 @@ namespace upcycle {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-// With sizes that a file may leave to their defaults written out.
-ModelConfig spelled_out(ModelConfig m) {
-  m.head_dim = m.head_size();
-  m.num_key_value_heads = m.kv_heads();
-  return m;
-}
 
 void keep_tokens(const OriginalConfig& original, const ModelConfig& model, Json& file) {
   const auto keep = [&](const char* key, bool holds) {
