@@ -89,9 +89,7 @@ std::string find_step_folder(const std::string& dir) {
     input_error("{}: found neither {} nor {}, expected a checkpoint; {}", dir, latest_name, manifest_name,
                 published_steps(dir).empty()
                     ? hint_of_models(dir)
-                    : fmt::format("give the path of one of its steps; `upcycle inspect --verify {}` names the newest "
-                                  "intact one",
-                                  dir));
+                    : "give the path of one of its steps (`upcycle train` goes on from the newest intact one)");
   const std::string folder = dir + "/" + latest;
   if (!fs::exists(folder + "/" + manifest_name))
     input_error("{}/{}: found {}, expected a step folder of that name with a {}; write another step's name there", dir,
