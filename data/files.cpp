@@ -219,10 +219,9 @@ void make_part(const std::string& path, const std::string& asked) {
 
 void make_folder(const std::string& path) { make_part(path, path); }
 
-void copy_file(const std::string& path, const std::string& folder, const std::string& name) {
+void copy_file(const std::string& path, const std::string& folder) {
   const FileDescriptor from = open_regular_file(path);
-  FileDescriptor to =
-      create_file(folder + "/" + (name.empty() ? std::filesystem::path(path).filename().string() : name));
+  FileDescriptor to = create_file(folder + "/" + std::filesystem::path(path).filename().string());
   std::vector<char> block(std::size_t{1} << 20);
   for (std::uint64_t at = 0, size = from.size(); at < size;) {
     const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(block.size(), size - at));

@@ -55,8 +55,8 @@ void rename_durable(const std::string& from, const std::string& to);
 std::string parent_folder(const std::string& path);  // "." for a bare name
 
 void make_folder(const std::string& path);  // with parents; may already exist
-// Copies a file into a folder and syncs it; overwrites an existing file. name "": its own.
-void copy_file(const std::string& path, const std::string& folder, const std::string& name = "");
+// Copies a file into a folder under its own name and syncs it; overwrites an existing file.
+void copy_file(const std::string& path, const std::string& folder);
 
 // Removes a file or a folder with everything in it; links are removed, not followed. No error if absent.
 void remove_tree(const std::string& path);

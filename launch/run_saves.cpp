@@ -12,7 +12,7 @@
 
 namespace upcycle {
 
-std::vector<std::string> travelling(const RunSetup& setup) {
+std::vector<TravellingFile> travelling(const RunSetup& setup, bool with_bytes) {
   const Config& c = setup.config;
   const std::string init = !c.init.load.empty() ? c.init.load : c.init.upcycle;
   const std::string from = setup.checkpoint != nullptr ? setup.checkpoint->directory()
@@ -23,7 +23,7 @@ std::vector<std::string> travelling(const RunSetup& setup) {
     files = without_tokenizer(files);
     files.push_back(c.data.tokenizer);
   }
-  return files;
+  return read_travelling(files, with_bytes);
 }
 
 void warn_of_newer_steps(const std::string& dir) {
@@ -73,10 +73,8 @@ void save(TrainingRun& run, std::optional<DType> weights_alone) {
   if (weights_alone) info.optimizer_steps.clear();
   info.init = run.setup.init;
   info.config = config_text(run.setup);
-  for (const std::string& file : run.travel) {
-    const std::string name = std::filesystem::path(file).filename().string();
+  for (const auto& [name, bytes] : run.travel)
     if (name.ends_with(".model") || (info.tokenizer.empty() && name == "tokenizer.json")) info.tokenizer = name;
-  }
   const auto begin = std::chrono::steady_clock::now();
   run.writer->start(info, take_snapshot(t, *run.snapshot, weights_alone), run.travel);
   if (!run.snapshot->buckets.empty())

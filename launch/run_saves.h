@@ -7,9 +7,9 @@
 // The checkpoints of a training run. Functions that take the run are collective.
 namespace upcycle {
 
-// The files to copy into each checkpoint (travelling_files): those beside the weights from which the run started, with
+// The files to write into each checkpoint (travelling_files): those beside the weights from which the run started, with
 // data.tokenizer, if given, in the place of their tokenizer.
-std::vector<std::string> travelling(const RunSetup& setup);
+std::vector<TravellingFile> travelling(const RunSetup& setup, bool with_bytes);
 
 // Warns that later steps exist which will be replaced: the run was set back by hand, for example after a loss spike.
 void warn_of_newer_steps(const std::string& dir);

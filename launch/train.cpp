@@ -139,7 +139,7 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
   std::vector<MemoryClass> plan;
   agree_or_throw(*mesh.world, [&] {
     open_data(run);
-    run.travel = travelling(run.setup);
+    run.travel = travelling(run.setup, session.rank() == 0);
     if (run.setup.checkpoint != nullptr && session.rank() == 0) warn_of_newer_steps(dir);
     if (!dir.empty() && session.rank() == 0) tell_of_newer_models(dir);
     const PlannedRun planned = planned_run(run.setup);

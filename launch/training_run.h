@@ -30,9 +30,9 @@ struct TrainingRun {
   std::unique_ptr<Snapshot>
       snapshot{};  // declared before its writer, which may still read it when an error ends the run
   std::unique_ptr<CheckpointWriter> writer{};
-  std::vector<std::string> travel{};  // files to copy into each checkpoint
-  bool dumps = false;                 // debug.dump: a step is still to be dumped
-  double wall_before = 0;             // seconds of training before this process
+  std::vector<TravellingFile> travel{};  // files to write into each checkpoint; bytes on rank 0 only
+  bool dumps = false;                    // debug.dump: a step is still to be dumped
+  double wall_before = 0;                // seconds of training before this process
   std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
 };
 

@@ -62,7 +62,8 @@ void import_model(const std::string& source_dir, const std::string& out, int sha
     for (int i = 0; i < shards; ++i)
       for (auto& entry : stream_rank_files(folder, 0, i, shard_pieces(table, i, shards), read))
         m.files.push_back(std::move(entry));
-    for (auto& entry : copy_travelling(folder, travelling_files(source_dir))) m.files.push_back(std::move(entry));
+    for (auto& entry : write_travelling(folder, read_travelling(travelling_files(source_dir))))
+      m.files.push_back(std::move(entry));
     return m;
   };
   make_run(out, 0, write);

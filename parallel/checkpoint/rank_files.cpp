@@ -55,6 +55,8 @@ Checkpoint::FileEntry file_entry(const std::string& folder, const std::string& n
 
 namespace {
 
+constexpr const char *config_name = "config.json", *generation_name = "generation_config.json";
+
 constexpr std::int64_t buffer_elements = std::int64_t{8} << 20;  // 32 MiB
 constexpr std::int64_t block_elements = std::int64_t{1} << 20;   // 4 MiB: of a snapshot that is not fp32
 
@@ -183,10 +185,6 @@ std::vector<Checkpoint::FileEntry> stream_rank_files(const std::string& folder, 
   return entries;
 }
 
-namespace {
-constexpr const char *config_name = "config.json", *generation_name = "generation_config.json";
-}  // namespace
-
 std::string travelling_name(const std::string& path) {
   const std::string name = fs::path(path).filename().string();
   return name == config_name ? imported_config_name : name;
@@ -200,15 +198,27 @@ std::vector<std::string> without_tokenizer(const std::vector<std::string>& trave
   return rest;
 }
 
-std::vector<Checkpoint::FileEntry> copy_travelling(const std::string& folder, const std::vector<std::string>& paths) {
-  make_folder(folder);
-  std::vector<Checkpoint::FileEntry> entries;
+std::vector<TravellingFile> read_travelling(const std::vector<std::string>& paths, bool with_bytes) {
+  std::vector<TravellingFile> files;
   std::set<std::string> seen;
   for (const std::string& path : paths) {
     const std::string name = travelling_name(path);
     if (!seen.insert(name).second) input_error("{}: two files named {} can not travel into one folder", path, name);
-    copy_file(path, folder, name);
-    entries.push_back(file_entry(folder, name));
+    const FileDescriptor file = open_regular_file(path);
+    std::string bytes(with_bytes ? file.size() : 0, '\0');
+    file.read_at(0, bytes.data(), bytes.size());
+    files.push_back({name, std::move(bytes)});
+  }
+  return files;
+}
+
+std::vector<Checkpoint::FileEntry> write_travelling(const std::string& folder,
+                                                    const std::vector<TravellingFile>& files) {
+  make_folder(folder);
+  std::vector<Checkpoint::FileEntry> entries;
+  for (const TravellingFile& file : files) {
+    write_text_atomic(folder + "/" + file.name, file.bytes);
+    entries.push_back(file_entry(folder, file.name));
   }
   return entries;
 }

@@ -58,7 +58,17 @@ std::vector<std::string> without_tokenizer(const std::vector<std::string>& trave
 // What such a file is called in a checkpoint: as it is, but for config.json (models/original_config.h), which would say
 // that the folder is of Hugging Face's form.
 std::string travelling_name(const std::string& path);
-// Copies each file to `folder` under this name, synced. InputError where two have one name, or one is missing.
-std::vector<Checkpoint::FileEntry> copy_travelling(const std::string& folder, const std::vector<std::string>& paths);
+
+// A file that travels, under its name in a checkpoint. Read once: a run saves it again and again, while the folder that
+// it came from may go, as the step from which a run was resumed does under checkpoint.keep.
+struct TravellingFile {
+  std::string name, bytes;
+};
+// `with_bytes` false: only the names, for a rank that does not write them. InputError where two have one name, or one
+// is missing.
+std::vector<TravellingFile> read_travelling(const std::vector<std::string>& paths, bool with_bytes = true);
+// Writes each to `folder`, synced.
+std::vector<Checkpoint::FileEntry> write_travelling(const std::string& folder,
+                                                    const std::vector<TravellingFile>& files);
 
 }  // namespace upcycle

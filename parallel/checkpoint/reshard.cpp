@@ -63,7 +63,7 @@ void reshard(Checkpoint& source, const std::string& out, const Layout& layout) {
       const Coordinates at = coordinates_of(layout, rank);
       const ParamTable table = make_param_table(model, layout, at);
       list(stream_rank_files(folder, step, rank, pieces_of(table, at, source.moments(), type), read));
-      if (rank == 0) list(copy_travelling(folder, travelling_paths(source)));
+      if (rank == 0) list(write_travelling(folder, read_travelling(travelling_paths(source))));
     }
     return m;
   });

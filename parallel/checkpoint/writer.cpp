@@ -47,13 +47,12 @@ void check_pieces(const ParamTable& global, const std::vector<SavedPiece>& piece
   }
 }
 
-void check_travel(const CheckpointInfo& info, const std::vector<std::string>& travel) {
+void check_travel(const CheckpointInfo& info, const std::vector<TravellingFile>& travel) {
   bool tokenizer = info.tokenizer.empty();
-  for (const std::string& path : travel) {
-    const std::string name = travelling_name(path);
+  for (const auto& [name, bytes] : travel) {
     UPCYCLE_CHECK(!name.empty() && name.find('\n') == name.npos && name != manifest_name &&
                       rank_of_model_file(name) < 0 && rank_of_optimizer_file(name) < 0,
-                  "'{}' can not travel under this name", path);
+                  "'{}' can not travel under this name", name);
     tokenizer = tokenizer || name == info.tokenizer;
   }
   UPCYCLE_CHECK(tokenizer, "the tokenizer {} is not among the files that travel along", info.tokenizer);
@@ -65,7 +64,7 @@ struct Part {
   CheckpointInfo info;
   int rank = 0;
   std::vector<SavedPiece> pieces;
-  std::vector<std::string> travel;
+  std::vector<TravellingFile> travel;
   std::vector<Checkpoint::FileEntry> entries;
 
   void check() const {
@@ -75,7 +74,7 @@ struct Part {
   void finish(std::vector<Checkpoint::FileEntry> rank_files) {
     entries = std::move(rank_files);
     if (rank != 0 || travel.empty()) return;
-    const auto copied = copy_travelling(folder, travel);
+    const auto copied = write_travelling(folder, travel);
     entries.insert(entries.end(), copied.begin(), copied.end());
   }
 
@@ -83,7 +82,7 @@ struct Part {
   void remove_own_files() {
     std::vector<std::string> names = {model_file_name(rank), optimizer_file_name(rank)};
     if (rank == 0)
-      for (const std::string& path : travel) names.push_back(travelling_name(path));
+      for (const TravellingFile& file : travel) names.push_back(file.name);
     std::error_code ignored;
     for (const std::string& name : names) fs::remove(folder + "/" + name, ignored);
     fs::remove(folder, ignored);
@@ -142,7 +141,7 @@ CheckpointWriter::~CheckpointWriter() {
   job_->part->remove_own_files();
 }
 
-void CheckpointWriter::start(const CheckpointInfo& info, SavedState state, const std::vector<std::string>& travel) {
+void CheckpointWriter::start(const CheckpointInfo& info, SavedState state, const std::vector<TravellingFile>& travel) {
   UPCYCLE_CHECK(!job_->part, "step {} is still being written", job_->part->info.step);
   check_pieces(make_global_table(info.model), state.pieces);
   check_travel(info, travel);

@@ -28,9 +28,9 @@ class CheckpointWriter {
   CheckpointWriter(std::string run_dir, Communicator& world, std::int64_t keep);
   ~CheckpointWriter();
   // Starts writing step `info.step`, or its weights alone (info.weights_alone); returns at once, or, where the
-  // values come a bucket at a time, once they are written. `travel`: files copied
-  // into the step folder (tokenizer files).
-  void start(const CheckpointInfo& info, SavedState state, const std::vector<std::string>& travel);
+  // values come a bucket at a time, once they are written. `travel`: files written
+  // into the step folder (tokenizer files); only rank 0's bytes count.
+  void start(const CheckpointInfo& info, SavedState state, const std::vector<TravellingFile>& travel);
   bool busy() const;
   bool written() const;  // this rank's part is done or has failed: finish() will not wait
   // Waits for this rank's part, agrees with all ranks (collective), publishes. Throws Error where any rank failed; then

@@ -29,13 +29,7 @@ struct Injuries : testing::Test {
   Injuries() {
     const std::string tokenizer = folder.write("t.model", std::string(700, 'x'));
     CheckpointWriter w(run, *mesh.world, 0);
-    for (const std::int64_t step : {1, 2, 3}) {
-      CheckpointInfo info = some_info(model, step);
-      info.optimizer_steps = state.steps;
-      info.tokenizer = "t.model";
-      w.start(info, state.pieces, {tokenizer});
-      w.finish();
-    }
+    for (const std::int64_t step : {1, 2, 3}) save_state(w, some_info(model, step), state, {tokenizer});
   }
   std::string used(std::string* said = nullptr) {
     testing::internal::CaptureStderr();

@@ -3,6 +3,7 @@
 
 #include <bit>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "parallel/checkpoint/hdf5_thread.h"
 #include "parallel/checkpoint/publish.h"
 #include "parallel/checkpoint/rank_files.h"
+#include "parallel/checkpoint/writer.h"
 
 namespace upcycle::test {
 
@@ -88,6 +90,15 @@ inline CheckpointInfo some_info(const ModelConfig& model, std::int64_t step) {
   const Config config;
   info.config = to_json(config);
   return info;
+}
+
+// Saves one rank's state; the first file that travels is the tokenizer.
+inline void save_state(CheckpointWriter& w, CheckpointInfo info, const RankState& state,
+                       const std::vector<std::string>& travel = {}) {
+  info.optimizer_steps = state.steps;
+  if (!travel.empty()) info.tokenizer = std::filesystem::path(travel[0]).filename();
+  w.start(info, state.pieces, read_travelling(travel));
+  w.finish();
 }
 
 // Saves as all ranks of `layout` would, one after the other in this process.

@@ -28,10 +28,7 @@ struct Writer : testing::Test {
     return i;
   }
   void save(CheckpointWriter& w, std::int64_t step, const std::vector<std::string>& travel = {}) {
-    CheckpointInfo i = info(step);
-    if (!travel.empty()) i.tokenizer = fs::path(travel[0]).filename();
-    w.start(i, state.pieces, travel);
-    w.finish();
+    save_state(w, info(step), state, travel);
   }
   std::string error_of_save(CheckpointWriter& w, std::int64_t step) {
     try {

@@ -56,6 +56,20 @@ TEST(Resume, AKilledRunEndsAsTheUninterruptedOne) {
   EXPECT_FALSE(std::filesystem::exists(small.file("cut/step_00000390.tmp")));
 }
 
+// Its files came from the step that it was resumed from, which is removed when the next one is saved.
+TEST(Resume, WhatTravelsOutlivesTheStepThatItCameFrom) {
+  const SmallRun small;
+  const json keep_one = {{"every", 1}, {"keep", 1}};
+  const std::string first = small.train("first", {{"train", {{"steps", 1}}}});
+  ASSERT_EQ(run_upcycle({"export", first, small.file("hf")}).exit_code, 0);
+  json changes = {{"init", {{"load", small.file("hf")}}}, {"train", {{"steps", 1}}}, {"checkpoint", keep_one}};
+  small.train("run", changes);
+  changes["train"]["steps"] = 4;
+  const std::string run = small.train("run", changes);
+  EXPECT_EQ(newest(run), "step_00000004");
+  EXPECT_EQ(checkpoint_hashes(run).count("imported_config.json"), 1u);
+}
+
 TEST(Resume, AFolderInUseIsRefused) {
   const SmallRun small;
   const std::string config = small.write_config("run", long_run);

@@ -101,7 +101,7 @@ void save(Trainer& t, const std::string& run, const std::vector<std::string>& tr
   info.config = to_json(Config{});
   info.tokenizer = "t.model";
   CheckpointWriter writer(run, *t.mesh->world, 0);
-  writer.start(info, take_snapshot(t, snapshot), travel);
+  writer.start(info, take_snapshot(t, snapshot), read_travelling(travel));
   writer.finish();
 }
 
