@@ -54,6 +54,10 @@ void take_all(Arena& a, Operands& o, const Config& c, const Ops& ops) {
   o.master = a.take(DType::F32, {o.V * o.H}), o.m = a.take(DType::F32, {o.V * o.H});
   o.v = a.take(DType::F32, {o.V * o.H}), o.param = a.take(t, {o.V * o.H}), o.grad = a.take(DType::F32, {o.V * o.H});
   o.scale = a.take(DType::F32, {1}), o.sum = a.take(DType::F64, {1});
+  o.bias = a.take(t, {columns}), o.dbias = a.take(DType::F32, {columns});
+  o.squares = a.take(DType::F32, {o.T, o.N}), o.dots = a.take(DType::F32, {o.T, o.N});
+  o.head_weight = a.take(t, {o.D}), o.head_grad = a.take(DType::F32, {o.D});
+  o.gate_x = a.take(t, {o.T, o.H}), o.gate_weight = a.take(t, {o.H});
   if (o.E > 0) {
     o.logits = a.take(DType::F32, {o.T, o.E}), o.probs = a.take(DType::F32, {o.T, o.E});
     o.experts = a.take(DType::I32, {o.T, o.k}), o.weights = a.take(DType::F32, {o.T, o.k});
@@ -75,10 +79,11 @@ void fill_all(const Backend& b, Operands& o, std::int64_t S) {
   write_integers(staging, o.positions, [&](std::int64_t i) { return i % S; });
   write_integers(staging, o.offsets, [&](std::int64_t i) { return i * S; });
   if (o.E > 0) normal.write(staging, o.logits);
-  for (const Tensor& to : {o.x, o.y, o.norm_weight, o.qkv, o.dqkv, o.qkv_weight, o.gate_up, o.mlp, o.attention,
-                           o.vocabulary, o.rows, o.expert_gate_up, o.expert_weight, o.master, o.grad})
+  for (const Tensor& to :
+       {o.x, o.y, o.norm_weight, o.qkv, o.dqkv, o.qkv_weight, o.gate_up, o.mlp, o.attention, o.vocabulary, o.rows,
+        o.expert_gate_up, o.expert_weight, o.master, o.grad, o.bias, o.head_weight})
     if (to) normal.write(staging, to);
-  b.ops->fill(*b.stream, o.scale, 1);
+  for (const Tensor& to : {o.scale, o.gate_x, o.gate_weight}) b.ops->fill(*b.stream, to, 1);
 }
 
 }  // namespace upcycle

@@ -17,6 +17,9 @@ struct Operands {
   Tensor logits, probs, experts, weights, dweights, router_lse, counts, source, slot;
   Tensor rows, drows, expert_gate_up, expert_weight;
   Tensor param, master, m, v, grad, scale, sum;  // (V H)
+  // For ops that only some families have. Gates are open, so that what they multiply stays as it is.
+  Tensor bias, dbias, squares, dots, head_weight, head_grad, gate_x, gate_weight;  // (columns of qkv), fp32; fp32 (T,
+                                                                                   // N); (D), fp32; (T, H), (H)
   Tensor scratch;
 };
 

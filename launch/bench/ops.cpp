@@ -9,6 +9,7 @@
 
 #include "kernels/ops.h"
 #include "launch/bench/decode_ops.h"
+#include "launch/bench/family_ops.h"
 #include "launch/bench/operands.h"
 #include "launch/check_fits.h"
 #include "launch/normal_operands.h"
@@ -230,6 +231,7 @@ void bench_ops(const Backend& backend, const Config& config, double seconds, boo
   std::vector<OpCase> cases = dense_cases(backend, config, o);
   if (o.E > 0)
     for (OpCase& one : moe_cases(backend, o)) cases.push_back(std::move(one));
+  for (OpCase& one : family_cases(backend, o)) cases.push_back(std::move(one));
   for (OpCase& one : decode_cases(backend, o, weights)) cases.push_back(std::move(one));
 
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();

@@ -1,3 +1,5 @@
+#include <set>
+
 #include "tests/cli/refused.h"
 #include "tests/cli/small_run.h"
 
@@ -31,7 +33,12 @@ TEST(Bench, KeysThatDoNotConcernItAreIgnored) {
   // For a run that upcycles on the way it is the MoE's step.
   const json moe = measured(config, {"--model.num_local_experts=4", "--upcycle.at_step=1000"});
   EXPECT_GT(moe["parameters"].get<std::int64_t>(), parameters);
-  EXPECT_EQ(json_of({"bench", "ops", config, "--seconds=0.001", "--json"})["dtype"], "fp32");
+  const json ops = json_of({"bench", "ops", config, "--seconds=0.001", "--json"});
+  EXPECT_EQ(ops["dtype"], "fp32");
+  std::set<std::string> named;
+  for (const json& row : ops["ops"]) named.insert(row["op"]);
+  for (const char* op : {"adamw", "bias_backward", "head_norm_backward", "gate_logits_backward"})
+    EXPECT_TRUE(named.count(op)) << op;
   EXPECT_NE(
       one_line_error(run_upcycle({"bench", "step", config, "--train.micro_batch_size=3"})).find("micro_batch_size"),
       std::string::npos);
