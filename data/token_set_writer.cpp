@@ -28,6 +28,7 @@ struct TokenSetWriter::File {
 
   // Keeps the first `kept` bytes of what a killed writer left.
   explicit File(std::string name, std::int64_t kept = 0) : path(std::move(name)), temporary(path + ".tmp") {
+    make_folder(parent_folder(path));
     fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
     if (fd < 0) fail("cannot be created");
     struct stat opened {
@@ -53,7 +54,7 @@ struct TokenSetWriter::File {
     fd = -1;
   }
   [[noreturn]] void fail(const char* what) const {
-    input_error("{}: {} ({}); the output needs an existing, writable folder with room", temporary, what,
+    input_error("{}: {} ({}); the output needs a writable folder with room", temporary, what,
                 std::strerror(errno));
   }
   [[noreturn]] void abandon(const char* what) {

@@ -349,6 +349,11 @@ def run(args):
 
     names = ("mask", "bin", "idx") if args.chat else ("bin", "idx")
     temporary = {name: f"{args.output}.{name}.tmp" for name in names}
+    folder = os.path.dirname(args.output) or "."
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); the output needs a writable folder") from None
     reader = Reader(args)
     try:
         with open(temporary["bin"], "wb") as out, open(temporary["mask"] if args.chat else os.devnull, "wb") as masks:

@@ -41,6 +41,13 @@ TEST_F(TokenizeCommand, WritesATokenSet) {
   EXPECT_EQ(entries(), 4u);
 }
 
+TEST_F(TokenizeCommand, MakesTheFolderOfItsOutput) {
+  const std::string output = folder_ / "tokens/new/set";
+  const Outcome o = run_upcycle({"tokenize", "--tokenizer=bytes", "--output=" + output, file("a.txt", "one\n")});
+  EXPECT_EQ(o.exit_code, 0) << o.err;
+  EXPECT_TRUE(std::filesystem::exists(output + ".idx"));
+}
+
 TEST_F(TokenizeCommand, SaysWhatItWroteOnStandardError) {
   const Outcome o = run_upcycle({"tokenize", "--tokenizer=bytes", "--output=" + output_, file("a.txt", "one\n")});
   EXPECT_EQ(o.exit_code, 0) << o.err;
