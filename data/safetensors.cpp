@@ -10,6 +10,7 @@
 #include "core/check.h"
 #include "core/config/strict_json.h"
 #include "core/error.h"
+#include "core/half.h"
 #include "core/suggest.h"
 #include "data/safetensors_header.h"
 
@@ -20,14 +21,6 @@ namespace {
 
 constexpr std::size_t buffer_bytes = std::size_t{1} << 20;
 constexpr std::size_t max_index_bytes = std::size_t{64} << 20;
-
-float half_to_float(std::uint16_t h) {
-  const std::uint32_t sign = (h & 0x8000u) << 16, exponent = (h >> 10) & 31u, fraction = h & 0x3ffu;
-  if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000u | fraction << 13);
-  if (exponent != 0) return std::bit_cast<float>(sign | (exponent + 112) << 23 | fraction << 13);
-  const float subnormal = static_cast<float>(fraction) * 0x1p-24f;
-  return sign != 0 ? -subnormal : subnormal;
-}
 
 template <class Stored, class Convert>
 void convert_run(const char* from, std::size_t n, float* to, Convert convert) {

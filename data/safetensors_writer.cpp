@@ -8,6 +8,7 @@
 
 #include "core/check.h"
 #include "core/error.h"
+#include "core/half.h"
 #include "data/safetensors_header.h"
 
 namespace upcycle {
@@ -111,12 +112,15 @@ void SafetensorsWriter::write_raw(const std::string& name, const void* data, std
 void SafetensorsWriter::write(const std::string& name, const float* values, std::size_t count) {
   const StoredType type = declared(name).type;
   if (type == StoredType::F32) return write_raw(name, values, count * sizeof(float));
-  UPCYCLE_CHECK(type == StoredType::BF16, "{}: floats can be written as F32 and BF16, not {}", name, name_of(type));
-  std::vector<bf16> block(std::min<std::size_t>(count, std::size_t{1} << 19));
+  UPCYCLE_CHECK(type == StoredType::BF16 || type == StoredType::F16,
+                "{}: floats can be written as F32, BF16 and F16, not {}", name, name_of(type));
+  const bool brain = type == StoredType::BF16;
+  std::vector<std::uint16_t> block(std::min<std::size_t>(count, std::size_t{1} << 19));
   for (std::size_t i = 0; i < count; i += block.size()) {
     const std::size_t n = std::min(block.size(), count - i);
-    std::transform(values + i, values + i + n, block.begin(), [](float x) { return to_bf16(x); });
-    write_raw(name, block.data(), n * sizeof(bf16));
+    std::transform(values + i, values + i + n, block.begin(),
+                   [&](float x) { return brain ? to_bf16(x).bits : float_to_half(x); });
+    write_raw(name, block.data(), n * sizeof block[0]);
   }
 }
 

@@ -28,7 +28,8 @@ class SafetensorsWriter {
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
 
   void declare(const std::string& name, StoredType type, std::vector<std::int64_t> shape);
-  // The next `count` elements of the tensor. F32: bit for bit; BF16: rounded to nearest even.
+  // The next `count` elements of the tensor. F32: bit for bit; BF16, F16: rounded to nearest even, in F16 to infinity
+  // where the number is too large.
   void write(const std::string& name, const float* values, std::size_t count);
   // The next bytes of the tensor, unconverted.
   void write_raw(const std::string& name, const void* data, std::size_t bytes);

@@ -1,7 +1,5 @@
 #include "parallel/models/export.h"
 
-#include <optional>
-
 #include "core/error.h"
 #include "core/log.h"
 #include "core/suggest.h"
@@ -15,6 +13,7 @@
 #include "parallel/checkpoint/step_files.h"
 #include "parallel/models/family.h"
 #include "parallel/models/original_config.h"
+#include "parallel/models/weight_type.h"
 
 namespace upcycle {
 namespace {
@@ -23,6 +22,13 @@ namespace {
 bool untrained(const std::string& dir, const ModelConfig& model, const OriginalConfig& original) {
   return model.is_moe() == original.read.model.is_moe() &&
          (!is_checkpoint(dir) || look_at_step(dir).manifest.info.step == 0);
+}
+
+StoredType parse_type(const std::string& text) {
+  const WeightType* type = find_weight_type(text);
+  if (type == nullptr || text != type->name)
+    input_error("command line: --dtype: found {}, expected {}", quote_text(text), weight_type_names());
+  return type->stored;
 }
 
 }  // namespace
@@ -35,7 +41,7 @@ int run_export(const Arguments& arguments) {
   options.positional("model", dir, "a checkpoint or a Hugging Face directory");
   options.positional("out", out, "the directory to make");
   options.option("--dtype", dtype,
-                 "fp32 or bf16; by default fp32, or bf16 if the model came in so and was not trained since");
+                 "fp32, bf16 or fp16; by default fp32, or what the model came in as if it was not trained since");
   options.option("--max-shard-bytes", e.max_shard_bytes, "larger models are split into several files");
   options.option(
       "--to", e.model_type,
@@ -47,18 +53,19 @@ int run_export(const Arguments& arguments) {
     input_error("command line: --max-shard-bytes: found {}, expected 1 or more", e.max_shard_bytes);
   if (!e.model_type.empty() && find_family(e.model_type) == nullptr)
     input_error("command line: --to: found {}, expected {}", quote_text(e.model_type), family_types());
-  if (!dtype.empty()) e.dtype = parse_dtype(dtype);
+  if (!dtype.empty()) e.type = parse_type(dtype);
   const auto source = open_model(dir);
-  const std::vector<std::string> travel = travelling_files(model_folder(dir));
-  std::optional<OriginalConfig> original;
-  if (const std::string path = original_config(travel); !path.empty()) original = read_original_config(path);
-  if (dtype.empty() && original && original->read.dtype == "bfloat16" && untrained(dir, source->model(), *original)) {
-    e.dtype = DType::BF16;
-    e.exact = true;
+  const Origin origin = read_origin(travelling_files(model_folder(dir)));
+  const OriginalConfig* const original = origin.original();
+  if (dtype.empty() && original != nullptr && untrained(dir, source->model(), *original)) {
+    if (const WeightType* type = find_weight_type(original->read.dtype); type != nullptr) {
+      e.type = type->stored;
+      e.exact = true;
+    }
   }
-  e.model_type = exported_family(source->model(), e.model_type, original ? &*original : nullptr).model_type;
-  e.card = model_card(*source, dir, out, e.dtype, e.model_type);
-  export_huggingface(*source, travel, out, e);
+  e.model_type = exported_family(source->model(), e.model_type, original).model_type;
+  e.card = model_card(*source, dir, out, e.type, e.model_type);
+  export_huggingface(*source, origin, out, e);
   log_info("exported {} to {}", dir, out);
   return 0;
 }

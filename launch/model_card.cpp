@@ -17,6 +17,7 @@
 #include "parallel/model/params.h"
 #include "parallel/models/family.h"
 #include "parallel/models/hf_config.h"
+#include "parallel/models/weight_type.h"
 
 namespace upcycle {
 namespace {
@@ -36,10 +37,10 @@ std::string grouped(std::int64_t n) {
   return text;
 }
 
-std::string sizes(const ModelConfig& m, DType dtype, const Family& family) {
+std::string sizes(const ModelConfig& m, StoredType type, const Family& family) {
   const ParameterCount count = count_parameters(m);
   std::string text = fmt::format("| | |\n|---|---|\n| form | {} (`{}`), {} |\n| parameters | {}", family.name,
-                                 family.model_type, name_of(dtype), grouped(count.total));
+                                 family.model_type, weight_type(type).name, grouped(count.total));
   if (m.is_moe()) text += fmt::format(", of which a token uses {}", grouped(count.active));
   text += fmt::format(" |\n| layers | {}", m.num_hidden_layers);
   if (m.is_moe()) {
@@ -126,7 +127,7 @@ std::string history(const std::string& dir) try {
 
 }  // namespace
 
-std::string model_card(const TensorSource& source, const std::string& dir, const std::string& out, DType dtype,
+std::string model_card(const TensorSource& source, const std::string& dir, const std::string& out, StoredType type,
                        const std::string& model_type) {
   const ModelConfig& m = source.model();
   const std::string name = last_name(out);
@@ -134,7 +135,7 @@ std::string model_card(const TensorSource& source, const std::string& dir, const
       "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- upcycle\n{}---\n# {}\n\n{}{}\n"
       "## Use\n\n```python\nfrom transformers import AutoModelForCausalLM\n\n"
       "model = AutoModelForCausalLM.from_pretrained(\"{}\")\n```\n",
-      m.is_moe() ? "- mixture-of-experts\n" : "", name, sizes(m, dtype, exported_family(m, model_type)),
+      m.is_moe() ? "- mixture-of-experts\n" : "", name, sizes(m, type, exported_family(m, model_type)),
       is_checkpoint(dir) ? history(dir) : "", name);
 }
 

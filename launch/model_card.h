@@ -1,7 +1,7 @@
 #pragma once
 #include <string>
 
-#include "core/dtype.h"
+#include "data/safetensors.h"
 #include "parallel/model/tensor_source.h"
 
 namespace upcycle {
@@ -10,7 +10,7 @@ namespace upcycle {
 // its logits changed then, what it was trained on, held-out losses. `dir` is what the user named: of a run folder and
 // its steps everything is known, of a Hugging Face directory only the sizes. What is not known is not said; of files
 // there are the names without their folders.
-std::string model_card(const TensorSource& source, const std::string& dir, const std::string& out, DType dtype,
+std::string model_card(const TensorSource& source, const std::string& dir, const std::string& out, StoredType type,
                        const std::string& model_type);
 
 }  // namespace upcycle

@@ -174,12 +174,6 @@ CommandInfo describe_command(int (*command)(const std::vector<std::string>&),
 
 bool Options::given(const std::string& name) const { return parser_->app.count(name) > 0; }
 
-DType parse_dtype(const std::string& text) {
-  if (text == "fp32") return DType::F32;
-  if (text == "bf16") return DType::BF16;
-  input_error("command line: --dtype: found '{}', expected fp32 or bf16", text);
-}
-
 std::size_t parse_bytes(const std::string& option, const std::string& text) {
   constexpr double kMiB = 1 << 20, kGiB = 1 << 30;
   static const std::vector<std::pair<std::string, double>> units = {

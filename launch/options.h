@@ -71,9 +71,6 @@ class Options {
 CommandInfo describe_command(int (*command)(const std::vector<std::string>&),
                              const std::vector<std::string>& arguments = {});
 
-// --dtype's value: fp32 or bf16, else InputError.
-DType parse_dtype(const std::string& text);
-
 // A size in bytes, "80GiB", "64 GB" or "1073741824"; else InputError naming the option.
 std::size_t parse_bytes(const std::string& option, const std::string& text);
 

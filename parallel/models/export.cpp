@@ -1,19 +1,19 @@
 #include "parallel/models/export.h"
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <span>
 
-#include "core/dtype.h"
 #include "core/error.h"
+#include "core/half.h"
 #include "core/log.h"
 #include "data/files.h"
 #include "data/safetensors_writer.h"
 #include "parallel/models/family.h"
-#include "parallel/models/original_config.h"
 #include "parallel/models/stored_place.h"
+#include "parallel/models/weight_type.h"
 
 namespace upcycle {
 namespace {
@@ -30,12 +30,34 @@ std::string generation_config(const std::string& config) {
   return j.dump(2) + "\n";
 }
 
-void refuse_rounding(const std::string& where, const std::string& tensor, std::span<const float> values) {
+float stored_as(StoredType type, float x) {
+  if (type == StoredType::BF16) return to_float(to_bf16(x));
+  return type == StoredType::F16 ? half_to_float(float_to_half(x)) : x;
+}
+
+void refuse_rounding(const std::string& where, const std::string& tensor, StoredType type,
+                     std::span<const float> values) {
   for (const float x : values)
-    if (to_float(to_bf16(x)) != x)
+    if (stored_as(type, x) != x)
       input_error(
-          "{}: tensor {}: found {}, expected only numbers that bf16 holds, as config.json says of them; choose --dtype",
-          where, tensor, x);
+          "{}: tensor {}: found {}, expected only numbers that {} holds, as config.json says of them; choose --dtype",
+          where, tensor, x, weight_type(type).name);
+}
+
+void refuse_large(const std::string& where, const std::string& tensor, std::span<const float> values) {
+  for (const float x : values)
+    if (std::isinf(half_to_float(float_to_half(x))))
+      input_error(
+          "{}: tensor {}: found {}, expected numbers of at most {}, the largest of fp16; choose --dtype=bf16 or fp32",
+          where, tensor, x, largest_half);
+}
+
+// Zero in the place of a small number would be another model to some readers (families/qwen2_moe.cpp).
+void refuse_lost(const std::string& where, const std::vector<ConstantTensor>& constants, StoredType type) {
+  for (const ConstantTensor& c : constants)
+    if (c.value != 0 && stored_as(type, c.value) == 0)
+      input_error("{}: tensor {}: found {}, which is 0 in {}; choose --dtype=bf16 or fp32", where, c.name, c.value,
+                  weight_type(type).name);
 }
 
 void write_weights(TensorSource& source, const Family& family, const std::string& folder,
@@ -43,7 +65,7 @@ void write_weights(TensorSource& source, const Family& family, const std::string
   SafetensorsWriter writer(folder, static_cast<std::uint64_t>(options.max_shard_bytes));
   const ParamTable table = make_global_table(source.model());
   const auto places = stored_places(family, source.model());
-  const StoredType type = options.dtype == DType::BF16 ? StoredType::BF16 : StoredType::F32;
+  const StoredType type = options.type;
   std::vector<const ParamRow*> rows;
   for (const ParamRow& row : table.rows) {
     const StoredPlace& place = places.at(row.name);
@@ -51,6 +73,7 @@ void write_weights(TensorSource& source, const Family& family, const std::string
     rows.push_back(&row);
   }
   const std::vector<ConstantTensor> constants = family.constants(source.model());
+  refuse_lost(source.name(), constants, type);
   for (const ConstantTensor& c : constants) writer.declare(c.name, type, c.shape);
   // A tensor's elements are written in order; those of other tensors may come between them.
   std::stable_sort(rows.begin(), rows.end(), [&](const ParamRow* a, const ParamRow* b) {
@@ -68,9 +91,10 @@ void write_weights(TensorSource& source, const Family& family, const std::string
       source.read(row.name, part, values.data());
       if (factor != 1)
         for (std::int64_t i = 0; i < part.size(); ++i) values[static_cast<std::size_t>(i)] *= factor;
-      if (options.exact && type == StoredType::BF16)
-        refuse_rounding(source.name(), row.name, std::span(values).first(static_cast<std::size_t>(part.size())));
-      writer.write(places.at(row.name).tensor, values.data(), static_cast<std::size_t>(part.size()));
+      const std::span<const float> read = std::span(values).first(static_cast<std::size_t>(part.size()));
+      if (type == StoredType::F16) refuse_large(source.name(), row.name, read);
+      if (options.exact) refuse_rounding(source.name(), row.name, type, read);
+      writer.write(places.at(row.name).tensor, read.data(), read.size());
     }
   }
   for (const ConstantTensor& c : constants) {
@@ -89,18 +113,13 @@ std::string without_trailing_slash(std::string path) {
 
 }  // namespace
 
-void export_huggingface(TensorSource& source, const std::vector<std::string>& travel, const std::string& out,
+void export_huggingface(TensorSource& source, const Origin& origin, const std::string& out,
                         const ExportOptions& options) {
-  if (options.dtype != DType::F32 && options.dtype != DType::BF16)
-    input_error("export: dtype: found {}, expected fp32 or bf16", name_of(options.dtype));
   if (options.max_shard_bytes < 1)
     input_error("export: max_shard_bytes: found {}, expected at least 1", options.max_shard_bytes);
-  const std::string original_path = original_config(travel);
-  std::optional<OriginalConfig> read;
-  if (!original_path.empty()) read = read_original_config(original_path);
-  const OriginalConfig* const original = read ? &*read : nullptr;
-  const Family& family = exported_family(source.model(), options.model_type, original);
-  const std::string config = write_hf_config(source.model(), options.dtype, source.name(), family.model_type, original);
+  const Family& family = exported_family(source.model(), options.model_type, origin.original());
+  const std::string config =
+      write_hf_config(source.model(), options.type, source.name(), family.model_type, origin.original());
   const std::string folder = without_trailing_slash(out), aside = folder + ".tmp";
   if (fs::exists(folder) && !fs::is_directory(folder))
     input_error("{}: found a file, expected a folder to be made; choose another name", folder);
@@ -113,8 +132,7 @@ void export_huggingface(TensorSource& source, const std::vector<std::string>& tr
     write_weights(source, family, aside, options);
     write_text_atomic(aside + "/config.json", config);
     if (!options.card.empty()) write_text_atomic(aside + "/README.md", options.card);
-    for (const std::string& path : travel)
-      if (path != original_path) copy_file(path, aside);
+    for (const std::string& path : origin.files) copy_file(path, aside);
     if (!fs::exists(aside + "/generation_config.json"))
       write_text_atomic(aside + "/generation_config.json", generation_config(config));
     fsync_directory(aside);

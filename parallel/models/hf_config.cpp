@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "core/check.h"
 #include "core/config/check.h"
 #include "core/config/fields.h"
 #include "core/config/strict_json.h"
@@ -12,6 +11,7 @@
 #include "parallel/models/family.h"
 #include "parallel/models/original_config.h"
 #include "parallel/models/rope_config.h"
+#include "parallel/models/weight_type.h"
 
 namespace upcycle {
 namespace {
@@ -78,7 +78,8 @@ void refuse_unsaid(const Family& family, const ModelConfig& model, const Refuse&
   }
 }
 
-nlohmann::ordered_json config_json(const Family& family, const ModelConfig& model, DType dtype, const Refuse& refuse) {
+nlohmann::ordered_json config_json(const Family& family, const ModelConfig& model, StoredType type,
+                                   const Refuse& refuse) {
   refuse_unsaid(family, model, refuse);
   const auto token = [](std::int64_t id) { return id < 0 ? json() : json(id); };
   nlohmann::ordered_json file;
@@ -101,7 +102,7 @@ nlohmann::ordered_json config_json(const Family& family, const ModelConfig& mode
   file["eos_token_id"] = token(model.eos_token_id);
   write_rope(model, file);
   family.write(model, refuse, file);
-  file["torch_dtype"] = dtype == DType::BF16 ? "bfloat16" : "float32";
+  file["torch_dtype"] = weight_type(type).config_name;
   file["use_cache"] = true;
   return file;
 }
@@ -109,7 +110,7 @@ nlohmann::ordered_json config_json(const Family& family, const ModelConfig& mode
 bool can_express(const Family& family, const ModelConfig& model) {
   struct Refused {};
   try {
-    (void)config_json(family, model, DType::F32, [](auto&&...) { throw Refused{}; });
+    (void)config_json(family, model, StoredType::F32, [](auto&&...) { throw Refused{}; });
     return true;
   } catch (const Refused&) {
     return false;
@@ -178,16 +179,15 @@ const Family& exported_family(const ModelConfig& model, const std::string& model
   return preferred;
 }
 
-std::string write_hf_config(const ModelConfig& model, DType dtype, const std::string& where,
+std::string write_hf_config(const ModelConfig& model, StoredType type, const std::string& where,
                             const std::string& model_type, const OriginalConfig* original) {
-  UPCYCLE_CHECK(dtype == DType::F32 || dtype == DType::BF16, "{}: a model of {}", where, name_of(dtype));
   check_model(model, where);
   const Family& family = exported_family(model, model_type, original);
   const Refuse refuse = [&](const char* field, const std::string& found, const std::string& expected) {
     input_error("{}: model.{}: found {}, expected {}: {} has no word for it, so the model cannot be exported", where,
                 field, found, expected, family.name);
   };
-  nlohmann::ordered_json file = config_json(family, model, dtype, refuse);
+  nlohmann::ordered_json file = config_json(family, model, type, refuse);
   if (original != nullptr) file = with_original_keys(*original, std::move(file));
   return file.dump(2) + "\n";
 }

@@ -2,7 +2,7 @@
 #include <string>
 
 #include "core/config/config.h"
-#include "core/dtype.h"
+#include "data/safetensors.h"
 
 // Hugging Face's config.json: the keys that all families of models have. Each family's own are in families/.
 namespace upcycle {
@@ -32,9 +32,10 @@ const Family& exported_family(const ModelConfig& model, const std::string& model
                               const OriginalConfig* original = nullptr);
 
 // The text of a config.json that transformers 4 and 5 load, of the family that exported_family() names, with the keys
-// of the original. `dtype` is that of the tensors beside it. Throws InputError naming the field where the family can
-// not express it; `where` names the model's origin. router_z_loss_coef concerns only training and is left out.
-std::string write_hf_config(const ModelConfig& model, DType dtype, const std::string& where,
+// of the original. `type` is that of the tensors beside it (weight_type.h). Throws InputError naming the field where
+// the family can not express it; `where` names the model's origin. router_z_loss_coef concerns only training and is
+// left out.
+std::string write_hf_config(const ModelConfig& model, StoredType type, const std::string& where,
                             const std::string& model_type = "", const OriginalConfig* original = nullptr);
 
 }  // namespace upcycle

@@ -35,6 +35,15 @@ OriginalConfig read_original_config(const std::string& path) {
   return {parse_hf_config(text, path), Json::parse(text)};
 }
 
+Origin read_origin(const std::vector<std::string>& travel) {
+  Origin origin;
+  const std::string path = original_config(travel);
+  if (!path.empty()) origin.config = read_original_config(path);
+  for (const std::string& file : travel)
+    if (file != path) origin.files.push_back(file);
+  return origin;
+}
+
 Json with_original_keys(const OriginalConfig& original, Json written) {
   const HfConfig now = parse_hf_config(written.dump(), "config.json of the export");
   Json file = written;

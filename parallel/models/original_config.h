@@ -1,5 +1,6 @@
 #pragma once
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,16 @@ struct OriginalConfig {
   nlohmann::ordered_json file;
 };
 OriginalConfig read_original_config(const std::string& path);
+
+// What travels with a model to its export.
+struct Origin {
+  std::vector<std::string> files;  // paths of the tokenizer's, generation_config.json: copied as they are
+  std::optional<OriginalConfig> config;
+
+  const OriginalConfig* original() const { return config ? &*config : nullptr; }
+};
+// `travel`: all of these files (travelling_files, checkpoint/rank_files.h), of which one may be its config.json.
+Origin read_origin(const std::vector<std::string>& travel);
 
 // `written` is the config.json of an export, as we would write it without an original. In the same family it becomes
 // the original's, but for the type of the tensors, and with all of ours where the model is not the same any more.

@@ -178,7 +178,7 @@ TEST_F(BadCheckpoint, ExternalStorageIsNotRead) {
   relist("model.rank00001.h5");
   refused({"model.rank00000.h5", "'model.embed_tokens.weight/0'", "external storage", "secret.txt", "expected"});
   const std::string out = folder.file("hf");
-  expect_input_error([&] { export_huggingface(*open_model(run), travelling_files(step), out, {}); },
+  expect_input_error([&] { export_huggingface(*open_model(run), read_origin(travelling_files(step)), out, {}); },
                      {"external storage"});
   EXPECT_FALSE(fs::exists(out));
 }
@@ -190,7 +190,7 @@ TEST_F(BadCheckpoint, FilesThatAreNotListedDoNotTravel) {
   put("vocab.json", "{}");
   EXPECT_EQ(travelling_files(step), std::vector<std::string>{});
   const std::string out = folder.file("hf");
-  export_huggingface(*open_model(run), travelling_files(step), out, {});
+  export_huggingface(*open_model(run), read_origin(travelling_files(step)), out, {});
   EXPECT_TRUE(fs::exists(out + "/config.json"));
   EXPECT_FALSE(fs::exists(out + "/tokenizer.json"));
   EXPECT_FALSE(fs::exists(out + "/vocab.json"));

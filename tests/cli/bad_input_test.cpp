@@ -188,7 +188,7 @@ TEST_F(BadInput, Outputs) {
   refused({"import", model, file("out"), "--shards=0"}, {"--shards: found 0"});
   refused({"import", model, file("out"), "--shards=-1"}, {"--shards: found -1"});
   refused({"export", model, file("out"), "--max-shard-bytes=-1"}, {"--max-shard-bytes: found -1"});
-  refused({"export", model, file("out"), "--dtype=fp8"}, {"--dtype: found 'fp8'"});
+  refused({"export", model, file("out"), "--dtype=fp8"}, {"--dtype: found 'fp8', expected fp32, bf16 or fp16"});
   refused({"import", file("none"), file("out")}, {"no such folder"});
 }
 

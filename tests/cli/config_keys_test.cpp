@@ -37,7 +37,21 @@ class ConfigKeys : public testing::Test {
   json before;
 };
 
-TEST_F(ConfigKeys, AfterImportFilesAreTheSame) {
+class ConfigKeysOfHalves : public ConfigKeys, public testing::WithParamInterface<const char*> {
+ protected:
+  void SetUp() override {
+    ConfigKeys::SetUp();
+    if (GetParam() == std::string("bfloat16")) return;  // as the folder is
+    const std::string half = small.file("half");
+    ASSERT_EQ(run_upcycle({"export", small.file("hf"), half, "--dtype=fp16"}).exit_code, 0);
+    std::filesystem::remove_all(small.file("hf"));
+    std::filesystem::rename(half, small.file("hf"));
+    before["dtype"] = "float16";
+  }
+};
+
+TEST_P(ConfigKeysOfHalves, AfterImportFilesAreTheSame) {
+  EXPECT_EQ(json_file(small.file("hf/config.json")), before);
   const std::string dense = small.file("dense");
   ASSERT_EQ(run_upcycle({"import", small.file("hf"), dense}).exit_code, 0);
   EXPECT_EQ(exported(dense, "out"), before);
@@ -46,12 +60,14 @@ TEST_F(ConfigKeys, AfterImportFilesAreTheSame) {
     std::ifstream in(small.file(name + std::string("/model.safetensors")), std::ios::binary);
     return std::string(std::istreambuf_iterator<char>(in), {});
   };
-  EXPECT_EQ(bytes("out"), bytes("hf"));  // bf16 too
+  EXPECT_EQ(bytes("out"), bytes("hf"));
   EXPECT_EQ(exported(small.file("hf"), "straight"), before);
   EXPECT_EQ(bytes("straight"), bytes("hf"));
   ASSERT_EQ(run_upcycle({"reshard", dense, small.file("two"), "--world=2", "--parallel.tp=2"}).exit_code, 0);
   EXPECT_EQ(exported(small.file("two"), "resharded"), before);
 }
+INSTANTIATE_TEST_SUITE_P(Types, ConfigKeysOfHalves, testing::Values("bfloat16", "float16"),
+                         [](const auto& p) { return std::string(p.param); });
 
 TEST_F(ConfigKeys, AfterTrainingAndUpcycling) {
   const json init = {{"load", small.file("hf")}}, steps = {{"steps", 1}};

@@ -67,6 +67,32 @@ TEST(SafetensorsWriter, KeepsBf16BitForBitThroughFloats) {
   }
 }
 
+TEST(SafetensorsWriter, KeepsFp16BitForBitThroughFloats) {
+  const TemporaryFolder folder;
+  constexpr std::uint16_t infinity = 0x7c00;
+  std::vector<std::uint16_t> stored;
+  for (std::uint16_t h = 0; h <= infinity; ++h)
+    for (const std::uint16_t sign : {std::uint16_t{0}, std::uint16_t{0x8000}})
+      stored.push_back(static_cast<std::uint16_t>(h | sign));
+  const auto n = static_cast<std::int64_t>(stored.size());
+  {
+    SafetensorsWriter writer(folder.path.string());
+    writer.declare("raw", StoredType::F16, {n});
+    writer.write_raw("raw", stored.data(), stored.size() * sizeof stored[0]);
+    writer.finish();
+  }
+  const auto set = SafetensorsSet::open(folder.path.string());
+  std::vector<float> floats(stored.size());
+  set.read_rows("raw", 0, 1, floats.data());
+  const TemporaryFolder again;
+  SafetensorsWriter writer(again.path.string());
+  writer.declare("floats", StoredType::F16, {n});
+  writer.write("floats", floats.data(), floats.size());
+  writer.finish();
+  const auto second = SafetensorsSet::open(again.path.string());
+  EXPECT_EQ(stored_values<std::uint16_t>(second.path_of("floats"), second.info("floats")), stored);
+}
+
 TEST(SafetensorsWriter, OneFileHasNoIndexAndIsAligned) {
   const TemporaryFolder folder;
   SafetensorsWriter writer(folder.path.string());

@@ -155,13 +155,13 @@ TEST(HfConfig, TheFamilyOfAnExportFollowsTheModel) {
     ModelConfig model = parse(file).model;
     EXPECT_EQ(exported_family(model, "").model_type, file["model_type"].get<std::string>()) << file.dump();
     model.head_dim = model.head_size();
-    EXPECT_EQ(parse_hf_config(write_hf_config(model, DType::F32, "m"), "again").model, model) << file.dump();
+    EXPECT_EQ(parse_hf_config(write_hf_config(model, StoredType::F32, "m"), "again").model, model) << file.dump();
   }
 }
 
 TEST(HfConfig, RefusesByFieldWhatAFamilyCanNotExpress) {
   const auto refused = [](const json& file, const char* model_type, std::initializer_list<const char*> parts) {
-    expect_input_error([&] { write_hf_config(parse(file).model, DType::F32, "runs/m", model_type); }, parts);
+    expect_input_error([&] { write_hf_config(parse(file).model, StoredType::F32, "runs/m", model_type); }, parts);
   };
   refused(qwen2(), "llama", {"runs/m", "model.attention_bias", "found qkv", "none or all", "Llama"});
   refused(qwen2(), "mixtral", {"model.attention_bias", "Mixtral"});
@@ -174,7 +174,7 @@ TEST(HfConfig, RefusesByFieldWhatAFamilyCanNotExpress) {
   refused(with(llama(), "mlp_bias", true), "qwen3", {"model.mlp_bias", "Qwen3"});
   ModelConfig none = parse(olmo2()).model;  // of no family
   none.mlp_bias = true;
-  expect_input_error([&] { write_hf_config(none, DType::F32, "runs/m"); }, {"runs/m", "model.", "Llama"});
+  expect_input_error([&] { write_hf_config(none, StoredType::F32, "runs/m"); }, {"runs/m", "model.", "Llama"});
 }
 
 TEST(HfConfig, AbsentKeysMeanWhatTransformersTakes) {
@@ -342,12 +342,13 @@ TEST(HfConfig, WritesWhatItReads) {
         with(llama(), "rope_scaling", {{"type", "dynamic"}, {"factor", 3}}),
         with(llama(), "rope_scaling", {{"type", "yarn"}, {"factor", 4}, {"beta_slow", 2}, {"attention_factor", 0.5}}),
         longrope}) {
-    for (const DType dtype : {DType::F32, DType::BF16}) {
+    for (const auto& [type, name] :
+         {std::pair{StoredType::F32, "float32"}, {StoredType::BF16, "bfloat16"}, {StoredType::F16, "float16"}}) {
       ModelConfig model = parse(file).model;
-      const HfConfig again = parse_hf_config(write_hf_config(model, dtype, "m"), "again");
+      const HfConfig again = parse_hf_config(write_hf_config(model, type, "m"), "again");
       model.head_dim = model.head_size();  // written out
       EXPECT_EQ(again.model, model);
-      EXPECT_EQ(again.dtype, dtype == DType::BF16 ? "bfloat16" : "float32");
+      EXPECT_EQ(again.dtype, name);
     }
   }
 }
@@ -360,7 +361,7 @@ TEST(HfConfig, WritesEveryFamilyAsItself) {
     const std::string type = file["model_type"];
     SCOPED_TRACE(type);
     ModelConfig model = parse(file).model;
-    const json written = json::parse(write_hf_config(model, DType::F32, "m", type));
+    const json written = json::parse(write_hf_config(model, StoredType::F32, "m", type));
     for (const auto& [key, value] : file.items()) {
       if (key == "a_later_key" || key == "architectures" ||
           (type == "phi3" && (key == "attention_bias" || key == "mlp_bias")))
@@ -369,10 +370,11 @@ TEST(HfConfig, WritesEveryFamilyAsItself) {
       EXPECT_EQ(written.value(key, json("nothing")), value) << key;
     }
     ModelConfig again = parse(written).model;
-    EXPECT_EQ(json::parse(write_hf_config(model, DType::F32, "m"))["model_type"], type);
+    EXPECT_EQ(json::parse(write_hf_config(model, StoredType::F32, "m"))["model_type"], type);
     again.head_dim = model.head_dim = 0;
     EXPECT_EQ(again, model);
-    expect_input_error([&] { write_hf_config(model, DType::F32, "runs/x", "llama"); }, {"runs/x", "model.", "Llama"});
+    expect_input_error([&] { write_hf_config(model, StoredType::F32, "runs/x", "llama"); },
+                       {"runs/x", "model.", "Llama"});
   }
 }
 
@@ -406,7 +408,7 @@ TEST(HfConfig, WritesTheExpertsSizeForMixtral) {
   model.num_local_experts = 16;
   model.num_experts_per_tok = 4;
   model.moe_intermediate_size = 43;
-  const json file = json::parse(write_hf_config(model, DType::F32, "runs/moe"));
+  const json file = json::parse(write_hf_config(model, StoredType::F32, "runs/moe"));
   EXPECT_EQ(file["architectures"], json::array({"MixtralForCausalLM"}));
   EXPECT_EQ(file["model_type"], "mixtral");
   EXPECT_EQ(file["intermediate_size"], 43);
@@ -417,7 +419,8 @@ TEST(HfConfig, WritesTheExpertsSizeForMixtral) {
 TEST(HfConfig, RefusesWhatMixtralCannotExpress) {
   ModelConfig model = parse(mixtral()).model;
   const auto expect_no_export = [](const ModelConfig& m, const char* field) {
-    expect_input_error([&] { write_hf_config(m, DType::F32, "runs/moe", "mixtral"); }, {"runs/moe", field, "Mixtral"});
+    expect_input_error([&] { write_hf_config(m, StoredType::F32, "runs/moe", "mixtral"); },
+                       {"runs/moe", field, "Mixtral"});
   };
   ModelConfig changed = model;
   changed.shared_expert = true;
@@ -436,13 +439,13 @@ TEST(HfConfig, RefusesWhatMixtralCannotExpress) {
 
 TEST(HfConfig, RefusesAFamilyThatTheModelIsNotOf) {
   const auto refused = [](const json& file, const char* model_type, std::initializer_list<const char*> parts) {
-    expect_input_error([&] { write_hf_config(parse(file).model, DType::F32, "runs/moe", model_type); }, parts);
+    expect_input_error([&] { write_hf_config(parse(file).model, StoredType::F32, "runs/moe", model_type); }, parts);
   };
   refused(mixtral(), "llama", {"runs/moe", "model.num_local_experts", "found 8", "expected 0", "Llama"});
   refused(llama(), "mixtral", {"runs/moe", "model.num_local_experts", "found 0", "Mixtral"});
   refused(llama(), "gpt2", {"export", "model_type", "'gpt2'", family_types().c_str()});
-  EXPECT_EQ(write_hf_config(parse(llama()).model, DType::F32, "m", "llama"),
-            write_hf_config(parse(llama()).model, DType::F32, "m"));
+  EXPECT_EQ(write_hf_config(parse(llama()).model, StoredType::F32, "m", "llama"),
+            write_hf_config(parse(llama()).model, StoredType::F32, "m"));
 }
 
 TEST(HfConfig, ReadsTheRealModels) {

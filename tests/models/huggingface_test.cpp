@@ -6,6 +6,7 @@
 
 #include "core/config/describe.h"
 #include "core/error.h"
+#include "core/half.h"
 #include "data/safetensors_writer.h"
 #include "parallel/checkpoint/import.h"
 #include "parallel/checkpoint/open_model.h"
@@ -73,7 +74,7 @@ void expect_round_trip(const std::string& dir) {
   const json before = json::parse(read_text(dir + "/config.json", 1 << 20));
   ExportOptions options;
   options.max_shard_bytes = 50000;
-  export_huggingface(*checkpoint, travelling_files(checkpoint->directory()), folder.file("hf"), options);
+  export_huggingface(*checkpoint, read_origin(travelling_files(checkpoint->directory())), folder.file("hf"), options);
   EXPECT_TRUE(fs::exists(folder.file("hf/model.safetensors.index.json")));
   EXPECT_FALSE(fs::exists(folder.file("hf.tmp")));
   const auto exported = open_model(folder.file("hf"));
@@ -122,7 +123,7 @@ TEST(RealModel, TokenizerTravels) {
   import_model(dir, folder.file("dense"), 2);
   const auto c = open_checkpoint(folder.file("dense"));
   EXPECT_EQ(c->info().tokenizer, "tokenizer.json");
-  export_huggingface(*c, travelling_files(c->directory()), folder.file("hf"), {});
+  export_huggingface(*c, read_origin(travelling_files(c->directory())), folder.file("hf"), {});
   for (const char* file :
        {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"})
     EXPECT_EQ(folder.read(std::string("hf/") + file), read_text(dir + "/" + file, 1 << 20)) << file;
@@ -156,21 +157,29 @@ TEST(Import, RefusesATakenFolderAndBadShards) {
   EXPECT_NO_THROW(open_checkpoint(folder.file("run")));
 }
 
-TEST(Export, Bf16RoundsOnce) {
+void expect_rounded_once(StoredType type, const char* name, float (*rounded)(float)) {
   const TemporaryFolder folder;
   const auto source = open_huggingface(golden_folder("llama_rope3_untied"));
   ExportOptions options;
-  options.dtype = DType::BF16;
+  options.type = type;
   export_huggingface(*source, {}, folder.file("hf"), options);
   const auto exported = open_huggingface(folder.file("hf"));
-  EXPECT_EQ(SafetensorsSet::open(folder.file("hf")).info("lm_head.weight").type, StoredType::BF16);
+  EXPECT_EQ(SafetensorsSet::open(folder.file("hf")).info("lm_head.weight").type, type);
   for (const ParamRow& row : make_global_table(source->model()).rows) {
-    std::vector<float> rounded = whole(*source, row);
-    for (float& x : rounded) x = to_float(to_bf16(x));
-    EXPECT_TRUE(same_bits(rounded, whole(*exported, row))) << row.name;
+    std::vector<float> values = whole(*source, row);
+    for (float& x : values) x = rounded(x);
+    EXPECT_TRUE(same_bits(values, whole(*exported, row))) << row.name;
   }
   const json config = json::parse(folder.read("hf/config.json"));
-  EXPECT_TRUE(config.value("torch_dtype", config.value("dtype", "")) == "bfloat16");
+  EXPECT_TRUE(config.value("torch_dtype", config.value("dtype", "")) == name);
+}
+
+TEST(Export, Bf16RoundsOnce) {
+  expect_rounded_once(StoredType::BF16, "bfloat16", [](float x) { return to_float(to_bf16(x)); });
+}
+
+TEST(Export, Fp16RoundsOnce) {
+  expect_rounded_once(StoredType::F16, "float16", [](float x) { return half_to_float(float_to_half(x)); });
 }
 
 TEST(Export, RefusesTakenFoldersAndLeavesThemAlone) {

@@ -33,7 +33,7 @@ json with(json file, const char* key, const json& value) {
 ModelConfig parsed(const json& file) { return parse_hf_config(file.dump(), "m/config.json").model; }
 
 json written(const ModelConfig& model, const std::string& type = "") {
-  return json::parse(write_hf_config(model, DType::F32, "runs/moe", type));
+  return json::parse(write_hf_config(model, StoredType::F32, "runs/moe", type));
 }
 
 TEST(MoeFamilies, ReadsQwen2Moe) {
@@ -123,15 +123,16 @@ TEST(MoeFamilies, TheModelChoosesTheFamily) {
   expect_input_error([&] { written(small_model(0), "qwen2_moe"); }, {"model.num_local_experts", "Qwen2-MoE"});
 }
 
-// A source whose tensors are all 0.75.
+// A source whose tensors are all of one value.
 struct Constant : TensorSource {
   std::string label = "constant";
   ModelConfig config;
+  float value = 0.75f;
   const std::string& name() const override { return label; }
   const ModelConfig& model() const override { return config; }
   bool has(const std::string&) const override { return true; }
   void read(const std::string&, const Rectangle& part, float* out) override {
-    std::fill(out, out + part.size(), 0.75f);
+    std::fill(out, out + part.size(), value);
   }
 };
 
@@ -166,6 +167,35 @@ TEST(MoeFamilies, Qwen2MoeGetsAGateThatHalvesWhatIsDoubled) {
   const auto twice = SafetensorsSet::open(folder.file("twice"));
   EXPECT_EQ(twice.names().size(), stored.names().size());
   for (const std::string& name : stored.names()) EXPECT_EQ(value_in(twice, name), value(name)) << name;
+}
+
+// What fp16 can not hold: numbers that are too large, doubled ones too, and the weights of the gate, which would be 0.
+TEST(MoeFamilies, Fp16HoldsNeitherTheLargestNorTheSmallest) {
+  const TemporaryFolder folder;
+  ExportOptions options;
+  options.type = StoredType::F16;
+  Constant source;
+  const auto refused = [&](std::initializer_list<const char*> parts) {
+    expect_input_error([&] { export_huggingface(source, {}, folder.file("hf"), options); }, parts);
+    EXPECT_TRUE(folder.names().empty());
+  };
+  source.config = small_model(4);
+  source.value = -65520;
+  refused({"constant: tensor model.embed_tokens.weight", "-65520", "at most 65504", "--dtype"});
+  source.config.shared_expert = true;
+  source.value = 0.75f;
+  refused({"constant: tensor model.layers.0.mlp.shared_expert_gate.weight", "0 in fp16", "--dtype"});
+  source.config.shared_expert_gate = true;
+  source.config.attention_bias = "qkv";
+  source.value = 65519;  // rounded down
+  export_huggingface(source, {}, folder.file("hf"), options);
+  const auto stored = SafetensorsSet::open(folder.file("hf"));
+  for (const std::string& name : stored.names()) {
+    float value = 0;
+    stored.read_rectangle(name, 0, 1, 0, 1, &value);
+    EXPECT_EQ(value, 65504) << name;
+    EXPECT_EQ(stored.info(name).type, StoredType::F16);
+  }
 }
 
 // Without a shared expert its width is 0: the gate that remains is written and not read.

@@ -33,7 +33,7 @@ OriginalConfig original(const ordered_json& file) {
 }
 
 ordered_json exported(const OriginalConfig& from, const ModelConfig& model, const std::string& type = "",
-                      DType dtype = DType::BF16) {
+                      StoredType dtype = StoredType::BF16) {
   return ordered_json::parse(write_hf_config(model, dtype, "m", type, &from));
 }
 
@@ -60,7 +60,9 @@ TEST(OriginalConfig, TheTypeIsThatOfTheTensors) {
   ordered_json file = llama();
   const OriginalConfig from = original(file);
   file["dtype"] = "float32";
-  EXPECT_EQ(exported(from, from.read.model, "", DType::F32), file);
+  EXPECT_EQ(exported(from, from.read.model, "", StoredType::F32), file);
+  file["dtype"] = "float16";
+  EXPECT_EQ(exported(from, from.read.model, "", StoredType::F16), file);
   file.erase("dtype");
   const OriginalConfig silent = original(file);
   EXPECT_EQ(exported(silent, silent.read.model), file);
@@ -133,6 +135,12 @@ TEST(OriginalConfig, IsFoundAmongWhatTravels) {
   EXPECT_EQ(original_config({"a/tokenizer.json", "a/config.json"}), "a/config.json");
   EXPECT_EQ(original_config({"s/imported_config.json", "s/t.model"}), "s/imported_config.json");
   EXPECT_EQ(original_config({"a/generation_config.json"}), "");
+  const TemporaryFolder folder;
+  const std::string config = folder.write("config.json", llama().dump());
+  const Origin origin = read_origin({"a/tokenizer.json", config, "a/t.model"});
+  EXPECT_EQ(origin.files, (std::vector<std::string>{"a/tokenizer.json", "a/t.model"}));
+  EXPECT_EQ(origin.original()->file, llama());
+  EXPECT_EQ(read_origin({"a/tokenizer.json"}).original(), nullptr);
 }
 
 }  // namespace
