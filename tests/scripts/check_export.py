@@ -64,9 +64,22 @@ def load(folder):
     return model.eval()
 
 
+def longest_scored(config, most):
+    """upcycle refuses more than a sliding window holds."""
+    return min(config.max_position_embeddings, getattr(config, "sliding_window", None) or most, most)
+
+
+def longest_generated(config, most):
+    """And to generate past the length at which longrope changes its factors."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        most = min(most, rope.get("original_max_position_embeddings", config.max_position_embeddings))
+    return longest_scored(config, most)
+
+
 def compare_scores(binary, folder, model):
     rng = random.Random(1)
-    longest = min(model.config.max_position_embeddings, 96)
+    longest = longest_scored(model.config, 96)
     worst = 0.0
     for length in (2, 17, longest):
         ids = [rng.randrange(model.config.vocab_size) for _ in range(length)]
@@ -91,6 +104,7 @@ def compare_scores(binary, folder, model):
 def compare_greedy(binary, folder, model, most=64):
     rng = random.Random(2)
     prompt = [rng.randrange(model.config.vocab_size) for _ in range(5)]
+    most = longest_generated(model.config, len(prompt) + most) - len(prompt)
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as f:
         json.dump({"prompt": prompt, "max_tokens": most, "temperature": 0}, f)
         f.flush()
@@ -120,6 +134,15 @@ def compare_tensors(folder, original):
             fail(f"{folder}: tensor {name} is not {original}'s")
 
 
+def check(binary, folder, same_as=None):
+    if same_as:
+        compare_tensors(folder, same_as)
+    model = load(folder)
+    worst = compare_scores(binary, folder, model)
+    greedy = compare_greedy(binary, folder, model)
+    print(f"{folder}: {type(model).__name__}, largest difference {worst:.2g}, {greedy} equal greedy tokens", flush=True)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("binary")
@@ -128,9 +151,4 @@ if __name__ == "__main__":
     args = parser.parse_args()
     logging.disable_progress_bar()
     torch.set_num_threads(1)
-    if args.same_as:
-        compare_tensors(args.folder, args.same_as)
-    model = load(args.folder)
-    worst = compare_scores(args.binary, args.folder, model)
-    greedy = compare_greedy(args.binary, args.folder, model)
-    print(f"{args.folder}: {type(model).__name__}, largest difference {worst:.2g}, {greedy} equal greedy tokens")
+    check(args.binary, args.folder, args.same_as)

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Upcycled models, exported, in other programs: transformers, lm-eval and llama.cpp.
 
-    check_upcycled.py UPCYCLE_BINARY [--without lm_eval,llama_cpp]
+    check_upcycled.py UPCYCLE_BINARY [--without lm_eval,llama_cpp] [--only CASE,CASE]
 
-Makes small random Llama and Qwen2 models with a tokenizer, upcycles and trains them for two steps in several ways, and
-exports them. transformers gives each one's logits to 1e-4 (check_export.py). lm-eval runs one on a task of this script,
-and gives the log-likelihoods that `upcycle score` gives for the same tokens. llama.cpp loads one, whose tensors it is
-handed under the names that its own table has for them, and gives the same logits. Exit status 0: all agree; 1: one line
-says what does not.
+Makes small random dense models of several families with a tokenizer, and one with norms over all queries and keys,
+which no family of dense models has; upcycles and trains them for two steps in several ways, and exports them.
+transformers gives each one's logits to 1e-4 (check_export.py), for the dense model too. One in fp16 comes out as it went
+in, tensors and config.json. lm-eval runs one on a task of this script, and gives the log-likelihoods that
+`upcycle score` gives for the same tokens. llama.cpp loads one, whose tensors it is handed under the names that its own
+table has for them, and gives the same logits; one without a shared expert it refuses (in_llama_cpp.py). Exit status 0:
+all agree; 1: one line says what does not.
 """
 import argparse
 import json
@@ -18,13 +20,14 @@ import tempfile
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import logging
 
-from check_export import compare_scores, fail, load, score
+from check_export import compare_scores, compare_tensors, fail, load, score
 
 WORDS = "the of and to in a that he was it his her with as had for not you at on".split()
 MOE = {"num_local_experts": 4, "num_experts_per_tok": 2}
+FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "granite")
 SWITCH = {"router_softmax": "softmax_then_topk"}
 SHARED = {"shared_expert": True}
 CASES = [  # name, dense model, keys of model, upcycle.*, model_type of the export
@@ -35,7 +38,17 @@ CASES = [  # name, dense model, keys of model, upcycle.*, model_type of the expo
      {"mode": "virtual_group", "scale": "down"}, "qwen2_moe"),
     ("qwen2_copies", "qwen2", MOE, {}, "qwen2_moe"),
     ("qwen2_shared", "qwen2", MOE | SHARED, {}, "qwen2_moe"),
+    ("qwen3_copies", "qwen3", MOE, {}, "qwen3_moe"),
+    ("qwen3_every2", "qwen3", MOE | SWITCH | {"moe_every_n_layers": 2}, {}, "qwen3_moe"),
+    ("full_norms_copies", "full_norms", MOE, {}, "olmoe"),
+    ("full_norms_groups", "full_norms", {"num_local_experts": 8, "num_experts_per_tok": 4, "moe_intermediate_size": 24}
+     | SWITCH, {"mode": "virtual_group", "scale": "down"}, "olmoe"),
+    ("mistral_copies", "mistral", MOE, {}, "mixtral"),
+    ("granite_copies", "granite", MOE, {}, "granitemoe"),
 ]
+OWN = {"qwen3": {"head_dim": 32}, "mistral": {"sliding_window": None},
+       "granite": {"embedding_multiplier": 3.0, "attention_multiplier": 0.2, "residual_multiplier": 0.7,
+                   "logits_scaling": 2.0}}
 SIZES = dict(vocab_size=320, hidden_size=64, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=128, bos_token_id=1, eos_token_id=2)
 
@@ -64,7 +77,7 @@ def make_tokenizer(folder):
 
 def make_dense(kind, folder):
     torch.manual_seed(3)
-    model = LlamaForCausalLM(LlamaConfig(**SIZES)) if kind == "llama" else Qwen2ForCausalLM(Qwen2Config(**SIZES))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SIZES, **OWN.get(kind, {})))
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.copy_(1 + 0.1 * torch.randn_like(p)) if "norm" in name else p.normal_(std=0.15)
@@ -72,25 +85,51 @@ def make_dense(kind, folder):
     make_tokenizer(folder)
 
 
-def make_moe(binary, case, folder):
-    """The upcycled model's folder in Hugging Face form, from the dense one in folder/KIND."""
-    name, kind, keys, upcycle, model_type = case
-    config = {"dtype": "fp32", "model": keys, "upcycle": upcycle, "init": {"upcycle": f"{folder}/{kind}"},
-              "data": {"train": f"{folder}/tokens"}, "checkpoint": {"dir": f"{folder}/{name}"},
-              "train": {"steps": 2, "seq_length": 32, "global_batch_size": 4, "lr": 3e-3, "warmup_steps": 0}}
+def train(binary, folder, name, config):
+    config |= {"dtype": "fp32", "checkpoint": {"dir": f"{folder}/{name}"}}
+    config["data"] = config.get("data", {}) | {"train": f"{folder}/tokens"}
+    config["train"] = {"seq_length": 32, "global_batch_size": 4, "warmup_steps": 0} | config["train"]
     with open(f"{folder}/{name}.json", "w") as f:
         json.dump(config, f)
     run(binary, "train", f"{folder}/{name}.json")
+
+
+def make_full_norms(binary, folder):
+    """A dense checkpoint of our own: norms over all queries and keys as OLMo2 has them, but ahead of the branches."""
+    keys = SIZES | {"qk_norm": "full", "initializer_range": 0.15}
+    train(binary, folder, "full_norms", {"model": keys, "data": {"tokenizer": f"{folder}/llama/tokenizer.json"},
+                                         "train": {"steps": 4, "lr": 2e-2}})
+
+
+def make_moe(binary, case, folder):
+    """The upcycled model's folder in Hugging Face form, from the dense one in folder/KIND."""
+    name, kind, keys, upcycle, model_type = case
+    train(binary, folder, name, {"model": keys, "upcycle": upcycle, "init": {"upcycle": f"{folder}/{kind}"},
+                                 "train": {"steps": 2, "lr": 3e-3}})
     out = f"{folder}/{name}_hf"
     run(binary, "export", f"{folder}/{name}", out)
     with open(f"{out}/config.json") as f:
         found = json.load(f)["model_type"]
     if found != model_type:
         fail(f"{out}: model_type {found!r}, expected {model_type!r}")
-    for file in ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "README.md"):
+    travelled = ["tokenizer_config.json"] if kind in FAMILIES else []  # beside our own there is none
+    for file in ["tokenizer.json", "generation_config.json", "README.md", *travelled]:
         if not os.path.exists(f"{out}/{file}"):
             fail(f"{out}: no {file}")
     return out
+
+
+def check_half(binary, folder):
+    """A model in fp16 comes out of a checkpoint as it went in."""
+    half, again = f"{folder}/half", f"{folder}/half_hf"
+    AutoModelForCausalLM.from_pretrained(f"{folder}/llama", dtype=torch.float16).save_pretrained(half)
+    run(binary, "import", half, f"{folder}/half_run")
+    run(binary, "export", f"{folder}/half_run", again)
+    compare_tensors(again, half)
+    read = lambda name: json.load(open(f"{name}/config.json"))
+    if read(again) != read(half) or read(half)["dtype"] != "float16":
+        fail(f"{again}/config.json is not {half}'s")
+    print(f"{again}: fp16, tensors and config.json as they went in")
 
 
 def check_lm_eval(binary, folder, scratch):
@@ -138,74 +177,14 @@ metric_list: [{{metric: acc}}]
     print(f"{folder}: lm-eval {lm_eval.__version__}, {4 * len(items)} log-likelihoods within {worst:.2g}, accuracy {accuracy:.3f}")
 
 
-def check_llama_cpp(folder, model, scratch):
-    """A GGUF file with the exported tensors, each under the name that llama.cpp's table gives its Hugging Face name."""
-    import gguf
-    import llama_cpp as lc
-    config, tensors = model.config, load_file(f"{folder}/model.safetensors")
-    path = f"{scratch}/model.gguf"
-    w = gguf.GGUFWriter(path, "qwen2moe")
-    w.add_context_length(config.max_position_embeddings), w.add_embedding_length(config.hidden_size)
-    w.add_block_count(config.num_hidden_layers), w.add_feed_forward_length(config.intermediate_size)
-    w.add_head_count(config.num_attention_heads), w.add_head_count_kv(config.num_key_value_heads)
-    w.add_layer_norm_rms_eps(config.rms_norm_eps), w.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    w.add_expert_count(config.num_experts), w.add_expert_used_count(config.num_experts_per_tok)
-    w.add_expert_feed_forward_length(config.moe_intermediate_size)
-    w.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
-    w.add_vocab_size(config.vocab_size), w.add_file_type(gguf.LlamaFileType.ALL_F32)
-    w.add_tokenizer_model("llama")
-    w.add_token_list([b"<unk>", b"<s>", b"</s>"] + [b"<0x%02X>" % i for i in range(256)] +
-                     [b"t%d" % i for i in range(config.vocab_size - 259)])
-    w.add_token_scores([0.0] * config.vocab_size)
-    w.add_token_types([2, 3, 3] + [6] * 256 + [1] * (config.vocab_size - 259))
-    w.add_bos_token_id(1), w.add_eos_token_id(2)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2MOE, config.num_hidden_layers)
-    experts = {}
-    for name, t in tensors.items():
-        if ".experts." in name:
-            base, rest = name.split(".experts.")
-            number, matrix = rest.split(".", 1)
-            experts.setdefault(f"{base}.experts.{matrix}", {})[int(number)] = t
-    stacked = {name: torch.stack([by[i] for i in range(len(by))]) for name, by in experts.items()}
-    for name, t in (tensors | stacked).items():
-        if ".experts." in name and name not in stacked:
-            continue
-        known = names.get_name(name, try_suffixes=(".weight", ".bias")) or fail(f"{folder}: llama.cpp does not know {name}")
-        w.add_tensor(known, t.squeeze(0).numpy() if "shared_expert_gate" in name else t.numpy())
-    w.write_header_to_file(), w.write_kv_data_to_file(), w.write_tensors_to_file(), w.close()
-    quiet = lc.llama_log_callback(lambda level, text, data: None)
-    lc.llama_log_set(quiet, None)
-    loaded = lc.llama_model_load_from_file(path.encode(), lc.llama_model_default_params())
-    if not loaded:
-        fail(f"{folder}: llama.cpp does not load it")
-    params = lc.llama_context_default_params()
-    params.n_ctx, params.n_batch, params.n_threads, params.n_threads_batch = 64, 64, 1, 1
-    context = lc.llama_init_from_model(loaded, params)
-    rng = random.Random(6)
-    ids = [rng.randrange(3, config.vocab_size) for _ in range(24)]
-    batch = lc.llama_batch_init(len(ids), 0, 1)
-    batch.n_tokens = len(ids)
-    for i, token in enumerate(ids):
-        batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, i, 1, 1
-        batch.seq_id[i][0] = 0
-    if lc.llama_decode(context, batch) != 0:
-        fail(f"{folder}: llama.cpp does not compute it")
-    theirs = np.stack([np.ctypeslib.as_array(lc.llama_get_logits_ith(context, i), (config.vocab_size,)).copy()
-                       for i in range(len(ids))])
-    with torch.no_grad():
-        ours = model(torch.tensor([ids]), use_cache=False).logits[0].numpy()
-    error = np.linalg.norm(theirs - ours) / np.linalg.norm(ours)
-    if not error < 2e-3:  # its keys and values are fp16
-        fail(f"{folder}: llama.cpp's logits differ by {error:.3g} (relative L2)")
-    print(f"{folder}: llama.cpp, logits within {error:.2g} (relative L2)")
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("binary")
     parser.add_argument("--without", default="", help="lm_eval, llama_cpp or both, joined by a comma")
+    parser.add_argument("--only", default="", help="cases, joined by commas; all otherwise")
     args = parser.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    logging.disable_progress_bar()
     torch.set_num_threads(1)
     without = args.without.split(",")
     with tempfile.TemporaryDirectory() as scratch:
@@ -213,15 +192,21 @@ if __name__ == "__main__":
         with open(f"{scratch}/text.txt", "w") as f:
             f.write("\n".join(sentences(random.Random(1), 300)))
         run(args.binary, "tokenize", "--tokenizer", "bytes", "--output", f"{scratch}/tokens", f"{scratch}/text.txt")
-        for kind in ("llama", "qwen2"):
+        for kind in FAMILIES:
             make_dense(kind, f"{scratch}/{kind}")
+            worst = compare_scores(args.binary, f"{scratch}/{kind}", load(f"{scratch}/{kind}"))
+            print(f"{scratch}/{kind}: largest difference {worst:.2g}")
+        check_half(args.binary, scratch)
+        make_full_norms(args.binary, scratch)
         for case in CASES:
+            if args.only and case[0] not in args.only.split(","):
+                continue
             folder = make_moe(args.binary, case, scratch)
             model = load(folder)
             worst = max(compare_scores(args.binary, source, model) for source in (f"{scratch}/{case[0]}", folder))
-            print(f"{folder}: {type(model).__name__}, largest difference {worst:.2g}")
-            if case[0] == "llama_shared":
-                if "lm_eval" not in without:
-                    check_lm_eval(args.binary, folder, scratch)
-                if "llama_cpp" not in without:
-                    check_llama_cpp(folder, model, scratch)
+            print(f"{folder}: {type(model).__name__}, largest difference {worst:.2g}", flush=True)
+            if case[0] == "llama_shared" and "lm_eval" not in without:
+                check_lm_eval(args.binary, folder, scratch)
+            if case[0] in ("llama_shared", "llama_groups") and "llama_cpp" not in without:
+                from in_llama_cpp import check_llama_cpp, check_refused
+                (check_llama_cpp if case[0] == "llama_shared" else check_refused)(folder, model, scratch)
