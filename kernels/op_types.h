@@ -35,6 +35,13 @@ enum class MatmulKind : std::uint8_t {
 };
 enum class Store : std::uint8_t { Overwrite, Accumulate };
 
+// Of the gate of a gated MLP. Both are x * sigmoid(z): z = x, or GELU (arXiv 1606.08415) in the form with tanh, whose z
+// is 2 sqrt(2 / pi) (x + 0.044715 x^3).
+enum class GateActivation : std::uint8_t { Silu, GeluTanh };
+
+// What a norm multiplies by: its weight, or 1 + its weight (in fp32), so that a weight of 0 is neutral.
+enum class NormWeight : std::uint8_t { Plain, UnitOffset };
+
 // Sequences packed one after another: sequence i holds rows [offsets[i], offsets[i + 1]). offsets: i32 (count + 1).
 struct PackedSequences {
   Tensor offsets;

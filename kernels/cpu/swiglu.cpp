@@ -4,7 +4,7 @@
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/simd.h"
 
-// SwiGLU (arXiv 2002.05202).
+// SwiGLU and GeGLU (arXiv 2002.05202).
 namespace upcycle {
 namespace {
 
@@ -32,7 +32,28 @@ float sigmoid(float x) {
   return 1.0f / (1.0f + p * std::bit_cast<float>((n + 127) << 23));
 }
 
-template <class T>
+// The activation is gate * sigmoid(z(gate)), its slope s (1 + gate (1 - s) z') with s = sigmoid(z). In GELU's z'
+// the square is held beyond |gate| = 10, where s is 0 or 1 in fp32: an infinite one would make 0 * inf of it.
+constexpr float kGeluScale = 1.59576912160573071f, kGeluCubic = kGeluScale * 0.044715f;  // 2 sqrt(2 / pi)
+float capped_square(float gate) { return gate * gate < 100.0f ? gate * gate : 100.0f; }
+
+template <GateActivation A>
+float exponent(float gate) {
+  if constexpr (A == GateActivation::Silu)
+    return gate;
+  else
+    return gate * (kGeluCubic * (gate * gate) + kGeluScale);
+}
+
+template <GateActivation A>
+float slope(float gate, float s) {
+  if constexpr (A == GateActivation::Silu)
+    return 1.0f + gate * (1.0f - s);
+  else
+    return 1.0f + gate * (1.0f - s) * (3.0f * kGeluCubic * capped_square(gate) + kGeluScale);
+}
+
+template <class T, GateActivation A>
 void forward(const Tensor& out, const Tensor& gate_up) {
   const std::int64_t rows = out.rows(), F = out.columns();
 #pragma omp parallel for schedule(dynamic, 4) if (rows * F >= kParallelFrom)
@@ -43,12 +64,12 @@ void forward(const Tensor& out, const Tensor& gate_up) {
 #pragma omp simd
     for (std::int64_t f = 0; f < F; ++f) {
       const float g = load(gate + f);
-      store(y + f, g * sigmoid(g) * load(up + f));
+      store(y + f, g * sigmoid(exponent<A>(g)) * load(up + f));
     }
   }
 }
 
-template <class T>
+template <class T, GateActivation A>
 void backward(const Tensor& dgate_up, const Tensor& dout, const Tensor& gate_up) {
   const std::int64_t rows = dout.rows(), F = dout.columns();
 #pragma omp parallel for schedule(dynamic, 4) if (rows * F >= kParallelFrom)
@@ -60,31 +81,39 @@ void backward(const Tensor& dgate_up, const Tensor& dout, const Tensor& gate_up)
     T* dup = dgate + F;
 #pragma omp simd
     for (std::int64_t f = 0; f < F; ++f) {
-      const float g = load(gate + f), u = load(up + f), d = load(dy + f), s = sigmoid(g);
-      store(dgate + f, d * u * s * (1.0f + g * (1.0f - s)));
+      const float g = load(gate + f), u = load(up + f), d = load(dy + f), s = sigmoid(exponent<A>(g));
+      store(dgate + f, d * u * s * slope<A>(g, s));
       store(dup + f, d * g * s);
     }
   }
 }
 
-}  // namespace
-
-void CpuOps::swiglu_forward(Stream&, const Tensor& out, const Tensor& gate_up) {
-  check_swiglu_forward(out, gate_up);
-  if (out.dtype == DType::BF16) {
-    forward<bf16>(out, gate_up);
-  } else {
-    forward<float>(out, gate_up);
-  }
+// Calls f.operator()<T, A>() for the type and the activation.
+template <class F>
+void with_kernel(DType dtype, GateActivation activation, const F& f) {
+  const auto with_type = [&]<GateActivation A>() {
+    if (dtype == DType::BF16)
+      f.template operator()<bf16, A>();
+    else
+      f.template operator()<float, A>();
+  };
+  if (activation == GateActivation::Silu)
+    with_type.template operator()<GateActivation::Silu>();
+  else
+    with_type.template operator()<GateActivation::GeluTanh>();
 }
 
-void CpuOps::swiglu_backward(Stream&, const Tensor& dgate_up, const Tensor& dout, const Tensor& gate_up) {
+}  // namespace
+
+void CpuOps::swiglu_forward(Stream&, const Tensor& out, const Tensor& gate_up, GateActivation activation) {
+  check_swiglu_forward(out, gate_up);
+  with_kernel(out.dtype, activation, [&]<class T, GateActivation A>() { forward<T, A>(out, gate_up); });
+}
+
+void CpuOps::swiglu_backward(Stream&, const Tensor& dgate_up, const Tensor& dout, const Tensor& gate_up,
+                             GateActivation activation) {
   check_swiglu_backward(dgate_up, dout, gate_up);
-  if (dout.dtype == DType::BF16) {
-    backward<bf16>(dgate_up, dout, gate_up);
-  } else {
-    backward<float>(dgate_up, dout, gate_up);
-  }
+  with_kernel(dout.dtype, activation, [&]<class T, GateActivation A>() { backward<T, A>(dgate_up, dout, gate_up); });
 }
 
 }  // namespace upcycle

@@ -15,11 +15,14 @@ using namespace cuda;
 constexpr int kNarrow = 64, kWide = 256;         // threads of a block, by the number of groups in a row
 constexpr int kPartColumns = 32, kPartRuns = 8;  // per block of add_parts: columns, and runs of parts
 
+// What is added to the weight. -0 leaves every number as it is, the sign of 0 included.
+float offset_of(NormWeight weight) { return weight == NormWeight::UnitOffset ? 1.0f : -0.0f; }
+
 // The sum is written, rounded to its type, before it is normed: the backward sees the rounded values.
 template <class T, int N, int Threads>
 __global__ void forward(T* out, std::int64_t out_stride, float* rstd, T* sum, std::int64_t sum_stride, const T* x,
                         std::int64_t x_stride, const T* delta, std::int64_t delta_stride, const T* weight,
-                        std::int64_t H, float eps) {
+                        std::int64_t H, float eps, float offset) {
   const std::int64_t row = blockIdx.x;
   const T* normed = x + row * x_stride;
   float squares = 0;
@@ -45,7 +48,7 @@ __global__ void forward(T* out, std::int64_t out_stride, float* rstd, T* sum, st
     Access<T, N>::load(f, normed + h);
     Access<T, N>::load(w, weight + h);
 #pragma unroll
-    for (int i = 0; i < N; ++i) f[i] = f[i] * r * w[i];
+    for (int i = 0; i < N; ++i) f[i] = f[i] * r * (w[i] + offset);
     Access<T, N>::store(out + row * out_stride + h, f);
   }
 }
@@ -68,7 +71,7 @@ __device__ __forceinline__ void store_shared(float* p, const float (&f)[N]) {
 template <class T, int N, int Threads>
 __global__ void backward(float* parts, T* dx, std::int64_t dx_stride, const T* dout, std::int64_t dout_stride,
                          const T* x, std::int64_t x_stride, const T* weight, const float* rstd, std::int64_t rows,
-                         std::int64_t H) {
+                         std::int64_t H, float offset) {
   GPU_DYN_SHARED(float, dweight);
   for (std::int64_t h = threadIdx.x * N; h < H; h += Threads * N) {
 #pragma unroll
@@ -88,7 +91,7 @@ __global__ void backward(float* parts, T* dx, std::int64_t dx_stride, const T* d
       for (int i = 0; i < N; ++i) {
         const float dy = d[i] * (y[i] * r);
         dw[i] += dy;
-        dot = fmaf(dy, w[i], dot);
+        dot = fmaf(dy, w[i] + offset, dot);
       }
       store_shared<N>(dweight + h, dw);
     }
@@ -100,7 +103,7 @@ __global__ void backward(float* parts, T* dx, std::int64_t dx_stride, const T* d
       Access<T, N>::load(w, weight + h);
       Access<T, N>::load(to, dx + row * dx_stride + h);
 #pragma unroll
-      for (int i = 0; i < N; ++i) to[i] = fmaf(r, fmaf(d[i], w[i], -(y[i] * r * mean)), to[i]);
+      for (int i = 0; i < N; ++i) to[i] = fmaf(r, fmaf(d[i], w[i] + offset, -(y[i] * r * mean)), to[i]);
       Access<T, N>::store(dx + row * dx_stride + h, to);
     }
   }
@@ -151,7 +154,7 @@ dim3 blocks_of(const char* op, std::int64_t count) {
 }  // namespace
 
 void CudaOps::rms_norm_forward(Stream& stream, const Tensor& out, const Tensor& rstd, const Tensor& sum,
-                               const Tensor& x, const Tensor& delta, const Tensor& weight, float eps) {
+                               const Tensor& x, const Tensor& delta, const Tensor& weight, float eps, NormWeight kind) {
   const auto [rows, H] = check_rms_norm_forward(out, rstd, sum, x, delta, weight);
   if (rows == 0) return;
   const bool whole = whole_vectors(x) && whole_vectors(out) && whole_vectors(weight) &&
@@ -162,12 +165,13 @@ void CudaOps::rms_norm_forward(Stream& stream, const Tensor& out, const Tensor& 
                              forward<T, N, Threads>, static_cast<T*>(out.data), out.row_stride, rstd.as<float>(),
                              static_cast<T*>(sum.data), sum.row_stride, static_cast<const T*>(x.data), x.row_stride,
                              static_cast<const T*>(delta.data), delta.row_stride, static_cast<const T*>(weight.data), H,
-                             eps));
+                             eps, offset_of(kind)));
   });
 }
 
 void CudaOps::rms_norm_backward(Stream& stream, Workspace workspace, const Tensor& dx, const Tensor& dweight,
-                                const Tensor& dout, const Tensor& x, const Tensor& weight, const Tensor& rstd) {
+                                const Tensor& dout, const Tensor& x, const Tensor& weight, const Tensor& rstd,
+                                NormWeight kind) {
   const auto [rows, H] = check_rms_norm_backward(dx, dweight, dout, x, weight, rstd);
   check_workspace("rms_norm_backward", workspace, scratch::norm_parts(H));
   const std::size_t shared = static_cast<std::size_t>(H) * sizeof(float);
@@ -182,7 +186,8 @@ void CudaOps::rms_norm_backward(Stream& stream, Workspace workspace, const Tenso
     UPCYCLE_CUDA(gpu::launch({blocks_of("rms_norm_backward", count), dim3(Threads), shared, native(stream)},
                              backward<T, N, Threads>, parts, static_cast<T*>(dx.data), dx.row_stride,
                              static_cast<const T*>(dout.data), dout.row_stride, static_cast<const T*>(x.data),
-                             x.row_stride, static_cast<const T*>(weight.data), rstd.as<float>(), rows, H));
+                             x.row_stride, static_cast<const T*>(weight.data), rstd.as<float>(), rows, H,
+                             offset_of(kind)));
   });
   UPCYCLE_CUDA(gpu::launch({blocks_of("rms_norm_backward", (H + kPartColumns - 1) / kPartColumns),
                             dim3(kPartColumns, kPartRuns), 0, native(stream)},

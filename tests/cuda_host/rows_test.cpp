@@ -97,9 +97,12 @@ TEST_F(CudaRowsTest, Swiglu) {
       SCOPED_TRACE(fmt::format("{} ({}, {}) gap {}", name_of(dtype), s.rows, s.columns, s.gap));
       const HostTensor out = normal(dtype, s.rows, s.columns, s.gap, "out"),
                        gate_up = normal(dtype, s.rows, 2 * s.columns, s.gap, "gate_up");
-      expect_same(out, near(dtype), [&](Ops& o, Stream& on, const Tensor& t) { o.swiglu_forward(on, t, gate_up); });
-      expect_same(normal(dtype, s.rows, 2 * s.columns, s.gap, "d"), near(dtype),
-                  [&](Ops& o, Stream& on, const Tensor& t) { o.swiglu_backward(on, t, out, gate_up); });
+      for (const GateActivation a : {GateActivation::Silu, GateActivation::GeluTanh}) {
+        expect_same(out, near(dtype),
+                    [&](Ops& o, Stream& on, const Tensor& t) { o.swiglu_forward(on, t, gate_up, a); });
+        expect_same(normal(dtype, s.rows, 2 * s.columns, s.gap, "d"), near(dtype),
+                    [&](Ops& o, Stream& on, const Tensor& t) { o.swiglu_backward(on, t, out, gate_up, a); });
+      }
     }
   }
 }
@@ -129,20 +132,22 @@ TEST_F(CudaRowsTest, RmsNorm) {
       const HostTensor x = normal(dtype, T, H, s.gap, "x"), delta = normal(dtype, T, H, s.gap, "delta"),
                        weight = random_tensor(dtype, {H}, "weight"), dout = normal(dtype, T, H, s.gap, "dout"),
                        sum(dtype, {T, H}, s.gap), rstd(DType::F32, {T}), out(dtype, {T, H}, s.gap);
-      for (const bool with_delta : {false, true})
-        expect_same(out, near(dtype), [&](Ops& o, Stream& on, const Tensor& t) {
-          o.rms_norm_forward(on, t, rstd, with_delta ? Tensor(sum) : Tensor(), x, with_delta ? Tensor(delta) : Tensor(),
-                             weight, 1e-5f);
+      for (const NormWeight kind : {NormWeight::Plain, NormWeight::UnitOffset}) {
+        for (const bool with_delta : {false, true})
+          expect_same(out, near(dtype), [&](Ops& o, Stream& on, const Tensor& t) {
+            o.rms_norm_forward(on, t, rstd, with_delta ? Tensor(sum) : Tensor(), x,
+                               with_delta ? Tensor(delta) : Tensor(), weight, 1e-5f, kind);
+          });
+        const auto backward = [&](Ops& o, Stream& on, const Tensor& dx, const Tensor& dweight) {
+          const Workspace w = &o == ops.get() ? workspace(o, scratch, limits) : workspace(o, cpu_scratch, limits);
+          o.rms_norm_backward(on, w, dx, dweight, dout, x, weight, rstd, kind);
+        };
+        expect_same(normal(dtype, T, H, s.gap, "dx"), near(dtype),
+                    [&](Ops& o, Stream& on, const Tensor& dx) { backward(o, on, dx, HostTensor(DType::F32, {H})); });
+        expect_same(normal(DType::F32, 1, H, 0, "dweight"), 1e-6, [&](Ops& o, Stream& on, const Tensor& dweight) {
+          backward(o, on, HostTensor(dtype, {T, H}), dweight.reshaped({H}));
         });
-      const auto backward = [&](Ops& o, Stream& on, const Tensor& dx, const Tensor& dweight) {
-        const Workspace w = &o == ops.get() ? workspace(o, scratch, limits) : workspace(o, cpu_scratch, limits);
-        o.rms_norm_backward(on, w, dx, dweight, dout, x, weight, rstd);
-      };
-      expect_same(normal(dtype, T, H, s.gap, "dx"), near(dtype),
-                  [&](Ops& o, Stream& on, const Tensor& dx) { backward(o, on, dx, HostTensor(DType::F32, {H})); });
-      expect_same(normal(DType::F32, 1, H, 0, "dweight"), 1e-6, [&](Ops& o, Stream& on, const Tensor& dweight) {
-        backward(o, on, HostTensor(dtype, {T, H}), dweight.reshaped({H}));
-      });
+      }
     }
   }
 }

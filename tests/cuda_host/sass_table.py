@@ -32,7 +32,7 @@ def short_names(mangled):
         file = re.search(r"_GLOBAL__N__[0-9a-f]+_\d+_(\w+?)_cu_", symbol)
         text = text.replace("(anonymous namespace)::", "").replace("upcycle::", "").replace("cuda::", "")
         text = re.sub(r"^void ", "", text)
-        text = re.sub(r"\((?:bool|int)\)", "", text).replace("__nv_bfloat16", "bf16").split("(")[0]
+        text = re.sub(r"\(\w+\)(?=\d)", "", text).replace("__nv_bfloat16", "bf16").split("(")[0]
         for plain, short in (("unsigned short", "u16"), ("unsigned int", "u32"), ("unsigned long", "u64"), (" ", "")):
             text = text.replace(plain, short)
         names[symbol] = f"{file[1] if file else '?'}:{text}"

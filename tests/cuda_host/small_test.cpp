@@ -110,9 +110,11 @@ TEST_P(SmallShapes, RmsNorm) {
                      weight = normal({H}, "weight", dtype), dout = normal({T, H}, "dout", dtype);
     compare({.H = H, .dtype = dtype}, [&, T = T, H = H](Ops& o, Stream& s, Workspace w) {
       Results r{HostTensor(dtype, {T, H}), HostTensor(DType::F32, {T}), HostTensor(dtype, {T, H}),
-                HostTensor(dtype, {T, H}), HostTensor(DType::F32, {H})};
+                HostTensor(dtype, {T, H}), HostTensor(DType::F32, {H}), HostTensor(dtype, {T, H})};
       o.rms_norm_forward(s, r[0], r[1], r[2], x, delta, weight, 1e-5f);
       o.rms_norm_backward(s, w, r[3], r[4], dout, r[2], weight, r[1]);
+      o.rms_norm_forward(s, r[5], r[1], r[2], x, delta, weight, 1e-5f, NormWeight::UnitOffset);
+      o.rms_norm_backward(s, w, r[3], r[4], dout, r[2], weight, r[1], NormWeight::UnitOffset);
       return r;
     });
   }
@@ -153,10 +155,14 @@ TEST_P(SmallShapes, RowsAndElements) {
               HostTensor(dtype, {T, 2 * H}),
               HostTensor(DType::F64, {T, H}),
               HostTensor(DType::F32, {T, H}),
-              HostTensor(dtype, {3, 1003})};
+              HostTensor(dtype, {3, 1003}),
+              HostTensor(dtype, {T, H}),
+              HostTensor(dtype, {T, 2 * H})};
     o.rope(s, r[0], D, table, positions, false);
     o.swiglu_forward(s, r[1], gate_up);
     o.swiglu_backward(s, r[2], x, gate_up);
+    o.swiglu_forward(s, r[6], gate_up, GateActivation::GeluTanh);
+    o.swiglu_backward(s, r[7], x, gate_up, GateActivation::GeluTanh);
     o.convert(s, r[3], x);
     o.add(s, r[4], x, x);
     o.fill(s, r[5], 3);
