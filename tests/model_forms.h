@@ -9,12 +9,18 @@ namespace upcycle {
 struct ModelForm {
   const char *name, *attention_bias, *qk_norm, *norm_placement;
   bool mlp_bias, multiplied = false;  // Granite's factors, and RoPE of a part of each head in some of the layers
+  bool gemma = false;                 // its activation, norms and factor on the embedding
 
   ModelConfig of(ModelConfig m) const {
     m.attention_bias = attention_bias;
     m.qk_norm = qk_norm;
     m.norm_placement = norm_placement;
     m.mlp_bias = mlp_bias;
+    if (gemma) {
+      m.hidden_act = "gelu_tanh";
+      m.norm_unit_offset = true;
+      m.embedding_multiplier = 0;
+    }
     if (!multiplied) return m;
     m.embedding_multiplier = 3;
     m.attention_multiplier = 0.4;
@@ -35,9 +41,12 @@ inline constexpr ModelForm kPostNorms{"PostNorms", "none", "full", "post", false
 inline constexpr ModelForm kEverything{"Everything", "all", "full", "post", true};
 inline constexpr ModelForm kMultiplied{"Multiplied", "none", "none", "pre", false, true};
 inline constexpr ModelForm kMultipliedPostNorms{"MultipliedPostNorms", "qkv", "full", "post", false, true};
-inline constexpr std::array kModelForms{kBiases, kHeadNorms, kPostNorms, kEverything, kMultiplied};
+inline constexpr ModelForm kGemma{"Gemma", "none", "none", "pre", false, false, true};
+inline constexpr ModelForm kGemmaPostNorms{"GemmaPostNorms", "all", "none", "post", false, false, true};
+inline constexpr std::array kModelForms{kBiases, kHeadNorms, kPostNorms, kEverything, kMultiplied, kGemma};
 // Those that a model with experts may have.
 inline constexpr ModelForm kBiasedPostNorms{"BiasedPostNorms", "all", "full", "post", false};
-inline constexpr std::array kMoeForms{kHeadNorms, kPostNorms, kBiasedPostNorms, kMultiplied, kMultipliedPostNorms};
+inline constexpr std::array kMoeForms{kHeadNorms,  kPostNorms,           kBiasedPostNorms,
+                                      kMultiplied, kMultipliedPostNorms, kGemma};
 
 }  // namespace upcycle

@@ -107,6 +107,9 @@ void check_model(const ModelConfig& model, const std::string& where) {
       field_error(where, key, fmt::format("{}", id), fmt::format("less than vocab_size = {}", model.vocab_size),
                   "-1 means none");
   check_rope_scaling(model, where);
+  if (model.norm_unit_offset && model.qk_norm != "none")
+    field_error(where, "model.qk_norm", "'" + model.qk_norm + "'", "none where model.norm_unit_offset is true",
+                "norms of queries and keys are computed without the offset only: set one of the two back");
 
   if (model.is_moe()) {
     const std::int64_t E = model.num_local_experts, k = model.num_experts_per_tok;

@@ -27,6 +27,7 @@ struct RopeScaling {
 
 struct ModelConfig {
   std::int64_t hidden_size = 0, intermediate_size = 0, num_hidden_layers = 0, num_attention_heads = 0;
+  std::string hidden_act = "silu";       // silu | gelu_tanh: of the gate in MLPs and experts
   std::int64_t num_key_value_heads = 0;  // 0: num_attention_heads
   std::int64_t head_dim = 0;             // 0: hidden_size / num_attention_heads
   std::int64_t vocab_size = 0, max_position_embeddings = 2048;
@@ -35,11 +36,12 @@ struct ModelConfig {
   double partial_rotary_factor = 1;  // of each head, the first of its elements
   std::int64_t no_rope_every = 0;    // layer i has no RoPE when (i + 1) % n == 0; 0: all have it
   std::int64_t sliding_window = 0;   // keys that a query sees, its own among them; 0: all before it
-  // Granite's: on the embedding, on scores (0: 1 / sqrt(D)), on what a layer's parts add, divisor of logits.
+  // Granite's: on the embedding (0: sqrt(H), as Gemma has it), on scores (0: 1 / sqrt(D)), on what a layer's parts add,
+  // divisor of logits.
   double embedding_multiplier = 1, attention_multiplier = 0, residual_multiplier = 1, logits_scaling = 1;
   bool tie_word_embeddings = false;
-  std::string attention_bias = "none";  // none | qkv | all: of the projections
-  bool mlp_bias = false;
+  std::string attention_bias = "none";                // none | qkv | all: of the projections
+  bool mlp_bias = false, norm_unit_offset = false;    // the latter: norms multiply by 1 + weight
   std::string qk_norm = "none";                       // none | head | full
   std::string norm_placement = "pre";                 // pre | post
   std::int64_t bos_token_id = -1, eos_token_id = -1;  // -1: none

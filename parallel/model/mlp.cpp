@@ -9,11 +9,15 @@ namespace {
 // saved.act of saved.gate_up; of a shared expert with a gate, rows times the sigmoid. So the gate needs no buffer and
 // no collective of its own: its gradient is linear in what each rank of tp has of act.
 void activate(const ModelContext& m, const LayerWeights& w, const Tensor& x, const MlpState& saved) {
-  m.ops->swiglu_forward(*m.stream, saved.act, saved.gate_up);
+  m.ops->swiglu_forward(*m.stream, saved.act, saved.gate_up, gate_activation(m.config));
   if (w.shared_expert_gate) m.ops->gate_rows_forward(*m.stream, saved.act, x, w.shared_expert_gate);
 }
 
 }  // namespace
+
+GateActivation gate_activation(const ModelConfig& model) {
+  return model.hidden_act == "silu" ? GateActivation::Silu : GateActivation::GeluTanh;
+}
 
 void mlp_forward(const ModelContext& m, const LayerWeights& w, const Tensor& out, const Tensor& x,
                  const MlpState& saved, const SequenceBuffers& buffers) {
@@ -52,7 +56,7 @@ void mlp_partial_backward(const ModelContext& m, const LayerWeights& w, const La
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::NN, scratch.dact, dout, w.down);
   if (w.shared_expert_gate)
     m.ops->gate_rows_backward(*m.stream, scratch.dact, scratch.dlogits, saved.act, x, w.shared_expert_gate);
-  m.ops->swiglu_backward(*m.stream, scratch.dgate_up, scratch.dact, saved.gate_up);
+  m.ops->swiglu_backward(*m.stream, scratch.dgate_up, scratch.dact, saved.gate_up, gate_activation(m.config));
   if (w.gate_up_bias) m.ops->bias_backward(*m.stream, m.workspace, g.gate_up_bias, scratch.dgate_up);
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::TN, g.gate_up, scratch.dgate_up, x, Store::Accumulate);
   m.ops->matmul(*m.stream, m.workspace, MatmulKind::NN, dx, scratch.dgate_up, w.gate_up);

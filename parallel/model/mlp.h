@@ -2,9 +2,11 @@
 #include "parallel/model/sequence_parallel.h"
 #include "parallel/model/weights.h"
 
-// SwiGLU MLP, dense or a MoE layer's shared expert, F cut over tp: gate and up are column-parallel, down is
-// row-parallel.
+// Gated MLP (SwiGLU or GeGLU), dense or a MoE layer's shared expert, F cut over tp: gate and up are column-parallel,
+// down is row-parallel.
 namespace upcycle {
+
+GateActivation gate_activation(const ModelConfig& model);
 
 // What the backward reads of a forward.
 struct MlpState {

@@ -36,7 +36,7 @@ void experts_forward(const ModelContext& m, const LayerWeights& w, Dispatch& d, 
     const Tensor input = rows_at_experts(m, d, chunk, saved.input);
     const Tensor gate_up = chunk.rows_of(saved.gate_up), act = chunk.rows_of(saved.act);
     expert_product(m, chunk, gate_up, input, w.expert_gate_up);
-    m.ops->swiglu_forward(*m.stream, act, gate_up);
+    m.ops->swiglu_forward(*m.stream, act, gate_up, gate_activation(m.config));
     expert_product(m, chunk, chunk.rows_of(output), act, w.expert_down);
     from_experts(m, d, chunk, saved.output, output);
   }
@@ -51,13 +51,13 @@ void experts_backward(const ModelContext& m, const LayerWeights& w, const LayerW
     const Tensor dact = rows(scratch.dact), dgate_up = rows(scratch.dgate_up);
     if (m.pass.recompute.swiglu && d.rounds == 1) {  // while the gradients travel; a round's are there
       if (m.pass.recompute.mlp) expert_product(m, chunk, rows(saved.gate_up), rows(saved.input), w.expert_gate_up);
-      m.ops->swiglu_forward(*m.stream, rows(saved.act), rows(saved.gate_up));
+      m.ops->swiglu_forward(*m.stream, rows(saved.act), rows(saved.gate_up), gate_activation(m.config));
     }
     const Tensor drows = rows_at_experts(m, d, chunk, scratch.rows);
     m.ops->grouped_matmul(*m.stream, m.workspace, MatmulKind::TN, g.expert_down, drows, rows(saved.act), chunk.offsets,
                           Store::Accumulate);
     m.ops->grouped_matmul(*m.stream, m.workspace, MatmulKind::NN, dact, drows, w.expert_down, chunk.offsets);
-    m.ops->swiglu_backward(*m.stream, dgate_up, dact, rows(saved.gate_up));
+    m.ops->swiglu_backward(*m.stream, dgate_up, dact, rows(saved.gate_up), gate_activation(m.config));
     // The output's gradient has served: its rows take the input's, which starts back before the weights' gradient.
     m.ops->grouped_matmul(*m.stream, m.workspace, MatmulKind::NN, drows, dgate_up, w.expert_gate_up, chunk.offsets);
     from_experts(m, d, chunk, d.slots_beside(scratch.rows), scratch.rows);

@@ -88,7 +88,7 @@ class TableBuilder {
     return row;
   }
   ParamRow norm(ParamRole role, std::int64_t layer = -1) const {  // (H)
-    return vector(role, s_.H, layer, Initializer::Ones);
+    return vector(role, s_.H, layer, model_.norm_unit_offset ? Initializer::Zeros : Initializer::Ones);
   }
   ParamRow bias(ParamRole role, std::int64_t size, std::int64_t layer) const {
     return vector(role, size, layer, Initializer::Zeros);

@@ -1,6 +1,7 @@
 #include "parallel/model/transformer.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/check.h"
 #include "core/trace.h"
@@ -67,22 +68,33 @@ SequenceBuffers sequence_buffers(const Transformer& m, const Tensor& out) {
   return {c.gathered, c.dgathered, m.mesh->layout.tp > 1 ? c.partial : out};
 }
 
+NormWeight norm_weight(const ModelContext& m) {
+  return m.config.norm_unit_offset ? NormWeight::UnitOffset : NormWeight::Plain;
+}
+
 // saved.out = the RMSNorm of x + delta, which becomes `sum`; without delta, of `sum` as it is.
 void add_and_norm(const ModelContext& m, const NormState& saved, const Tensor& sum, const Tensor& x,
                   const Tensor& delta, const Tensor& weight) {
   m.ops->rms_norm_forward(*m.stream, saved.out, saved.rstd, delta ? sum : Tensor{}, delta ? x : sum, delta, weight,
-                          static_cast<float>(m.config.rms_norm_eps));
+                          static_cast<float>(m.config.rms_norm_eps), norm_weight(m));
 }
 
 // dx += the gradient of x from dout, that of the norm's output.
 void norm_backward(const ModelContext& m, const Tensor& dx, const Tensor& dweight, const Tensor& dout, const Tensor& x,
                    const Tensor& weight, const NormState& saved) {
-  m.ops->rms_norm_backward(*m.stream, m.workspace, dx, dweight, dout, x, weight, saved.rstd);
+  m.ops->rms_norm_backward(*m.stream, m.workspace, dx, dweight, dout, x, weight, saved.rstd, norm_weight(m));
 }
 
 // x *= factor.
 void scale_by(const ModelContext& m, const Tensor& x, double factor) {
   if (factor != 1) m.ops->scale(*m.stream, x, x, static_cast<float>(factor));
+}
+
+// On the embedding. Gemma's square root is rounded to the type of what it multiplies, as transformers does.
+double embedding_factor(const ModelContext& m) {
+  if (m.config.embedding_multiplier > 0) return m.config.embedding_multiplier;
+  const auto root = static_cast<float>(std::sqrt(static_cast<double>(m.sizes.H)));
+  return m.pass.dtype == DType::BF16 ? to_float(to_bf16(root)) : root;
 }
 
 // The two branches of a layer, attention and the MLP or the experts, have a norm each (norm_placement): of what it
@@ -217,7 +229,7 @@ void forward_hidden(Transformer& m, const Batch& batch, double share, const Cach
   Tensor x = a.layers.front().x, delta;  // the residual is x + delta: the next norm adds
   m.arrivals.wait(*m.stream, -1);
   embedding_forward(m, x, m.weights.embedding, batch.tokens, sequence_buffers(m, x));
-  scale_by(m, x, m.config.embedding_multiplier);
+  scale_by(m, x, embedding_factor(m));
   for (std::int64_t l = 0; l < m.sizes.L; ++l) {
     m.arrivals.wait(*m.stream, l);
     layer_forward(m, l, a.scratch.branch, x, delta, batch, share, cached);
@@ -275,7 +287,7 @@ void backward(Transformer& m, const Batch& batch, const LossScale& scale, const 
     show_gradient(m, l, "dx", dx);
     complete(l);
   }
-  scale_by(m, dx, m.config.embedding_multiplier);
+  scale_by(m, dx, embedding_factor(m));
   embedding_backward(m, m.gradients.embedding, dx, batch.tokens, sequence_buffers(m, Tensor{}));
   complete(-1);
 }

@@ -19,6 +19,7 @@ void read_granite_keys(const ConfigObject& file, ModelConfig& model) {
 
 void write_granite_keys(const ModelConfig& model, const Refuse& refuse, nlohmann::ordered_json& file) {
   const double scale = model.attention_multiplier;
+  if (!(model.embedding_multiplier > 0)) refuse("embedding_multiplier", "0", "a number above 0");
   file["embedding_multiplier"] = model.embedding_multiplier;
   file[attention] = scale > 0 ? scale : 1 / std::sqrt(static_cast<double>(model.head_size()));
   file["residual_multiplier"] = model.residual_multiplier;

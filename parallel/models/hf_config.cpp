@@ -18,22 +18,6 @@ namespace {
 
 using nlohmann::json;
 
-// Refuses what changes the model's function and is not computed here, or means something else in transformers.
-void refuse_unsupported(const ConfigObject& file, const Family& family, const ModelConfig& model) {
-  if (file.text("hidden_act", "silu") != "silu")
-    file.refuse("hidden_act", "'silu'; other activations are not supported");
-  for (const char* key : {"num_key_value_heads", "head_dim"})
-    if (file.find(key) != nullptr && file.integer(key) == 0) file.refuse(key, "at least 1, or null");
-  if (file.boolean("attention_bias", false) && model.attention_bias == "none")
-    file.refuse("attention_bias", fmt::format("false; {} models have none", family.name));
-  if (file.boolean("mlp_bias", false) && !model.mlp_bias)
-    file.refuse("mlp_bias", fmt::format("false; {} models have none", family.name));
-  for (const char* key : {"attention_dropout", "router_jitter_noise"})
-    if (file.number(key, 0) != 0) file.refuse(key, "0; it is not supported, set it to 0 to train without");
-  if (file.find("quantization_config") != nullptr)
-    file.refuse("quantization_config", "none; take the unquantized model");
-}
-
 // What every family has words for; and what concerns only training, which no family says.
 bool said_by_all(const std::string& key) {
   constexpr std::string_view keys[] = {
@@ -46,6 +30,33 @@ bool said_by_all(const std::string& key) {
 
 bool has_word(const Family& family, const std::string& key) {
   return said_by_all(key) || std::find(family.expresses.begin(), family.expresses.end(), key) != family.expresses.end();
+}
+
+// Models that are asked for by the name of a family that is read, and that compute something else.
+std::string what_it_would_need(const std::string& model_type) {
+  if (model_type == "gemma2")
+    return "; Gemma 2 has soft caps on scores and logits, windows in every second layer and four norms in each, which "
+           "are not computed here";
+  if (model_type.starts_with("gemma3"))
+    return "; Gemma 3 has windows in most layers, with a RoPE of their own, norms of queries and keys with an offset, "
+           "and four norms in each layer, which are not computed here";
+  return "";
+}
+
+// Refuses what changes the model's function and is not computed here, or means something else in transformers.
+void refuse_unsupported(const ConfigObject& file, const Family& family, const ModelConfig& model) {
+  if (!has_word(family, "hidden_act") && file.text("hidden_act", "silu") != "silu")
+    file.refuse("hidden_act", fmt::format("'silu'; {} models with other activations are not supported", family.name));
+  for (const char* key : {"num_key_value_heads", "head_dim"})
+    if (file.find(key) != nullptr && file.integer(key) == 0) file.refuse(key, "at least 1, or null");
+  if (file.boolean("attention_bias", false) && model.attention_bias == "none")
+    file.refuse("attention_bias", fmt::format("false; {} models have none", family.name));
+  if (file.boolean("mlp_bias", false) && !model.mlp_bias)
+    file.refuse("mlp_bias", fmt::format("false; {} models have none", family.name));
+  for (const char* key : {"attention_dropout", "router_jitter_noise"})
+    if (file.number(key, 0) != 0) file.refuse(key, "0; it is not supported, set it to 0 to train without");
+  if (file.find("quantization_config") != nullptr)
+    file.refuse("quantization_config", "none; take the unquantized model");
 }
 
 // A window is one of all layers or of none.
@@ -129,8 +140,10 @@ HfConfig parse_hf_config(const std::string& text, const std::string& source_name
   if (!parsed.is_object()) input_error("{}: found {}, expected an object", source_name, shown(parsed));
   const ConfigObject file{parsed, source_name};
   file.require({"model_type"});
-  const Family* family = find_family(file.text("model_type", ""));
-  if (family == nullptr) file.refuse("model_type", family_types() + "; other models are not supported");
+  const std::string type = file.text("model_type", "");
+  const Family* family = find_family(type);
+  if (family == nullptr)
+    file.refuse("model_type", family_types() + "; other models are not supported" + what_it_would_need(type));
   file.require({"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size",
                 "max_position_embeddings", "rms_norm_eps"});
   file.require(family->required);

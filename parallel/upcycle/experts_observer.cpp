@@ -66,7 +66,7 @@ void ExpertsObserver::add_outputs(ObservedExperts& seen, const LayerWeights& w, 
                              m_.pass.expert_row_align);
     };
     product(gate_up, a.mlp_norm.in ? a.x_mid : a.mlp_norm.out, w.expert_gate_up);
-    m_.ops->swiglu_forward(*m_.stream, act, gate_up);
+    m_.ops->swiglu_forward(*m_.stream, act, gate_up, gate_activation(m_.config));
     product(output, act, w.expert_down);
     m_.ops->convert(*m_.stream, wide, output);
     const auto rows = on_host<float>(m_, wide);

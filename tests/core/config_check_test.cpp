@@ -111,6 +111,18 @@ TEST(CheckModel, SizesThatDoNotFit) {
   expect_bad_model([](M& m) { m.rms_norm_eps = std::nan(""); }, "rms_norm_eps");
 }
 
+TEST(CheckModel, NormsOfQueriesHaveNoOffset) {
+  ModelConfig m = good_model();
+  m.norm_unit_offset = true;
+  EXPECT_NO_THROW(check_model(m, "m"));
+  expect_bad_model(
+      [](ModelConfig& bad) {
+        bad.norm_unit_offset = true;
+        bad.qk_norm = "head";
+      },
+      "qk_norm: found 'head', expected none where model.norm_unit_offset is true");
+}
+
 TEST(CheckModel, SizesWhoseProductsWouldOverflow) {
   ModelConfig m = good_model();
   m.hidden_size = m.vocab_size = m.intermediate_size = 1 << 30;

@@ -70,6 +70,11 @@ CASES = [
                                  tie_word_embeddings=True, pad_token_id=None), family="smollm3"),
     Case("granite_yarn", dict(SMALL, rope_parameters=YARN, embedding_multiplier=3.0, attention_multiplier=0.2,
                               residual_multiplier=0.4, logits_scaling=1.7), family="granite", batch=(2, 41)),
+    # Row 0 of an embedding with a padding token would get no gradient.
+    Case("gemma", dict(SMALL, head_dim=12, num_key_value_heads=1, pad_token_id=None), family="gemma",
+         masked=[(0, 3)]),
+    Case("gemma_biases", dict(SMALL, hidden_size=48, head_dim=10, attention_bias=True, tie_word_embeddings=False,
+                              pad_token_id=None), family="gemma", batch=(2, 9), old_keys=True),
     Case("phi3_longrope", dict(SMALL, hidden_size=48, rope_parameters=LONGROPE, original_max_position_embeddings=16,
                                pad_token_id=None), family="phi3", batch=(2, 23), masked=[(1, 7)]),
     Case("phi3_short", dict(SMALL, rope_parameters=dict(LONGROPE, partial_rotary_factor=0.75),
@@ -109,7 +114,7 @@ def build(case, seed):
     with torch.no_grad():
         for name, p in model.named_parameters():
             if "norm" in name:
-                p.copy_(1 + 0.2 * torch.randn_like(p))
+                p.copy_((0 if family == "gemma" else 1) + 0.2 * torch.randn_like(p))
             else:
                 p.normal_(std=0.5 if "mlp.gate.weight" in name or "router.weight" in name else 0.2)
             if "shared_expert_gate" in name and sizes["shared_expert_intermediate_size"] == 0:
@@ -193,6 +198,8 @@ def rewrite_config(case, folder):
         config["rope_theta"] = rope.pop("rope_theta")
         config["rope_scaling"] = None if rope["rope_type"] == "default" else rope
         config["torch_dtype"] = config.pop("dtype")
+        if case.family == "gemma":
+            config |= {"hidden_act": "gelu", "hidden_activation": None}
         if case.family == "phi3":  # with just three keys
             config["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
             rope["type"] = rope.pop("rope_type")

@@ -58,6 +58,14 @@ json qwen2() { return with(llama(), "model_type", "qwen2"); }
 json qwen3() { return with(with(llama(), "model_type", "qwen3"), "head_dim", 16); }
 json olmo2() { return with(llama(), "model_type", "olmo2"); }
 
+json gemma() {
+  json file = llama();
+  file.erase("mlp_bias");
+  file.update({{"model_type", "gemma"}, {"head_dim", 16}, {"hidden_act", "gelu_pytorch_tanh"}});
+  file["hidden_activation"] = "gelu_pytorch_tanh";
+  return file;
+}
+
 const char* const llama3 = R"({"rope_type":"llama3","factor":32.0,"low_freq_factor":1.0,"high_freq_factor":4.0,
                                "original_max_position_embeddings":128})";
 

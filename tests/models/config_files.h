@@ -21,6 +21,7 @@ json olmo2();
 json smollm3();
 json granite();
 json phi3();
+json gemma();
 extern const char* const llama3;  // a scaling of RoPE
 
 json with(json file, const char* key, const json& value);  // `file` with one key changed

@@ -45,6 +45,7 @@ TEST(OriginalConfig, ComesOutAsItWentIn) {
         of_family("qwen3", {{"head_dim", 16}, {"sliding_window", nullptr}}), of_family("olmo2", {}),
         of_family("smollm3", {{"no_rope_layer_interval", 4}, {"no_rope_layers", {1, 0, 1, 0}}}),
         of_family("granite", {{"logits_scaling", 8}}),
+        of_family("gemma", {{"hidden_act", "gelu"}, {"hidden_activation", nullptr}, {"head_dim", 16}}),
         of_family("phi3", {{"original_max_position_embeddings", 4096}, {"sliding_window", nullptr}}),
         of_family("phi3", {{"original_max_position_embeddings", 128}, {"rope_scaling", longrope}}),
         of_family("mixtral", {{"num_local_experts", 4}, {"num_experts_per_tok", 2}})}) {

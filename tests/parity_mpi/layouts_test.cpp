@@ -101,7 +101,7 @@ std::vector<Switches> zero2_switches() {
 INSTANTIATE_TEST_SUITE_P(Zero2, Layouts, ::testing::ValuesIn(zero2_switches()), name_of);
 // Vectors of every kind, cut and whole, and sums over tp within attention.
 std::vector<Switches> form_switches() {
-  Switches biases, heads, everything, shared, post, multiplied, multiplied_post;
+  Switches biases, heads, everything, shared, post, multiplied, multiplied_post, gemma, gemma_moe;
   biases.form = &kBiases;
   biases.recompute = biases.masked = true;
   everything.form = &kEverything;
@@ -122,7 +122,12 @@ std::vector<Switches> form_switches() {
   multiplied.start = Start::Dense;
   multiplied_post.form = &kMultipliedPostNorms;
   multiplied_post.recompute = multiplied_post.masked = true;
-  return {biases, everything, heads, shared, post, multiplied, multiplied_post};
+  gemma.form = gemma_moe.form = &kGemma;
+  gemma.start = Start::Dense;
+  gemma.tied = gemma.masked = gemma.classes = true;
+  gemma_moe.chunks = 3;
+  gemma_moe.recompute = gemma_moe.tied = true;
+  return {biases, everything, heads, shared, post, multiplied, multiplied_post, gemma, gemma_moe};
 }
 INSTANTIATE_TEST_SUITE_P(Forms, Layouts, ::testing::ValuesIn(form_switches()), name_of);
 std::vector<Switches> gated_switches() {

@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "parallel/train/trainer_state.h"
 #include "tests/model_forms.h"
 #include "tests/train/rig.h"
@@ -55,7 +57,7 @@ TEST_P(Forms, RecomputeIsBitwiseTheSame) {
   }
 }
 
-// Biases start at 0 and norms at 1, take no decay, and learn.
+// Biases start at 0 and norms at 1 (of 1 + weight, at 0), take no decay, and learn.
 TEST_P(Forms, VectorsStartPlainAndLearn) {
   Config c = config_of(GetParam(), "fp32");
   c.train.weight_decay = 0.5;
@@ -67,7 +69,8 @@ TEST_P(Forms, VectorsStartPlainAndLearn) {
   for (const ParamRow& row : t.table().rows) {
     if (!row.is_vector) continue;
     const float start = row.initializer == Initializer::Zeros ? 0.0f : 1.0f;
-    EXPECT_EQ(row.initializer == Initializer::Zeros, row.name.ends_with(".bias")) << row.name;
+    EXPECT_EQ(row.initializer == Initializer::Zeros, row.name.ends_with(".bias") || c.model.norm_unit_offset)
+        << row.name;
     for (std::size_t i = 0; i < before.parameters.at(row.name).weight.size(); ++i) {
       EXPECT_EQ(before.parameters.at(row.name).weight[i], start) << row.name;
       // The first AdamW step is lr at most, whatever the gradient.
@@ -77,9 +80,29 @@ TEST_P(Forms, VectorsStartPlainAndLearn) {
   }
 }
 
+// The root of H that Gemma's embedding is multiplied by has the type of the activations: of 20 it is 4.46875 in bf16.
+TEST(GemmaEmbedding, TheRootIsRoundedToTheType) {
+  Config c = small_config();
+  c.model.hidden_size = 20;
+  c.model.head_dim = 6;
+  const FixedSequences data = random_sequences(8, 9, c.model.vocab_size, 1);
+  const auto loss_of = [&](const char* dtype, double multiplier) {
+    c.dtype = dtype;
+    c.model.embedding_multiplier = multiplier;
+    Trainer t = random_trainer(rig, c, mesh);
+    return train_step(t, data.source());
+  };
+  for (const auto& [dtype, root] : {std::pair{"fp32", std::sqrt(20.0)}, {"bf16", 4.46875}}) {
+    const StepResult is = loss_of(dtype, 0), same = loss_of(dtype, root);
+    EXPECT_EQ(is.loss, same.loss) << dtype;
+    EXPECT_EQ(is.grad_norm, same.grad_norm) << dtype;
+  }
+  EXPECT_NE(loss_of("bf16", 0).loss, loss_of("bf16", std::sqrt(20.0)).loss);
+}
+
 INSTANTIATE_TEST_SUITE_P(All, Forms,
                          ::testing::Values(kBiases, kHeadNorms, kPostNorms, kBiasedPostNorms, kEverything, kMultiplied,
-                                           kMultipliedPostNorms),
+                                           kMultipliedPostNorms, kGemma, kGemmaPostNorms),
                          [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace
