@@ -86,6 +86,11 @@ std::vector<Field> make_fields() {
       FIELD(model.num_experts_per_tok, "k, experts that a token visits", {}, size, of_experts),
       FIELD(model.moe_intermediate_size, "width of one expert; 0: intermediate_size", {}, size, of_experts),
       FIELD(model.router_aux_loss_coef, "weight of the load-balancing loss", {}, not_negative, of_experts),
+      FIELD(
+          model.router_aux_loss_scope,
+          "whose tokens the load-balancing loss counts on each expert: a microbatch's, or, of the global batch, those "
+          "of all data-parallel ranks and of the step's microbatches so far",
+          {"micro_batch", "global_batch"}, {}, of_experts),
       FIELD(model.router_z_loss_coef, "weight of the router z-loss", {}, not_negative, of_experts),
       FIELD(model.router_softmax,
             "order of softmax and top-k; softmax_then_topk does not renormalise the chosen weights",

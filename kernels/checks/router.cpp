@@ -39,12 +39,13 @@ RouterSizes check_router_stats(const Tensor& stats, const Tensor& probs, const T
   return z;
 }
 
-std::int64_t check_router_losses(const Tensor& expert_scale, const Tensor& metrics, const Tensor& stats, std::int64_t T,
-                                 std::int64_t k) {
+std::int64_t check_router_losses(const Tensor& expert_scale, const Tensor& metrics, const Tensor& stats,
+                                 const Tensor& counted, std::int64_t T, std::int64_t k) {
   const std::int64_t E = expert_scale.rows();
   check_tensor("router_losses: expert_scale", expert_scale, DType::F32, {E});
   check_tensor("router_losses: stats", stats, DType::F64, {2 * E + 2});
   check_flat("router_losses: metrics", metrics, DType::F64, 4 + E);
+  if (counted) check_tensor("router_losses: counted", counted, DType::F64, {E});
   UPCYCLE_CHECK(E >= 1 && T >= 1 && k >= 1, "router_losses: E {}, T {}, k {}, expected at least 1", E, T, k);
   return E;
 }

@@ -10,6 +10,10 @@ namespace {
 // Memory classes beside the arena's own.
 constexpr const char *kDispatchBuffers = "dispatch buffers", *kScratch = "scratch";
 
+bool counts_global_batch(const ModelConfig& model, const PassShape& pass) {
+  return pass.training && model.is_moe() && model.router_aux_loss_scope == "global_batch";
+}
+
 // F_local of a layer's dense MLP or shared expert; 0: it has neither.
 std::int64_t mlp_width(const ModelConfig& model, const Sizes& s, std::int64_t layer) {
   if (!model.is_moe_layer(layer)) return s.F_local;
@@ -133,6 +137,7 @@ Scratch take_scratch(Arena& arena, const ModelConfig& model, const Sizes& s, con
     c.moe.router.x = arena.take(DType::F32, {T_local, s.H});
     c.moe.router.w = arena.take(DType::F32, {s.E, s.H});
     c.moe.router.logits = arena.take(DType::F32, {T_local, s.E});
+    if (counts_global_batch(model, pass)) c.moe.router.counted = arena.take(DType::F64, {s.E});
     if (layout.ep > 1) {
       const ArenaLabel label(arena, kDispatchBuffers);
       c.dispatch.slots = arena.take(dtype, {b.slots, s.H});
@@ -219,6 +224,12 @@ Activations layout_activations(Arena& arena, const ModelConfig& model, const Siz
   a.head.lse = arena.take(DType::F32, {T});
   a.step_sums = arena.take(DType::F64, {1 + (4 + s.E) * s.L});
   a.loss_sum = a.step_sums.slice_rows(0, 1);
+  if (counts_global_batch(model, pass)) {
+    a.running = arena.take(DType::F64, {s.E * s.L});
+    for (std::int64_t l = 0; l < s.L; ++l)
+      if (model.is_moe_layer(l))
+        a.layers[static_cast<std::size_t>(l)].moe.router.running = a.running.slice_rows(s.E * l, s.E * (l + 1));
+  }
   a.scratch = take_scratch(arena, model, s, layout, pass, T_local, workspace_bytes);
   return a;
 }

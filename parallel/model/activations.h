@@ -45,6 +45,7 @@ struct Activations {
   // f64 (1 + (4 + E) L), summed over microbatches: what a step reports, in one piece so that it travels in one. First
   // the loss (loss_sum, f64 (1)), then what Ops::router_losses adds of each layer (zeros where it is dense).
   Tensor step_sums, loss_sum;
+  Tensor running;  // f64 (E L): of all layers, RouterState::running; or none
   Scratch scratch;
   std::size_t recomputed_bytes = 0;  // that a backward makes again, all layers (PassShape::recompute)
 

@@ -101,7 +101,7 @@ void moe_forward(const ModelContext& m, const LayerWeights& w, const Tensor& out
   route(m, w.router, x, saved.router, scratch.router);
   const Routed tokens = routed_tokens(m, x, saved.router, scratch, buffers);
   dispatch(m, d, tokens.x, tokens.experts, saved.experts.input);
-  if (m.pass.training) router_losses(m, metrics, share, saved.router);  // while the tokens travel
+  if (m.pass.training) router_losses(m, metrics, share, saved.router, scratch.router);  // while the tokens travel
   for (std::int64_t r = 0; r < d.rounds; ++r) {
     const TokenRange round = d.round(r, tokens.x.rows());
     if (d.rounds > 1) dispatch_round(m, d, round.of(tokens.x), round.of(tokens.experts), saved.experts.input);

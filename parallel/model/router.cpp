@@ -29,6 +29,17 @@ void leave_out_padding(const ModelContext& m, const Tensor& experts) {
   m.device->copy_from_host(*m.stream, tail.data, none.data(), tail.bytes());
 }
 
+// The assignments of the ranks that are at this microbatch of theirs, whole numbers, join those of the step so far.
+void add_to_running(const ModelContext& m, const RouterState& saved, const RouterScratch& scratch) {
+  Tensor counted = saved.stats.slice_rows(0, m.sizes.E);
+  if (m.mesh->layout.dp > 1) {
+    m.ops->convert(*m.stream, scratch.counted, counted);
+    m.stream->wait(m.mesh->dp->all_reduce(scratch.counted));
+    counted = scratch.counted;
+  }
+  m.ops->add(*m.stream, saved.running, saved.running, counted);
+}
+
 }  // namespace
 
 void route(const ModelContext& m, const Tensor& weight, const Tensor& x, const RouterState& saved,
@@ -39,11 +50,13 @@ void route(const ModelContext& m, const Tensor& weight, const Tensor& x, const R
   leave_out_padding(m, saved.experts);
 }
 
-void router_losses(const ModelContext& m, const Tensor& metrics, double share, const RouterState& saved) {
+void router_losses(const ModelContext& m, const Tensor& metrics, double share, const RouterState& saved,
+                   const RouterScratch& scratch) {
   m.ops->router_stats(*m.stream, m.workspace, saved.stats, saved.probs, saved.experts, saved.lse);
   // T counts the tokens of all tp ranks, so the sums come before what is made of them.
   m.stream->wait(m.mesh->tp->all_reduce(saved.stats));
-  m.ops->router_losses(*m.stream, saved.expert_scale, metrics, saved.stats, m.T(), m.sizes.k, share,
+  if (saved.running) add_to_running(m, saved, scratch);
+  m.ops->router_losses(*m.stream, saved.expert_scale, metrics, saved.stats, saved.running, m.T(), m.sizes.k, share,
                        m.config.router_aux_loss_coef * share);
 }
 

@@ -13,6 +13,7 @@ struct RouterState {
   Tensor experts;       // i32 (T_local, k)
   Tensor stats;         // f64 (2E + 2), see Ops::router_stats; summed over tp
   Tensor expert_scale;  // fp32 (E): the losses' coefficient of each expert's probability
+  Tensor running;       // f64 (E), if the loss counts the global batch: assignments of its microbatches so far
   // Of the pass under way.
   Tensor probs, weights, lse;  // fp32 (T_local, E), (T_local, k), (T_local)
 };
@@ -20,6 +21,7 @@ struct RouterState {
 struct RouterScratch {
   Tensor x, w;             // fp32 (T_local, H), (E, H)
   Tensor logits, dlogits;  // fp32 (T_local, E)
+  Tensor counted;          // f64 (E): a microbatch's assignments, of all data-parallel ranks
 };
 
 // What the router did in a layer, summed over microbatches with their share of the valid tokens as weight; as
@@ -34,8 +36,11 @@ void route(const ModelContext& m, const Tensor& weight, const Tensor& x, const R
            const RouterScratch& scratch);
 
 // The losses of what route has chosen: saved.stats and expert_scale, and metrics f64 (4 + E) += RouterMetrics of this
-// microbatch, weighted by `share`, its part of the step's valid tokens.
-void router_losses(const ModelContext& m, const Tensor& metrics, double share, const RouterState& saved);
+// microbatch, weighted by `share`, its part of the step's valid tokens. Under router_aux_loss_scope = global_batch the
+// loss's f_e are of the step's microbatches so far, of all data-parallel ranks (arXiv 2501.11873); saved.running adds
+// them up, and a step begins with zeros there.
+void router_losses(const ModelContext& m, const Tensor& metrics, double share, const RouterState& saved,
+                   const RouterScratch& scratch);
 
 // saved.probs, weights and lse again, for the experts that were chosen before: what a recomputed layer does.
 void route_again(const ModelContext& m, const Tensor& weight, const Tensor& x, const RouterState& saved,

@@ -63,6 +63,7 @@ double start_gradients(Trainer& t, const SequenceSource& source) {
   const double valid = t.mesh->world->sum_of(t.mesh->at.tp == 0 ? count_valid(std::span(t.host_targets)) : 0);
   const Tensor& sums = t.model->activations.step_sums;
   t.ops->fill(*t.stream, sums, 0);
+  if (const Tensor& running = t.model->activations.running) t.ops->fill(*t.stream, running, 0);
   zero_gradients(t.optimizer, t.memory);
   run_microbatches(t, valid);
   finish_reduction(t.optimizer, t.memory);

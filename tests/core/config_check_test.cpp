@@ -153,6 +153,7 @@ TEST(CheckModel, Experts) {
   expect_bad_model([](M& m) { m.shared_expert_gate = true; },
                    "shared_expert_gate: found true, expected false where model.shared_expert is false");
   expect_bad_model([](M& m) { m.router_softmax = "softmax"; }, "router_softmax: found 'softmax'");
+  expect_bad_model([](M& m) { m.router_aux_loss_scope = "global"; }, "router_aux_loss_scope: found 'global'");
   expect_bad_model([](M& m) { m.router_aux_loss_coef = -0.1; }, "router_aux_loss_coef: found -0.1");
 }
 

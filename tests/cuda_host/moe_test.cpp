@@ -59,13 +59,16 @@ TEST_F(MoeOnCuda, Router) {
       compare({.E = E}, 2e-6, [&, T = T, E = E, k = k](Ops& o, Stream& s, Workspace workspace) {
         HostTensor probs(DType::F32, {T, E}), experts(DType::I32, {T, k}), weights(DType::F32, {T, k}),
             lse(DType::F32, {T}), again(DType::F32, {T, k}), stats(DType::F64, {2 * E + 2}), scale(DType::F32, {E}),
-            metrics(DType::F64, {4 + E}), dlogits(DType::F32, {T, E});
+            metrics(DType::F64, {4 + E}), dlogits(DType::F32, {T, E}), counted(DType::F64, {E}),
+            scale_of_counted(DType::F32, {E});
+        for (std::int64_t e = 0; e < E; ++e) counted.set(e, static_cast<double>(1 + e % 5));
         o.router_forward(s, probs, experts, weights, lse, logits, order);
         o.router_weights(s, probs, again, lse, logits, experts, order);
         o.router_stats(s, workspace, stats, probs, experts, lse);
-        o.router_losses(s, scale, metrics, stats, T, k, 0.5, 0.01);
+        o.router_losses(s, scale, metrics, stats, {}, T, k, 0.5, 0.01);
+        o.router_losses(s, scale_of_counted, metrics, stats, counted, T, k, 0.5, 0.01);
         o.router_backward(s, dlogits, dweights, probs, experts, weights, lse, scale, 0.1f, order);
-        return Results{probs, experts, weights, lse, again, stats, scale, metrics, dlogits};
+        return Results{probs, experts, weights, lse, again, stats, scale, metrics, dlogits, scale_of_counted};
       });
     }
 }

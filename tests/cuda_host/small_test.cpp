@@ -213,7 +213,7 @@ TEST_P(SmallShapes, Router) {
       o.router_forward(s, r[0], r[1], r[2], r[3], logits, order);
       o.router_weights(s, r[0], r[4], r[3], logits, r[1], order);
       o.router_stats(s, w, r[5], r[0], r[1], r[3]);
-      o.router_losses(s, r[6], r[7], r[5], T, k, 0.5, 0.01);
+      o.router_losses(s, r[6], r[7], r[5], {}, T, k, 0.5, 0.01);
       o.router_backward(s, r[8], dweights, r[0], r[1], r[2], r[3], r[6], 0.1f, order);
       return r;
     });

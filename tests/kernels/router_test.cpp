@@ -223,7 +223,7 @@ TEST_P(RouterStats, LossesMatchReference) {
   scale.fill_value(99);  // overwritten
   const double share = 0.25, coef = 0.3;
   for (int pass = 1; pass <= 2; ++pass) {  // added to
-    ops->router_losses(*stream, scale, metrics, stats, T, k, share, coef);
+    ops->router_losses(*stream, scale, metrics, stats, {}, T, k, share, coef);
     double want[4] = {0, stats.get(2 * E) / T, stats.get(2 * E + 1) / T, 0}, most = 0;
     for (std::int64_t e = 0; e < E; ++e) {
       const double f = stats.get(e) / T, ratio = static_cast<double>(E) / k;
@@ -237,6 +237,39 @@ TEST_P(RouterStats, LossesMatchReference) {
   }
 }
 
+// f of other tokens than the probabilities are of: the loss and its scale follow them, the load and its maximum do not.
+TEST_P(RouterStats, LossesOfOtherTokensCounts) {
+  const std::int64_t T = 50, E = GetParam(), k = 3;
+  const Routed r = route(random_tensor(DType::F32, {T, E}, "logits", 3), k, kOrders[0]);
+  HostTensor stats(DType::F64, {2 * E + 2}), counted(DType::F64, {E}), scale(DType::F32, {E});
+  get_stats(stats, r);
+  double tokens = 0;
+  for (std::int64_t e = 0; e < E; ++e) {
+    set(counted, e, stats.get(e) + static_cast<double>(e * e % 7));
+    tokens += counted.get(e) / k;
+  }
+  HostTensor metrics(DType::F64, {4 + E}), plain(DType::F64, {4 + E}), other(DType::F32, {E});
+  metrics.fill_value(0);
+  plain.fill_value(0);
+  ops->router_losses(*stream, scale, metrics, stats, counted, T, k, 0.25, 0.3);
+  ops->router_losses(*stream, other, plain, stats, {}, T, k, 0.25, 0.3);
+  double aux = 0;
+  for (std::int64_t e = 0; e < E; ++e) {
+    const double f = counted.get(e) / tokens, ratio = static_cast<double>(E) / k;
+    aux += ratio * f * stats.get(E + e) / T;
+    EXPECT_NEAR(scale.get(e), 0.3 * ratio * f / T, 1e-6 * 0.3 * ratio * f / T);
+  }
+  EXPECT_NEAR(metrics.get(0), 0.25 * aux, 1e-12 * aux);
+  EXPECT_GT(std::abs(metrics.get(0) - plain.get(0)), 1e-6);
+  for (std::int64_t i = 1; i < 4 + E; ++i) EXPECT_EQ(metrics.get(i), plain.get(i)) << i;
+  // The counts of its own tokens change no bit.
+  HostTensor own(DType::F64, {E}), same(DType::F64, {4 + E});
+  same.fill_value(0);
+  for (std::int64_t e = 0; e < E; ++e) set(own, e, stats.get(e));
+  ops->router_losses(*stream, scale, same, stats, own, T, k, 0.25, 0.3);
+  EXPECT_TRUE(same_bits(scale, other) && same_bits(same, plain));
+}
+
 TEST_F(RouterTest, UniformRoutingHasALoadBalancingLossOfOne) {
   const std::int64_t E = 8, k = 2, T = 12;
   HostTensor stats(DType::F64, {2 * E + 2}), metrics(DType::F64, {4 + E}), scale(DType::F32, {E});
@@ -244,7 +277,7 @@ TEST_F(RouterTest, UniformRoutingHasALoadBalancingLossOfOne) {
     set(stats, e, static_cast<double>(T * k) / E);
     set(stats, E + e, static_cast<double>(T) / E);
   }
-  ops->router_losses(*stream, scale, metrics, stats, T, k, 1, 1);
+  ops->router_losses(*stream, scale, metrics, stats, {}, T, k, 1, 1);
   EXPECT_NEAR(metrics.get(0), 1, 1e-12);
   EXPECT_NEAR(metrics.get(3), 1, 1e-12);
 }

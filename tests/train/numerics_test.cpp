@@ -51,6 +51,36 @@ TEST(Numerics, UniformRoutingGivesAuxLossOne) {
   }
 }
 
+// Under router_aux_loss_scope = global_batch f_e is of the step's microbatches so far, P_e of the microbatch; every
+// step begins anew.
+TEST(Numerics, AuxLossOfTheGlobalBatchCountsTheMicrobatchesSoFar) {
+  Config c = small_moe_config();
+  c.train.global_batch_size = 2;
+  FixedSequences data = random_sequences(4, 9, c.model.vocab_size, 2);
+  std::fill(data.targets.begin() + 18, data.targets.begin() + 29, -1);  // 18 valid targets, then 7
+  Trainer one = random_trainer(rig, c, mesh);
+  std::vector<double> stats[2][2];  // microbatch, layer: assignments, sums of probabilities
+  for (int j = 0; j < 2; ++j) {
+    one.consumed_samples = 2 * j;
+    (void)compute_gradients(one, data.source());
+    for (std::size_t l = 0; l < 2; ++l)
+      stats[j][l] = values_of<double>(one, one.model->activations.layers[l].moe.router.stats);
+  }
+  double want = 0, of_microbatches = 0;
+  for (std::size_t l = 0; l < 2; ++l)
+    for (std::size_t e = 0; e < 4; ++e) {
+      const double f[] = {stats[0][l][e] / 18, stats[1][l][e] / 18}, both = (f[0] + f[1]) / 2;
+      const double P[] = {stats[0][l][4 + e] / 18, stats[1][l][4 + e] / 18};
+      want += (18 * f[0] * P[0] + 7 * both * P[1]) / 25;
+      of_microbatches += (18 * f[0] * P[0] + 7 * f[1] * P[1]) / 25;
+    }
+  EXPECT_GT(std::abs(want - of_microbatches), 1e-3);
+  c.train.global_batch_size = 4;
+  c.model.router_aux_loss_scope = "global_batch";
+  Trainer both = random_trainer(rig, c, mesh);
+  for (int step = 0; step < 2; ++step) EXPECT_NEAR(compute_gradients(both, data.source()).aux_loss, want, 1e-6);
+}
+
 // (E/k) sum_e f_e P_e, from the saved probabilities and choices; microbatches weighted by their valid tokens.
 TEST(Numerics, AuxLossIsTheFormulaWeightedByValidTokens) {
   Config c = small_moe_config();
