@@ -132,6 +132,9 @@ void check_model(const ModelConfig& model, const std::string& where) {
     if (!any)
       field_error(where, "model.mlp_only_layers", "every layer that would have experts", "one less at least",
                   "leave out model.num_local_experts for a dense model");
+    if (model.router_bias && model.router_score != "sigmoid")
+      field_error(where, "model.router_bias", "true", "false where model.router_score is " + model.router_score,
+                  "set model.router_score to sigmoid, or leave the bias out");
     if (!model.shared_expert && model.shared_expert_size > 0)
       field_error(where, "model.shared_expert_size", fmt::format("{}", model.shared_expert_size),
                   "0 where model.shared_expert is false", "set model.shared_expert, or leave it out");

@@ -51,11 +51,14 @@ struct ModelConfig {
   double router_aux_loss_coef = 0.01, router_z_loss_coef = 0;
   std::string router_aux_loss_scope = "micro_batch";  // or "global_batch": whose assignments f_e counts
   std::string router_softmax = "topk_then_softmax";   // or "softmax_then_topk"
-  std::int64_t moe_every_n_layers = 1;                // layer i is MoE when (i + 1) % n == 0
-  std::vector<std::int64_t> mlp_only_layers;          // layers that are dense all the same
-  bool shared_expert = false;                         // beside the routed ones
-  std::int64_t shared_expert_size = 0;                // 0: intermediate_size
-  bool shared_expert_gate = false;                    // times the sigmoid of a learned product with its input
+  std::string router_score = "softmax";               // or "sigmoid"
+  bool router_bias = false;  // of each expert, beside its score in the choice; moved to balance the load
+  double router_bias_update_rate = 1e-3;
+  std::int64_t moe_every_n_layers = 1;        // layer i is MoE when (i + 1) % n == 0
+  std::vector<std::int64_t> mlp_only_layers;  // layers that are dense all the same
+  bool shared_expert = false;                 // beside the routed ones
+  std::int64_t shared_expert_size = 0;        // 0: intermediate_size
+  bool shared_expert_gate = false;            // times the sigmoid of a learned product with its input
 
   bool is_moe() const { return num_local_experts > 0; }
   bool is_moe_layer(std::int64_t layer) const {

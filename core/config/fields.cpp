@@ -95,6 +95,15 @@ std::vector<Field> make_fields() {
       FIELD(model.router_softmax,
             "order of softmax and top-k; softmax_then_topk does not renormalise the chosen weights",
             {"topk_then_softmax", "softmax_then_topk"}, {}, of_experts),
+      FIELD(model.router_score,
+            "what an expert's logit becomes; sigmoid: of that expert alone, and topk_then_softmax divides the chosen "
+            "scores by their sum, softmax_then_topk leaves them as they are",
+            {"softmax", "sigmoid"}, {}, of_experts),
+      FIELD(model.router_bias,
+            "under sigmoid: a bias of each expert that is added to its score in the choice alone, and moved after each "
+            "step towards an even load",
+            {}, {}, of_experts),
+      FIELD(model.router_bias_update_rate, "how far it is moved", {}, not_negative, of_experts),
       FIELD(model.moe_every_n_layers, "layer i is MoE when (i + 1) mod this is 0", {}, positive_size, of_experts),
       FIELD(model.mlp_only_layers, "layers, from 0, that are dense all the same", {}, size, of_experts),
       FIELD(model.shared_expert, "a dense MLP that every token visits, beside the routed experts", {}, {}, of_experts),

@@ -4,6 +4,7 @@
 
 #include "kernels/check.h"
 #include "kernels/checks/router.h"
+#include "kernels/cpu/choose_experts.h"
 #include "kernels/cpu/cpu_ops.h"
 
 // A thread takes whole tokens, and every sum runs in index order within one token, so the result does not depend on the
@@ -15,21 +16,6 @@ namespace upcycle {
 namespace {
 
 constexpr std::int64_t kParallelFrom = 4096;  // logits; below, starting threads costs more than the work
-
-bool ranks_above(float a, float b) { return a > b || (std::isnan(b) && !std::isnan(a)); }
-
-// Insertion into a sorted list of at most k. Strictly above: of equal logits the lower index, inserted first, stays
-// ahead.
-void choose(std::int32_t* experts, std::int64_t k, const float* logits, std::int64_t E) {
-  std::int64_t size = 0;
-  for (std::int64_t e = 0; e < E; ++e) {
-    if (size == k && !ranks_above(logits[e], logits[experts[k - 1]])) continue;
-    std::int64_t place = size < k ? size++ : k - 1;
-    for (; place > 0 && ranks_above(logits[e], logits[experts[place - 1]]); --place)
-      experts[place] = experts[place - 1];
-    experts[place] = static_cast<std::int32_t>(e);
-  }
-}
 
 // probs = softmax(logits); returns log-sum-exp. The sum runs in fp64: E terms in fp32 would cost digits the z-loss
 // uses.
@@ -75,7 +61,7 @@ void route(const char* op, const Tensor& probs, const Tensor& experts, const Ten
   if (replay) check_indices("router_weights: experts", chosen, T * k, 0, E);
 #pragma omp parallel for schedule(static) if (T * E >= kParallelFrom)
   for (std::int64_t t = 0; t < T; ++t) {
-    if (!replay) choose(chosen + t * k, k, in + t * E, E);
+    if (!replay) choose_experts(chosen + t * k, k, in + t * E, E);
     l[t] = softmax(p + t * E, in + t * E, E);
     weigh(w + t * k, in + t * E, p + t * E, l[t], chosen + t * k, k, order);
   }

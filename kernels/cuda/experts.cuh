@@ -1,4 +1,5 @@
 #pragma once
+#include <cmath>
 #include <type_traits>
 
 #include "core/check.h"
@@ -38,6 +39,38 @@ __device__ __forceinline__ float warp_max(float v) {
 #pragma unroll
   for (int o = 16; o > 0; o >>= 1) v = fmaxf(v, __shfl_xor_sync(kFullWarp, v, o));
   return v;
+}
+
+// Encodes a score and its expert as one integer, larger for an expert that is chosen earlier: by descending score (-0
+// equals 0), then by ascending index. Never 0, which means "no candidate".
+__device__ __forceinline__ unsigned long long rank_of(float score, int expert) {
+  const unsigned bits = __float_as_uint(score == 0 ? 0.0f : score);
+  const unsigned rising = bits >> 31 ? ~bits : bits | 0x80000000u;
+  return static_cast<unsigned long long>(std::isnan(score) ? 0u : rising) << 32 |
+         (0xffffffffu - static_cast<unsigned>(expert));
+}
+
+// The k best of the warp's candidates, in order; every lane may read `experts` afterwards.
+template <int C>
+__device__ void choose_experts(int* experts, int k, const float (&scores)[C], int E, int lane) {
+  unsigned long long candidates[C];
+#pragma unroll
+  for (int c = 0; c < C; ++c) candidates[c] = lane + 32 * c < E ? rank_of(scores[c], lane + 32 * c) : 0;
+  for (int j = 0; j < k; ++j) {
+    unsigned long long best = 0;
+#pragma unroll
+    for (int c = 0; c < C; ++c) best = candidates[c] > best ? candidates[c] : best;
+#pragma unroll
+    for (int o = 16; o > 0; o >>= 1) {
+      const unsigned long long other = __shfl_xor_sync(kFullWarp, best, o);
+      best = other > best ? other : best;
+    }
+#pragma unroll
+    for (int c = 0; c < C; ++c)
+      if (candidates[c] == best) candidates[c] = 0;
+    if (lane == 0) experts[j] = static_cast<int>(0xffffffffu - static_cast<unsigned>(best));
+  }
+  __syncwarp();
 }
 
 }  // namespace upcycle::cuda

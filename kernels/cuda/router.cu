@@ -11,38 +11,6 @@ namespace {
 
 using namespace cuda;
 
-// Encodes a logit and its expert as one integer, larger for an expert that is chosen earlier: by descending logit (-0
-// equals 0), then by ascending index. Never 0, which means "no candidate".
-__device__ __forceinline__ unsigned long long rank_of(float logit, int expert) {
-  const unsigned bits = __float_as_uint(logit == 0 ? 0.0f : logit);
-  const unsigned rising = bits >> 31 ? ~bits : bits | 0x80000000u;
-  return static_cast<unsigned long long>(std::isnan(logit) ? 0u : rising) << 32 |
-         (0xffffffffu - static_cast<unsigned>(expert));
-}
-
-// The k best of the warp's candidates, in order; every lane may read `experts` afterwards.
-template <int C>
-__device__ void choose(int* experts, int k, const float (&logits)[C], int E, int lane) {
-  unsigned long long candidates[C];
-#pragma unroll
-  for (int c = 0; c < C; ++c) candidates[c] = lane + 32 * c < E ? rank_of(logits[c], lane + 32 * c) : 0;
-  for (int j = 0; j < k; ++j) {
-    unsigned long long best = 0;
-#pragma unroll
-    for (int c = 0; c < C; ++c) best = candidates[c] > best ? candidates[c] : best;
-#pragma unroll
-    for (int o = 16; o > 0; o >>= 1) {
-      const unsigned long long other = __shfl_xor_sync(kFullWarp, best, o);
-      best = other > best ? other : best;
-    }
-#pragma unroll
-    for (int c = 0; c < C; ++c)
-      if (candidates[c] == best) candidates[c] = 0;
-    if (lane == 0) experts[j] = static_cast<int>(0xffffffffu - static_cast<unsigned>(best));
-  }
-  __syncwarp();
-}
-
 // The weights of the chosen experts, from the row's probs and lse.
 __device__ void weigh(float* weights, const float* logits, const float* probs, float lse, const int* experts, int k,
                       bool topk_first, int lane) {
@@ -73,7 +41,7 @@ __global__ void __launch_bounds__(kTokenThreads)
   float x[C];
 #pragma unroll
   for (int c = 0; c < C; ++c) x[c] = lane + 32 * c < E ? in[lane + 32 * c] : -INFINITY;
-  if constexpr (!Replay) choose<C>(chosen, k, x, E, lane);
+  if constexpr (!Replay) choose_experts<C>(chosen, k, x, E, lane);
 
   float highest = -INFINITY;
 #pragma unroll

@@ -23,6 +23,7 @@ void store_rows(const ParamRow& row, const Rectangle& part, const float* values,
                 const Tensor& expert) {
   const std::int64_t first = part.row - row.part.row;
   write_floats(staging, view_row(row, dense, expert).slice_rows(first, first + part.rows), values);
+  if (row.role == ParamRole::RouterBias) write_working_bias(row, values, staging, dense);  // one row: all of it
 }
 
 void load_weights(const ParamTable& table, TensorSource& source, Staging& staging, const Tensor& dense,

@@ -10,6 +10,12 @@ namespace upcycle {
 
 struct Hdf5Attributes;
 
+// Weights that are saved alone have the type that was asked for, but for routers' biases, which choose by their last
+// bits.
+inline DType type_in_files(const ParamRow& row, std::optional<DType> weights_alone) {
+  return row.role == ParamRole::RouterBias ? DType::F32 : weights_alone.value_or(DType::F32);
+}
+
 // One rectangle to write; values stay untouched until the save has finished.
 struct SavedPiece {
   StateKind kind;

@@ -12,12 +12,14 @@ namespace {
 namespace fs = std::filesystem;
 
 // In the order in which a rank's snapshot lists them (train/state): it decides where values lie in the files.
-std::vector<SavedPiece> pieces_of(const ParamTable& table, const Coordinates& at, int moments, DType type) {
+std::vector<SavedPiece> pieces_of(const ParamTable& table, const Coordinates& at, int moments,
+                                  std::optional<DType> weights_alone) {
   std::vector<SavedPiece> pieces;
   for (const OwnedPiece& p : owned_pieces(table, at, false))
     for (const StateKind kind : {StateKind::Master, StateKind::Moment1, StateKind::Moment2})
       if (static_cast<int>(kind) <= moments)
-        pieces.push_back({kind, p.row->name, p.row->rows, p.row->columns, p.row->is_vector, p.part, nullptr, type});
+        pieces.push_back({kind, p.row->name, p.row->rows, p.row->columns, p.row->is_vector, p.part, nullptr,
+                          type_in_files(*p.row, weights_alone)});
   return pieces;
 }
 
@@ -52,7 +54,6 @@ void reshard(Checkpoint& source, const std::string& out, const Layout& layout) {
     source.read_state(p.kind, p.tensor, {p.part.row + row, p.part.column, rows, p.part.columns}, to);
   };
   const std::int64_t step = source.info().step;
-  const DType type = source.info().weights_alone.value_or(DType::F32);
   make_run(out, step, [&](const std::string& folder) {
     Manifest m{source.info(), {}, source.tensors()};
     m.info.layout = layout;
@@ -62,7 +63,8 @@ void reshard(Checkpoint& source, const std::string& out, const Layout& layout) {
     for (int rank = 0; rank < layout.world; ++rank) {
       const Coordinates at = coordinates_of(layout, rank);
       const ParamTable table = make_param_table(model, layout, at);
-      list(stream_rank_files(folder, step, rank, pieces_of(table, at, source.moments(), type), read));
+      list(stream_rank_files(folder, step, rank, pieces_of(table, at, source.moments(), source.info().weights_alone),
+                             read));
       if (rank == 0) list(write_travelling(folder, read_travelling(travelling_paths(source))));
     }
     return m;

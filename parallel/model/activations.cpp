@@ -74,6 +74,7 @@ void take_parts(Arena& arena, LayerState& layer, const Recompute& parts, const M
   router.probs = arena.take(DType::F32, {T_local, s.E});
   router.weights = arena.take(DType::F32, {T_local, s.k});
   router.lse = arena.take(DType::F32, {T_local});
+  if (pass.training && model.router_score == "sigmoid") router.logits = arena.take(DType::F32, {T_local, s.E});
   layer.moe.experts.input = arena.take(dtype, {b.rows, s.H});
   layer.moe.experts.output = arena.take(dtype, {b.slots, s.H});
 }
@@ -137,6 +138,11 @@ Scratch take_scratch(Arena& arena, const ModelConfig& model, const Sizes& s, con
     c.moe.router.x = arena.take(DType::F32, {T_local, s.H});
     c.moe.router.w = arena.take(DType::F32, {s.E, s.H});
     c.moe.router.logits = arena.take(DType::F32, {T_local, s.E});
+    if (pass.training && model.router_bias) {
+      c.moe.router.experts = arena.take(DType::I32, {T_local, s.k});
+      c.moe.router.weights = arena.take(DType::F32, {T_local, s.k});
+      c.moe.router.stats = arena.take(DType::F64, {2 * s.E + 2});
+    }
     if (counts_global_batch(model, pass)) c.moe.router.counted = arena.take(DType::F64, {s.E});
     if (layout.ep > 1) {
       const ArenaLabel label(arena, kDispatchBuffers);

@@ -98,7 +98,7 @@ void moe_forward(const ModelContext& m, const LayerWeights& w, const Tensor& out
   Dispatch& d = saved.dispatch;
   const bool cut = cut_over_tp(m), shared = m.config.shared_expert;
   const Tensor sum = cut ? buffers.partial : out;
-  route(m, w.router, x, saved.router, scratch.router);
+  route(m, w.router, w.router_bias, x, saved.router, scratch.router);
   const Routed tokens = routed_tokens(m, x, saved.router, scratch, buffers);
   dispatch(m, d, tokens.x, tokens.experts, saved.experts.input);
   if (m.pass.training) router_losses(m, metrics, share, saved.router, scratch.router);  // while the tokens travel

@@ -46,6 +46,8 @@ const char* canonical_pattern(ParamRole role) {
       return "model.layers.{}.mlp.down_proj.bias";
     case ParamRole::Router:
       return "model.layers.{}.block_sparse_moe.gate.weight";
+    case ParamRole::RouterBias:
+      return "model.layers.{}.block_sparse_moe.gate.e_score_correction_bias";
     case ParamRole::SharedGate:
       return "model.layers.{}.block_sparse_moe.shared_expert.gate_proj.weight";
     case ParamRole::SharedUp:

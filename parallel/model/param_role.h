@@ -26,6 +26,7 @@ enum class ParamRole : std::uint8_t {
   UpBias,
   DownBias,
   Router,
+  RouterBias,  // of each expert in the choice: no gradient, moved by balancing (router_bias.h of train)
   SharedGate,  // of the expert that every token visits
   SharedUp,
   SharedDown,

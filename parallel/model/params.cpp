@@ -164,6 +164,11 @@ class TableBuilder {
     }
 
     add_whole(ParamRole::Router, s_.E, l);
+    if (model_.router_bias) {
+      ParamRow row = bias(ParamRole::RouterBias, s_.E, l);
+      row.memory_rows = kRouterBiasRows;
+      add(row);
+    }
     if (model_.shared_expert)
       add_mlp(ParamRole::SharedGate, ParamRole::SharedUp, ParamRole::SharedDown, s_.shared_F, l);
     if (model_.shared_expert_gate) add_whole(ParamRole::SharedExpertGate, 1, l);

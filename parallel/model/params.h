@@ -29,7 +29,7 @@ struct ParamRow {
   std::int64_t rows, columns;  // global shape; a vector has rows = 1 and is_vector
   bool is_vector = false;
   Rectangle part;                // what this rank holds (without padding)
-  std::int64_t memory_rows = 0;  // rows in memory: part.rows, more where the vocabulary is padded
+  std::int64_t memory_rows = 0;  // rows in memory: part.rows, more where the vocabulary is padded, or of a RouterBias
   ParamGroup group = ParamGroup::Dense;
   bool replicated_over_tp =
       false;  // norms, router, biases of outputs: whole on every tp rank, gradients summed over tp; tp rank 0 owns it
@@ -58,6 +58,10 @@ struct FlatGroup {
   std::int64_t owned_begin(const Bucket& b) const { return b.begin + (b.end - b.begin) / ranks * rank; }
   std::int64_t owned_end(const Bucket& b) const { return b.begin + (b.end - b.begin) / ranks * (rank + 1); }
 };
+
+// A router chooses by its biases in fp32, in bf16 runs too: they lie behind the rounded ones, and every rank keeps all
+// of them equal. In elements of the working type: E, E that are unused, 2 E.
+inline constexpr std::int64_t kRouterBiasRows = 4;
 
 struct ParamTable {
   std::vector<ParamRow> rows;

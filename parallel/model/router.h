@@ -16,12 +16,15 @@ struct RouterState {
   Tensor running;       // f64 (E), if the loss counts the global batch: assignments of its microbatches so far
   // Of the pass under way.
   Tensor probs, weights, lse;  // fp32 (T_local, E), (T_local, k), (T_local)
+  Tensor logits;               // fp32 (T_local, E), of sigmoid scores where there is a backward
 };
 
 struct RouterScratch {
   Tensor x, w;             // fp32 (T_local, H), (E, H)
   Tensor logits, dlogits;  // fp32 (T_local, E)
-  Tensor counted;          // f64 (E): a microbatch's assignments, of all data-parallel ranks
+  // With biases: the choice without them, its weights and its statistics.
+  Tensor experts, weights, stats;  // i32, fp32 (T_local, k), f64 (2E + 2)
+  Tensor counted;                  // f64 (E): a microbatch's assignments, of all data-parallel ranks
 };
 
 // What the router did in a layer, summed over microbatches with their share of the valid tokens as weight; as
@@ -31,14 +34,16 @@ struct RouterMetrics {
   std::vector<std::int64_t> assignments = {};  // of each expert, without weight; empty if the layer is dense
 };
 
-// x (T_local, H), weight (E, H) -> saved.experts, probs, weights, lse. The experts of padding are -1.
-void route(const ModelContext& m, const Tensor& weight, const Tensor& x, const RouterState& saved,
+// x (T_local, H), weight (E, H), bias fp32 (E) or empty -> saved.experts, probs, weights, lse. The experts of padding
+// are -1.
+void route(const ModelContext& m, const Tensor& weight, const Tensor& bias, const Tensor& x, const RouterState& saved,
            const RouterScratch& scratch);
 
 // The losses of what route has chosen: saved.stats and expert_scale, and metrics f64 (4 + E) += RouterMetrics of this
 // microbatch, weighted by `share`, its part of the step's valid tokens. Under router_aux_loss_scope = global_batch the
 // loss's f_e are of the step's microbatches so far, of all data-parallel ranks (arXiv 2501.11873); saved.running adds
-// them up, and a step begins with zeros there.
+// them up, and a step begins with zeros there. With biases f_e counts what would be chosen without them (as
+// Megatron-Core has it): the loss is to move the scores where the bias evens out the load.
 void router_losses(const ModelContext& m, const Tensor& metrics, double share, const RouterState& saved,
                    const RouterScratch& scratch);
 

@@ -61,12 +61,26 @@ Weights view_weights(const ModelConfig& model, const Sizes& s, const ParamTable&
     if (moe && model.shared_expert_gate) layer.shared_expert_gate = view({s.H}, SharedExpertGate, l);
     if (moe) {
       layer.router = view({s.E, s.H}, Router, l);
+      if (model.router_bias) {
+        const ParamRow& row = *table.find(RouterBias, l);
+        layer.router_bias = working_bias(row, place_of(row));
+      }
       layer.expert_gate_up = view({s.E_local, 2 * s.moe_F_local, s.H}, ExpertGate, l, s.E_begin);
       layer.expert_down = view({s.E_local, s.H, s.moe_F_local}, ExpertDown, l, s.E_begin);
     }
     w.layers.push_back(layer);
   }
   return w;
+}
+
+Tensor working_bias(const ParamRow& row, const Tensor& place) {
+  if (place.dtype == DType::F32) return Tensor(place.data, DType::F32, {row.columns});
+  const std::size_t before = static_cast<std::size_t>(2 * row.columns) * size_of(place.dtype);
+  return Tensor(static_cast<char*>(place.data) + before, DType::F32, {row.columns});
+}
+
+void write_working_bias(const ParamRow& row, const float* values, Staging& staging, const Tensor& dense) {
+  if (dense.dtype != DType::F32) write_floats(staging, working_bias(row, place_in(dense, row)), values);
 }
 
 Tensor view_row(const ParamRow& row, const Tensor& dense, const Tensor& expert) {
@@ -113,6 +127,10 @@ void initialize_weights(const ParamTable& table, std::uint64_t seed, Staging& st
       else
         draw(row, part, seed, static_cast<float*>(host));
     });
+    if (row.role != ParamRole::RouterBias) continue;
+    std::vector<float> rounded(static_cast<std::size_t>(row.columns));  // as the masters are made of the weights
+    read_floats(staging, t, rounded.data());
+    write_working_bias(row, rounded.data(), staging, dense);
   }
 }
 

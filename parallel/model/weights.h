@@ -17,6 +17,7 @@ struct LayerWeights {
   Tensor gate_up;         // (2F, H) -> (2 F_local, H): the dense MLP, or the shared expert, of shared_F
   Tensor down;            // (H, F) -> (H, F_local)
   Tensor router;          // (E, H)
+  Tensor router_bias;     // fp32 (E), see working_bias; without data where the model has none
   Tensor expert_gate_up;  // (E, 2 moe_F, H) -> (E_local, 2 moe_F_local, H)
   Tensor expert_down;     // (E, H, moe_F) -> (E_local, H, moe_F_local)
   // Without data where the model has none:
@@ -46,6 +47,12 @@ Weights view_weights(const ModelConfig& model, const Sizes& sizes, const ParamTa
 
 // The row's part of a flat buffer: (part.rows, part.columns), contiguous.
 Tensor view_row(const ParamRow& row, const Tensor& dense, const Tensor& expert);
+
+// The biases that a router chooses by, fp32 (E), of a RouterBias row that begins at `place`, bf16 or fp32: there, or
+// behind it (kRouterBiasRows).
+Tensor working_bias(const ParamRow& row, const Tensor& place);
+// What must follow whatever writes such a row's values, fp32 (E): its working biases.
+void write_working_bias(const ParamRow& row, const float* values, Staging& staging, const Tensor& dense);
 
 // The initial values of `part` of a parameter, in fp32, before they are rounded to its type: out (part.rows,
 // part.columns).

@@ -20,11 +20,23 @@ using nlohmann::json;
 
 // What every family has words for; and what concerns only training, which no family says.
 bool said_by_all(const std::string& key) {
-  constexpr std::string_view keys[] = {
-      "hidden_size",         "intermediate_size", "num_hidden_layers",  "num_attention_heads",
-      "num_key_value_heads", "head_dim",          "vocab_size",         "max_position_embeddings",
-      "rope_theta",          "rms_norm_eps",      "initializer_range",  "tie_word_embeddings",
-      "bos_token_id",        "eos_token_id",      "router_z_loss_coef", "router_aux_loss_scope"};
+  constexpr std::string_view keys[] = {"hidden_size",
+                                       "intermediate_size",
+                                       "num_hidden_layers",
+                                       "num_attention_heads",
+                                       "num_key_value_heads",
+                                       "head_dim",
+                                       "vocab_size",
+                                       "max_position_embeddings",
+                                       "rope_theta",
+                                       "rms_norm_eps",
+                                       "initializer_range",
+                                       "tie_word_embeddings",
+                                       "bos_token_id",
+                                       "eos_token_id",
+                                       "router_z_loss_coef",
+                                       "router_aux_loss_scope",
+                                       "router_bias_update_rate"};
   return key.starts_with("rope_scaling.") || std::find(std::begin(keys), std::end(keys), key) != std::end(keys);
 }
 

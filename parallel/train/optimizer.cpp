@@ -43,7 +43,8 @@ void check_freeze(const ModelConfig& model, const std::vector<std::string>& patt
 Optimizer make_optimizer(const ParamTable& table, Arrivals& arrivals, const Mesh& mesh, Device& device, Ops& ops,
                          Stream& stream, Workspace workspace, const Config& run) {
   const TrainConfig& config = run.train;
-  Optimizer o{&table, &arrivals, &mesh, &device, &ops, &stream, workspace, config, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+  Optimizer o{&table, &arrivals, &mesh, &device, &ops, &stream, workspace, config, {},
+              {},     {},        {},    {},      {},   {},      {},        {},     {}};
   if (mesh.layout.tp > 1) o.replicated = replicated_ranges(table, mesh.at);
   const std::size_t buckets = table.dense.buckets.size() + table.expert.buckets.size();
   o.sums.reserve(buckets);
@@ -59,8 +60,12 @@ Optimizer make_optimizer(const ParamTable& table, Arrivals& arrivals, const Mesh
   const auto is_frozen = [&](const OwnedPiece& p) { return o.frozen[o.index_of(p)] != 0; };
   o.updated = owned_pieces(table, mesh.at, true);
   o.counted = owned_pieces(table, mesh.at, false);
+  const auto is_bias = [](const OwnedPiece& p) { return p.row->role == ParamRole::RouterBias; };
   std::erase_if(o.updated, is_frozen);
   std::erase_if(o.counted, is_frozen);
+  std::copy_if(o.updated.begin(), o.updated.end(), std::back_inserter(o.biases), is_bias);
+  std::erase_if(o.updated, is_bias);
+  std::erase_if(o.counted, is_bias);
   return o;
 }
 

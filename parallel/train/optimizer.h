@@ -33,7 +33,7 @@ struct Optimizer {
   Stream* stream;
   Workspace workspace;
   TrainConfig config;
-  std::vector<OwnedPiece> updated;      // what this rank updates: its pieces, copies of tp-replicated rows too
+  std::vector<OwnedPiece> updated;      // what the rule updates here: its pieces, copies of tp-replicated rows too
   std::vector<OwnedPiece> counted;      // what it owns: each logical element on one rank of the mesh
   std::vector<std::int64_t> row_steps;  // updates so far, per row of the table
   std::vector<DrawStream> draws;        // per row: that the streams are drawn from which round its moments
@@ -41,6 +41,7 @@ struct Optimizer {
   std::vector<OwnedRange> replicated;   // of the dense buffer, by offset: owned parts of rows replicated over tp
   std::vector<BucketSum> sums;          // in flight: of buckets being reduced
   std::vector<Event> sums_over_tp;      // in flight
+  std::vector<OwnedPiece> biases;       // of the routers, whose masters balancing moves (router_bias.h)
   std::shared_ptr<Offload> offload;     // null: masters and moments lie, and are updated, where the gradients are
 
   // The ranks that hold copies of a group's parameters: dp or edp.

@@ -135,7 +135,7 @@ SavedState take_snapshot(Trainer& t, Snapshot& s, std::optional<DType> weights_a
                        p.row->is_vector,
                        p.part,
                        nullptr,
-                       weights_alone.value_or(DType::F32)};
+                       type_in_files(*p.row, weights_alone)};
       if (to != nullptr) {
         copy_state(t, *s.copies, *to, state_piece(t.memory, kind, p));
         set_values(saved, *to);

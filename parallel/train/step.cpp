@@ -10,6 +10,7 @@
 #include "parallel/model/transformer.h"
 #include "parallel/train/diverged.h"
 #include "parallel/train/reduction.h"
+#include "parallel/train/router_bias.h"
 #include "parallel/train/schedule.h"
 #include "parallel/train/update.h"
 
@@ -115,6 +116,7 @@ StepResult train_step(Trainer& t, const SequenceSource& source) {
   if (t.optimizer.offload != nullptr) finish(t.state_read);
   t.stream->wait(t.state_read);
   result.lr = learning_rate(t.config, {t.step, t.tokens});
+  move_router_biases(t);
   update_parameters(t.optimizer, t.memory, result.lr);
 
   result.tokens = t.config.train.global_batch_size * t.config.train.seq_length;

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "parallel/model/transformer.h"
 #include "parallel/train/offload.h"
+#include "parallel/train/router_bias.h"
 #include "parallel/train/snapshot.h"
 
 namespace upcycle {
@@ -82,6 +83,7 @@ Trainer make_trainer(const Config& config, const Mesh& mesh, Device& device, Str
     t.model =
         std::make_unique<Transformer>(make_transformer(t.activations, config.model, pass, device, stream, ops, mesh));
     t.batch = take_batch(t.activations, pass);
+    t.biases = take_router_biases(t.activations, config.model);
   };
   layout();
   t.activations.allocate(device);
@@ -101,6 +103,8 @@ Trainer make_trainer(const Config& config, const Mesh& mesh, Device& device, Str
   t.host_targets = HostArray<std::int32_t>(device, t.host_tokens.size());
   t.documents = BatchDocuments(device, document_rules(config.data), pass, n);
   t.host_sums = HostArray<double>(device, static_cast<std::size_t>(t.model->activations.step_sums.size()) + 1);
+  if (t.biases.directions)
+    t.bias_directions = HostArray<float>(device, static_cast<std::size_t>(t.biases.directions.size()));
   t.flops_per_token = training_flops_per_token(config.model, config.train.seq_length);
   return t;
 }
@@ -112,6 +116,7 @@ std::vector<MemoryClass> plan_trainer(const Config& config, const Mesh& mesh, Op
   const PassShape pass = training_pass(config);
   Transformer m = make_transformer(arena, config.model, pass, *device, *stream, ops, mesh);
   (void)take_batch(arena, pass);
+  (void)take_router_biases(arena, config.model);
   std::vector<MemoryClass> plan = plan_train_memory(m.table, state_form(config), gradient_storage(config.train));
   if (offloads(config)) {
     const Optimizer o = make_optimizer(m.table, m.arrivals, mesh, *device, ops, *stream, m.workspace, config);

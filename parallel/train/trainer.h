@@ -9,6 +9,11 @@
 
 namespace upcycle {
 
+// On the device, of all layers (router_bias.h): fp32 (E L + 1).
+struct RouterBiases {
+  Tensor directions;  // of the moves of a step; then 1
+};
+
 struct Transformer;  // include transformer.h to read a model's parts
 
 // Everything one rank trains with. Moves as a whole; nothing of it is allocated during a step.
@@ -29,11 +34,13 @@ struct Trainer {
   HostArray<std::int32_t> host_tokens, host_targets;  // this rank's sequences of one step
   BatchDocuments documents;                           // where theirs lie
   HostArray<double> host_sums;  // (2 + (4 + E) L): Activations::step_sums, summed over dp; the gradient's squared norm
+  HostArray<float> bias_directions;  // RouterBiases::directions
   TrainMemory memory;
   Arena activations{"activations"};
   std::unique_ptr<Transformer> model;  // behind a pointer: the optimizer refers to it. Its weights may be in transfer
   Optimizer optimizer;
-  Batch batch;       // on the device
+  Batch batch;  // on the device
+  RouterBiases biases;
   Event state_read;  // the latest copy of masters and moments (take_snapshot): the update waits for it
 
   double flops_per_token = 0;

@@ -10,6 +10,8 @@ namespace upcycle {
 namespace {
 
 bool is_router(const ParamRow& row) { return row.role == ParamRole::Router; }
+// What the dense model has nothing of.
+bool is_new(const ParamRow& row) { return is_router(row) || row.role == ParamRole::RouterBias; }
 bool is_down(const ParamRow& row) { return row.role == ParamRole::ExpertDown; }
 
 // What a parameter of the MoE is in the dense model: an expert's matrix comes from the MLP's, all else keeps its role.
@@ -40,7 +42,7 @@ ExpertMaker::ExpertMaker(const ModelConfig& moe, const UpcycleConfig& upcycle, s
     : moe_(moe), upcycle_(upcycle), seed_(seed), statistics_(std::move(statistics)) {}
 
 Origin ExpertMaker::origin(const ParamRow& row, const Rectangle& part) const {
-  if (is_router(row)) return {};
+  if (is_new(row)) return {};
   if (row.expert < 0) return {retained_tensor(row), part};
   const std::int64_t shift = row.expert % slices(moe_, upcycle_) * moe_.expert_size();
   if (moe_.shared_expert && is_down(row)) return {};
@@ -50,7 +52,7 @@ Origin ExpertMaker::origin(const ParamRow& row, const Rectangle& part) const {
 }
 
 bool ExpertMaker::changes(const ParamRow& row) const {
-  if (is_router(row)) return true;
+  if (is_new(row)) return true;
   if (row.expert < 0) return false;
   if (moe_.shared_expert && is_down(row)) return true;
   return upcycle_.drop_ratio > 0 || upcycle_.noise_std > 0 ||
@@ -59,6 +61,10 @@ bool ExpertMaker::changes(const ParamRow& row) const {
 
 void ExpertMaker::make(const ParamRow& row, const Rectangle& part, float* values) const {
   if (is_router(row)) return draw_router(row, part, values);
+  if (is_new(row)) {
+    std::fill(values, values + part.size(), 0.0f);
+    return;
+  }
   if (row.expert < 0) return;
   if (moe_.shared_expert && is_down(row)) {
     std::fill(values, values + part.size(), 0.0f);
@@ -124,7 +130,7 @@ void ExpertMaker::drop(const ParamRow& row, const Rectangle& part, float* values
 }
 
 std::string retained_tensor(const ParamRow& row) {
-  if (row.expert >= 0 || is_router(row)) return "";
+  if (row.expert >= 0 || is_new(row)) return "";
   return canonical_name(dense_role(row.role), row.layer);
 }
 

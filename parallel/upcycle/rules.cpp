@@ -69,7 +69,8 @@ std::int64_t slices(const ModelConfig& moe, const UpcycleConfig& upcycle) {
 double output_scale(const ModelConfig& moe, const UpcycleConfig& upcycle) {
   if (upcycle.scale == "none") return 1;
   const double k = static_cast<double>(moe.num_experts_per_tok), E = static_cast<double>(moe.num_local_experts);
-  const double weights = moe.router_softmax == "softmax_then_topk" ? E / k : 1;
+  const double each = moe.router_score == "sigmoid" ? 2 : E;  // one over an expert's weight by a router of zeros
+  const double weights = moe.router_softmax == "softmax_then_topk" ? each / k : 1;
   return weights * static_cast<double>(slices(moe, upcycle));
 }
 
@@ -83,7 +84,7 @@ bool promises_exact(const ModelConfig& moe, const UpcycleConfig& upcycle) {
   if (moe.shared_expert) return true;  // the routed experts add zero
   if (upcycle.noise_std != 0 || upcycle.drop_ratio != 0) return false;
   const std::int64_t E = moe.num_local_experts, k = moe.num_experts_per_tok;
-  const bool takes_a_part = moe.router_softmax == "softmax_then_topk" && k < E;
+  const bool takes_a_part = moe.router_softmax == "softmax_then_topk" && (k < E || moe.router_score == "sigmoid");
   if (takes_a_part && upcycle.router_std != 0) return false;  // the chosen weights' sum differs from token to token
   // The factor that the dense function needs; a cube root other than 1 does not commute with SwiGLU.
   const bool needs_none = slices(moe, upcycle) == 1 && !takes_a_part;

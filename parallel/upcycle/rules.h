@@ -20,14 +20,16 @@ ModelConfig upcycled_model(const ModelConfig& dense, const ModelConfig& target, 
 std::int64_t slices(const ModelConfig& moe, const UpcycleConfig& upcycle);
 
 // The factor on the whole expert that keeps the dense output at step 0: G under topk_then_softmax; G * E/k under
-// softmax_then_topk (exact there only for k = E or a uniform router). 1 where upcycle.scale is none.
+// softmax_then_topk (exact there only for k = E or a uniform router), where under sigmoid it is G * 2/k (exact only for
+// a router of zeros). 1 where upcycle.scale is none.
 double output_scale(const ModelConfig& moe, const UpcycleConfig& upcycle);
 // Its share on one matrix: all of it on down ("down"), or the cube root on each of the three ("cube_root").
 double matrix_scale(const ModelConfig& moe, const UpcycleConfig& upcycle, bool down);
 
 // Whether the model at step 0 is the dense function up to rounding. It is with a shared expert (the routed ones add
-// zero) and, without noise and drop, where the chosen weights' sum is known - 1 under topk_then_softmax or k = E, k/E
-// where router_std is 0 - and the factor to make up for it and for G is 1 or is applied to down only.
+// zero) and, without noise and drop, where the chosen weights' sum is known - 1 under topk_then_softmax or k = E (not
+// of sigmoids), k/E, or k/2 of sigmoids, where router_std is 0 - and the factor to make up for it and for G is 1 or is
+// applied to down only.
 bool promises_exact(const ModelConfig& moe, const UpcycleConfig& upcycle);
 
 // Drop-Upcycling (arXiv 2502.19261): which of the expert's moe_F hidden units are redrawn; one set shared by gate, up

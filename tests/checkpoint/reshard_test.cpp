@@ -25,7 +25,9 @@ class Reshard : public testing::TestWithParam<Shape> {};
 
 TEST_P(Reshard, EveryOtherLayoutReadsItsPartsBitForBit) {
   const TemporaryFolder folder;
-  const ModelConfig model = kBiasedPostNorms.of(small_model(4));  // vectors that are cut and vectors that are whole
+  ModelConfig model = kBiasedPostNorms.of(small_model(4));  // vectors that are cut and vectors that are whole
+  model.router_score = "sigmoid";
+  model.router_bias = true;
   save_as(folder.file("run"), model, layout_of(GetParam()), 7);
   const auto c = open_checkpoint(folder.file("run"));
   EXPECT_EQ(c->moments(), 2);

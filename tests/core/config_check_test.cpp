@@ -153,6 +153,10 @@ TEST(CheckModel, Experts) {
   expect_bad_model([](M& m) { m.shared_expert_gate = true; },
                    "shared_expert_gate: found true, expected false where model.shared_expert is false");
   expect_bad_model([](M& m) { m.router_softmax = "softmax"; }, "router_softmax: found 'softmax'");
+  expect_bad_model([](M& m) { m.router_score = "tanh"; }, "router_score: found 'tanh', expected softmax | sigmoid");
+  expect_bad_model([](M& m) { m.router_bias = true; },
+                   "router_bias: found true, expected false where model.router_score is softmax");
+  expect_bad_model([](M& m) { m.router_bias_update_rate = -1; }, "router_bias_update_rate: found -1");
   expect_bad_model([](M& m) { m.router_aux_loss_scope = "global"; }, "router_aux_loss_scope: found 'global'");
   expect_bad_model([](M& m) { m.router_aux_loss_coef = -0.1; }, "router_aux_loss_coef: found -0.1");
 }

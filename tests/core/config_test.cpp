@@ -295,8 +295,8 @@ TEST(ConfigHelp, TableHasEveryMember) {
             8 * sizeof(std::string) + sizeof(std::vector<std::string>) + (fields_of["train"] - 9) * 8);
   EXPECT_EQ(sizeof(CheckpointConfig), 3 * sizeof(std::string) + 3 * 8 + 8);  // two flags share the last word
   EXPECT_EQ(fields_of["checkpoint"], 8u);
-  EXPECT_EQ(sizeof(ModelConfig), sizeof(RopeScaling) + 6 * sizeof(std::string) + sizeof(std::vector<std::int64_t>) +
-                                     4 * 8 + (fields_of["model"] - 12) * 8);  // two of five flags share a word
+  EXPECT_EQ(sizeof(ModelConfig), sizeof(RopeScaling) + 7 * sizeof(std::string) + sizeof(std::vector<std::int64_t>) +
+                                     5 * 8 + (fields_of["model"] - 14) * 8);  // two of six flags share a word
 }
 
 TEST(ConfigParse, Beta2FollowsTheOptimizerUntilItIsGiven) {

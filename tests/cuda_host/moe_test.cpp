@@ -73,6 +73,24 @@ TEST_F(MoeOnCuda, Router) {
     }
 }
 
+TEST_F(MoeOnCuda, SigmoidRouter) {
+  for (const RouterSoftmax order : {RouterSoftmax::TopkThenSoftmax, RouterSoftmax::SoftmaxThenTopk})
+    for (const auto& [T, E, k] : {std::array<std::int64_t, 3>{137, 8, 2}, {70, 70, 16}, {33, 300, 6}, {9, 512, 40}}) {
+      const HostTensor logits = random_tensor(DType::F32, {T, E}, "logits", 2);
+      const HostTensor bias = random_tensor(DType::F32, {E}, "bias", 0.3), scale = random_tensor(DType::F32, {E}, "s");
+      const HostTensor dweights = random_tensor(DType::F32, {T, k}, "dweights");
+      compare({.E = E}, 2e-6, [&, T = T, E = E, k = k](Ops& o, Stream& s, Workspace) {
+        HostTensor probs(DType::F32, {T, E}), experts(DType::I32, {T, k}), plain(DType::I32, {T, k}),
+            weights(DType::F32, {T, k}), lse(DType::F32, {T}), again(DType::F32, {T, k}), dlogits(DType::F32, {T, E});
+        o.sigmoid_router_forward(s, probs, plain, weights, lse, logits, {}, order);
+        o.sigmoid_router_forward(s, probs, experts, weights, lse, logits, bias, order);
+        o.sigmoid_router_weights(s, probs, again, lse, logits, experts, order);
+        o.sigmoid_router_backward(s, dlogits, dweights, probs, experts, weights, lse, logits, scale, 0.1f, order);
+        return Results{probs, experts, plain, weights, lse, again, dlogits};
+      });
+    }
+}
+
 // More blocks than the warp that adds them up has lanes, and more tokens than the most blocks have at least.
 TEST_F(MoeOnCuda, StatsOfManyTokens) {
   for (const std::int64_t T : {2500, 17000}) {

@@ -18,7 +18,8 @@ hosted = [kernels / "cuda_device.cpp", kernels / "gemms.cpp", root / "core/stagi
 # Op tests that run a file's kernels, on small shapes and on all; every one for files that several share.
 filters = {"attention": ("Attention", "*Attention*"), "linear_xent": ("LinearXent", "*LinearXent*-LinearXent.EqualsAPlainLoop"),
            "xent_combine": ("LinearXent", "*LinearXent*:*CrossEntropy"), "rms_norm": ("RmsNorm", "*RmsNorm*"),
-           "router": ("Router", "*Router*"), "router_stats": ("Router", "*Router*:*Stats*"),
+           "router": ("Router", "*Router*"), "sigmoid_router": ("SigmoidRouter", "*SigmoidRouter*"),
+           "router_stats": ("Router", "*Router*:*Stats*"),
            "paged_attention": ("PagedAttention", "Paged*"), "sample_tokens": ("SampleTokens", "SampleTest.*"),
            "sort_by_expert": ("Dispatch", "Sort*:*SortAndRows"), "token_sort": ("Embedding", "*Embedding*")}
 # Of a header: what a kernel file names that has the dropped line in it.

@@ -220,6 +220,22 @@ TEST_P(SmallShapes, Router) {
   }
 }
 
+TEST_P(SmallShapes, SigmoidRouter) {
+  for (const RouterSoftmax order : {RouterSoftmax::TopkThenSoftmax, RouterSoftmax::SoftmaxThenTopk}) {
+    const std::int64_t T = 70, E = 40, k = 34;
+    const HostTensor logits = normal({T, E}, "logits", DType::F32), dweights = normal({T, k}, "dw", DType::F32),
+                     bias = normal({E}, "bias", DType::F32), scale = normal({E}, "scale", DType::F32);
+    compare({.E = E}, [&](Ops& o, Stream& s, Workspace) {
+      Results r{HostTensor(DType::F32, {T, E}), HostTensor(DType::I32, {T, k}), HostTensor(DType::F32, {T, k}),
+                HostTensor(DType::F32, {T}),    HostTensor(DType::F32, {T, k}), HostTensor(DType::F32, {T, E})};
+      o.sigmoid_router_forward(s, r[0], r[1], r[2], r[3], logits, bias, order);
+      o.sigmoid_router_weights(s, r[0], r[4], r[3], logits, r[1], order);
+      o.sigmoid_router_backward(s, r[5], dweights, r[0], r[1], r[2], r[3], logits, scale, 0.1f, order);
+      return r;
+    });
+  }
+}
+
 TEST_P(SmallShapes, Dispatch) {
   const std::int64_t T = 301, k = 2, E = 40, R = T * k + E * 15, H = 9;
   HostTensor experts(DType::I32, {T, k});

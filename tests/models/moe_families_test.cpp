@@ -94,6 +94,23 @@ TEST(MoeFamilies, WritesWhatItReads) {
   }
 }
 
+// No family computes sigmoid scores as they are here, so none takes such a model; what concerns training alone is no
+// matter.
+TEST(MoeFamilies, SigmoidRoutersAreRefusedByEachByKey) {
+  for (const char* type : {"", "mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "granitemoe"}) {
+    ModelConfig model = small_model(4);
+    if (std::string_view(type) == "qwen3_moe") model.qk_norm = "head";
+    if (std::string_view(type) == "olmoe") model.qk_norm = "full", model.head_dim = 0;
+    model.router_aux_loss_scope = "global_batch";
+    model.router_bias_update_rate = 0.01;
+    EXPECT_NO_THROW(written(model, type)) << type;
+    model.router_score = "sigmoid";
+    expect_input_error([&] { written(model, type); }, {"model.router_score: found sigmoid, expected softmax"});
+    model.router_bias = true;
+    expect_input_error([&] { written(model, type); }, {"cannot be exported"});
+  }
+}
+
 // An upcycled model goes out as the first family that has words for it.
 TEST(MoeFamilies, TheModelChoosesTheFamily) {
   ModelConfig model = small_model(4);

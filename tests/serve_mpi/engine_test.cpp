@@ -16,7 +16,7 @@
 namespace upcycle::test {
 namespace {
 
-enum class Kind { Dense, Moe, SharedExpert, BiasedDense, PostNormMoe };
+enum class Kind { Dense, Moe, SharedExpert, BiasedDense, PostNormMoe, SigmoidMoe };
 
 bool is_dense(Kind kind) { return kind == Kind::Dense || kind == Kind::BiasedDense; }
 
@@ -30,6 +30,7 @@ ModelConfig model_of(Kind kind) {
   m.num_experts_per_tok = 2;
   m.moe_intermediate_size = 12;
   m.shared_expert = kind == Kind::SharedExpert;
+  if (kind == Kind::SigmoidMoe) m.router_score = "sigmoid", m.router_bias = true;
   if (kind == Kind::SharedExpert) m.router_softmax = "softmax_then_topk";
   return m;
 }
@@ -208,7 +209,7 @@ std::string kind_name(const ::testing::TestParamInfo<Kind>& info) {
 }
 INSTANTIATE_TEST_SUITE_P(Models, EngineTest,
                          ::testing::Values(Kind::Dense, Kind::Moe, Kind::SharedExpert, Kind::BiasedDense,
-                                           Kind::PostNormMoe),
+                                           Kind::PostNormMoe, Kind::SigmoidMoe),
                          kind_name);
 
 // A seed's draws do not depend on the batch.

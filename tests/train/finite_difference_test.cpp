@@ -24,6 +24,7 @@ struct Case {
   int every = 1;
   int k = 2;
   bool gated = false;  // the shared expert has a gate, and another width
+  bool sigmoid = false, biases = false;
 };
 
 class FiniteDifferences : public ::testing::TestWithParam<Case> {
@@ -33,12 +34,15 @@ class FiniteDifferences : public ::testing::TestWithParam<Case> {
     config = c.moe ? small_moe_config() : small_config();
     config.model.tie_word_embeddings = c.tied;
     config.model.router_softmax = c.order;
+    if (c.sigmoid) config.model.router_score = "sigmoid";
+    config.model.router_bias = c.biases;
     config.model.shared_expert = c.shared_expert;
     config.model.moe_every_n_layers = c.every;
     config.model.shared_expert_gate = c.gated;
     if (c.gated) config.model.shared_expert_size = config.model.intermediate_size / 2 + 1;
     config.model.num_experts_per_tok = c.k;
-    config.model.router_aux_loss_coef = 0.5;  // strong: the LM must not hide an error in them
+    config.model.router_aux_loss_coef = 0.5;              // strong: the LM must not hide an error in them
+    if (c.biases) config.model.router_aux_loss_coef = 0;  // it counts another choice, which may change
     config.model.router_z_loss_coef = 0.1;
     config.train.seq_length = 5;
     config.train.global_batch_size = 2;  // one microbatch: all of its routing is still stored
@@ -152,6 +156,9 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"MoeSharedExpert", true, false, "topk_then_softmax", true},
                       Case{"MoeGatedSharedExpert", true, false, "topk_then_softmax", true, 1, 2, true},
                       Case{"MoeEverySecondLayer", true, false, "softmax_then_topk", true, 2, 3},
+                      Case{"MoeSigmoid", true, false, "topk_then_softmax", false, 1, 2, false, true},
+                      Case{"MoeSigmoidBiases", true, false, "topk_then_softmax", false, 1, 2, false, true, true},
+                      Case{"MoeSigmoidPlainWeights", true, false, "softmax_then_topk", true, 1, 1, false, true},
                       Case{"MoeAllExperts", true, true, "topk_then_softmax", false, 2, 4}),
     [](const auto& info) { return std::string(info.param.name); });
 

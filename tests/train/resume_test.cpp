@@ -42,6 +42,7 @@ struct Case {
   const char* optimizer;
   const char* masters = "fp32";
   const char* moments = "fp32";
+  bool sigmoid = false;  // with biases
 };
 
 class Resume : public ::testing::TestWithParam<Case> {};
@@ -57,6 +58,7 @@ TEST_P(Resume, TwentyStepsAreTenSavedLoadedAndTen) {
   c.train.warmup_steps = 3;
   c.model.shared_expert = GetParam().moe;
   c.model.moe_every_n_layers = 2;
+  if (GetParam().sigmoid) c.model.router_score = "sigmoid", c.model.router_bias = true;
   c.train.freeze = {"model.layers.0.self_attn.?_proj.weight"};
   const FixedSequences data = random_sequences(100, 9, c.model.vocab_size, 1);
   Trainer straight = random_trainer(rig, c, mesh);
@@ -87,6 +89,9 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"MoeBf16LionRemaindersRoundedMoments", true, "bf16", "lion", "bf16_remainder", "bf16"},
                       Case{"DenseFp32AdamwRoundedMoments", false, "fp32", "adamw", "fp32", "bf16"},
                       Case{"DenseBf16LionRemainders", false, "bf16", "lion", "bf16_remainder"},
+                      Case{"SigmoidFp32Adamw", true, "fp32", "adamw", "fp32", "fp32", true},
+                      Case{"SigmoidBf16Adamw", true, "bf16", "adamw", "fp32", "fp32", true},
+                      Case{"SigmoidBf16LionRemainders", true, "bf16", "lion", "bf16_remainder", "bf16", true},
                       Case{"MoeFp32Sgd", true, "fp32", "sgd"}, Case{"MoeBf16Sgd", true, "bf16", "sgd"}),
     [](const auto& info) { return std::string(info.param.name); });
 

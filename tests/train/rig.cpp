@@ -181,12 +181,20 @@ std::vector<std::int32_t> chosen_experts(const Trainer& t, std::int64_t layer) {
 }
 
 double smallest_gap(const Trainer& t, std::int64_t layer) {
-  const Tensor& probs = t.model->activations.layers[static_cast<std::size_t>(layer)].moe.router.probs;
+  const RouterState& router = t.model->activations.layers[static_cast<std::size_t>(layer)].moe.router;
+  const Tensor& probs = router.probs;
   const auto E = static_cast<std::size_t>(t.config.model.num_local_experts),
              k = static_cast<std::size_t>(t.config.model.num_experts_per_tok);
   double gap = std::numeric_limits<double>::infinity();
   if (k == E) return gap;
-  const std::vector<float> values = values_of<float>(t, probs);
+  std::vector<float> values = values_of<float>(t, probs), bias(E);
+  if (router.logits) {  // the smallest gap between scores in the choice
+    const Tensor& biases = t.model->weights.layers[static_cast<std::size_t>(layer)].router_bias;
+    if (biases) bias = values_of<float>(t, biases);
+    const std::vector<float> logits = values_of<float>(t, router.logits);
+    // Of which the loop below takes logarithms.
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = std::exp(1 / (1 + std::exp(-logits[i])) + bias[i % E]);
+  }
   for (auto row = values.begin(); row != values.end(); row += probs.columns()) {
     std::vector<float> p(row, row + probs.columns());
     std::sort(p.rbegin(), p.rend());

@@ -96,8 +96,8 @@ struct TrainedState {
 TrainedState state_of(const Trainer& t);  // one rank
 void expect_same_state(const TrainedState& a, const TrainedState& b);
 
-// Chosen experts (T_local, k) of one layer's last microbatch, and the smallest gap between the logits of the k-th and
-// the next expert of any of its tokens.
+// Chosen experts (T_local, k) of one layer's last microbatch, and the smallest gap between the logits (of sigmoids: the
+// biased scores) of the k-th and the next expert of any of its tokens.
 std::vector<std::int32_t> chosen_experts(const Trainer& t, std::int64_t layer);
 double smallest_gap(const Trainer& t, std::int64_t layer);
 

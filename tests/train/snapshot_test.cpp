@@ -10,6 +10,7 @@
 #include "parallel/checkpoint/manifest.h"
 #include "parallel/checkpoint/reader.h"
 #include "parallel/checkpoint/writer.h"
+#include "parallel/model/transformer.h"
 #include "parallel/train/trainer_state.h"
 #include "tests/data/temporary_folder.h"
 #include "tests/train/rig.h"
@@ -63,6 +64,30 @@ TEST(Buckets, MakeTheFilesOfAWholeSnapshot) {
           EXPECT_EQ(save(t, buckets, run, type), save(t, whole, folder.file("whole"), type));
       }
     }
+}
+
+// Weights alone in bf16: routers' biases stay fp32, and a model in bf16 that reads them chooses by the same bits.
+TEST(Snapshot, BiasesOfRoutersAreNeverRounded) {
+  Config c = small_moe_config();
+  c.dtype = "bf16";
+  c.model.router_score = "sigmoid";
+  c.model.router_bias = true;
+  c.train.steps = 3;
+  Trainer t = random_trainer(rig, c, mesh);
+  for (int i = 0; i < 2; ++i) (void)train_step(t, random_sequences(8, 9, c.model.vocab_size, 1).source());
+  const auto bias = [](const Trainer& of) { return floats_of(of, of.model->weights.layers[1].router_bias); };
+  const std::vector<float> want = bias(t);
+  EXPECT_NE(to_float(to_bf16(want[0])), want[0]);
+  for (const char* form : {"whole", "bucket"}) {
+    const TemporaryFolder folder;
+    t.config.checkpoint.snapshot = form;
+    Snapshot snapshot = make_snapshot(t);
+    (void)save(t, snapshot, folder.file("run"), DType::BF16);
+    const auto saved = open_checkpoint(folder.file("run") + "/" + model_folder_name(t.step));
+    Trainer again = make_trainer(c, mesh, *rig.device, *rig.stream, *rig.ops);
+    load_trainer_weights(again, *saved);
+    EXPECT_EQ(bias(again), want) << form;
+  }
 }
 
 TEST(Buckets, AreAsPlannedAndBounded) {

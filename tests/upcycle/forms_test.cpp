@@ -25,7 +25,15 @@ std::vector<Upcycling> exact_modes(const ModelConfig& dense) {
   ModelConfig shared = experts(4, 2, 0, "softmax_then_topk"), every = experts(8, 4, slice);
   shared.shared_expert = true;
   every.moe_every_n_layers = 2;
+  ModelConfig sigmoid = experts(4, 2), sigmoid_groups = experts(4, 2, slice),
+              scores = experts(4, 2, 0, "softmax_then_topk");
+  for (ModelConfig* m : {&sigmoid, &sigmoid_groups, &scores}) m->router_score = "sigmoid", m->router_bias = true;
+  UpcycleConfig even{"copy", "down"};
+  even.router_std = 0;
   return {{"copy", {}, experts(4, 2)},
+          {"sigmoid", {}, sigmoid},
+          {"sigmoid_groups", groups, sigmoid_groups},
+          {"sigmoid_scores", even, scores},
           {"top_1", {}, experts(4, 1)},
           {"virtual_group", groups, experts(4, 2, slice)},
           {"every_second_layer", groups, every},

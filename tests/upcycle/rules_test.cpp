@@ -56,7 +56,8 @@ TEST(UpcycledModel, SetsTheFieldsThatTheTableMarksAndNoOther) {
     const std::string other = "--" + field.key + "=" + other_value(target, field);
     const Config given = parse_config_text(to_json(target), "c.json", {other});
     ++(field.of_experts ? marked : others);
-    if (field.key.starts_with("model.shared_expert_")) {  // a model that is continued may have them
+    // A model that is continued may have them; a bias goes with sigmoid only.
+    if (field.key.starts_with("model.shared_expert_") || field.key == "model.router_bias") {
       EXPECT_THROW((void)upcycled_model(dense.model, given.model, mode("virtual_group"), "c.json"), InputError)
           << other;
       continue;
@@ -123,6 +124,18 @@ TEST(OutputScale, IsWhatTheDenseOutputNeeds) {
     EXPECT_EQ(output_scale(m, mode("virtual_group", "cube_root")), c.whole);
   }
   EXPECT_EQ(slices(upcycled_model(dense_model(), experts(8, 2), mode("copy"), "c.json"), mode("copy")), 1);
+  for (const auto& [softmax, whole] : {std::pair{"topk_then_softmax", 2.0}, {"softmax_then_topk", 2 * 2.0 / 4}}) {
+    ModelConfig sigmoid = made(8, 4, 2, softmax);  // each chosen expert's score is a half where the router is zero
+    sigmoid.router_score = "sigmoid";
+    EXPECT_EQ(output_scale(sigmoid, mode("virtual_group", "down")), whole);
+    UpcycleConfig u = mode("virtual_group", "down");
+    EXPECT_EQ(promises_exact(sigmoid, u), whole == 2);
+    u.router_std = 0;
+    EXPECT_TRUE(promises_exact(sigmoid, u));
+    sigmoid.num_experts_per_tok = sigmoid.num_local_experts;
+    u.scale = "none";
+    EXPECT_FALSE(promises_exact(sigmoid, u));
+  }
 }
 
 TEST(DroppedUnits, AreCountedSortedAndTheirOwnPerLayerAndExpert) {
