@@ -54,6 +54,7 @@ Config config_to_measure(const std::string& file, const std::vector<std::string>
   c.train.steps = std::max(steps, c.upcycle.at_step + 1);
   c.train.tokens = c.train.warmup_steps = c.train.warmup_tokens = 0;
   c.train.schedule = "constant";
+  c.train.rampup_batch_size.clear();
   c.train.eval_every = 0;
   if (c.model.hidden_size == 0 && !(c.init.load.empty() && c.init.upcycle.empty())) {
     const Mesh one = make_single_mesh();

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "core/check.h"
+#include "core/config/batch_ramp.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "data/files.h"
@@ -61,6 +62,7 @@ void add_step(EventFile& events, const Trainer& t, const StepResult& r, const Pa
                                 {"tokens-per-second", static_cast<double>(r.tokens) / pace.seconds},
                                 {"mfu", pace.mfu},
                                 {"mem-allocated-bytes", static_cast<double>(pace.memory)}};
+  if (t.config.train.decoupled_lr >= 0) by_step.push_back({"decoupled-learning-rate", r.decoupled_lr});
   if (t.config.model.is_moe()) {
     by_step.insert(by_step.end(), {{"load_balancing_loss", r.aux_loss}, {"z_loss", r.z_loss}});
     for (std::size_t l = 0; l < r.layers.size(); ++l) {
@@ -76,7 +78,7 @@ void add_step(EventFile& events, const Trainer& t, const StepResult& r, const Pa
       {{"lm loss", r.loss},
        {"learning-rate", r.lr},
        {"grad-norm", r.grad_norm},
-       {"batch-size", static_cast<double>(t.config.train.global_batch_size)}},
+       {"batch-size", static_cast<double>(r.samples)}},
       by_step);
 }
 
@@ -129,28 +131,24 @@ void Metrics::step(const Trainer& t, const StepResult& r, double seconds, std::i
                         {"aux_loss", r.layers[l].aux},
                         {"z_loss", r.layers[l].z},
                         {"tokens_per_expert", r.layers[l].assignments}});
-  write(Json{{"step", t.step},
-             {"tokens", t.tokens},
-             {"loss", r.loss},
-             {"aux_loss", r.aux_loss},
-             {"z_loss", r.z_loss},
-             {"lr", r.lr},
-             {"grad_norm", r.grad_norm},
-             {"tokens_per_s", tokens_per_s},
-             {"mfu", mfu},
-             {"step_ms", seconds * 1e3},
-             {"moe_layers", layers}}
-            .dump());
+  Json line{{"step", t.step}, {"tokens", t.tokens},       {"batch_size", r.samples},
+            {"loss", r.loss}, {"aux_loss", r.aux_loss},   {"z_loss", r.z_loss},
+            {"lr", r.lr},     {"grad_norm", r.grad_norm}, {"tokens_per_s", tokens_per_s},
+            {"mfu", mfu},     {"step_ms", seconds * 1e3}, {"moe_layers", layers}};
+  if (t.config.train.decoupled_lr >= 0) line["decoupled_lr"] = r.decoupled_lr;
+  write(line.dump());
 
   if (events_) add_step(*events_, t, r, {seconds, yardstick_.flops() * mfu, mfu, memory()});
 
   // The first step of a process creates primitives and faults pages in, so it is left out of the average.
-  average_seconds_ = steps_timed_++ < 2 ? seconds : 0.9 * average_seconds_ + 0.1 * seconds;
+  const double each = seconds / static_cast<double>(r.samples);
+  average_seconds_ = steps_timed_++ < 2 ? each : 0.9 * average_seconds_ + 0.1 * each;
   const bool shown = t.step % log_every_ == 0 || t.step == total || t.step == 1;
   if (log_rank() != 0 || (!shown && terminal_width() == 0)) return;
+  const std::int64_t left = samples_in(t.config.train, t.consumed_samples, total - t.step);
   const StepPace pace{
-      t.step, total, tokens_per_s, mfu, average_seconds_ * static_cast<double>(total - t.step), shown ? memory() : 0};
-  if (shown) log_info("{}", step_line(t.config.model, r, pace));
+      t.step, total, tokens_per_s, mfu, average_seconds_ * static_cast<double>(left), shown ? memory() : 0};
+  if (shown) log_info("{}", step_line(t.config, r, pace));
   set_status_line(progress_bar(r, pace));
 }
 

@@ -32,7 +32,7 @@ class Metrics {
   Yardstick yardstick_;
   const Backend& backend_;
   std::int64_t log_every_;
-  double average_seconds_ = 0;
+  double average_seconds_ = 0;  // of a sequence
   std::int64_t steps_timed_ = 0;
   std::size_t memory_ = 0;
   std::chrono::steady_clock::time_point memory_asked_;

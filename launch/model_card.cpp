@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "core/config/batch_ramp.h"
 #include "core/config/parse.h"
 #include "core/error.h"
 #include "core/log.h"
@@ -86,11 +87,11 @@ std::string training(const Config& c, const CheckpointInfo& info) {
                                  sets.empty() ? "" : " of " + sets);
   if (info.step > 0)
     text += fmt::format(
-        "- {}, learning rate {:g} ({}{}), weight decay {}, {} sequences of {} tokens per step, {}; weights of the "
+        "- {}, learning rate {:g} ({}{}), weight decay {}, {}{} sequences of {} tokens per step, {}; weights of the "
         "auxiliary and z losses {} and {}\n",
         t.optimizer, t.lr, t.schedule, t.schedule == "constant" ? "" : fmt::format(", to {:g}", t.min_lr),
-        t.weight_decay, t.global_batch_size, t.seq_length, c.dtype, c.model.router_aux_loss_coef,
-        c.model.router_z_loss_coef);
+        t.weight_decay, ramps_batch(t) ? fmt::format("{} to ", t.rampup_batch_size[0]) : "", t.global_batch_size,
+        t.seq_length, c.dtype, c.model.router_aux_loss_coef, c.model.router_z_loss_coef);
   return text;
 }
 

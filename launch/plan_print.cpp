@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 
+#include "core/config/batch_ramp.h"
 #include "launch/size_text.h"
 
 namespace upcycle {
@@ -124,8 +125,12 @@ void print(const Plan& p, std::size_t memory, const Config& config, double host_
              static_cast<double>(p.parameters.active) / 1e9);
   fmt::print("world {} = tp {} x dp {} (experts: etp {} x ep {} x edp {}); rank {}\n", l.world, l.tp, l.dp, l.etp, l.ep,
              l.edp, p.rank);
-  fmt::print("per step: {} tokens; {} microbatch{} per rank\n\n", p.tokens, p.micro_batches,
+  fmt::print("per step: {} tokens; {} microbatch{} per rank\n", p.tokens, p.micro_batches,
              p.micro_batches == 1 ? "" : "es");
+  if (const std::vector<std::int64_t>& ramp = config.train.rampup_batch_size; ramps_batch(config.train))
+    fmt::print("the first {} steps are smaller: {} sequences and more in the place of {}\n",
+               steps_for(config.train, 0, ramp[2]), ramp[0], config.train.global_batch_size);
+  fmt::print("\n");
   fmt::print("memory of this rank\n");
   const auto line = [](const std::string& name, const std::string& calls, std::uint64_t bytes,
                        const std::string& more) {

@@ -17,6 +17,7 @@
 #include "parallel/checkpoint/verify.h"
 #include "parallel/comm/agree.h"
 #include "parallel/train/optimizer.h"
+#include "parallel/train/param_groups.h"
 #include "parallel/upcycle/rules.h"
 
 namespace upcycle {
@@ -167,6 +168,13 @@ void check_live(const RunSetup& run) {
   if (run.live_moe) check_freeze(*run.live_moe, run.config.train.freeze);
 }
 
+// Of all that the run trains, before its layout is searched.
+void check_groups(const RunSetup& run) {
+  Config c = run.config;
+  if (run.live_moe) c.model = *run.live_moe;
+  check_param_groups(c);
+}
+
 // The weights of the chosen experts sum to 1, so a single one is always 1: the loss does not depend on the router.
 void warn_of_an_idle_router(const ModelConfig& m) {
   if (m.num_local_experts < 2 || m.num_experts_per_tok != 1 || m.router_softmax != "topk_then_softmax") return;
@@ -232,6 +240,7 @@ RunSetup set_up_run(Config config, const std::string& name, Communicator& world,
       inherit_model(run, name);
     resolve_eod(c);
     check_train(c, used ? Trained{run.checkpoint->info().step, run.checkpoint->info().tokens} : Trained{});
+    check_groups(run);
     if (purpose == Purpose::Train) check_live(run);
   });
   if (used && purpose == Purpose::Train) print_changed_keys(c, saved_config(*run.checkpoint));

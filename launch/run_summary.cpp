@@ -4,6 +4,7 @@
 
 #include <iterator>
 
+#include "core/config/batch_ramp.h"
 #include "parallel/model/params.h"
 
 namespace upcycle {
@@ -23,7 +24,8 @@ std::string run_summary(const Config& c, const Layout& l, const Trained& done, c
                         double peak_flops) {
   const ModelConfig& m = c.model;
   const ParameterCount count = count_parameters(m);
-  const std::int64_t tokens = c.train.global_batch_size * c.train.seq_length, steps = total_steps(c.train, done);
+  const TrainConfig& t = c.train;
+  const std::int64_t tokens = t.global_batch_size * t.seq_length, steps = total_steps(t, done);
   std::string text = fmt::format("model: H {}, F {}, L {}, N {}, K {}, V {}", m.hidden_size, m.intermediate_size,
                                  m.num_hidden_layers, m.num_attention_heads, m.kv_heads(), m.vocab_size);
   if (m.is_moe())
@@ -35,9 +37,13 @@ std::string run_summary(const Config& c, const Layout& l, const Trained& done, c
   if (m.is_moe()) text += fmt::format(" (experts: etp {} x ep {} x edp {})", l.etp, l.ep, l.edp);
   std::size_t bytes = 0;
   for (const MemoryClass& one : plan) bytes += one.bytes;
-  text += fmt::format("; {} steps of {} tokens = {}; {:.0f} MiB per rank", steps, tokens,
-                      short_number(static_cast<double>(done.tokens + (steps - done.step) * tokens)),
-                      static_cast<double>(bytes) / (1 << 20));
+  text += fmt::format("; {} steps of {}{} tokens = {}", steps,
+                      ramps_batch(t) ? fmt::format("{} to ", t.rampup_batch_size[0] * t.seq_length) : "", tokens,
+                      short_number(static_cast<double>(total_tokens(t, done))));
+  if (ramps_batch(t))
+    text += fmt::format(" (batch: {} sequences, {} more at a time, {} after {})", t.rampup_batch_size[0],
+                        t.rampup_batch_size[1], t.global_batch_size, t.rampup_batch_size[2]);
+  text += fmt::format("; {:.0f} MiB per rank", static_cast<double>(bytes) / (1 << 20));
   text += fmt::format("; mfu of {}FLOP/s, measured", short_number(peak_flops));
   if (!c.checkpoint.dir.empty()) text += "; config: " + c.checkpoint.dir + "/run.json";
   return text;

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "core/config/batch_ramp.h"
+
 namespace upcycle {
 namespace {
 
@@ -26,8 +28,14 @@ double most_load(const StepResult& r) {
   return most;
 }
 
-std::string step_line(const ModelConfig& model, const StepResult& r, const StepPace& p) {
-  std::string line = step_text(p) + fmt::format("  loss {:7.4f}", r.loss);
+std::string step_line(const Config& config, const StepResult& r, const StepPace& p) {
+  const ModelConfig& model = config.model;
+  std::string line = step_text(p);
+  if (ramps_batch(config.train)) {
+    const std::string whole = fmt::format("{}", config.train.global_batch_size);
+    line += fmt::format("  batch {:>{}}", r.samples, whole.size());
+  }
+  line += fmt::format("  loss {:7.4f}", r.loss);
   if (model.is_moe()) {
     line += fmt::format("  aux {:6.3f}", r.aux_loss);
     if (model.router_z_loss_coef > 0) line += fmt::format("  z {:6.3f}", r.z_loss);

@@ -15,8 +15,9 @@ struct StepPace {
   std::size_t memory = 0;  // bytes in use on rank 0
 };
 
-// One line for people, its numbers in columns that stay where they are from step to step.
-std::string step_line(const ModelConfig& model, const StepResult& result, const StepPace& pace);
+// One line for people (of a batch that grows its size too), its numbers in columns that stay where they are from step
+// to step.
+std::string step_line(const Config& config, const StepResult& result, const StepPace& pace);
 
 // The share that is done as a bar, with the loss and the time left, for a terminal's last line.
 std::string progress_bar(const StepResult& result, const StepPace& pace);

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "core/config/batch_ramp.h"
 #include "core/config/check.h"
 #include "core/config/parse.h"
 #include "core/log.h"
@@ -26,6 +27,7 @@
 #include "parallel/train/diverged.h"
 #include "parallel/train/dump.h"
 #include "parallel/train/evaluate.h"
+#include "parallel/train/param_groups.h"
 #include "parallel/train/schedule.h"
 #include "parallel/train/step.h"
 #include "parallel/train/trainer_state.h"
@@ -72,7 +74,7 @@ bool train_loop(TrainingRun& run, Metrics& metrics) {
   const TrainConfig& lengths = run.setup.config.train;
   const std::int64_t passed = run.trainer.consumed_samples + lengths.skip_samples;
   EpochLog epochs(*run.sampler, run.setup.config.data.train, passed,
-                  passed + (total - first) * lengths.global_batch_size);
+                  passed + samples_in(lengths, run.trainer.consumed_samples, total - first));
   while (run.trainer.step < total && !(stop = all_stop(*run.mesh.world))) {
     if (run.setup.live_moe && run.trainer.step >= run.setup.config.upcycle.at_step) {
       finish_save(run);
@@ -173,6 +175,7 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
 
   if (writes && session.rank() == 0) write_text_atomic(c.checkpoint.dir + "/run.json", config_text(run.setup) + "\n");
   log_info("{}", run_summary(c, layout, {run.trainer.step, run.trainer.tokens}, plan, yardstick->flops()));
+  for (const std::string& line : describe_param_groups(c)) log_info("{}", line);
 
   run.wall_before = run.trainer.wall_seconds;
   run.start = Clock::now();

@@ -10,6 +10,7 @@
 #include "launch/model_files.h"
 #include "launch/predicted_bytes.h"
 #include "parallel/train/evaluate.h"
+#include "parallel/train/param_groups.h"
 #include "parallel/upcycle/from_checkpoint.h"
 #include "parallel/upcycle/live_upcycle.h"
 
@@ -131,6 +132,7 @@ void upcycle_in_place(TrainingRun& run) {
   make_snapshot_arena(run);
   log_info("step {}: upcycled in place to {} experts: {}", run.trainer.step, config.model.num_local_experts,
            live.report.text());
+  for (const std::string& line : describe_param_groups(config)) log_info("{}", line);
   keep_report(run, live.report);
 }
 

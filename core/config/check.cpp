@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/config/batch_ramp.h"
 #include "core/config/fields.h"
 
 namespace upcycle {
@@ -149,10 +150,62 @@ void check_model(const ModelConfig& model, const std::string& where) {
 
 std::int64_t total_steps(const TrainConfig& t, const Trained& done) {
   if (t.steps > 0) return t.steps;
-  const std::int64_t step = t.global_batch_size * t.seq_length,
-                     left = std::max<std::int64_t>(0, t.tokens - done.tokens);
-  return done.step + (left + step - 1) / step;
+  const std::int64_t left = std::max<std::int64_t>(0, t.tokens - done.tokens);
+  return done.step + steps_for(t, done.tokens / t.seq_length, (left + t.seq_length - 1) / t.seq_length);
 }
+
+std::int64_t total_tokens(const TrainConfig& t, const Trained& done) {
+  const std::int64_t steps = total_steps(t, done) - done.step;
+  return done.tokens + samples_in(t, done.tokens / t.seq_length, std::max<std::int64_t>(0, steps)) * t.seq_length;
+}
+
+namespace {
+
+// As Megatron refuses them; that micro batches of all ranks divide each batch is make_trainer's to see.
+void check_ramp(const Config& config) {
+  const TrainConfig& t = config.train;
+  if (t.rampup_batch_size.empty()) return;
+  const auto fail = [&](const std::string& found, const std::string& expected, const std::string& advice) {
+    field_error(config.where("train.rampup_batch_size"), "train.rampup_batch_size", found, expected, advice);
+  };
+  if (t.rampup_batch_size.size() != 3)
+    fail(fmt::format("{} numbers", t.rampup_batch_size.size()), "three: [start, increment, samples]",
+         "e.g. [16, 16, 100000]");
+  const std::int64_t start = t.rampup_batch_size[0], increment = t.rampup_batch_size[1];
+  if (start >= t.global_batch_size)
+    fail(fmt::format("a start of {}", start),
+         fmt::format("less than train.global_batch_size = {}", t.global_batch_size),
+         "leave it out for batches of one size");
+  if ((t.global_batch_size - start) % increment != 0)
+    fail(fmt::format("an increment of {}", increment),
+         fmt::format("a divisor of train.global_batch_size - start = {}", t.global_batch_size - start),
+         "the last increment must lead to the whole batch");
+  for (const auto& [name, size] : {std::pair{"a start", start}, std::pair{"an increment", increment}})
+    if (size % t.micro_batch_size != 0)
+      fail(fmt::format("{} of {}", name, size),
+           fmt::format("a multiple of train.micro_batch_size = {}", t.micro_batch_size), "change one of them");
+}
+
+// Rates of embedding and output layer.
+void check_decoupled(const Config& config) {
+  const TrainConfig& t = config.train;
+  for (const auto& [key, value] :
+       {std::pair{"train.decoupled_lr", t.decoupled_lr}, std::pair{"train.decoupled_min_lr", t.decoupled_min_lr}})
+    if (value < 0 && value != -1)
+      field_error(config.where(key), key, fmt::format("{}", value), ">= 0, or -1 for none", "e.g. 1e-4");
+  if (t.decoupled_lr < 0 && t.decoupled_min_lr >= 0)
+    field_error(config.where("train.decoupled_min_lr"), "train.decoupled_min_lr", fmt::format("{}", t.decoupled_min_lr),
+                "train.decoupled_lr beside it", "alone it has no meaning");
+  if (t.decoupled_lr < 0 || t.schedule == "constant") return;
+  if (t.decoupled_min_lr < 0 && t.min_lr > t.decoupled_lr)
+    field_error(config.where("train.decoupled_lr"), "train.decoupled_lr", fmt::format("{}", t.decoupled_lr),
+                fmt::format("at least train.min_lr = {}, to which it falls", t.min_lr), "give train.decoupled_min_lr");
+  if (t.decoupled_min_lr > t.decoupled_lr)
+    field_error(config.where("train.decoupled_min_lr"), "train.decoupled_min_lr", fmt::format("{}", t.decoupled_min_lr),
+                fmt::format("at most train.decoupled_lr = {}", t.decoupled_lr), "lower it");
+}
+
+}  // namespace
 
 void check_train(const Config& config, const Trained& done) {
   check_fields(config, "", [&](const std::string& key) { return config.where(key); });
@@ -165,6 +218,7 @@ void check_train(const Config& config, const Trained& done) {
     fail("train.tokens", t.tokens, fmt::format("it absent beside train.steps = {}", t.steps), "give one of the two");
   if (t.steps == 0 && t.tokens == 0)
     fail("train.steps", "neither train.steps nor train.tokens", "one of them", "e.g. --train.steps=1000");
+  check_ramp(config);
   const std::int64_t steps = total_steps(t, done);
   if (config.model.hidden_size > 0 && t.seq_length > config.model.max_position_embeddings)
     fail("train.seq_length", t.seq_length,
@@ -197,8 +251,7 @@ void check_train(const Config& config, const Trained& done) {
   if (t.warmup_steps > 0 && t.warmup_tokens > 0)
     fail("train.warmup_tokens", t.warmup_tokens,
          fmt::format("it absent beside train.warmup_steps = {}", t.warmup_steps), "give one of the two");
-  const std::int64_t tokens =
-      t.tokens > 0 ? t.tokens : done.tokens + (steps - done.step) * t.global_batch_size * t.seq_length;
+  const std::int64_t tokens = t.tokens > 0 ? t.tokens : total_tokens(t, done);
   if (t.warmup_tokens > tokens)
     fail("train.warmup_tokens", t.warmup_tokens, fmt::format("at most the run's {} tokens", tokens), "lower it");
   if (t.min_lr_ratio < 0 && t.min_lr_ratio != -1)
@@ -209,6 +262,7 @@ void check_train(const Config& config, const Trained& done) {
   // A constant learning rate never falls to min_lr.
   if (t.schedule != "constant" && t.min_lr > t.lr)
     fail("train.min_lr", t.min_lr, fmt::format("at most train.lr = {}", t.lr), "lower it, e.g. to a tenth of lr");
+  check_decoupled(config);
   if (t.optimizer_offload && t.moments() == 0 && config.dtype == "fp32")
     fail("train.optimizer_offload", "true under train.optimizer = sgd and dtype = fp32", "false",
          "there the parameters are all of the state: nothing could move");

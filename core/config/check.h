@@ -18,6 +18,8 @@ struct Trained {
 // The step at which the run ends: train.steps, or `done.step` plus the steps that the rest of train.tokens needs,
 // rounded up.
 std::int64_t total_steps(const TrainConfig& train, const Trained& done = {});
+// Tokens trained on when the run ends there.
+std::int64_t total_tokens(const TrainConfig& train, const Trained& done = {});
 // Checks everything but the model and data: steps or tokens, divisible batch sizes, known modes. As long as the model
 // is unknown (hidden_size 0, to be inherited from `init`), seq_length is not compared with its positions: call it again
 // later.

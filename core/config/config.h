@@ -106,16 +106,27 @@ struct DataConfig {
   bool operator==(const DataConfig&) const = default;
 };
 
+// How the parameters are updated whose names match `params`, * and ? as in a shell.
+struct ParamRule {
+  std::string params;
+  double lr_mult = 1;        // of the rate that they would have
+  double weight_decay = -1;  // -1: what they would have
+  bool operator==(const ParamRule&) const = default;
+};
+
 struct TrainConfig {
   std::int64_t steps = 0, tokens = 0;                                          // exactly one is given
   std::int64_t seq_length = 256, micro_batch_size = 1, global_batch_size = 8;  // sequences
-  std::string optimizer = "adamw";                                             // adamw | lion | sgd
-  double lr = 3e-4, min_lr = 3e-5;  // min_lr: if not given, parse_config sets min_lr_ratio * lr or lr / 10
-  double min_lr_ratio = -1;         // -1: not given
-  std::string schedule = "cosine";  // constant | cosine | wsd
+  std::vector<std::int64_t> rampup_batch_size;  // start, increment, samples (batch_ramp.h); empty: global_batch_size
+  std::string optimizer = "adamw";              // adamw | lion | sgd
+  double lr = 3e-4, min_lr = 3e-5;              // min_lr: if not given, parse_config sets min_lr_ratio * lr or lr / 10
+  double min_lr_ratio = -1;                     // -1: not given
+  double decoupled_lr = -1, decoupled_min_lr = -1;   // of embedding and output layer; -1: lr; -1: min_lr
+  std::string schedule = "cosine";                   // constant | cosine | wsd
   std::int64_t warmup_steps = 0, warmup_tokens = 0;  // one of the two
   double decay_fraction = 0.2;  // wsd: the share of the steps, at the end, over which lr falls to min_lr
   double weight_decay = 0.1, beta1 = 0.9, beta2 = 0.95;  // beta2: if not given, parse_config sets 0.99 under lion
+  std::vector<ParamRule> param_groups;                   // of each parameter the first that matches
   double eps = 1e-8, clip_grad = 1.0;
   std::string master_dtype = "fp32";    // fp32 | bf16_remainder
   std::string moment_dtype = "fp32";    // fp32 | bf16

@@ -31,6 +31,14 @@ Json value_json(const Config& config, const Field& field) {
                                    list.push_back(Json{{"path", p.path}, {"weight", p.weight}});
                                  return list;
                                },
+                               [](const std::vector<ParamRule>* rules) {
+                                 Json list = Json::array();
+                                 for (const ParamRule& r : *rules) {
+                                   list.push_back(Json{{"params", r.params}, {"lr_mult", r.lr_mult}});
+                                   if (r.weight_decay >= 0) list.back()["weight_decay"] = r.weight_decay;
+                                 }
+                                 return list;
+                               },
                                [](const std::map<std::string, std::string>* sets) {
                                  Json object = Json::object();
                                  for (const auto& [name, path] : *sets) object[name] = path;
@@ -64,6 +72,9 @@ std::string type_name(const Field& field) {
           [](std::vector<std::string>*) { return "a list of texts"; },
           [](std::vector<double>*) { return "a list of numbers"; },
           [](std::vector<WeightedPath>*) { return "a PREFIX or a list of {\"path\": PREFIX, \"weight\": number}"; },
+          [](std::vector<ParamRule>*) {
+            return "a list of {\"params\": PATTERN, \"lr_mult\": number, \"weight_decay\": number}";
+          },
           [](std::map<std::string, std::string>*) { return "a PREFIX or an object {\"name\": PREFIX, ...}"; }},
       field.slot(c));
 }

@@ -13,7 +13,8 @@ namespace upcycle {
 
 // Where a field's value lives in a Config.
 using Slot = std::variant<std::int64_t*, double*, bool*, std::string*, std::vector<std::string>*, std::vector<double>*,
-                          std::vector<std::int64_t>*, std::vector<WeightedPath>*, std::map<std::string, std::string>*>;
+                          std::vector<std::int64_t>*, std::vector<WeightedPath>*, std::vector<ParamRule>*,
+                          std::map<std::string, std::string>*>;
 
 struct Range {
   double min = -std::numeric_limits<double>::infinity(), max = std::numeric_limits<double>::infinity();

@@ -48,6 +48,12 @@ struct Assign {
     return d;
   }
 
+  double not_negative(const std::string& key, const json& v) const {
+    const double d = number(v);
+    if (d < 0) field_error(where, field.key, fmt::format("{} {}", key, d), "a number >= 0");
+    return d;
+  }
+
   std::int64_t integer(const json& v) const {
     if (!v.is_number()) wrong_type();
     if (v.is_number_float()) {  // 1e6 is an integer, 1.5 is not; past 2^53 a double is not exact
@@ -114,6 +120,28 @@ struct Assign {
       }
       if (!(p.weight > 0)) field_error(where, field.key, fmt::format("weight {}", p.weight), "a weight > 0");
       to->push_back(std::move(p));
+    }
+  }
+  void operator()(std::vector<ParamRule>* to) const {
+    if (!value.is_array()) wrong_type();
+    to->clear();
+    for (const json& entry : value) {
+      if (!entry.is_object() || !entry.contains("params")) wrong_type();
+      ParamRule r;
+      for (const auto& [key, v] : entry.items()) {
+        if (key == "params") {
+          r.params = text(v);
+        } else if (key == "lr_mult") {
+          r.lr_mult = not_negative(key, v);
+        } else if (key == "weight_decay") {
+          r.weight_decay = not_negative(key, v);
+        } else {
+          input_error("unknown key {} in an entry of {} in {}: expected params, lr_mult and weight_decay",
+                      quote_text(key), field.key, where);
+        }
+      }
+      if (r.params.empty()) field_error(where, field.key, "empty params", "a pattern of names");
+      to->push_back(std::move(r));
     }
   }
   void operator()(std::map<std::string, std::string>* to) const {
@@ -185,9 +213,11 @@ json override_value(const Field& field, const std::string& text) {
         !(takes_list && !value.is_array()))
       return value;
   }
+  const bool takes_objects = std::holds_alternative<std::vector<ParamRule>*>(slot);
   const bool meant_as_json =
       !std::holds_alternative<std::string*>(slot) && (text.starts_with('[') || text.starts_with('{'));
-  if (meant_as_json && (takes_text || takes_list)) return parse_strict_json(text, "command line: " + field.key);
+  if (meant_as_json && (takes_text || takes_list || takes_objects))
+    return parse_strict_json(text, "command line: " + field.key);
   json value = text;
   try {
     (void)value.dump();

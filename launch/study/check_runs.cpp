@@ -35,6 +35,9 @@ void check_runs(const Study& s, const std::vector<StudyRun>& planned) {
     if (!names.insert(run.name).second)
       field_error(s.file, "name", fmt::format("two runs named {}", run.name), "names that differ",
                   "rates, budgets and durations that agree in six digits are one");
+    if (!run.config.train.rampup_batch_size.empty())
+      field_error(s.file, run.name + ": train.rampup_batch_size", "it", "it absent",
+                  "a study counts its budgets in steps of one batch");
     const auto first = std::ranges::find_if(planned, [&](const StudyRun& r) {
       return r.arm == s.baseline && r.kind == run.kind && r.cell.size == run.cell.size;
     });

@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <functional>
 #include <map>
+#include <numeric>
 #include <optional>
 
+#include "core/config/batch_ramp.h"
 #include "core/error.h"
 
 namespace upcycle {
@@ -35,7 +37,9 @@ struct Tried {
 Tried try_layout(PlannedRun run, const Layout& layout, const FitLimits& limits, const StepRates& rates) {
   Tried tried;
   TrainConfig& train = run.config.train;
-  const std::int64_t sequences = train.global_batch_size / layout.dp;
+  std::int64_t sequences = train.global_batch_size / layout.dp;
+  if (ramps_batch(train)) sequences = std::gcd(sequences, train.rampup_batch_size[0] / layout.dp);
+  if (ramps_batch(train)) sequences = std::gcd(sequences, train.rampup_batch_size[1] / layout.dp);
   for (std::int64_t micro = 1; micro <= kMostSequences && sequences % micro == 0; micro *= 2) {
     train.micro_batch_size = micro;
     bool fits = false;

@@ -47,7 +47,7 @@ class Recorder : public Observer {
       : model_(*t.model),
         writer_(writer),
         staging_(staging),
-        microbatches_(t.config.train.global_batch_size / t.config.train.micro_batch_size),
+        microbatches_(batch_of_step(t) / t.config.train.micro_batch_size),
         microbatch_(microbatches_ / t.mesh->layout.dp * t.mesh->at.dp - 1) {}
 
   void begin_microbatch() override { ++microbatch_, place_ = 0; }

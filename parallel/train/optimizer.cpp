@@ -43,7 +43,7 @@ void check_freeze(const ModelConfig& model, const std::vector<std::string>& patt
 Optimizer make_optimizer(const ParamTable& table, Arrivals& arrivals, const Mesh& mesh, Device& device, Ops& ops,
                          Stream& stream, Workspace workspace, const Config& run) {
   const TrainConfig& config = run.train;
-  Optimizer o{&table, &arrivals, &mesh, &device, &ops, &stream, workspace, config, {},
+  Optimizer o{&table, &arrivals, &mesh, &device, &ops, &stream, workspace, config, {}, {},
               {},     {},        {},    {},      {},   {},      {},        {},     {}};
   if (mesh.layout.tp > 1) o.replicated = replicated_ranges(table, mesh.at);
   const std::size_t buckets = table.dense.buckets.size() + table.expert.buckets.size();
@@ -54,6 +54,7 @@ Optimizer make_optimizer(const ParamTable& table, Arrivals& arrivals, const Mesh
     o.frozen.push_back(std::any_of(config.freeze.begin(), config.freeze.end(), [&](const std::string& pattern) {
       return fnmatch(pattern.c_str(), row.name.c_str(), 0) == 0;
     }));
+  for (const ParamRow& row : table.rows) o.rates.push_back(rate_of(config, row));
   o.row_steps.assign(table.rows.size(), 0);
   for (const ParamRow& row : table.rows)
     o.draws.push_back({static_cast<std::uint64_t>(run.seed), rng::key_of("moments of " + row.name)});

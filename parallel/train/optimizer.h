@@ -6,6 +6,7 @@
 #include "kernels/op_types.h"
 #include "parallel/comm/mesh.h"
 #include "parallel/model/arrivals.h"
+#include "parallel/train/param_groups.h"
 #include "parallel/train/train_memory.h"
 
 namespace upcycle {
@@ -38,6 +39,7 @@ struct Optimizer {
   std::vector<std::int64_t> row_steps;  // updates so far, per row of the table
   std::vector<DrawStream> draws;        // per row: that the streams are drawn from which round its moments
   std::vector<std::uint8_t> frozen;     // per row of the table
+  std::vector<RowRate> rates;           // per row of the table
   std::vector<OwnedRange> replicated;   // of the dense buffer, by offset: owned parts of rows replicated over tp
   std::vector<BucketSum> sums;          // in flight: of buckets being reduced
   std::vector<Event> sums_over_tp;      // in flight

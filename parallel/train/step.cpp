@@ -17,17 +17,22 @@
 namespace upcycle {
 namespace {
 
+// Tokens of this rank's sequences in the step: all that host_tokens has room for, or fewer while the batch grows.
+std::size_t tokens_here(const Trainer& t) {
+  return static_cast<std::size_t>(batch_of_step(t) / t.mesh->layout.dp * t.config.train.seq_length);
+}
+
 // This rank's sequences of the step. Which sequences form which microbatch is global: microbatch j is sequences
 // [j * micro_batch_size, ...), and dp rank r takes the r-th run of microbatches.
 void load_step(Trainer& t, const SequenceSource& source) {
   const auto S = static_cast<std::size_t>(t.config.train.seq_length);
-  const std::size_t mine = t.host_tokens.size() / S;
+  const std::size_t mine = tokens_here(t) / S;
   const std::int64_t first = t.consumed_samples + static_cast<std::int64_t>(mine) * t.mesh->at.dp;
   for (std::size_t i = 0; i < mine; ++i)
     source(first + static_cast<std::int64_t>(i), std::span(t.host_tokens).subspan(i * S, S),
            std::span(t.host_targets).subspan(i * S, S));
   const auto T = static_cast<std::size_t>(t.model->T());
-  for (std::size_t begin = 0; begin < t.host_tokens.size(); begin += T)
+  for (std::size_t begin = 0; begin < mine * S; begin += T)
     t.documents.find(static_cast<std::int64_t>(begin / T), std::span(t.host_tokens).subspan(begin, T));
 }
 
@@ -39,8 +44,8 @@ double count_valid(std::span<const std::int32_t> targets) {
 // valid tokens, which is known before the first backward.
 void run_microbatches(Trainer& t, double valid_global) {
   Transformer& m = *t.model;
-  const auto T = static_cast<std::size_t>(m.T());
-  for (std::size_t begin = 0; begin < t.host_tokens.size(); begin += T) {
+  const auto T = static_cast<std::size_t>(m.T()), end = tokens_here(t);
+  for (std::size_t begin = 0; begin < end; begin += T) {
     const auto targets = std::span<const std::int32_t>(t.host_targets).subspan(begin, T);
     const LossScale scale{valid_global, count_valid(targets)};
     t.device->copy_from_host(*t.stream, t.batch.tokens.data, t.host_tokens.data() + begin, t.batch.tokens.bytes());
@@ -48,7 +53,7 @@ void run_microbatches(Trainer& t, double valid_global) {
     t.documents.put(*t.device, *t.stream, t.batch, static_cast<std::int64_t>(begin / T));
     forward(m, t.batch, scale.share());
     // Gradients that are complete start their sum over the replicas under what is left of the backward.
-    const bool last = begin + T == t.host_tokens.size();
+    const bool last = begin + T == end;
     start_backward(t.optimizer, t.memory);
     backward(m, t.batch, scale,
              [&t, last](std::int64_t layer) { start_reduction(t.optimizer, t.memory, layer, last); });
@@ -61,7 +66,8 @@ double start_gradients(Trainer& t, const SequenceSource& source) {
   load_step(t, source);
   // Each dp rank's, from one of its tp ranks. Over the world: in dp's queue it would come behind the gathers of
   // parameters.
-  const double valid = t.mesh->world->sum_of(t.mesh->at.tp == 0 ? count_valid(std::span(t.host_targets)) : 0);
+  const double valid =
+      t.mesh->world->sum_of(t.mesh->at.tp == 0 ? count_valid(std::span(t.host_targets).first(tokens_here(t))) : 0);
   const Tensor& sums = t.model->activations.step_sums;
   t.ops->fill(*t.stream, sums, 0);
   if (const Tensor& running = t.model->activations.running) t.ops->fill(*t.stream, running, 0);
@@ -115,13 +121,16 @@ StepResult train_step(Trainer& t, const SequenceSource& source) {
                                std::abs(result.loss), std::abs(result.grad_norm)));  // a NaN's sign says nothing
   if (t.optimizer.offload != nullptr) finish(t.state_read);
   t.stream->wait(t.state_read);
-  result.lr = learning_rate(t.config, {t.step, t.tokens});
+  const LearningRates rates = learning_rates(t.config, {t.step, t.tokens});
   move_router_biases(t);
-  update_parameters(t.optimizer, t.memory, result.lr);
+  update_parameters(t.optimizer, t.memory, rates);
 
-  result.tokens = t.config.train.global_batch_size * t.config.train.seq_length;
+  result.lr = rates.general;
+  result.decoupled_lr = rates.decoupled;
+  result.samples = batch_of_step(t);
+  result.tokens = result.samples * t.config.train.seq_length;
   t.step += 1;
-  t.consumed_samples += t.config.train.global_batch_size;
+  t.consumed_samples += result.samples;
   t.tokens += result.tokens;
   t.flops += static_cast<double>(result.tokens) * t.flops_per_token;
   return result;

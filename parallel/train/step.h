@@ -16,8 +16,9 @@ struct StepResult {
   double loss = 0;                  // mean negative log-likelihood of the step's valid tokens (nats)
   double aux_loss = 0, z_loss = 0;  // before the coefficient, mean over MoE layers
   double grad_norm = 0, lr = 0;
-  std::int64_t tokens = 0;            // of the step, all ranks
-  std::vector<RouterMetrics> layers;  // per layer; zero if it is dense
+  double decoupled_lr = 0;               // of the embedding and the output layer
+  std::int64_t samples = 0, tokens = 0;  // of the step, all ranks
+  std::vector<RouterMetrics> layers;     // per layer; zero if it is dense
 };
 
 // Microbatches, reduce, clip, update, gather. The gathered parameters may still be on their way

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "core/check.h"
+#include "core/config/batch_ramp.h"
 #include "core/error.h"
 #include "parallel/model/transformer.h"
 #include "parallel/train/offload.h"
@@ -22,6 +23,14 @@ std::int64_t microbatches_here(const Config& c, const Mesh& mesh) {
         "another micro_batch_size",
         c.train.global_batch_size, c.train.micro_batch_size, mesh.layout.dp, unit,
         (c.train.global_batch_size + unit - 1) / unit * unit);
+  if (ramps_batch(c.train))
+    for (const std::size_t i : {0, 1})
+      if (const std::int64_t size = c.train.rampup_batch_size[i]; size % unit != 0)
+        input_error(
+            "train.rampup_batch_size: found {} of {}, expected a multiple of train.micro_batch_size * dp = {} * {} = "
+            "{}: each batch of the ramp is cut into micro batches of all ranks; use {}",
+            i == 0 ? "a start" : "an increment", size, c.train.micro_batch_size, mesh.layout.dp, unit,
+            (size + unit - 1) / unit * unit);
   return c.train.global_batch_size / unit;
 }
 
@@ -54,6 +63,10 @@ Trainer::~Trainer() = default;
 Trainer::Trainer(Trainer&&) noexcept = default;
 Trainer& Trainer::operator=(Trainer&&) noexcept = default;
 
+std::int64_t batch_of_step(const Trainer& t) {
+  return batch_size_at(t.config.train, t.tokens / t.config.train.seq_length);
+}
+
 PassShape training_pass(const Config& c) {
   PassShape pass;
   pass.B = c.train.micro_batch_size;
@@ -77,6 +90,7 @@ Trainer make_trainer(const Config& config, const Mesh& mesh, Device& device, Str
   const PassShape pass = training_pass(config);
   const std::int64_t n = microbatches_here(config, mesh);
   check_freeze(config.model, config.train.freeze);
+  check_param_groups(config);
   check_zero_stage(config, mesh.layout);
 
   const auto layout = [&] {

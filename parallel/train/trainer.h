@@ -31,7 +31,7 @@ struct Trainer {
   Ops* host_ops = nullptr;  // the CPU's, beside a GPU; null where there is none, or no need
 
   // Destroyed in reverse order: copies from these may be in flight until the device's memory is freed.
-  HostArray<std::int32_t> host_tokens, host_targets;  // this rank's sequences of one step
+  HostArray<std::int32_t> host_tokens, host_targets;  // this rank's sequences of one step; of the whole batch at most
   BatchDocuments documents;                           // where theirs lie
   HostArray<double> host_sums;  // (2 + (4 + E) L): Activations::step_sums, summed over dp; the gradient's squared norm
   HostArray<float> bias_directions;  // RouterBiases::directions
@@ -55,6 +55,9 @@ struct Trainer {
 // batch, model and layout do not fit together. `host_ops`: the CPU's, which train.optimizer_offload needs beside a GPU.
 Trainer make_trainer(const Config& config, const Mesh& mesh, Device& device, Stream& stream, Ops& ops,
                      Ops* host_ops = nullptr);
+
+// Sequences of the next step, over all ranks (batch_ramp.h).
+std::int64_t batch_of_step(const Trainer& trainer);
 
 // The number of groups of several ranks that this run uses for tensors: on GPUs each has an NCCL communicator
 // (comm_nccl.h).

@@ -35,7 +35,7 @@ void update_piece(const Optimizer& o, const TrainMemory& memory, const OwnedPiec
                               at.grad,
                               ties_of(memory, p),
                               rounding_of(o, p)};
-  const auto rate = static_cast<float>(lr), decay = static_cast<float>(p.row->weight_decay ? c.weight_decay : 0);
+  const auto rate = static_cast<float>(lr), decay = static_cast<float>(o.rates[o.index_of(p)].weight_decay);
   const auto beta1 = static_cast<float>(c.beta1), beta2 = static_cast<float>(c.beta2);
   if (c.optimizer == "sgd")
     at.ops->sgd(*at.stream, tensors, at.scale, rate, decay);
@@ -63,7 +63,7 @@ Event gather_bucket(Optimizer& o, TrainMemory& memory, ParamGroup g, const Bucke
 
 }  // namespace
 
-void update_parameters(Optimizer& o, TrainMemory& memory, double lr) {
+void update_parameters(Optimizer& o, TrainMemory& memory, const LearningRates& rates) {
   o.arrivals->wait_all(*o.stream);  // in case no forward came between
   for (std::size_t i = 0; i < o.row_steps.size(); ++i)
     if (o.frozen[i] == 0) ++o.row_steps[i];
@@ -71,7 +71,7 @@ void update_parameters(Optimizer& o, TrainMemory& memory, double lr) {
   auto expert = o.table->expert.buckets.begin();
   for (const Bucket& part : o.table->dense.buckets) {  // every part has some
     for (; piece != o.updated.end() && o.table->bucket_of(*piece->row).layer == part.layer; ++piece)
-      update_piece(o, memory, *piece, lr);
+      update_piece(o, memory, *piece, o.rates[o.index_of(*piece)].lr(rates));
     o.arrivals->add(part.layer, gather_bucket(o, memory, ParamGroup::Dense, part));
     if (expert != o.table->expert.buckets.end() && expert->layer == part.layer)
       o.arrivals->add(part.layer, gather_bucket(o, memory, ParamGroup::Expert, *expert++));

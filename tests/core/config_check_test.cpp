@@ -252,6 +252,47 @@ TEST(CheckTrain, StepsAndBatches) {
                  "train.warmup_tokens: found 204801, expected at most the run's 204800 tokens");
 }
 
+TEST(CheckTrain, BatchRamp) {  // good_run: micro batches of 1, batches of 8
+  const auto ramp = [](std::vector<std::int64_t> numbers, std::int64_t micro = 1) {
+    return [=](Config& c) { c.train.rampup_batch_size = numbers, c.train.micro_batch_size = micro; };
+  };
+  Config c = good_run();
+  ramp({2, 2, 100}, 2)(c);
+  EXPECT_NO_THROW(check_train(c));
+  expect_bad_run(ramp({2, 2}), "train.rampup_batch_size: found 2 numbers, expected three: [start, increment, samples]");
+  expect_bad_run(ramp({2, 0, 100}), "train.rampup_batch_size: found [2,0,100], expected >= 1");
+  expect_bad_run(ramp({2, 2, 0}), "train.rampup_batch_size: found [2,2,0]");
+  expect_bad_run(ramp({8, 2, 100}), "found a start of 8, expected less than train.global_batch_size = 8");
+  expect_bad_run(ramp({2, 4, 100}),
+                 "found an increment of 4, expected a divisor of train.global_batch_size - start = 6");
+  expect_bad_run(ramp({2, 2, 100}, 4), "found a start of 2, expected a multiple of train.micro_batch_size = 4");
+  expect_bad_run(ramp({4, 1, 100}, 2), "found an increment of 1, expected a multiple of train.micro_batch_size = 2");
+  // Two steps of 4, then of 8: 100 steps of 256 tokens a sequence.
+  c = good_run();
+  ramp({4, 4, 5})(c);
+  c.train.warmup_steps = 0;
+  c.train.warmup_tokens = (2 * 4 + 98 * 8) * 256;
+  EXPECT_NO_THROW(check_train(c));
+  ++c.train.warmup_tokens;
+  EXPECT_NE(input_error_of([&] { check_train(c); }).find("at most the run's 202752 tokens"), std::string::npos);
+}
+
+TEST(CheckTrain, DecoupledRates) {  // good_run: lr 3e-4, min_lr 3e-5
+  const auto rates = [](double lr, double min_lr = -1) {
+    return [=](Config& c) { c.train.decoupled_lr = lr, c.train.decoupled_min_lr = min_lr; };
+  };
+  Config c = good_run();
+  rates(1e-5, 0)(c);
+  EXPECT_NO_THROW(check_train(c));
+  rates(1e-5)(c);
+  c.train.schedule = "constant";
+  EXPECT_NO_THROW(check_train(c));
+  expect_bad_run(rates(1e-5), "train.decoupled_lr: found 1e-05, expected at least train.min_lr = 3e-05");
+  expect_bad_run(rates(1e-5, 2e-5), "train.decoupled_min_lr: found 2e-05, expected at most train.decoupled_lr = 1e-05");
+  expect_bad_run(rates(-1, 2e-5), "train.decoupled_min_lr: found 2e-05, expected train.decoupled_lr beside it");
+  expect_bad_run(rates(-0.5), "train.decoupled_lr: found -0.5, expected >= 0, or -1");
+}
+
 TEST(CheckTrain, WarmUpInTokens) {
   Config c = good_run();
   c.train.warmup_steps = 0;

@@ -32,7 +32,7 @@ bool survives(const std::string& text, const std::vector<std::string>& overrides
 
 TEST(ConfigFuzz, MutatedTextNeverCrashes) {
   const std::string good = to_json(parse_config_text(
-      R"({"train": {"steps": 10, "freeze": ["a.*"]}, "data": {"train": [{"path": "p", "weight": 2}], "valid": {"v": "w"}}})",
+      R"({"train": {"steps": 10, "freeze": ["a.*"], "rampup_batch_size": [2, 2, 9], "param_groups": [{"params": "b", "lr_mult": 2}]}, "data": {"train": [{"path": "p", "weight": 2}], "valid": {"v": "w"}}})",
       "good.json", {}));
   const std::string pieces[] = {"{",       "}",
                                 "[",       "]",
@@ -88,6 +88,7 @@ TEST(ConfigFuzz, OverridesOfAnyTextNeverCrash) {
                               "data.train",
                               "data.valid",
                               "train.freeze",
+                              "train.param_groups",
                               "checkpoint.dir",
                               "checkpoint.resume",
                               "model",

@@ -292,7 +292,7 @@ TEST(ConfigHelp, TableHasEveryMember) {
   EXPECT_EQ(sizeof(InitConfig), fields_of["init"] * sizeof(std::string));
   EXPECT_EQ(sizeof(UpcycleConfig), 2 * sizeof(std::string) + (fields_of["upcycle"] - 2) * 8);
   EXPECT_EQ(sizeof(TrainConfig),
-            8 * sizeof(std::string) + sizeof(std::vector<std::string>) + (fields_of["train"] - 9) * 8);
+            8 * sizeof(std::string) + 3 * sizeof(std::vector<std::string>) + (fields_of["train"] - 11) * 8);
   EXPECT_EQ(sizeof(CheckpointConfig), 3 * sizeof(std::string) + 3 * 8 + 8);  // two flags share the last word
   EXPECT_EQ(fields_of["checkpoint"], 8u);
   EXPECT_EQ(sizeof(ModelConfig), sizeof(RopeScaling) + 7 * sizeof(std::string) + sizeof(std::vector<std::int64_t>) +
@@ -308,6 +308,27 @@ TEST(ConfigParse, Beta2FollowsTheOptimizerUntilItIsGiven) {
   EXPECT_EQ(beta2({"train.optimizer=lion"}), 0.99);
   EXPECT_EQ(beta2({"train.optimizer=lion", "train.beta2=0.98"}), 0.98);
   EXPECT_EQ(parse_config_text(R"({"train": {"optimizer": "lion"}})", "c.json", {}).train.beta1, 0.9);
+}
+
+TEST(ConfigParse, ParamGroups) {
+  const std::string text =
+      R"([{"params": "*.gate.weight", "lr_mult": 0.1, "weight_decay": 0}, {"params": "*.experts.*", "lr_mult": 2}])";
+  const std::vector<ParamRule> expected{{"*.gate.weight", 0.1, 0}, {"*.experts.*", 2, -1}};
+  EXPECT_EQ(parse(R"({"train": {"param_groups": )" + text + "}}").train.param_groups, expected);
+  const Config c = parse("{}", {"--train.param_groups=" + text});
+  EXPECT_EQ(c.train.param_groups, expected);
+  EXPECT_EQ(parse(to_json(c)).train.param_groups, expected);
+  const auto error = [&](const std::string& value) { return parse_error("{}", {"--train.param_groups=" + value}); };
+  expect_has(error(R"([{"params": "a", "lr": 1}])"),
+             {"unknown key 'lr' in an entry of train.param_groups in command line: expected params, lr_mult and"});
+  expect_has(error(R"([{"lr_mult": 1}])"),
+             {"train.param_groups: found a list, expected a list of {\"params\": PATTERN"});
+  expect_has(error(R"([{"params": "a", "lr_mult": -1}])"),
+             {"train.param_groups: found lr_mult -1, expected a number >="});
+  expect_has(error(R"([{"params": "a", "weight_decay": -1}])"), {"train.param_groups: found weight_decay -1"});
+  expect_has(error(R"([{"params": ""}])"), {"train.param_groups: found empty params, expected a pattern of names"});
+  expect_has(error("*.gate.weight"), {"train.param_groups: found the text '*.gate.weight', expected a list of"});
+  expect_has(error(R"([{"params": "a")"), {"command line: train.param_groups: line 1"});
 }
 
 TEST(ConfigParse, ABlendMayBeAFile) {

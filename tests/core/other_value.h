@@ -11,6 +11,7 @@ inline std::string other_value(Config config, const Field& field) {
   if (const auto* on = std::get_if<bool*>(&slot)) return **on ? "false" : "true";
   if (const auto* n = std::get_if<std::int64_t*>(&slot)) return std::to_string(**n > 0 ? 2 * **n : 1);
   if (std::holds_alternative<std::vector<std::int64_t>*>(slot)) return "[0]";
+  if (std::holds_alternative<std::vector<ParamRule>*>(slot)) return R"([{"params": "*", "lr_mult": 0.5}])";
   if (std::holds_alternative<std::vector<double>*>(slot)) return "[1.5,2.5]";
   const double x = *std::get<double*>(slot), twice = x > 0 ? 2 * x : 1;
   return std::to_string(field.range.contains(twice) ? twice : x / 2);

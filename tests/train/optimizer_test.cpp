@@ -18,6 +18,31 @@ const Rig rig;
 const Mesh mesh = single_mesh(rig);
 const FixedSequences data = random_sequences(40, 9, 37, 1);
 
+// Other rates and decay for some parameters, and what each has, said a second time.
+void set_groups(TrainConfig& t) {
+  t.param_groups = {{"*.gate.weight", 0.1, 0},
+                    {"*.experts.[13].*", 2},
+                    {"*.experts.*", 5, 0.7},  // of 0 and 2
+                    {"*norm*", 1, 0.2},
+                    {"lm_head*", 0.5}};
+  t.decoupled_lr = 3e-2;
+  t.decoupled_min_lr = 1e-2;
+}
+struct Hand {
+  double lr, decay;
+};
+Hand by_hand(const TrainConfig& c, const std::string& name, double lr, double decoupled) {
+  const bool groups = !c.param_groups.empty(), norm = name.ends_with("norm.weight");
+  if (!groups) return {lr, norm ? 0 : c.weight_decay};
+  if (name == "model.embed_tokens.weight") return {decoupled, c.weight_decay};
+  if (name == "lm_head.weight") return {0.5 * decoupled, c.weight_decay};
+  if (norm) return {lr, 0.2};
+  if (name.ends_with("block_sparse_moe.gate.weight")) return {0.1 * lr, 0};
+  if (name.find(".experts.1.") != name.npos || name.find(".experts.3.") != name.npos) return {2 * lr, c.weight_decay};
+  if (name.find(".experts.") != name.npos) return {5 * lr, 0.7};
+  return {lr, c.weight_decay};
+}
+
 // The update in fp64 from the raw gradients, for every element of every row: AdamW or Lion with decoupled decay, or
 // SGD.
 struct Reference {
@@ -33,14 +58,14 @@ struct Reference {
     }
   }
 
-  void update(const Trainer& t, double scale, double lr) {
+  void update(const Trainer& t, double scale, double general, double decoupled) {
     const TrainConfig& c = t.config.train;
     const TrainedState after = state_of(t);
     for (std::size_t i = 0; i < t.table().rows.size(); ++i) {
       const ParamRow& row = t.table().rows[i];
       if (t.optimizer.frozen[i] != 0) continue;
       const std::vector<float> g = gradient_of(t, row);
-      const double decay = row.name.ends_with("norm.weight") ? 0 : c.weight_decay;
+      const auto [lr, decay] = by_hand(c, row.name, general, decoupled);
       const auto n = static_cast<double>(++steps[row.name]);
       for (std::size_t j = 0; j < g.size(); ++j) {
         double &W = w[row.name][j], &M = m[row.name][j], &V = v[row.name][j];
@@ -86,6 +111,7 @@ struct Case {
   const char* optimizer = "adamw";
   double clip = 0.1;
   std::vector<std::string> freeze{};
+  bool groups = false, tied = false;
 };
 
 class Updates : public ::testing::TestWithParam<Case> {};
@@ -95,6 +121,9 @@ TEST_P(Updates, FollowTheFp64Reference) {
   c.train.optimizer = GetParam().optimizer;
   c.train.clip_grad = GetParam().clip;
   c.train.freeze = GetParam().freeze;
+  if (GetParam().groups) set_groups(c.train);
+  c.model.tie_word_embeddings = GetParam().tied;
+  if (GetParam().tied) c.train.param_groups.pop_back();  // no lm_head
   c.train.lr = 1e-2;
   c.train.warmup_steps = 3;
   c.train.weight_decay = 0.3;
@@ -111,7 +140,10 @@ TEST_P(Updates, FollowTheFp64Reference) {
       EXPECT_LT(scale, 0.5);  // it did clip
     }
     EXPECT_EQ(r.lr, learning_rate(c.train, i, 10));
-    reference.update(t, scale, r.lr);
+    if (GetParam().groups) {
+      EXPECT_GT(r.decoupled_lr, 2 * r.lr);
+    }
+    reference.update(t, scale, r.lr, r.decoupled_lr);
     EXPECT_LE(reference.distance_to(t), 2e-6 * (i + 1)) << "step " << i;
   }
   EXPECT_LE(reference.undecided, 6 * 2);  // of some 12,000 in each step
@@ -121,7 +153,11 @@ INSTANTIATE_TEST_SUITE_P(Runs, Updates,
                          ::testing::Values(Case{"AdamwClipped"}, Case{"AdamwWithoutClip", "adamw", 0},
                                            Case{"LionClipped", "lion"}, Case{"LionWithoutClip", "lion", 0},
                                            Case{"SgdClipped", "sgd"}, Case{"SgdWithoutClip", "sgd", 0},
-                                           Case{"AdamwFrozen", "adamw", 0.1, {"*embed*", "*.experts.[13].*"}}),
+                                           Case{"AdamwFrozen", "adamw", 0.1, {"*embed*", "*.experts.[13].*"}},
+                                           Case{"AdamwGroups", "adamw", 0.1, {}, true},
+                                           Case{"AdamwGroupsTied", "adamw", 0.1, {"*.experts.2.*"}, true, true},
+                                           Case{"LionGroups", "lion", 0.1, {}, true},
+                                           Case{"SgdGroups", "sgd", 0.1, {}, true}),
                          [](const auto& info) { return std::string(info.param.name); });
 
 TEST(Numerics, GradientNormCountsEveryElementOnce) {

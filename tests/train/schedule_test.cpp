@@ -167,6 +167,49 @@ TEST(Schedule, ALargerBatchGoesOnWithTheWarmUpInTokens) {
   }
 }
 
+// Batches of 1 (for 5 sequences), then 2, 3 and 4 of 10 tokens: schedules in tokens go as fast as the text is read, so
+// a ramp's rates are those that one whole batch had at the same place.
+TEST(Schedule, ARampFollowsTheTokens) {
+  for (const char* name : {"cosine", "wsd"}) {
+    Config whole;
+    whole.train = train_of(name, 0);
+    whole.train.seq_length = 10;
+    whole.train.global_batch_size = 4;
+    whole.train.steps = 0;
+    whole.train.tokens = 4000;
+    whole.train.warmup_tokens = 400;
+    Config ramp = whole;
+    ramp.train.rampup_batch_size = {1, 1, 15};
+    // Sequences 0 to 4, then 5, 7, 9, then 11 and 14, then 17: all whole.
+    EXPECT_EQ(total_steps(ramp.train), 5 + 3 + 2 + (400 - 17 + 3) / 4);
+    EXPECT_DOUBLE_EQ(learning_rate(ramp, {0, 0}), 0.025);     // 10 of 400 tokens
+    EXPECT_DOUBLE_EQ(learning_rate(ramp, {5, 50}), 0.175);    // 70
+    EXPECT_DOUBLE_EQ(learning_rate(ramp, {10, 170}), 0.525);  // 210
+    // The run ends a sequence later than the whole batch's.
+    EXPECT_NEAR(learning_rate(ramp, {60, 2170}), learning_rate(whole, {54, 2170}), 3e-3) << name;
+    EXPECT_NEAR(learning_rate(ramp, {105, 3970}), 0.1, 1e-12) << name;
+    // In steps they count steps.
+    ramp.train.steps = 101;
+    ramp.train.tokens = ramp.train.warmup_tokens = 0;
+    ramp.train.warmup_steps = 4;
+    EXPECT_DOUBLE_EQ(learning_rate(ramp, {2, 20}), 0.75);
+    EXPECT_EQ(learning_rate(ramp, {50, 1770}), learning_rate(ramp.train, 50, 101));
+  }
+}
+
+TEST(Schedule, DecoupledRatesFollowTheSameSchedule) {
+  Config c;
+  c.train = train_of("cosine", 4);
+  EXPECT_EQ(learning_rates(c, {50, 0}).decoupled, learning_rate(c, {50, 0}));
+  c.train.decoupled_lr = 3;
+  EXPECT_DOUBLE_EQ(learning_rates(c, {1, 0}).decoupled, 1.5);
+  EXPECT_NEAR(learning_rates(c, {100, 0}).decoupled, 0.1, 1e-12);  // min_lr
+  c.train.decoupled_min_lr = 1;
+  EXPECT_NEAR(learning_rates(c, {100, 0}).decoupled, 1, 1e-12);
+  EXPECT_NEAR(learning_rates(c, {52, 0}).decoupled, 2, 1e-12);  // halfway from 4 to 100
+  EXPECT_EQ(learning_rates(c, {52, 0}).general, learning_rate(c, {52, 0}));
+}
+
 TEST(TotalSteps, TokensThatWereTrainedCount) {
   TrainConfig t;
   t.seq_length = 32;

@@ -22,6 +22,7 @@ struct Case {
   std::int64_t zero_stage = 1;
   const char* masters = "fp32";
   const char* moments = "fp32";
+  bool groups = false;  // train.param_groups, and rates of embedding and output layer
 };
 
 // Of one element, on one of those whose gradients are added up.
@@ -70,7 +71,7 @@ void update(Trainer& t, int step, const Layout& layout, bool sum) {
   start_norm(t.optimizer, t.memory, sum_squares);
   t.stream->synchronize();
   clip_gradients(t.optimizer, t.memory, sum_squares);
-  update_parameters(t.optimizer, t.memory, 1e-2);
+  update_parameters(t.optimizer, t.memory, {1e-2, 3e-2});
 }
 
 class ShardedUpdate : public ::testing::TestWithParam<Case> {};
@@ -86,6 +87,10 @@ TEST_P(ShardedUpdate, IsOneRanksBitForBit) {
   c.train.moment_dtype = GetParam().moments;
   c.train.micro_batch_size = 1;
   c.train.seq_length = 8;
+  if (GetParam().groups) {
+    c.train.param_groups = {{"*.gate.weight", 0.1, 0}, {"*.experts.[13].*", 2}, {"*norm*", 1, 0.2}};
+    c.train.decoupled_lr = 1;
+  }
   Trainer one = random_trainer(rig, c, single);
   c.train.zero_stage = GetParam().zero_stage;
   Trainer t = random_trainer(rig, c, mesh);
@@ -109,6 +114,11 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"LionDpZero2", "lion", 1, 1, 1, "bf16", 2},
                       Case{"AdamwEpZero2", "adamw", 1, 2, 1, "fp32", 2},
                       Case{"LionTpZero2", "lion", 2, 1, 1, "fp32", 2},
+                      Case{"AdamwDpGroups", "adamw", 1, 1, 1, "fp32", 1, "fp32", "fp32", true},
+                      Case{"LionDpZero2Groups", "lion", 1, 1, 1, "bf16", 2, "fp32", "fp32", true},
+                      Case{"AdamwEpGroups", "adamw", 1, 2, 1, "bf16", 1, "bf16_remainder", "bf16", true},
+                      Case{"AdamwEpZero2Groups", "adamw", 1, 2, 1, "fp32", 2, "fp32", "fp32", true},
+                      Case{"SgdTpGroups", "sgd", 2, 1, 1, "bf16", 1, "bf16_remainder", "fp32", true},
                       Case{"LionTpEpRemainders", "lion", 2, 2, 1, "bf16", 1, "bf16_remainder"},
                       Case{"AdamwDpRemainders", "adamw", 1, 1, 1, "bf16", 1, "bf16_remainder"},
                       Case{"LionTpEpRoundedMoments", "lion", 2, 2, 1, "bf16", 1, "fp32", "bf16"},
