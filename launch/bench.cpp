@@ -4,6 +4,7 @@
 #include <numeric>
 #include <optional>
 
+#include "core/check.h"
 #include "core/config/check.h"
 #include "core/config/fields.h"
 #include "core/config/parse.h"
@@ -111,6 +112,9 @@ int bench_step(const MpiSession& session, const std::string& file, const std::ve
     profile.before_step(i + 1);
     const auto begin = std::chrono::steady_clock::now();
     last = train_step(t, source);
+    UPCYCLE_CHECK(last.skipped == Skipped::No,
+                  "step {}: loss {} and gradient norm {}: a step that is skipped is no measure", i + 1, last.loss,
+                  last.grad_norm);
     backend.stream->synchronize();  // a GPU may still be busy with the update
     profile.after_step(i + 1);
     if (i >= warmup) seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());

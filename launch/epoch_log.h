@@ -14,6 +14,7 @@ class EpochLog {
   // the run ends at `end`.
   EpochLog(Sampler& sampler, const std::vector<WeightedPath>& sets, std::int64_t begin, std::int64_t end);
   void after_step(std::int64_t step, std::int64_t samples);
+  void passed_over(std::int64_t samples) { end_ += samples; }  // by a step that was skipped: the run reads as many more
 
  private:
   Sampler& sampler_;

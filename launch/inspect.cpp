@@ -34,6 +34,7 @@ void add_checkpoint(Json& j, const StepFolder& step) {
   j["tokens"] = info.tokens;
   j["flops"] = info.flops;
   j["wall_seconds"] = info.wall_seconds;
+  if (info.skipped_steps > 0) j["skipped_steps"] = info.skipped_steps;
   j["init"] = info.init;
   j["layout"] = {{"world", info.layout.world}, {"tp", info.layout.tp},   {"dp", info.layout.dp},
                  {"ep", info.layout.ep},       {"etp", info.layout.etp}, {"edp", info.layout.edp}};

@@ -152,6 +152,24 @@ void Metrics::step(const Trainer& t, const StepResult& r, double seconds, std::i
   set_status_line(progress_bar(r, pace));
 }
 
+void Metrics::skipped(const Trainer& t, const StepResult& r, const std::string& culprit) {
+  Json line{{"step", t.step + 1},
+            {"tokens", t.tokens},
+            {"skipped", r.skipped == Skipped::LossSpike ? "loss spike" : "not finite"},
+            {"skipped_loss", r.loss},
+            {"skipped_grad_norm", r.grad_norm},
+            {"first_sample", t.consumed_samples - r.samples},
+            {"samples", r.samples},
+            {"in_a_row", t.skips.in_a_row},
+            {"skipped_steps", t.skips.total}};
+  if (r.skipped == Skipped::LossSpike)
+    line["z_score"] = r.z_score;
+  else
+    line["culprit"] = culprit;
+  write(line.dump());
+  if (events_) add(*events_, t, {{"skipped-steps", static_cast<double>(t.skips.total)}}, {});
+}
+
 void Metrics::eval(const Trainer& t, const std::string& set, double loss, std::int64_t tokens, std::int64_t bytes) {
   Json line{{"step", t.step}, {"tokens", t.tokens}, {"eval", set}, {"eval_loss", loss}, {"eval_tokens", tokens}};
   std::string per_byte;

@@ -21,6 +21,8 @@ class Metrics {
   Metrics(const Metrics&) = delete;
 
   void step(const Trainer& t, const StepResult& result, double seconds, std::int64_t total_steps);
+  // A step that was skipped, after `culprit` (find_not_finite; "" of a spike).
+  void skipped(const Trainer& t, const StepResult& result, const std::string& culprit);
   // `bytes`: to which the predicted tokens decode; 0: not known.
   void eval(const Trainer& t, const std::string& set, double loss, std::int64_t tokens, std::int64_t bytes);
 

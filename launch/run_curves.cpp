@@ -40,6 +40,7 @@ void take(const Json& line, Lines& lines) {
     lines.held_out[line.at("eval")][step] = {line.at("tokens"), number(line.at("eval_loss"))};
     return;
   }
+  if (line.contains("skipped")) return;
   Step s{line.at("tokens"),
          number(line.at("loss")),
          line.value("step_ms", 0.0) / 1e3,

@@ -91,12 +91,12 @@ void start_model_save(TrainingRun& run) {
   save(run, run.setup.config.checkpoint.model_dtype == "bf16" ? DType::BF16 : DType::F32);
 }
 
-std::string save_before_divergence(TrainingRun& run, bool is_saved) {
+std::string save_before_divergence(TrainingRun& run) {
   if (run.writer == nullptr) return "checkpoint.dir is empty: nothing is kept; lower train.lr or look at the data";
   const std::string& dir = run.setup.config.checkpoint.dir;
   run.writer->keep_all();
   try {
-    if (!is_saved) start_save(run);
+    start_save(run);
     finish_save(run);
   } catch (const Error& e) {
     return e.what();

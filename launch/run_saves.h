@@ -32,9 +32,9 @@ void finish_save(TrainingRun& run);
 // lose it.
 void publish_written(TrainingRun& run);
 
-// After a step whose loss is not finite, which changed nothing: saves the state before it (unless `is_saved`), so that
-// a run with other settings can resume from it. Keeps older steps regardless of checkpoint.keep, because the weights
+// After steps that were skipped in a row: saves the state before them, with the data position after them, so that a run
+// with other settings can resume from it. Keeps older steps regardless of checkpoint.keep, because the weights
 // may already be ruined. Returns a description of what was done.
-std::string save_before_divergence(TrainingRun& run, bool is_saved);
+std::string save_before_divergence(TrainingRun& run);
 
 }  // namespace upcycle

@@ -19,6 +19,7 @@
 #include "launch/run_saves.h"
 #include "launch/run_summary.h"
 #include "launch/run_with_ranks.h"
+#include "launch/skipped_steps.h"
 #include "launch/stop_signals.h"
 #include "launch/training_run.h"
 #include "parallel/checkpoint/reader.h"
@@ -67,8 +68,9 @@ constexpr int kDiverged = 2;
 bool train_loop(TrainingRun& run, Metrics& metrics) {
   const SequenceSource source = sequences(run);
   const std::int64_t total = total_steps(run.setup.config.train, {run.trainer.step, run.trainer.tokens});
-  std::int64_t saved = run.setup.checkpoint != nullptr ? run.trainer.step : -1;
-  const std::int64_t first = run.trainer.step;
+  const std::int64_t first = run.trainer.step, first_sample = run.trainer.consumed_samples;
+  // The data position of the newest save: a skipped step moves it too.
+  std::int64_t saved = run.setup.checkpoint != nullptr ? first_sample : -1;
   bool stop = false;
   ProfileWindow profile(run.backend, run.mesh, run.setup.config.train);
   const TrainConfig& lengths = run.setup.config.train;
@@ -89,13 +91,13 @@ bool train_loop(TrainingRun& run, Metrics& metrics) {
     }
     profile.before_step(t.step + 1);
     const auto begin = Clock::now();
-    const StepResult result = [&] {
-      try {
-        return train_step(t, source);
-      } catch (const Diverged& e) {
-        throw Diverged(fmt::format("{}; {}", e.what(), save_before_divergence(run, saved == t.step)));
-      }
-    }();
+    const StepResult result = train_step(t, source);
+    if (result.skipped != Skipped::No) {
+      epochs.passed_over(result.samples);
+      after_skipped_step(run, metrics, result);
+      publish_written(run);
+      continue;
+    }
     metrics.step(t, result, since(begin), total);
     epochs.after_step(t.step, t.consumed_samples + c.train.skip_samples);
     profile.after_step(t.step);
@@ -108,12 +110,13 @@ bool train_loop(TrainingRun& run, Metrics& metrics) {
       start_model_save(run);
     if (run.writer != nullptr && c.checkpoint.every > 0 && t.step % c.checkpoint.every == 0) {
       start_save(run);
-      saved = t.step;
+      saved = t.consumed_samples;
     }
   }
   profile.finish(run.trainer.step);
   if (run.dumps) log_warn("debug.dump: this run did not come to the step to dump: nothing is in the folder");
-  if (run.writer != nullptr && saved != run.trainer.step && run.trainer.step > first) start_save(run);
+  if (run.writer != nullptr && saved != run.trainer.consumed_samples && run.trainer.consumed_samples > first_sample)
+    start_save(run);
   finish_save(run);
   return !stop;
 }
@@ -180,7 +183,7 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
   run.wall_before = run.trainer.wall_seconds;
   run.start = Clock::now();
   Metrics metrics(session.rank() == 0 ? c.checkpoint.dir : "", *yardstick, c, backend);
-  const std::int64_t first = run.trainer.step;
+  const std::int64_t first = run.trainer.consumed_samples;
   bool done = false;
   try {
     done = train_loop(run, metrics);
@@ -189,7 +192,7 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
     return kDiverged;
   }
   if (!done) {
-    if (run.trainer.step == first) return stopped_before_training();
+    if (run.trainer.consumed_samples == first) return stopped_before_training();
     log_info("stopped by a signal at step {}{}", run.trainer.step,
              writes ? ", saved: the same command goes on from there" : "");
     return kStoppedBySignal;

@@ -137,7 +137,10 @@ struct TrainConfig {
   std::vector<std::string> freeze;  // patterns of canonical parameter names, * and ? as in a shell
   std::int64_t skip_samples = 0;
   std::int64_t eval_every = 0, eval_steps = 0, log_every = 1;
-  std::int64_t check_replicas_every = 100;
+  std::int64_t max_skipped_steps = 3;  // in a row
+  double max_loss_z_score = 0;         // 0: no step is skipped for its loss
+  std::int64_t loss_window = 100;      // accepted losses that it is measured by
+  std::int64_t check_replicas_every = 100, recompute_check_every = 0;
   std::int64_t profile_step_start = 0, profile_step_end = 0;  // counted from 1, inclusive; 0: none
   std::string profile_trace;                                  // a file; "": none
   std::string tensorboard_dir;                                // "": no event files
@@ -160,6 +163,7 @@ struct CheckpointConfig {
   std::int64_t model_every = 0;      // 0: never
   std::string model_dtype = "fp32";  // fp32 | bf16
   std::string snapshot = "whole";    // whole | bucket
+  std::int64_t stop_deadline_s = 0;  // 0: none
   bool background = true, resume = true;
   bool operator==(const CheckpointConfig&) const = default;
 };
@@ -167,6 +171,7 @@ struct CheckpointConfig {
 struct DebugConfig {
   std::string dump;            // a folder; "": nothing is dumped
   std::int64_t dump_step = 0;  // counted from 1; 0: the first that this process trains
+  std::string inject;          // faults to cause, for tests (parallel/train/faults.h); "": none
   bool operator==(const DebugConfig&) const = default;
 };
 

@@ -205,8 +205,26 @@ std::vector<Field> make_fields() {
       FIELD(train.eval_every, "steps between evaluations on data.valid; 0: never", {}, count),
       FIELD(train.eval_steps, "global batches per evaluation of each set; 0: the whole set", {}, count),
       FIELD(train.log_every, "steps between console lines", {}, positive_count),
-      FIELD(train.check_replicas_every, "steps between checks that replicated parameters are equal; 0: never", {},
-            count),
+      FIELD(
+          train.max_skipped_steps,
+          "steps in a row that are skipped, because a gradient or the loss is not finite or the loss is a spike, until "
+          "the run ends with its state saved",
+          {}, positive_count),
+      FIELD(
+          train.max_loss_z_score,
+          "a step is skipped whose loss lies more than so many standard deviations above the mean of the losses before "
+          "it; 0: none is",
+          {}, not_negative),
+      FIELD(train.loss_window,
+            "accepted losses that mean and deviation are of; until there are so many none is skipped", {},
+            Range{2, sizes_end}),
+      FIELD(
+          train.check_replicas_every,
+          "steps between checks that what ranks hold copies of is the same in every bit, which is checked before each "
+          "save too; 0: never",
+          {}, count),
+      FIELD(train.recompute_check_every,
+            "steps between checks that a microbatch computed twice gives the same bits; 0: never", {}, count),
       FIELD(train.profile_step_start, "first step, counted from 1, that a profiler records; 0: none", {}, count),
       FIELD(train.profile_step_end, "last step that it records", {}, count),
       FIELD(train.profile_trace, "Chrome trace of these steps, of all ranks, as one file; empty: none"),
@@ -232,12 +250,17 @@ std::vector<Field> make_fields() {
             "what a save copies to host memory: the whole state, which is written while training goes on, or a bucket "
             "at a time through two bounded buffers, while training waits",
             {"whole", "bucket"}),
+      FIELD(checkpoint.stop_deadline_s,
+            "seconds after SIGTERM or SIGUSR1 in which the save must have ended, else the process ends without it; 0: "
+            "none",
+            {}, Range{0, 1e9}),
       FIELD(checkpoint.background,
             "write while training goes on; under snapshot = bucket what is left to do: sync, hash, publish"),
       FIELD(checkpoint.resume, "resume from the run folder's newest checkpoint"),
 
       FIELD(debug.dump, "folder for one step's activations and gradients, for `upcycle diff`; empty: none"),
       FIELD(debug.dump_step, "the step to dump, counted from 1; 0: the first that this process trains", {}, count),
+      FIELD(debug.inject, "faults to cause, for tests of what a run does about them; empty: none"),
   };
 }
 #undef FIELD

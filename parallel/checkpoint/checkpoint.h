@@ -21,7 +21,9 @@ struct CheckpointInfo {
   ModelConfig model;
   Layout layout;  // that wrote it
   std::int64_t step = 0, consumed_samples = 0, tokens = 0;
-  double flops = 0, wall_seconds = 0;                   // training so far
+  double flops = 0, wall_seconds = 0;  // training so far
+  std::int64_t skipped_steps = 0, skipped_in_a_row = 0;
+  std::vector<double> losses;                           // by which train.max_loss_z_score judges the next
   std::optional<DType> weights_alone;                   // nothing else was saved; the type in the files, F32 or BF16
   std::map<std::string, std::int64_t> optimizer_steps;  // a parameter's own step count; empty: no optimizer state
   std::string init;       // what the run started from, e.g. "load dense/" (resuming compares it)

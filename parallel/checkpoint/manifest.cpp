@@ -1,5 +1,6 @@
 #include "parallel/checkpoint/manifest.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <limits>
@@ -110,6 +111,12 @@ class Section {
     if (!v.is_number() || !(v.get<double>() >= 0)) fail(key, v, "a number of at least 0");
     return v.get<double>();
   }
+  std::vector<double> numbers(const char* key) const {
+    const Json& v = at(key);
+    if (!v.is_array() || !std::all_of(v.begin(), v.end(), [](const Json& x) { return x.is_number(); }))
+      fail(key, v, "a list of numbers");
+    return v.get<std::vector<double>>();
+  }
   std::string text(const char* key) const {
     const Json& v = at(key);
     if (!v.is_string()) fail(key, v, "a text");
@@ -212,6 +219,8 @@ std::string manifest_text(const Manifest& m) {
   j["tokens"] = info.tokens;
   j["flops"] = info.flops;
   j["wall_seconds"] = info.wall_seconds;
+  if (info.skipped_steps > 0 || !info.losses.empty())
+    j["skipped"] = {{"steps", info.skipped_steps}, {"in_a_row", info.skipped_in_a_row}, {"losses", info.losses}};
   j["init"] = info.init;
   j["tokenizer"] = info.tokenizer;
   if (info.weights_alone) j["weights_alone"] = name_of(*info.weights_alone);
@@ -277,6 +286,12 @@ Manifest parse_manifest(const std::string& text, const std::string& path) {
   info.tokens = root.integer("tokens", 0);
   info.flops = root.number("flops");
   info.wall_seconds = root.number("wall_seconds");
+  if (json.contains("skipped")) {
+    const Section skipped = root.section("skipped");
+    info.skipped_steps = skipped.integer("steps", 0);
+    info.skipped_in_a_row = skipped.integer("in_a_row", 0);
+    info.losses = skipped.numbers("losses");
+  }
   info.init = root.text("init");
   info.tokenizer = root.text("tokenizer");
   if (json.contains("weights_alone")) {

@@ -44,6 +44,8 @@ StepCount dry_step(PlannedRun run, const Layout& layout, int rank, std::int64_t 
   Config& c = run.config;
   c.train.global_batch_size = c.train.micro_batch_size * layout.dp * micro_batches;
   c.train.rampup_batch_size.clear();        // a step of the whole batch
+  c.train.check_replicas_every = 0;  // it reads what is not there
+  c.debug = {};
   c.parallel.imbalance_factor = layout.ep;  // routing is even but for a remainder, which must not cause rounds
   DryRank r(run, layout, rank);
   const std::int32_t token = c.data.eod_token_id == 0 ? 1 : 0;  // each sequence is one document: the most attention

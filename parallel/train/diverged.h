@@ -3,8 +3,7 @@
 
 namespace upcycle {
 
-// The loss or the gradient norm of a step is not finite. Every rank throws it, before anything was updated: the trainer
-// is as it was before the step, and may be saved.
+// More steps in a row were skipped (Skipped, step.h) than train.max_skipped_steps allows. Every rank throws it.
 struct Diverged : Error {
   using Error::Error;
 };

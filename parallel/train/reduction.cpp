@@ -78,6 +78,13 @@ void sum_over_tp(Optimizer& o, TrainMemory& memory, const OwnedRange& r) {
 
 constexpr std::int64_t kAll = -2;  // below every part
 
+// Makes ready the slots of the part below `layer`. They lie where the sums before this part's do.
+void empty_next_slots(Optimizer& o, TrainMemory& memory, std::int64_t layer) {
+  if (memory.slots.size == 0) return;
+  finish_sums(o, memory, layer);
+  if (layer - 1 > (memory.slots.tied ? -1 : kAll)) empty_slots(o, memory, layer - 1);
+}
+
 }  // namespace
 
 void start_backward(Optimizer& o, TrainMemory& memory) {
@@ -95,14 +102,12 @@ void start_reduction(Optimizer& o, TrainMemory& memory, std::int64_t layer, bool
     const Reduction r = reduction_of(o, memory, g, b);
     o.sums.push_back({&b, g, o.replicas(g).reduce_scatter(r.mine, r.all)});
   });
-  if (memory.slots.size > 0) {
-    // The next part's slots lie where the sums before this part's do.
-    finish_sums(o, memory, layer);
-    if (layer - 1 > (memory.slots.tied ? -1 : kAll)) empty_slots(o, memory, layer - 1);
-  }
+  empty_next_slots(o, memory, layer);
   // Sums that leave slots are finished with the next part.
   if (last) start_offload(o, memory, memory.slots.size > 0 ? layer + 1 : layer);
 }
+
+void drop_gradients(Optimizer& o, TrainMemory& memory, std::int64_t layer) { empty_next_slots(o, memory, layer); }
 
 void finish_reduction(Optimizer& o, TrainMemory& memory) {
   if (memory.slots.size > 0) {

@@ -12,6 +12,8 @@ void start_backward(Optimizer& o, TrainMemory& memory);
 // Starts the reduce-scatter of the part's buckets over dp or edp, overlapping with the backward of the layers below: of
 // their sums in the last microbatch or, under ZeRO-2, of each microbatch's; then makes the next part's slots ready.
 void start_reduction(Optimizer& o, TrainMemory& memory, std::int64_t layer, bool last);
+// Instead of it: this microbatch's gradients of the part are not wanted.
+void drop_gradients(Optimizer& o, TrainMemory& memory, std::int64_t layer);
 // Waits for all that was started, then sums over tp the owned pieces of rows that are replicated there (under sequence
 // parallelism each rank saw its own tokens): gradient_piece is the step's raw gradient.
 //

@@ -1,14 +1,14 @@
 #include "parallel/train/step.h"
 
-#include <fmt/core.h>
-
-#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/trace.h"
 #include "kernels/ops.h"
 #include "parallel/model/transformer.h"
-#include "parallel/train/diverged.h"
+#include "parallel/train/faults.h"
+#include "parallel/train/loss_window.h"
+#include "parallel/train/microbatch.h"
 #include "parallel/train/reduction.h"
 #include "parallel/train/router_bias.h"
 #include "parallel/train/schedule.h"
@@ -17,57 +17,19 @@
 namespace upcycle {
 namespace {
 
-// Tokens of this rank's sequences in the step: all that host_tokens has room for, or fewer while the batch grows.
-std::size_t tokens_here(const Trainer& t) {
-  return static_cast<std::size_t>(batch_of_step(t) / t.mesh->layout.dp * t.config.train.seq_length);
-}
-
-// This rank's sequences of the step. Which sequences form which microbatch is global: microbatch j is sequences
-// [j * micro_batch_size, ...), and dp rank r takes the r-th run of microbatches.
-void load_step(Trainer& t, const SequenceSource& source) {
-  const auto S = static_cast<std::size_t>(t.config.train.seq_length);
-  const std::size_t mine = tokens_here(t) / S;
-  const std::int64_t first = t.consumed_samples + static_cast<std::int64_t>(mine) * t.mesh->at.dp;
-  for (std::size_t i = 0; i < mine; ++i)
-    source(first + static_cast<std::int64_t>(i), std::span(t.host_tokens).subspan(i * S, S),
-           std::span(t.host_targets).subspan(i * S, S));
-  const auto T = static_cast<std::size_t>(t.model->T());
-  for (std::size_t begin = 0; begin < mine * S; begin += T)
-    t.documents.find(static_cast<std::int64_t>(begin / T), std::span(t.host_tokens).subspan(begin, T));
-}
-
-double count_valid(std::span<const std::int32_t> targets) {
-  return static_cast<double>(std::count_if(targets.begin(), targets.end(), [](std::int32_t x) { return x >= 0; }));
-}
-
-// Forward and backward of every microbatch of this rank. The only division of gradients is by the global number of
-// valid tokens, which is known before the first backward.
-void run_microbatches(Trainer& t, double valid_global) {
-  Transformer& m = *t.model;
-  const auto T = static_cast<std::size_t>(m.T()), end = tokens_here(t);
-  for (std::size_t begin = 0; begin < end; begin += T) {
-    const auto targets = std::span<const std::int32_t>(t.host_targets).subspan(begin, T);
-    const LossScale scale{valid_global, count_valid(targets)};
-    t.device->copy_from_host(*t.stream, t.batch.tokens.data, t.host_tokens.data() + begin, t.batch.tokens.bytes());
-    t.device->copy_from_host(*t.stream, t.batch.targets.data, targets.data(), t.batch.targets.bytes());
-    t.documents.put(*t.device, *t.stream, t.batch, static_cast<std::int64_t>(begin / T));
-    forward(m, t.batch, scale.share());
+// Forward and backward of every microbatch of this rank.
+void run_microbatches(Trainer& t, double valid) {
+  const std::int64_t n = microbatches_here(t);
+  for (std::int64_t j = 0; j < n; ++j)
     // Gradients that are complete start their sum over the replicas under what is left of the backward.
-    const bool last = begin + T == end;
-    start_backward(t.optimizer, t.memory);
-    backward(m, t.batch, scale,
-             [&t, last](std::int64_t layer) { start_reduction(t.optimizer, t.memory, layer, last); });
-  }
+    run_microbatch(t, j, valid, [&](std::int64_t layer) { start_reduction(t.optimizer, t.memory, layer, j + 1 == n); });
 }
 
 // Everything up to the reduced raw gradients, issued; loss and router metrics, summed over dp in one collective, are on
 // their way to the host. The step's valid tokens.
 double start_gradients(Trainer& t, const SequenceSource& source) {
   load_step(t, source);
-  // Each dp rank's, from one of its tp ranks. Over the world: in dp's queue it would come behind the gathers of
-  // parameters.
-  const double valid =
-      t.mesh->world->sum_of(t.mesh->at.tp == 0 ? count_valid(std::span(t.host_targets).first(tokens_here(t))) : 0);
+  const double valid = valid_tokens(t);
   const Tensor& sums = t.model->activations.step_sums;
   t.ops->fill(*t.stream, sums, 0);
   if (const Tensor& running = t.model->activations.running) t.ops->fill(*t.stream, running, 0);
@@ -98,6 +60,24 @@ StepResult summarize(const Trainer& t, double valid_global) {
   return result;
 }
 
+// Decides, from numbers that are the same on all ranks, and counts.
+bool is_skipped(Trainer& t, StepResult& result) {
+  const TrainConfig& c = t.config.train;
+  if (!std::isfinite(result.grad_norm)) {
+    result.skipped = Skipped::NotFinite;
+  } else if (c.max_loss_z_score > 0) {
+    result.z_score = loss_z_score(t.skips.losses, c.loss_window, result.loss);
+    if (result.z_score > c.max_loss_z_score)
+      result.skipped = Skipped::LossSpike;
+    else
+      accept_loss(t.skips.losses, c.loss_window, result.loss);
+  }
+  const bool skipped = result.skipped != Skipped::No;
+  t.skips.total += skipped ? 1 : 0;
+  t.skips.in_a_row = skipped ? t.skips.in_a_row + 1 : 0;
+  return skipped;
+}
+
 }  // namespace
 
 StepResult compute_gradients(Trainer& t, const SequenceSource& source) {
@@ -108,17 +88,20 @@ StepResult compute_gradients(Trainer& t, const SequenceSource& source) {
 
 StepResult train_step(Trainer& t, const SequenceSource& source) {
   const TraceRange range("step");
+  if (t.faults != nullptr) t.faults->begin_step(t);
   const double valid = start_gradients(t, source);
   double& sum_squares = t.host_sums[t.host_sums.size() - 1];
   start_norm(t.optimizer, t.memory, sum_squares);
   t.stream->synchronize();  // once a step: nothing may be updated before its numbers are known to be finite
-  clip_gradients(t.optimizer, t.memory, sum_squares);
   StepResult result = summarize(t, valid);
+  // Part of the norm, which is the same number on every rank: all skip the step, or none does.
+  if (!std::isfinite(result.loss)) sum_squares = std::numeric_limits<double>::quiet_NaN();
+  clip_gradients(t.optimizer, t.memory, sum_squares);
   result.grad_norm = std::sqrt(sum_squares);
-  // Both are the same on all ranks. An update with them would spoil the masters and every later checkpoint.
-  if (!std::isfinite(result.grad_norm) || !std::isfinite(result.loss))
-    throw Diverged(fmt::format("step {}: loss {} and gradient norm {}: training has diverged", t.step + 1,
-                               std::abs(result.loss), std::abs(result.grad_norm)));  // a NaN's sign says nothing
+  result.samples = batch_of_step(t);
+  result.tokens = result.samples * t.config.train.seq_length;
+  t.consumed_samples += result.samples;
+  if (is_skipped(t, result)) return result;
   if (t.optimizer.offload != nullptr) finish(t.state_read);
   t.stream->wait(t.state_read);
   const LearningRates rates = learning_rates(t.config, {t.step, t.tokens});
@@ -127,10 +110,7 @@ StepResult train_step(Trainer& t, const SequenceSource& source) {
 
   result.lr = rates.general;
   result.decoupled_lr = rates.decoupled;
-  result.samples = batch_of_step(t);
-  result.tokens = result.samples * t.config.train.seq_length;
   t.step += 1;
-  t.consumed_samples += result.samples;
   t.tokens += result.tokens;
   t.flops += static_cast<double>(result.tokens) * t.flops_per_token;
   return result;

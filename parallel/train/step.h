@@ -12,17 +12,27 @@ namespace upcycle {
 using SequenceSource =
     std::function<void(std::int64_t index, std::span<std::int32_t> tokens, std::span<std::int32_t> targets)>;
 
+// Why a step changed nothing.
+enum class Skipped : std::uint8_t {
+  No,
+  NotFinite,  // the loss or a gradient
+  LossSpike,  // train.max_loss_z_score
+};
+
 struct StepResult {
   double loss = 0;                  // mean negative log-likelihood of the step's valid tokens (nats)
   double aux_loss = 0, z_loss = 0;  // before the coefficient, mean over MoE layers
   double grad_norm = 0, lr = 0;
   double decoupled_lr = 0;               // of the embedding and the output layer
   std::int64_t samples = 0, tokens = 0;  // of the step, all ranks
-  std::vector<RouterMetrics> layers;     // per layer; zero if it is dense
+  Skipped skipped = Skipped::No;
+  double z_score = 0;                 // of the loss, where train.max_loss_z_score asks for it
+  std::vector<RouterMetrics> layers;  // per layer; zero if it is dense
 };
 
 // Microbatches, reduce, clip, update, gather. The gathered parameters may still be on their way
-// (Transformer::arrivals). Throws Diverged (diverged.h).
+// (Transformer::arrivals). A step that is skipped is so on every rank: parameters, masters, moments, their step counts,
+// step and tokens stay as they were, consumed_samples moves on.
 StepResult train_step(Trainer& t, const SequenceSource& source);
 
 // The same up to the reduced raw gradients, gradient_piece (parity tests compare them); no update.

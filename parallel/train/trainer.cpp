@@ -7,6 +7,7 @@
 #include "core/config/batch_ramp.h"
 #include "core/error.h"
 #include "parallel/model/transformer.h"
+#include "parallel/train/faults.h"
 #include "parallel/train/offload.h"
 #include "parallel/train/router_bias.h"
 #include "parallel/train/snapshot.h"
@@ -119,6 +120,8 @@ Trainer make_trainer(const Config& config, const Mesh& mesh, Device& device, Str
   t.host_sums = HostArray<double>(device, static_cast<std::size_t>(t.model->activations.step_sums.size()) + 1);
   if (t.biases.directions)
     t.bias_directions = HostArray<float>(device, static_cast<std::size_t>(t.biases.directions.size()));
+  if (config.train.max_loss_z_score > 0) t.skips.losses.reserve(static_cast<std::size_t>(config.train.loss_window) + 1);
+  if (!config.debug.inject.empty()) t.faults = std::make_shared<Faults>(config, mesh.rank, device, stream);
   t.flops_per_token = training_flops_per_token(config.model, config.train.seq_length);
   return t;
 }

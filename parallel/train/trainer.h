@@ -9,12 +9,19 @@
 
 namespace upcycle {
 
+class Faults;        // faults.h
+struct Transformer;  // include transformer.h to read a model's parts
+
 // On the device, of all layers (router_bias.h): fp32 (E L + 1).
 struct RouterBiases {
   Tensor directions;  // of the moves of a step; then 1
 };
 
-struct Transformer;  // include transformer.h to read a model's parts
+// What is known of steps that were skipped (Skipped, step.h), and of losses by which the next may be.
+struct SkippedSteps {
+  std::int64_t total = 0, in_a_row = 0;
+  std::vector<double> losses;  // train.max_loss_z_score: the last train.loss_window accepted, the oldest first
+};
 
 // Everything one rank trains with. Moves as a whole; nothing of it is allocated during a step.
 struct Trainer {
@@ -47,6 +54,8 @@ struct Trainer {
 
   std::int64_t step = 0, consumed_samples = 0, tokens = 0;
   double flops = 0, wall_seconds = 0;
+  SkippedSteps skips;
+  std::shared_ptr<Faults> faults;  // debug.inject; null: none
 
   const ParamTable& table() const { return *optimizer.table; }  // the model's
 };

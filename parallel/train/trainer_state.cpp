@@ -90,6 +90,9 @@ void restore_trainer(Trainer& t, Checkpoint& checkpoint) {
   t.tokens = info.tokens;
   t.flops = info.flops;
   t.wall_seconds = info.wall_seconds;
+  t.skips.total = info.skipped_steps;
+  t.skips.in_a_row = info.skipped_in_a_row;
+  if (t.config.train.max_loss_z_score > 0) t.skips.losses.assign(info.losses.begin(), info.losses.end());
 }
 
 CheckpointInfo checkpoint_info(const Trainer& t) {
@@ -101,6 +104,9 @@ CheckpointInfo checkpoint_info(const Trainer& t) {
   info.tokens = t.tokens;
   info.flops = t.flops;
   info.wall_seconds = t.wall_seconds;
+  info.skipped_steps = t.skips.total;
+  info.skipped_in_a_row = t.skips.in_a_row;
+  info.losses = t.skips.losses;
   for (std::size_t i = 0; i < t.optimizer.row_steps.size(); ++i)
     info.optimizer_steps[t.table().rows[i].name] = t.optimizer.row_steps[i];
   return info;

@@ -44,6 +44,7 @@ void convert_live(const Trainer& dense, Trainer& moe) {
   moe.tokens = dense.tokens;
   moe.flops = dense.flops;
   moe.wall_seconds = dense.wall_seconds;
+  moe.skips.total = dense.skips.total;  // the losses were another model's
 }
 
 LiveUpcycle upcycle_live(Trainer dense, const Config& config, std::span<const std::int32_t> probe) {

@@ -13,6 +13,10 @@ std::string newest(const std::string& run) {
   return name;
 }
 
+std::int64_t consumed(const std::string& step) {
+  return json::parse(std::ifstream(step + "/manifest.json"), nullptr, false)["consumed_samples"];
+}
+
 // Our lines that say how it ended.
 std::vector<std::string> endings(const Outcome& o) {
   std::vector<std::string> lines;
@@ -22,7 +26,8 @@ std::vector<std::string> endings(const Outcome& o) {
   return lines;
 }
 
-// Three good steps, then a learning rate with which the fourth ruins the weights, so that the fifth has no finite loss.
+// Three good steps, then a learning rate with which the fourth ruins the weights, so that none after it has a finite
+// loss.
 void state_before_it_is_saved(int ranks) {
   const SmallRun small;
   const json kept = {{"train", {{"steps", 3}}}, {"checkpoint", {{"keep", 1}}}};
@@ -34,6 +39,7 @@ void state_before_it_is_saved(int ranks) {
   };
   const Outcome o = train({"--train.lr=1e15"});
   EXPECT_EQ(o.exit_code, 2) << o.err;
+  EXPECT_EQ(consumed(run + "/step_00000004"), 4 * 4 + 3 * 4);  // three steps were skipped
   const std::vector<std::string> said = endings(o);
   ASSERT_EQ(said.size(), 1u) << o.err;
   for (const std::string& part :
@@ -43,12 +49,13 @@ void state_before_it_is_saved(int ranks) {
   EXPECT_EQ(run_upcycle({"inspect", run, "--verify"}).exit_code, 0);
   // The good state of step 3 is kept, whatever checkpoint.keep says: that of step 4 is finite, but already ruined.
   EXPECT_TRUE(fs::exists(run + "/step_00000003/manifest.json"));
-  // Started again, as a scheduler does, it ends the same way, and saves nothing twice.
+  // Started again, as a scheduler does, it ends the same way, further in the data.
   const auto before = checkpoint_hashes(run);
   const Outcome again = train({"--train.lr=1e15"});
   EXPECT_EQ(again.exit_code, 2) << again.err;
   ASSERT_EQ(endings(again).size(), 1u) << again.err;
   EXPECT_EQ(checkpoint_hashes(run), before);
+  EXPECT_EQ(consumed(run + "/step_00000004"), 4 * 4 + 6 * 4);
   EXPECT_TRUE(fs::exists(run + "/step_00000003/manifest.json"));
   // The remedy that the line names.
   write_bytes(run + "/latest", "step_00000003\n");
