@@ -27,6 +27,9 @@ Handle make_file_access(const Where& where) {
   check(H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_V18), where, "set up file access");
   // An object left open would keep the file open past H5Fclose: make that an error.
   check(H5Pset_fclose_degree(access, H5F_CLOSE_SEMI), where, "set up file access");
+  // Small writes go to the file at once: kept in a buffer, they would be lost without an error where a later call can
+  // not write them.
+  check(H5Pset_sieve_buf_size(access, 0), where, "set up file access");
   // Run folders have their own lock, and parallel file systems often refuse HDF5's.
   check(H5Pset_file_locking(access, false, true), where, "set up file access");
   return access;

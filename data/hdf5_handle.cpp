@@ -16,6 +16,10 @@ std::string innermost_message() {
   };
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_first, &text);
   H5Eclear2(H5E_DEFAULT);
+  // Of a system call it is a list of what the library knows; the reader wants "No space left on device".
+  const std::string before = "error message = '";
+  if (const std::size_t at = text.find(before); at != text.npos)
+    text = text.substr(at + before.size(), text.find('\'', at + before.size()) - at - before.size());
   // Some messages contain a date with a newline; ours are one line.
   std::replace_if(
       text.begin(), text.end(), [](unsigned char c) { return c < ' '; }, ' ');

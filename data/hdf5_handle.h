@@ -37,6 +37,10 @@ class Handle {
   Handle(Handle&& other) noexcept : id_(std::exchange(other.id_, -1)), close_(other.close_) {}
   Handle& operator=(Handle&&) = delete;
   operator hid_t() const { return id_; }
+  // What a library still holds back is written when its object is closed.
+  void close_checked(const Where& where, const std::string& what) {
+    check(close_(std::exchange(id_, -1)), where, what);
+  }
 
  private:
   hid_t id_;

@@ -39,9 +39,10 @@ void Hdf5File::declare(const std::string& name, DType type, std::int64_t rows, s
   const Handle properties = make_properties(H5P_DATASET_CREATE, where);
   check(H5Pset_fill_time(properties, H5D_FILL_TIME_NEVER), where, what);  // each byte is written once, by us
   const Handle file_type = make_type(type, where);
-  const Handle dataset(H5Dcreate2(file_, name.c_str(), file_type, space, H5P_DEFAULT, properties, H5P_DEFAULT),
-                       H5Dclose, where, what);
+  Handle dataset(H5Dcreate2(file_, name.c_str(), file_type, space, H5P_DEFAULT, properties, H5P_DEFAULT), H5Dclose,
+                 where, what);
   write_attribute_list(dataset, attributes, where);
+  dataset.close_checked(where, what);
 }
 
 void Hdf5File::write_raw(const std::string& name, DType type, const void* values, std::int64_t rows) {
@@ -56,12 +57,13 @@ void Hdf5File::write_raw(const std::string& name, DType type, const void* values
   if (rows == 0 || d.columns == 0) return;
   const Where where{path_, true};
   const std::string what = "write dataset " + name;
-  const Handle dataset(H5Dopen2(file_, name.c_str(), H5P_DEFAULT), H5Dclose, where, what);
+  Handle dataset(H5Dopen2(file_, name.c_str(), H5P_DEFAULT), H5Dclose, where, what);
   const Handle space(H5Dget_space(dataset), H5Sclose, where, what);
   select_rectangle(space, begin, rows, 0, d.columns, where);
   const hsize_t count[2] = {static_cast<hsize_t>(rows), static_cast<hsize_t>(d.columns)};
   const Handle memory(H5Screate_simple(2, count, nullptr), H5Sclose, where, what);
   check(H5Dwrite(dataset, make_type(type, where), memory, space, H5P_DEFAULT, values), where, what);
+  dataset.close_checked(where, what);
 }
 
 void Hdf5File::write_rows(const std::string& name, std::int64_t rows, const float* values) {
