@@ -10,7 +10,6 @@
 #include <cstring>
 #include <filesystem>
 
-#include "core/check.h"
 #include "core/error.h"
 
 namespace upcycle {
@@ -64,18 +63,15 @@ EventFile::EventFile(const std::string& dir, const std::string& key) {
   gethostname(host.data(), host.size() - 1);
   const auto seconds =
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch());
-  path_ = fmt::format("{}/events.out.tfevents.{:010d}.{}.{}", dir, seconds.count(), host.data(), getpid());
-  file_ = std::fopen(path_.c_str(), "ab");
-  if (file_ == nullptr)
+  const std::string path =
+      fmt::format("{}/events.out.tfevents.{:010d}.{}.{}", dir, seconds.count(), host.data(), getpid());
+  file_.emplace(path, "events");
+  if (const int code = file_->open(); code != 0 && code != ENOSPC && code != EDQUOT)
     input_error("{}: found {}, in which no file can be made ({}); expected a folder to write event files into", key,
-                dir, std::strerror(errno));
+                dir, std::strerror(code));
   std::string event = event_now();
   put_bytes(event, 3, "brain.Event:2");  // file_version = 3
   record(event);
-}
-
-EventFile::~EventFile() {
-  if (file_ != nullptr) std::fclose(file_);
 }
 
 void EventFile::add(std::int64_t step, const Scalars& scalars) {
@@ -100,8 +96,7 @@ void EventFile::record(const std::string& event) {
   put_fixed(text, masked_crc32c(text));
   text += event;
   put_fixed(text, masked_crc32c(event));
-  UPCYCLE_CHECK(std::fwrite(text.data(), 1, text.size(), file_) == text.size() && std::fflush(file_) == 0,
-                "{} can not be written", path_);
+  file_->append(text);
 }
 
 }  // namespace upcycle

@@ -1,10 +1,12 @@
 #pragma once
 #include <cstdint>
-#include <cstdio>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
+
+#include "launch/appended_file.h"
 
 namespace upcycle {
 
@@ -18,16 +20,15 @@ class EventFile {
   // A new file in `dir`, which is made if it is missing; runs that go on add files beside the earlier ones. InputError
   // if that can not be done; `key` names what asked for it.
   EventFile(const std::string& dir, const std::string& key);
-  ~EventFile();
   EventFile(const EventFile&) = delete;
   EventFile& operator=(const EventFile&) = delete;
 
-  void add(std::int64_t step, const Scalars& scalars);  // readable at once
+  // Readable at once. A disk that does not take it does not end the run (appended_file.h).
+  void add(std::int64_t step, const Scalars& scalars);
 
  private:
   void record(const std::string& event);
-  std::string path_;
-  std::FILE* file_ = nullptr;
+  std::optional<AppendedFile> file_;
 };
 
 // CRC-32C, as a TFRecord has it.

@@ -1,4 +1,5 @@
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 
@@ -100,6 +101,7 @@ int refuse(const InputError& e) {
 int main(int argc, char** argv) {
   using namespace upcycle;
   bound_spinning(argv);
+  std::signal(SIGXFSZ, SIG_IGN);  // a write past the limit on file sizes fails instead, and says so
   const int rank = launched_as().rank;
   set_log_rank(rank);
   const std::unique_ptr<TraceSink> profiler = make_nvtx_sink();

@@ -93,21 +93,17 @@ Metrics::Metrics(const std::string& run_dir, Yardstick yardstick, const Config& 
   if (run_dir.empty()) return;
   const std::string path = run_dir + "/metrics.jsonl";
   drop_half_line(path);
-  file_ = std::fopen(path.c_str(), "a");
-  if (file_ == nullptr)
+  file_.emplace(path, "lines");
+  const int code = file_->open();
+  if (code == EISDIR || code == EACCES || code == EPERM || code == ELOOP)
     input_error("{}: cannot be opened for appending ({}); expected a file, move what is there away", path,
-                std::strerror(errno));
+                std::strerror(code));
 }
 
-Metrics::~Metrics() {
-  set_status_line("");
-  if (file_ != nullptr) std::fclose(file_);
-}
+Metrics::~Metrics() { set_status_line(""); }
 
 void Metrics::write(const std::string& line) {
-  if (file_ == nullptr) return;
-  const bool written = std::fprintf(file_, "%s\n", line.c_str()) > 0 && std::fflush(file_) == 0;
-  UPCYCLE_CHECK(written, "metrics.jsonl can not be written");
+  if (file_) file_->append(line + "\n");
 }
 
 std::size_t Metrics::memory() {

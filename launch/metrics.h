@@ -1,9 +1,9 @@
 #pragma once
 #include <chrono>
-#include <cstdio>
 #include <optional>
 #include <string>
 
+#include "launch/appended_file.h"
 #include "launch/event_file.h"
 #include "launch/yardstick.h"
 #include "parallel/train/step.h"
@@ -12,7 +12,8 @@
 namespace upcycle {
 
 // Writes RUN/metrics.jsonl, append-only, one line per step; and one line per step to the console (step_line.h), on a
-// terminal above a bar; and both to train.tensorboard_dir, under Megatron's tags where it has them.
+// terminal above a bar; and both to train.tensorboard_dir, under Megatron's tags where it has them. A disk that takes
+// no line does not end the run (appended_file.h).
 class Metrics {
  public:
   // `run_dir` empty: console only. `yardstick`: of all ranks, for MFU. The backend must outlive this.
@@ -29,7 +30,7 @@ class Metrics {
  private:
   void write(const std::string& line);
   std::size_t memory();  // in use on this rank; asked for once a second: a step of a GPU should not wait for its driver
-  std::FILE* file_ = nullptr;
+  std::optional<AppendedFile> file_;
   std::optional<EventFile> events_;  // train.tensorboard_dir
   Yardstick yardstick_;
   const Backend& backend_;

@@ -50,9 +50,38 @@ void tell_of_newer_models(const std::string& dir) {
                      : latest + ", the newest step that was saved whole,");
 }
 
+namespace {
+
+// Waits for the save in progress, if any, and counts. Why it failed; "": it did not.
+std::string outcome_of_save(TrainingRun& run) {
+  if (run.writer == nullptr || !run.writer->busy()) return "";
+  std::int64_t& failed = run.saves.weights_alone ? run.saves.failed_weights : run.saves.failed_states;
+  try {
+    run.writer->finish();
+    failed = 0;
+    return "";
+  } catch (const SaveFailed& e) {
+    ++failed;
+    if (!run.saves.weights_alone) run.saves.failed_step = run.saves.step;
+    return e.what();
+  }
+}
+
+}  // namespace
+
 void finish_save(TrainingRun& run) {
-  if (run.writer == nullptr || !run.writer->busy()) return;
-  run.writer->finish();
+  const std::string failure = outcome_of_save(run);
+  if (failure.empty()) return;
+  const std::string& dir = run.setup.config.checkpoint.dir;
+  const std::int64_t failed = run.saves.weights_alone ? run.saves.failed_weights : run.saves.failed_states;
+  if (failed >= kMostFailedSaves)
+    throw SaveFailed(
+        fmt::format("{}; {} saves in a row failed, and training ends: make room in {}, or mend it, and start the same "
+                    "command again",
+                    failure, failed, dir));
+  if (log_rank() == 0)
+    log_warn("{}; training goes on, to the next save (failed in a row: {}, at {} it ends): make room in {}, or mend it",
+             failure, failed, kMostFailedSaves, dir);
 }
 
 void publish_written(TrainingRun& run) {
@@ -70,6 +99,8 @@ void save(TrainingRun& run, std::optional<DType> weights_alone) {
       run.wall_before + std::chrono::duration<double>(std::chrono::steady_clock::now() - run.start).count();
   CheckpointInfo info = checkpoint_info(t);
   info.weights_alone = weights_alone;
+  run.saves.weights_alone = weights_alone.has_value();
+  run.saves.step = t.step;
   if (weights_alone) info.optimizer_steps.clear();
   info.init = run.setup.init;
   info.config = config_text(run.setup);
@@ -80,15 +111,35 @@ void save(TrainingRun& run, std::optional<DType> weights_alone) {
   if (!run.snapshot->buckets.empty())
     log_info("step {}: training waited {:.1f} s while the state was written (checkpoint.snapshot = bucket)", t.step,
              std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
-  if (!run.setup.config.checkpoint.background) finish_save(run);
+}
+
+// Why the state is not saved, though it was tried; "": it is.
+std::string save_and_wait(TrainingRun& run, bool is_saved) {
+  finish_save(run);
+  if (is_saved && run.saves.failed_step != run.trainer.step) return "";
+  save(run, {});
+  return outcome_of_save(run);
 }
 
 }  // namespace
 
-void start_save(TrainingRun& run) { save(run, {}); }
+void start_save(TrainingRun& run) {
+  save(run, {});
+  if (!run.setup.config.checkpoint.background) finish_save(run);
+}
 
 void start_model_save(TrainingRun& run) {
   save(run, run.setup.config.checkpoint.model_dtype == "bf16" ? DType::BF16 : DType::F32);
+  if (!run.setup.config.checkpoint.background) finish_save(run);
+}
+
+void save_last(TrainingRun& run, bool is_saved) {
+  if (run.writer == nullptr) return;
+  if (const std::string failure = save_and_wait(run, is_saved); !failure.empty())
+    throw SaveFailed(fmt::format(
+        "{}; it is the last state of this run: make room in {}, or mend it, and start the same command again, which "
+        "goes on from the step before",
+        failure, run.setup.config.checkpoint.dir));
 }
 
 std::string save_before_divergence(TrainingRun& run) {
@@ -96,9 +147,8 @@ std::string save_before_divergence(TrainingRun& run) {
   const std::string& dir = run.setup.config.checkpoint.dir;
   run.writer->keep_all();
   try {
-    start_save(run);
-    finish_save(run);
-  } catch (const Error& e) {
+    if (std::string failure = save_and_wait(run, false); !failure.empty()) return failure;
+  } catch (const SaveFailed& e) {
     return e.what();
   }
   return fmt::format(

@@ -18,6 +18,11 @@ void warn_of_newer_steps(const std::string& dir);
 // them anew.
 void tell_of_newer_models(const std::string& dir);
 
+// A save that fails (SaveFailed) does not end training: it is said, with what went wrong and where, and the last
+// checkpoint stays what it was. Where three in a row fail, of whole states or of weights alone, the functions below
+// throw SaveFailed on all ranks.
+inline constexpr int kMostFailedSaves = 3;
+
 // Starts to save the current state. Publishes the previous save first and, if checkpoint.background is false, this one
 // too.
 void start_save(TrainingRun& run);
@@ -27,6 +32,10 @@ void start_model_save(TrainingRun& run);
 
 // Waits for the save in progress, if any, and publishes it.
 void finish_save(TrainingRun& run);
+
+// At the end: waits for the save in progress, and saves the state unless `is_saved`, or where that failed. SaveFailed
+// where it can not be saved.
+void save_last(TrainingRun& run, bool is_saved);
 
 // Publishes the save in progress if its files are complete on every rank: until `latest` names it, a killed run would
 // lose it.

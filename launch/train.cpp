@@ -63,6 +63,8 @@ bool start_dump(const std::string& dir, bool resumed) {
 
 // Its exit code is that of bad input: the same command would diverge again, so a scheduler must not restart it.
 constexpr int kDiverged = 2;
+// That of an error: the disk may be mended before a scheduler starts the command again.
+constexpr int kNotSaved = 1;
 
 // True when all steps are done, false when a signal ended the run early; the last state is saved either way.
 bool train_loop(TrainingRun& run, Metrics& metrics) {
@@ -115,9 +117,7 @@ bool train_loop(TrainingRun& run, Metrics& metrics) {
   }
   profile.finish(run.trainer.step);
   if (run.dumps) log_warn("debug.dump: this run did not come to the step to dump: nothing is in the folder");
-  if (run.writer != nullptr && saved != run.trainer.consumed_samples && run.trainer.consumed_samples > first_sample)
-    start_save(run);
-  finish_save(run);
+  save_last(run, saved == run.trainer.consumed_samples || run.trainer.consumed_samples == first_sample);
   return !stop;
 }
 
@@ -176,7 +176,7 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
   start_weights(run);
   make_snapshot_arena(run);
 
-  if (writes && session.rank() == 0) write_text_atomic(c.checkpoint.dir + "/run.json", config_text(run.setup) + "\n");
+  if (writes && session.rank() == 0) write_for_readers(c.checkpoint.dir + "/run.json", config_text(run.setup) + "\n");
   log_info("{}", run_summary(c, layout, {run.trainer.step, run.trainer.tokens}, plan, yardstick->flops()));
   for (const std::string& line : describe_param_groups(c)) log_info("{}", line);
 
@@ -190,6 +190,9 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
   } catch (const Diverged& e) {  // thrown on every rank: rank 0 prints it, and all end normally
     if (session.rank() == 0) print_input_error(e.what());
     return kDiverged;
+  } catch (const SaveFailed& e) {  // likewise
+    if (session.rank() == 0) print_input_error(e.what());
+    return kNotSaved;
   }
   if (!done) {
     if (run.trainer.consumed_samples == first) return stopped_before_training();

@@ -5,6 +5,7 @@
 #include "core/config/check.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "core/plain_text.h"
 #include "data/files.h"
 #include "launch/metrics.h"
 #include "launch/model_files.h"
@@ -54,12 +55,20 @@ void count_valid_bytes(TrainingRun& run) {
 void keep_report(const TrainingRun& run, const UpcycleReport& report) {
   const std::string& dir = run.setup.config.checkpoint.dir;
   if (dir.empty() || run.mesh.world->rank() != 0) return;
-  write_text_atomic(dir + "/upcycled.json",
+  write_for_readers(dir + "/upcycled.json",
                     fmt::format("{{\"step\": {}, \"logit_change\": {}, \"promises_exact\": {}}}\n", run.trainer.step,
                                 report.change, report.exact));
 }
 
 }  // namespace
+
+void write_for_readers(const std::string& path, const std::string& text) {
+  try {
+    write_text_atomic(path, text);
+  } catch (const std::exception& e) {
+    log_warn("{}; training goes on without this file", plain_text(e.what()));
+  }
+}
 
 void open_data(TrainingRun& run) {
   const Config& c = run.setup.config;

@@ -31,10 +31,18 @@ struct TrainingRun {
       snapshot{};  // declared before its writer, which may still read it when an error ends the run
   std::unique_ptr<CheckpointWriter> writer{};
   std::vector<TravellingFile> travel{};  // files to write into each checkpoint; bytes on rank 0 only
-  bool dumps = false;                    // debug.dump: a step is still to be dumped
-  double wall_before = 0;                // seconds of training before this process
+  struct Saves {
+    bool weights_alone = false;                          // the save in progress, or the last one
+    std::int64_t step = -1, failed_step = -1;            // its step; of the last whole state that was not saved
+    std::int64_t failed_states = 0, failed_weights = 0;  // in a row
+  } saves{};
+  bool dumps = false;      // debug.dump: a step is still to be dumped
+  double wall_before = 0;  // seconds of training before this process
   std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
 };
+
+// Writes a file of the run folder that the run itself does not need: a disk that does not take it is said.
+void write_for_readers(const std::string& path, const std::string& text);
 
 // Opens the run's token sets and tokenizer. InputError, on the rank that finds it, if they do not fit the run.
 void open_data(TrainingRun& run);

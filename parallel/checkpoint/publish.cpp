@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "core/plain_text.h"
 #include "data/files.h"
 
 namespace upcycle {
@@ -117,9 +118,15 @@ void check_publishable(const std::string& run_dir, std::int64_t step) {
         run_dir, name, name, run_dir, latest_name);
 }
 
-void clean_run_folder(const std::string& run_dir) {
+void clean_run_folder(const std::string& run_dir, const std::string& except) {
   for (const auto is_name : {is_step_folder_name, is_model_folder_name})
-    for (const std::string& step : steps_in(run_dir, ".tmp", is_name)) remove_tree(run_dir + "/" + step + ".tmp");
+    for (const std::string& step : steps_in(run_dir, ".tmp", is_name))
+      if (step + ".tmp" != except) remove_tree(run_dir + "/" + step + ".tmp");
+  // Of write_text_atomic.
+  for (const std::string& name : names_in(run_dir))
+    if (name == std::string(latest_name) + ".tmp" || name == std::string(publishing_name) + ".tmp" ||
+        name.ends_with(".json.tmp"))
+      remove_tree(run_dir + "/" + name);
   settle_old_models(run_dir);
   const std::string mark = run_dir + "/" + publishing_name;
   const std::string unfinished = read_mark(run_dir);
@@ -133,13 +140,33 @@ void clean_run_folder(const std::string& run_dir) {
 }
 
 namespace {
+bool is_published(const std::string& run_dir, const std::string& step) {
+  try {
+    return look_at_latest(run_dir).step == step && fs::exists(run_dir + "/" + step);
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
 // The step is published: what can not be removed is removed at the next start.
 void drop_replaced(const std::string& run_dir) {
   try {
     settle_old_steps(run_dir);
     remove_tree(run_dir + "/" + publishing_name);
   } catch (const std::exception& e) {
-    log_warn("{}; the new checkpoint is saved, what it replaced stays until the next start", e.what());
+    log_warn("{}; the new checkpoint is saved, what it replaced stays until the next start", plain_text(e.what()));
+  }
+}
+}  // namespace
+
+namespace {
+// Of a publishing that failed, which is what the caller is to hear of.
+template <class F>
+void undo(const F& f) {
+  try {
+    f();
+  } catch (const std::exception& e) {
+    log_warn("{}; this is left until the next save, or start", plain_text(e.what()));
   }
 }
 }  // namespace
@@ -160,12 +187,14 @@ void publish_step(const std::string& run_dir, const Manifest& manifest) {
     rename_durable(aside, folder);
     write_latest(run_dir, name);
     drop_replaced(run_dir);
-  } catch (...) {
-    if (read_latest(run_dir) == name && fs::exists(folder)) throw;  // published all the same
-    if (renamed && fs::exists(folder)) remove_step(run_dir, name);
-    remove_tree(aside);
-    settle_old_steps(run_dir);
-    remove_tree(mark);
+  } catch (const std::exception& e) {
+    if (is_published(run_dir, name)) throw NotSynced(e.what());
+    undo([&] {
+      if (renamed && fs::exists(folder)) remove_step(run_dir, name);
+      remove_tree(aside);
+      settle_old_steps(run_dir);
+      remove_tree(mark);
+    });
     throw;
   }
 }
@@ -181,23 +210,26 @@ std::vector<std::string> newer_models(const std::string& run_dir) {
 
 void publish_model(const std::string& run_dir, const Manifest& manifest) {
   const std::string folder = run_dir + "/" + model_folder_name(manifest.info.step), aside = folder + ".tmp";
+  bool renamed = false;
   try {
     check_visible(aside, manifest);
     write_text_atomic(aside + "/" + manifest_name, manifest_text(manifest));
     fsync_directory(aside);
     if (fs::exists(folder)) rename_durable(folder, folder + old_ending);
+    renamed = true;  // also where only the fsync after it fails
     rename_durable(aside, folder);
-  } catch (...) {
-    if (fs::exists(aside)) {  // else it is published, and only the fsync after it failed
+  } catch (const std::exception& e) {
+    if (renamed && !fs::exists(aside)) throw NotSynced(e.what());
+    undo([&] {
       remove_tree(aside);
       settle_old_models(run_dir);
-    }
+    });
     throw;
   }
   try {
     settle_old_models(run_dir);
   } catch (const std::exception& e) {
-    log_warn("{}; the new weights are saved, what they replaced stays until the next start", e.what());
+    log_warn("{}; the new weights are saved, what they replaced stays until the next start", plain_text(e.what()));
   }
 }
 

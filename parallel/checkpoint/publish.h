@@ -2,6 +2,7 @@
 #include <string>
 #include <vector>
 
+#include "core/error.h"
 #include "parallel/checkpoint/latest.h"
 #include "parallel/checkpoint/manifest.h"
 
@@ -31,12 +32,19 @@ std::vector<std::string> newer_steps(const std::string& run_dir);
 // InputError where RUN/step_X is there already and is not newer than `latest`: a published step is never changed.
 void check_publishable(const std::string& run_dir, std::int64_t step);
 
-// Removes what a killed run left: step_*.tmp and model_*.tmp folders and a step that was being published but that
-// latest does not name. Puts back what it was about to replace.
-void clean_run_folder(const std::string& run_dir);
+// Removes what a killed run or a failed save left: step_*.tmp and model_*.tmp folders (but not `except`), files that
+// were to replace others, and a step that was being published but that latest does not name. Puts back what it was
+// about to replace.
+void clean_run_folder(const std::string& run_dir, const std::string& except = "");
+
+// The step is in its place, but it is not known whether it would outlast a power cut.
+struct NotSynced : Error {
+  using Error::Error;
+};
 
 // Publishes RUN/step_X.tmp in place of the newer steps up to X. On failure the folder is removed, `latest` names the
-// step before and the newer steps are there again. InputError as in check_publishable.
+// step before and the newer steps are there again; what of this fails too is left to clean_run_folder, with a warning.
+// InputError as in check_publishable; NotSynced.
 void publish_step(const std::string& run_dir, const Manifest& manifest);
 
 // Publishes RUN/model_X.tmp, weights alone: manifest last, then renamed to model_X in place of one of that name (of a

@@ -9,6 +9,7 @@
 #include "core/check.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "core/plain_text.h"
 #include "data/files.h"
 #include "parallel/checkpoint/hdf5_thread.h"
 #include "parallel/checkpoint/publish.h"
@@ -66,8 +67,16 @@ struct Part {
   std::vector<SavedPiece> pieces;
   std::vector<TravellingFile> travel;
   std::vector<Checkpoint::FileEntry> entries;
+  bool clean_first = false;  // a failed save may have left something
 
   void check() const {
+    if (clean_first) {
+      try {
+        clean_run_folder(parent_folder(folder), fs::path(folder).filename());
+      } catch (const std::exception& e) {
+        log_warn("{}", plain_text(e.what()));
+      }
+    }
     if (rank == 0 && !info.weights_alone) check_publishable(parent_folder(folder), info.step);
   }
 
@@ -76,6 +85,13 @@ struct Part {
     if (rank != 0 || travel.empty()) return;
     const auto copied = write_travelling(folder, travel);
     entries.insert(entries.end(), copied.begin(), copied.end());
+  }
+
+  // HDF5 keeps a file open that it could not close: emptied, it takes no room.
+  void empty_own_files() const {
+    std::error_code ignored;
+    for (const std::string& name : {model_file_name(rank), optimizer_file_name(rank)})
+      if (fs::is_regular_file(folder + "/" + name, ignored)) fs::resize_file(folder + "/" + name, 0, ignored);
   }
 
   // What this rank may have written; the folder itself is removed with the last rank's files.
@@ -98,6 +114,7 @@ struct CheckpointWriter::Job {
   std::optional<FolderLock> lock;
   std::shared_ptr<Part> part;  // set from start() to finish()
   std::future<void> written;
+  bool unclean = false;  // on rank 0: a failed save may have left something
 
   Manifest gather_manifest() {
     const ParamTable global = make_global_table(part->info.model);
@@ -108,30 +125,56 @@ struct CheckpointWriter::Job {
     return m;
   }
 
+  std::string what() const {
+    return fmt::format("{} of step {}", part->info.weights_alone ? "weights alone" : "checkpoint", part->info.step);
+  }
+
+  // All ranks have ended writing: they agreed on the message.
   [[noreturn]] void fail(const std::string& message) {
-    // All ranks have ended writing: they agreed on the message.
+    part->empty_own_files();
+    world.barrier();
     if (world.rank() == 0) {
       try {
-        remove_tree(part->folder);
+        clean_run_folder(run_dir);
+        unclean = false;
       } catch (const std::exception& e) {
-        log_warn("{}", e.what());
+        unclean = true;
+        log_warn("{}; the next save tries again", plain_text(e.what()));
       }
     }
-    const std::int64_t step = part->info.step;
     part.reset();
     world.barrier();  // no rank starts the next save before the folder is gone
-    throw Error(fmt::format("checkpoint of step {} was not saved: {}; {}/{} names what it named before", step, message,
-                            run_dir, latest_name));
+    throw SaveFailed(message);
+  }
+
+  std::string not_saved(const std::string& why) const {
+    return fmt::format("{} was not saved: {}; {}/{} names what it named before", what(), why, run_dir, latest_name);
+  }
+
+  // On rank 0. "": published.
+  std::string publish(const Manifest& manifest) const {
+    try {
+      (part->info.weights_alone ? publish_model : publish_step)(run_dir, manifest);
+      return "";
+    } catch (const NotSynced& e) {
+      return fmt::format("{} is there, but may be lost in a power cut: {}", what(), plain_text(e.what()));
+    } catch (const std::exception& e) {
+      return not_saved(plain_text(e.what()));
+    }
   }
 };
 
 CheckpointWriter::CheckpointWriter(std::string run_dir, Communicator& world, std::int64_t keep)
-    : job_(new Job{std::move(run_dir), world, keep, {}, nullptr, {}}) {
+    : job_(new Job{std::move(run_dir), world, keep, {}, nullptr, {}, false}) {
   agree_or_throw(world, [this] {
     if (job_->world.rank() != 0) return;
-    make_folder(job_->run_dir);
-    job_->lock.emplace(job_->run_dir);
-    clean_run_folder(job_->run_dir);
+    try {
+      make_folder(job_->run_dir);
+      job_->lock.emplace(job_->run_dir);
+      clean_run_folder(job_->run_dir);
+    } catch (const Error& e) {  // a full disk: nothing is lost yet
+      input_error("{}; make room, or choose another folder", plain_text(e.what()));
+    }
   });
 }
 
@@ -151,6 +194,7 @@ void CheckpointWriter::start(const CheckpointInfo& info, SavedState state, const
   part->rank = job_->world.rank();
   part->pieces = std::move(state.pieces);
   part->travel = travel;
+  part->clean_first = job_->unclean;
   job_->part = part;
   if (!state.read) {
     job_->written = hdf5_thread().submit([part, copied = state.copied] {
@@ -187,25 +231,22 @@ void CheckpointWriter::finish() {
   try {
     job.written.get();
   } catch (const std::exception& e) {
-    mine = fmt::format("rank {}: {}", job.world.rank(), e.what());
+    const std::string text = plain_text(e.what());
+    mine = text.starts_with("rank ") ? text : fmt::format("rank {}: {}", job.world.rank(), text);
   }
-  if (const auto bad = first_failure(job.world, mine)) job.fail(*bad);
+  if (const auto bad = first_failure(job.world, mine)) job.fail(job.not_saved(*bad));
   const Manifest manifest = job.gather_manifest();
   std::optional<std::string> unpublished;
-  if (job.world.rank() == 0) {
-    try {
-      (manifest.info.weights_alone ? publish_model : publish_step)(job.run_dir, manifest);
-    } catch (const std::exception& e) {
-      unpublished = e.what();
-    }
-  }
+  if (job.world.rank() == 0)
+    if (std::string why = job.publish(manifest); !why.empty()) unpublished = std::move(why);
   if (const auto bad = first_failure(job.world, unpublished)) job.fail(*bad);
   job.part.reset();
   if (job.world.rank() != 0) return;
   try {
     remove_old_steps(job.run_dir, job.keep);
   } catch (const std::exception& e) {
-    log_warn("{}; the new checkpoint is saved, old ones stay", e.what());
+    job.unclean = true;  // one may be half removed
+    log_warn("{}; the new checkpoint is saved, old ones stay", plain_text(e.what()));
   }
 }
 

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "core/error.h"
 #include "parallel/checkpoint/rank_files.h"
 
 namespace upcycle {
@@ -17,6 +18,12 @@ struct SavedState {
   std::vector<std::span<float>> buffers;
   SavedState(std::vector<SavedPiece> pieces_, Event copied_ = {})  // NOLINT: pieces that are there
       : pieces(std::move(pieces_)), copied(std::move(copied_)) {}
+};
+
+// Thrown by all ranks with the same text where the state could not be saved (a full disk, a quota, an I/O error on any
+// rank): one line with path, error and rank. What was saved before is as it was, and the next save may succeed.
+struct SaveFailed : Error {
+  using Error::Error;
 };
 
 // Writes one checkpoint of this rank at a time, on the process's one I/O thread, which waits for its copies; the values
@@ -33,8 +40,9 @@ class CheckpointWriter {
   void start(const CheckpointInfo& info, SavedState state, const std::vector<TravellingFile>& travel);
   bool busy() const;
   bool written() const;  // this rank's part is done or has failed: finish() will not wait
-  // Waits for this rank's part, agrees with all ranks (collective), publishes. Throws Error where any rank failed; then
-  // the .tmp folder is removed and `latest` still names the step before.
+  // Waits for this rank's part, agrees with all ranks (collective), publishes. SaveFailed where any rank failed; then
+  // the .tmp folder is removed and `latest` still names the step before. (Where only the last sync failed, the new step
+  // is there and `latest` names it: the text says so.) What can not be removed is tried again by the next save.
   void finish();
   void keep_all();  // from now on no step is removed, whatever `keep` was
 
