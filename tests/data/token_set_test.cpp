@@ -181,9 +181,11 @@ TEST(TokenSetWriter, LeavesNothingBehindUnlessFinished) {
   EXPECT_TRUE(folder.names().empty());
 }
 
-TEST(TokenSetWriter, RefusesAFolderThatIsMissingAndASecondWriter) {
+TEST(TokenSetWriter, MakesItsFolderAndRefusesASecondWriter) {
   const TemporaryFolder folder;
-  EXPECT_TRUE(contains(input_error_of([&] { TokenSetWriter(folder.file("no/t"), 100); }), "no/t.bin.tmp"));
+  { const TokenSetWriter in_a_new_folder(folder.file("new/t"), 100); }
+  const std::string file = folder.write("a_file", "");
+  EXPECT_TRUE(contains(input_error_of([&] { TokenSetWriter(file + "/t", 100); }), "cannot make the folder"));
   TokenSetWriter first(folder.file("t"), 100);
   EXPECT_TRUE(contains(input_error_of([&] { TokenSetWriter(folder.file("t"), 100); }), "another process"));
   add_document(first, std::vector<std::int32_t>{5});

@@ -105,7 +105,7 @@ TEST(MoeFamilies, SigmoidRoutersAreRefusedByEachByKey) {
     model.router_bias_update_rate = 0.01;
     EXPECT_NO_THROW(written(model, type)) << type;
     model.router_score = "sigmoid";
-    expect_input_error([&] { written(model, type); }, {"model.router_score: found sigmoid, expected softmax"});
+    expect_input_error([&] { written(model, type); }, {"model.router_score: found \"sigmoid\", expected \"softmax\""});
     model.router_bias = true;
     expect_input_error([&] { written(model, type); }, {"cannot be exported"});
   }
