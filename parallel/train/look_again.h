@@ -21,11 +21,4 @@ using Look = std::function<void(const Seen&)>;
 // This rank's microbatch `j` of the loaded step, which has `valid` tokens (microbatch.h).
 void look_at_microbatch(Trainer& t, std::int64_t j, double valid, const Look& look);
 
-// "rank 3 on node1"
-std::string rank_and_host(const Mesh& mesh);
-
-// What the ranks have found in a pass, each the text of its first finding and the place of it (-1: nothing): the
-// earliest on any rank, with how many others found something at the same place; "" where none did. Alike on all ranks.
-std::string earliest(Communicator& world, std::int64_t place, const std::string& text);
-
 }  // namespace upcycle

@@ -8,6 +8,7 @@
 #include "core/finite.h"
 #include "core/staging.h"
 #include "parallel/model/weights.h"
+#include "parallel/train/findings.h"
 #include "parallel/train/look_again.h"
 #include "parallel/train/microbatch.h"
 
