@@ -87,8 +87,16 @@ fi
 # mpirun answers SIGTERM by killing its ranks a second later, but passes SIGUSR1 on, on which they save at the end of a
 # step. Signals before its ranks are ready are lost, so it is repeated until they have ended; no process may die of it
 # earlier.
-mpirun='' asking=''
+# A second SIGTERM, a second or more after the first, is passed on as it is: mpirun then ends them at once.
+mpirun='' asking='' asked=0 hurried=0
 ask_to_stop() {
+  local now=${EPOCHREALTIME//[!0-9]/}
+  if ((stop && now - asked >= 1000000)) && [[ $1 == TERM && -n $mpirun ]]; then
+    hurried=1
+    kill -TERM "$mpirun" 2>/dev/null
+    return 0
+  fi
+  ((stop)) || asked=$now
   stop=1
   [[ -n $mpirun && -z $asking ]] || return 0
   (
@@ -98,7 +106,8 @@ ask_to_stop() {
   asking=$!
 }
 stop=0
-trap ask_to_stop TERM USR1
+trap 'ask_to_stop TERM' TERM
+trap 'ask_to_stop USR1' USR1
 # A session of its own, so that a signal to this script's whole process group (as from `timeout`) reaches only this
 # script; mpirun still ends with it.
 (
@@ -109,10 +118,14 @@ mpirun=$!
 exec {errors}>&-
 trap 'kill -INT "$mpirun" 2>/dev/null' INT
 trap 'kill -HUP "$mpirun" 2>/dev/null' HUP
-((stop == 0)) || ask_to_stop
+((stop == 0)) || ask_to_stop USR1
 while kill -0 "$mpirun" 2>/dev/null; do wait "$mpirun" || true; done
 wait "$mpirun" || code=$?
 wait "$reader" || true
+if ((hurried && code != 0)); then
+  echo "$name: a second SIGTERM: ended without saving; the same command goes on from the newest checkpoint" >&2
+  exit 3
+fi
 if ((code > 128)); then
   echo "$name: a rank died of signal $((code - 128)); the same command goes on from the newest checkpoint" >&2
 fi

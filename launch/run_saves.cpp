@@ -9,6 +9,7 @@
 #include "launch/model_files.h"
 #include "parallel/checkpoint/publish.h"
 #include "parallel/checkpoint/rank_files.h"
+#include "parallel/train/wrong_number.h"
 
 namespace upcycle {
 
@@ -95,6 +96,7 @@ namespace {
 void save(TrainingRun& run, std::optional<DType> weights_alone) {
   finish_save(run);  // there is one snapshot: the previous save must be published first
   Trainer& t = run.trainer;
+  if (t.config.train.check_replicas_every > 0) check_replicas(t.optimizer, t.memory);  // each rank writes its own copy
   t.wall_seconds =
       run.wall_before + std::chrono::duration<double>(std::chrono::steady_clock::now() - run.start).count();
   CheckpointInfo info = checkpoint_info(t);

@@ -22,6 +22,7 @@
 #include "launch/skipped_steps.h"
 #include "launch/stop_signals.h"
 #include "launch/training_run.h"
+#include "parallel/checkpoint/latest.h"
 #include "parallel/checkpoint/reader.h"
 #include "parallel/comm/agree.h"
 #include "parallel/plan/plan.h"
@@ -32,6 +33,7 @@
 #include "parallel/train/schedule.h"
 #include "parallel/train/step.h"
 #include "parallel/train/trainer_state.h"
+#include "parallel/train/wrong_number.h"
 #include "parallel/upcycle/from_checkpoint.h"
 #include "parallel/upcycle/live_upcycle.h"
 
@@ -65,6 +67,26 @@ bool start_dump(const std::string& dir, bool resumed) {
 constexpr int kDiverged = 2;
 // That of an error: the disk may be mended before a scheduler starts the command again.
 constexpr int kNotSaved = 1;
+
+// The same command goes on from the newest checkpoint, perhaps to find the same: people should look at the machine.
+constexpr int kWrongNumber = 5;
+
+// A save under way was checked before it began: it is published. Nothing else is saved, and no older step removed.
+int stopped_by_wrong_number(TrainingRun& run, const WrongNumber& e) {
+  if (run.writer != nullptr) {
+    run.writer->keep_all();
+    finish_save(run);
+  }
+  if (log_rank() != 0) return kWrongNumber;
+  const std::string latest = run.writer != nullptr ? read_latest(run.setup.config.checkpoint.dir) : "";
+  const std::string saved = latest.empty()
+                                ? "nothing is saved"
+                                : fmt::format("nothing is saved after {}, from which the same command goes on", latest);
+  print_input_error(fmt::format("after step {}: {}; look at that machine's memory, processor and links; {}",
+                                run.trainer.step, e.what(), saved)
+                        .c_str());
+  return kWrongNumber;
+}
 
 // True when all steps are done, false when a signal ended the run early; the last state is saved either way.
 bool train_loop(TrainingRun& run, Metrics& metrics) {
@@ -103,8 +125,6 @@ bool train_loop(TrainingRun& run, Metrics& metrics) {
     metrics.step(t, result, since(begin), total);
     epochs.after_step(t.step, t.consumed_samples + c.train.skip_samples);
     profile.after_step(t.step);
-    if (c.train.check_replicas_every > 0 && t.step % c.train.check_replicas_every == 0)
-      check_replicas(t.optimizer, t.memory);
     if (!run.valid.empty() && (t.step == total || (c.train.eval_every > 0 && t.step % c.train.eval_every == 0)))
       evaluate_all(run, metrics);
     publish_written(run);
@@ -129,6 +149,7 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
   });
   Config& config = start.config;
   const Layout& layout = start.layout;
+  set_stop_deadline(config.checkpoint.stop_deadline_s);
   const Backend backend = make_backend(session, config);
   const Mesh mesh = make_backend_mesh(backend, session, layout);
   TrainingRun run{mesh, backend};
@@ -187,6 +208,8 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
   bool done = false;
   try {
     done = train_loop(run, metrics);
+  } catch (const WrongNumber& e) {
+    return stopped_by_wrong_number(run, e);
   } catch (const Diverged& e) {  // thrown on every rank: rank 0 prints it, and all end normally
     if (session.rank() == 0) print_input_error(e.what());
     return kDiverged;
@@ -220,6 +243,7 @@ int run_train(const Arguments& arguments) {
                   "the same on two ranks of this machine");
   if (!options.parse(arguments)) return 0;
   catch_stop_signals();
+  let_second_signal_end();
   return run_with_ranks([&](const MpiSession& session) { return train(session, file, overrides); });
 }
 

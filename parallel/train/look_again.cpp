@@ -45,6 +45,7 @@ void look_at_microbatch(Trainer& t, std::int64_t j, double valid, const Look& lo
   Looker looker(*t.model, t.faults.get(), look);
   const Tensor& sums = t.model->activations.step_sums;
   t.ops->fill(*t.stream, sums, 0);
+  if (const Tensor& running = t.model->activations.running) t.ops->fill(*t.stream, running, 0);
   zero_gradients(t.optimizer, t.memory);
   run_microbatch(t, j, valid, [&](std::int64_t layer) {
     for (const ParamRow& row : t.table().rows) {

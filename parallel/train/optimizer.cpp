@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/check.h"
 #include "core/error.h"
 #include "core/staging.h"
-#include "data/hash.h"
 #include "kernels/ops.h"
 #include "parallel/model/weights.h"
+#include "parallel/train/copies.h"
+#include "parallel/train/findings.h"
+#include "parallel/train/owned_state.h"
+#include "parallel/train/wrong_number.h"
 
 namespace upcycle {
 namespace {
@@ -87,45 +89,36 @@ void masters_from_weights(Optimizer& o, TrainMemory& memory) {
   }
 }
 
-namespace {
-
-// Compares this rank's digests of some rows with those of the group's first rank; the first row that differs anywhere.
-void compare_digests(Communicator& group, const std::vector<const ParamRow*>& rows, const std::string& digests) {
-  const std::string first = group.broadcast_text(digests, 0);
-  const std::size_t width = rows.empty() ? 1 : digests.size() / rows.size();
-  double bad = -1;
-  for (std::size_t i = 0; i < rows.size(); ++i)
-    if (first.compare(i * width, width, digests, i * width, width) != 0)
-      bad = std::max(bad, static_cast<double>(rows.size() - i));
-  bad = group.max_of(bad);
-  UPCYCLE_CHECK(bad < 0,
-                "replicas of {} differ within {}: a rank computed another update; look at its memory and links",
-                rows[rows.size() - static_cast<std::size_t>(bad)]->name, group.name());
-}
-
-}  // namespace
-
 void check_replicas(Optimizer& o, const TrainMemory& memory) {
   o.arrivals->wait_all(*o.stream);
-  std::vector<std::uint8_t> bytes;
-  const auto check = [&](Communicator& group, auto wanted) {
-    if (group.size() == 1) return;
-    std::vector<const ParamRow*> rows;
-    std::string digests;
-    for (const ParamRow& row : o.table->rows) {
-      if (!wanted(row)) continue;
-      const Tensor t = view_row(row, memory.weights.dense, memory.weights.expert);
-      bytes.resize(t.bytes());
-      o.device->copy_to_host(*o.stream, bytes.data(), t.data, t.bytes());
-      o.stream->synchronize();
-      rows.push_back(&row);
-      digests += hash_bytes(bytes.data(), bytes.size());
+  Staging staging(*o.device, *o.stream), states = state_staging(memory, *o.device, *o.stream);
+  std::vector<Copy> dense, expert, over_tp;
+  for (const ParamRow& row : o.table->rows) {
+    const bool other = o.replicas(row.group).size() > 1, tp = row.replicated_over_tp && o.mesh->tp->size() > 1;
+    if (!other && !tp) continue;
+    const Copy copy{row.name, digest_of(staging, view_row(row, memory.weights.dense, memory.weights.expert))};
+    if (other) (row.group == ParamGroup::Dense ? dense : expert).push_back(copy);
+    if (tp) over_tp.push_back(copy);
+  }
+  if (o.mesh->tp->size() > 1)
+    for (const OwnedPiece& p : o.updated) {
+      if (!p.row->replicated_over_tp) continue;
+      const auto add = [&](const char* what, const Tensor& x) {
+        if (x.data != nullptr) over_tp.push_back({p.row->name + what, digest_of(states, x)});
+      };
+      if (memory.separate_masters()) add(" (master)", state_piece(memory, StateKind::Master, p).values);
+      add(" (master)", ties_of(memory, p));
+      if (memory.form.moments > 0) add(" (first moment)", state_piece(memory, StateKind::Moment1, p).values);
+      if (memory.form.moments > 1) add(" (second moment)", state_piece(memory, StateKind::Moment2, p).values);
     }
-    compare_digests(group, rows, digests);
-  };
-  check(*o.mesh->dp, [](const ParamRow& r) { return r.group == ParamGroup::Dense; });
-  check(*o.mesh->edp, [](const ParamRow& r) { return r.group == ParamGroup::Expert; });
-  check(*o.mesh->tp, [](const ParamRow& r) { return r.replicated_over_tp; });
+  const std::string here = rank_and_host(*o.mesh);
+  DifferentCopy found = compare_copies(*o.mesh->dp, dense, here);
+  const DifferentCopy of_experts = compare_copies(*o.mesh->edp, expert, here),
+                      of_tp = compare_copies(*o.mesh->tp, over_tp, here);
+  for (const DifferentCopy* other : {&of_experts, &of_tp})
+    if (found.place < 0) found = *other;
+  const std::string text = earliest(*o.mesh->world, found.place, found.text);
+  if (!text.empty()) throw WrongNumber(text);
 }
 
 }  // namespace upcycle

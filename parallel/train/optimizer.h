@@ -60,8 +60,8 @@ void check_freeze(const ModelConfig& model, const std::vector<std::string>& patt
 // Copies the parameters into the masters (a fresh start from random weights).
 void masters_from_weights(Optimizer& o, TrainMemory& memory);
 
-// Throws Error naming the first parameter whose replicas differ in any bit (compares a hash over dp, edp and, for
-// replicated rows, tp).
+// Throws WrongNumber on all ranks, naming the first parameter with a copy that differs in any bit (compares hashes over
+// dp, edp and, for replicated rows with their masters and moments, tp), and the rank. A collective call of the world.
 void check_replicas(Optimizer& o, const TrainMemory& memory);
 
 }  // namespace upcycle

@@ -9,6 +9,7 @@
 #include "parallel/train/faults.h"
 #include "parallel/train/loss_window.h"
 #include "parallel/train/microbatch.h"
+#include "parallel/train/recompute_check.h"
 #include "parallel/train/reduction.h"
 #include "parallel/train/router_bias.h"
 #include "parallel/train/schedule.h"
@@ -60,6 +61,9 @@ StepResult summarize(const Trainer& t, double valid_global) {
   return result;
 }
 
+// Whether the step that the trainer is to make is one of each `every`; 0: none is.
+bool is_due(const Trainer& t, std::int64_t every) { return every > 0 && (t.step + 1) % every == 0; }
+
 // Decides, from numbers that are the same on all ranks, and counts.
 bool is_skipped(Trainer& t, StepResult& result) {
   const TrainConfig& c = t.config.train;
@@ -89,6 +93,10 @@ StepResult compute_gradients(Trainer& t, const SequenceSource& source) {
 StepResult train_step(Trainer& t, const SequenceSource& source) {
   const TraceRange range("step");
   if (t.faults != nullptr) t.faults->begin_step(t);
+  if (is_due(t, t.config.train.recompute_check_every)) {
+    load_step(t, source);
+    check_recompute(t);
+  }
   const double valid = start_gradients(t, source);
   double& sum_squares = t.host_sums[t.host_sums.size() - 1];
   start_norm(t.optimizer, t.memory, sum_squares);
@@ -102,6 +110,8 @@ StepResult train_step(Trainer& t, const SequenceSource& source) {
   result.tokens = result.samples * t.config.train.seq_length;
   t.consumed_samples += result.samples;
   if (is_skipped(t, result)) return result;
+  // Before the update: an owner's wrong parameter would reach every replica with it, and a replica's would be lost.
+  if (is_due(t, t.config.train.check_replicas_every)) check_replicas(t.optimizer, t.memory);
   if (t.optimizer.offload != nullptr) finish(t.state_read);
   t.stream->wait(t.state_read);
   const LearningRates rates = learning_rates(t.config, {t.step, t.tokens});

@@ -31,8 +31,8 @@ struct StepResult {
 };
 
 // Microbatches, reduce, clip, update, gather. The gathered parameters may still be on their way
-// (Transformer::arrivals). A step that is skipped is so on every rank: parameters, masters, moments, their step counts,
-// step and tokens stay as they were, consumed_samples moves on.
+// (Transformer::arrivals). A skipped step changes nothing but consumed_samples, on every rank. Throws WrongNumber
+// (wrong_number.h) in the steps that train.check_replicas_every and recompute_check_every name.
 StepResult train_step(Trainer& t, const SequenceSource& source);
 
 // The same up to the reduced raw gradients, gradient_piece (parity tests compare them); no update.
