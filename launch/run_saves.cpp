@@ -115,10 +115,17 @@ void save(TrainingRun& run, std::optional<DType> weights_alone) {
              std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
 }
 
+// A published step is never changed: what was skipped after it is met again by the run that goes on from it.
+bool is_published(const TrainingRun& run) {
+  const bool here =
+      run.mesh.rank == 0 && read_latest(run.setup.config.checkpoint.dir) == step_folder_name(run.trainer.step);
+  return run.mesh.world->max_of(here ? 1 : 0) > 0;
+}
+
 // Why the state is not saved, though it was tried; "": it is.
 std::string save_and_wait(TrainingRun& run, bool is_saved) {
   finish_save(run);
-  if (is_saved && run.saves.failed_step != run.trainer.step) return "";
+  if ((is_saved || is_published(run)) && run.saves.failed_step != run.trainer.step) return "";
   save(run, {});
   return outcome_of_save(run);
 }

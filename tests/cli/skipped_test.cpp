@@ -82,8 +82,7 @@ void stops_after_three(int ranks) {
                     config = small.write_config("run", {{"train", {{"schedule", "constant"}}}});
   ASSERT_EQ(train(ranks, {without, "--train.steps=2"}).exit_code, 0);
   ASSERT_EQ(train(ranks, {without, "--train.skip_samples=12"}).exit_code, 0);
-  const Outcome o =
-      train(ranks, {config, "--checkpoint.every=1", nan_in("model.embed_tokens.weight", ranks - 1, {2, 3, 4, 5})});
+  const Outcome o = train(ranks, {config, nan_in("model.embed_tokens.weight", ranks - 1, {2, 3, 4, 5})});
   EXPECT_EQ(o.exit_code, 2) << o.err;
   const std::string run = small.file("run");
   const std::string last = o.err.substr(o.err.rfind("upcycle: step 3: loss "));
@@ -99,6 +98,17 @@ void stops_after_three(int ranks) {
   ASSERT_EQ(train(ranks, {config}).exit_code, 0);
   EXPECT_EQ(checkpoint_hashes(run), checkpoint_hashes(small.file("without")));
 }
+
+// A step that was saved before them stays as it is; the run that goes on from it meets the data again.
+TEST(Skipped, AfterASaveItStaysAsItIs) {
+  const SmallRun small;
+  const std::string config = small.write_config("run", {{"checkpoint", {{"every", 1}}}}), run = small.file("run");
+  EXPECT_EQ(train(1, {config, nan_in("model.norm.weight", 0, {2, 3, 4})}).exit_code, 2);
+  EXPECT_EQ(manifest_of(run, "step_00000002")["consumed_samples"], 8);
+  ASSERT_EQ(train(1, {config}).exit_code, 0);
+  EXPECT_EQ(checkpoint_hashes(run), checkpoint_hashes(small.train("quiet")));
+}
+
 TEST(Skipped, ThreeInARowEndTheRun) { stops_after_three(1); }
 TEST(TwoRanks, ThreeSkippedStepsEndTheRun) { stops_after_three(2); }
 

@@ -167,7 +167,7 @@ struct Kills {
       const char* how = c.operation == "write" ? "kill_half" : random() % 2 == 0 ? "kill_before" : "kill_after";
       kill(fmt::format("rank={} call={} fault={}", c.rank, c.number, how), true);
     }
-    for (int i = 0; i < 4 * count && at_points + at_instants < count && !testing::Test::HasFailure(); ++i) {
+    for (int i = 0; i < 40 * count && at_points + at_instants < count && !testing::Test::HasFailure(); ++i) {
       const std::string one = fmt::format("rank={} ", random() % static_cast<unsigned>(ranks));
       kill(fmt::format("{}call=1 fault=kill_later:{}", ranks > 1 && random() % 3 == 0 ? "" : one,
                        random() % static_cast<unsigned>(microseconds)),
