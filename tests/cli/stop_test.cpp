@@ -24,7 +24,8 @@ class Stop : public testing::TestWithParam<int> {
   static int ranks() { return GetParam(); }
   const SmallRun small;
   const std::string run = small.file("run"),
-                    config = small.write_config("run", {{"train", {{"schedule", "constant"}}}});
+                    config =
+                        small.write_config("run", {{"train", {{"schedule", "constant"}, {"micro_batch_size", 1}}}});
 
   std::vector<std::string> words(const std::vector<std::string>& more = {}) const {
     std::vector<std::string> w{UPCYCLE_BINARY};
@@ -79,7 +80,8 @@ class Stop : public testing::TestWithParam<int> {
     ASSERT_EQ(resumed.exit_code, 0) << resumed.err;
     EXPECT_NE(resumed.err.find("step_00000002 at step 2"), resumed.err.npos) << resumed.err;
     EXPECT_FALSE(saving());
-    const std::string straight = small.write_config("straight", {{"train", {{"schedule", "constant"}, {"steps", 5}}}});
+    const std::string straight =
+        small.write_config("straight", {{"train", {{"schedule", "constant"}, {"micro_batch_size", 1}, {"steps", 5}}}});
     std::vector<std::string> w = words();
     w.back() = straight;
     ASSERT_EQ(run_program(w, environment(false)).exit_code, 0);

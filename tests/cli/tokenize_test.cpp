@@ -71,7 +71,7 @@ TEST_F(TokenizeCommand, BadInputIsOneLineAndLeavesNothing) {
   EXPECT_NE(error({good, "--threads=-1"}).find("--threads: found -1"), std::string::npos);
   EXPECT_NE(error({good, "--tokenizer=/no/such.model"}).find("/no/such.model"), std::string::npos);
   EXPECT_NE(error({good, "--train.lr=1"}).find("--train.lr"), std::string::npos);
-  EXPECT_NE(error({good, "--output=" + output_ + "/no/folder/set"}).find(output_), std::string::npos);
+  EXPECT_NE(error({good, "--output=" + good + "/set"}).find("cannot make the folder"), std::string::npos);
   EXPECT_NE(one_line_error(run_upcycle({"tokenize", "--tokenizer=bytes", good})).find("--output is required"),
             std::string::npos);
 }
