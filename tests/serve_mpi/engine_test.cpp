@@ -204,7 +204,7 @@ TEST_P(EngineTest, ACacheTooSmallForAllComputesThemAgain) {
 }
 
 std::string kind_name(const ::testing::TestParamInfo<Kind>& info) {
-  constexpr const char* names[] = {"Dense", "Moe", "SharedExpert", "BiasedDense", "PostNormMoe"};
+  constexpr const char* names[] = {"Dense", "Moe", "SharedExpert", "BiasedDense", "PostNormMoe", "SigmoidMoe"};
   return names[static_cast<int>(info.param)];
 }
 INSTANTIATE_TEST_SUITE_P(Models, EngineTest,
