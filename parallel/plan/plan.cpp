@@ -43,8 +43,8 @@ struct StepCount {
 StepCount dry_step(PlannedRun run, const Layout& layout, int rank, std::int64_t micro_batches) {
   Config& c = run.config;
   c.train.global_batch_size = c.train.micro_batch_size * layout.dp * micro_batches;
-  c.train.rampup_batch_size.clear();        // a step of the whole batch
-  c.train.check_replicas_every = 0;  // it reads what is not there
+  c.train.rampup_batch_size.clear();  // a step of the whole batch
+  c.train.check_replicas_every = 0;   // it reads what is not there
   c.debug = {};
   c.parallel.imbalance_factor = layout.ep;  // routing is even but for a remainder, which must not cause rounds
   DryRank r(run, layout, rank);
