@@ -14,8 +14,8 @@ Config ramped(const Switches& s) {
   Config c = config_of(s);
   const std::int64_t unit = c.train.micro_batch_size * mpi_session().size();
   c.train.global_batch_size = 3 * unit;
-  c.train.rampup_batch_size = {unit, unit, 4 * unit};  // steps of 1, 1, 2, 3, 3, ... units
-  c.train.steps = 8;
+  c.train.rampup_batch_size = {unit, unit, 4 * unit};  // steps of 1, 1, 2, 3, 3 units
+  c.train.steps = 5;
   c.train.lr = 3e-3;
   c.train.min_lr = 3e-4;
   c.train.warmup_steps = 2;
@@ -62,9 +62,11 @@ TEST(RatesAndRamp, AreOneRanksOnEveryLayout) {
     EXPECT_EQ(want[2].result.samples, 2 * unit);
     EXPECT_EQ(want[3].result.samples, whole);
   }
+  int turn = 0;
   for (const Parallelism& p : legal_layouts(c.model)) {
     for (const int zero : {1, 2}) {
       if (zero == 2 && !has_replicas(c.model, p)) continue;
+      if (mpi_session().size() == 8 && ++turn % 3 != 1) continue;  // of some thirty: each takes seconds on few cores
       SCOPED_TRACE(p.text() + " zero " + std::to_string(zero));
       c.train.zero_stage = zero;
       const Mesh mesh = make_test_mesh(rig, p);
