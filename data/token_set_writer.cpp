@@ -54,8 +54,7 @@ struct TokenSetWriter::File {
     fd = -1;
   }
   [[noreturn]] void fail(const char* what) const {
-    input_error("{}: {} ({}); the output needs a writable folder with room", temporary, what,
-                std::strerror(errno));
+    input_error("{}: {} ({}); the output needs a writable folder with room", temporary, what, std::strerror(errno));
   }
   [[noreturn]] void abandon(const char* what) {
     const int error = errno;
