@@ -3,6 +3,8 @@
 #include <atomic>
 #include <mutex>
 
+#include "core/flight_record.h"
+
 namespace upcycle {
 namespace {
 
@@ -11,6 +13,7 @@ std::atomic<TraceSink*> current_sink{nullptr};
 struct Recorded {
   std::mutex mutex;
   TraceCounters counters;
+  double transfer_seconds = 0;
 };
 Recorded& recorded() {
   static Recorded r;
@@ -60,7 +63,8 @@ double TraceCounters::wait_seconds() const {
   return sum;
 }
 
-void record_collective(std::string_view group, std::uint64_t sequence, std::string_view op, std::size_t bytes) {
+std::uint64_t record_collective(std::string_view group, std::uint64_t sequence, std::string_view op,
+                                std::size_t bytes) {
   Recorded& r = recorded();
   const std::lock_guard lock(r.mutex);
   CollectiveRecord& last = r.counters.last;
@@ -72,6 +76,8 @@ void record_collective(std::string_view group, std::uint64_t sequence, std::stri
   CollectiveCount& c = count_of(r.counters, group, op);
   ++c.calls;
   c.bytes += bytes;
+  return flight_started(group, op, sequence, bytes,
+                        std::chrono::duration_cast<std::chrono::nanoseconds>(last.when.time_since_epoch()).count());
 }
 
 void record_wait(std::string_view group, std::string_view op, double seconds) {
@@ -86,10 +92,23 @@ TraceCounters trace_counters() {
   return r.counters;
 }
 
+void record_transfer(double seconds) {
+  Recorded& r = recorded();
+  const std::lock_guard lock(r.mutex);
+  r.transfer_seconds += seconds;
+}
+
+double waited_seconds() {
+  Recorded& r = recorded();
+  const std::lock_guard lock(r.mutex);
+  return r.counters.wait_seconds() + r.transfer_seconds;
+}
+
 void reset_trace_counters() {
   Recorded& r = recorded();
   const std::lock_guard lock(r.mutex);
   r.counters = {};
+  r.transfer_seconds = 0;
 }
 
 }  // namespace upcycle

@@ -76,11 +76,16 @@ struct TraceCounters {
 };
 
 // Called by every communicator at the start of every collective; any thread may read concurrently (the watchdog does).
-// Allocates only on the first call for a (group, op).
-void record_collective(std::string_view group, std::uint64_t sequence, std::string_view op, std::size_t bytes);
+// Allocates only on the first call for a (group, op). The number of the call in the flight record (flight_record.h), in
+// which the communicator notes its end.
+std::uint64_t record_collective(std::string_view group, std::uint64_t sequence, std::string_view op, std::size_t bytes);
 // Called after every wait that blocked the host.
 void record_wait(std::string_view group, std::string_view op, double seconds);
 TraceCounters trace_counters();
+// Called when a transfer on a device has been seen to end: how long after this rank's part in it was ready.
+void record_transfer(double seconds);
+// In waits of the host and in transfers on devices, of all groups.
+double waited_seconds();
 void reset_trace_counters();
 
 }  // namespace upcycle

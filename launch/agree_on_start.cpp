@@ -37,10 +37,10 @@ Start agree_on_start(const MpiSession& session, const std::string& command, cons
   agree_or_throw(*ranks, [&] {
     start.config = read();
     const ParallelConfig& p = start.config.parallel;
+    session.set_timeout(p.timeout_s);  // of waits for ranks that read theirs, too
     start.layout = make_layout(session.size(), p.tp, p.ep, p.etp);
   });
   check_same_config(*ranks, start.config);
-  session.set_timeout(start.config.parallel.timeout_s);
   return start;
 }
 

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "core/error.h"
+#include "core/flight_record.h"
 #include "core/log.h"
 #include "launch/model_files.h"
 #include "parallel/checkpoint/publish.h"
@@ -56,6 +57,7 @@ namespace {
 // Waits for the save in progress, if any, and counts. Why it failed; "": it did not.
 std::string outcome_of_save(TrainingRun& run) {
   if (run.writer == nullptr || !run.writer->busy()) return "";
+  const InPhase phase(Phase::Saving);
   std::int64_t& failed = run.saves.weights_alone ? run.saves.failed_weights : run.saves.failed_states;
   try {
     run.writer->finish();
@@ -87,6 +89,7 @@ void finish_save(TrainingRun& run) {
 
 void publish_written(TrainingRun& run) {
   if (run.writer == nullptr || !run.writer->busy()) return;
+  const InPhase phase(Phase::Saving);
   // All ranks have the same save in progress, so all get here.
   if (run.mesh.world->max_of(run.writer->written() ? 0 : 1) == 0) finish_save(run);
 }
@@ -94,6 +97,7 @@ void publish_written(TrainingRun& run) {
 namespace {
 
 void save(TrainingRun& run, std::optional<DType> weights_alone) {
+  const InPhase phase(Phase::Saving);
   finish_save(run);  // there is one snapshot: the previous save must be published first
   Trainer& t = run.trainer;
   if (t.config.train.check_replicas_every > 0) check_replicas(t.optimizer, t.memory);  // each rank writes its own copy

@@ -7,6 +7,7 @@
 #include "core/config/batch_ramp.h"
 #include "core/config/check.h"
 #include "core/config/parse.h"
+#include "core/flight_record.h"
 #include "core/log.h"
 #include "data/files.h"
 #include "launch/agree_on_start.h"
@@ -25,6 +26,7 @@
 #include "parallel/checkpoint/latest.h"
 #include "parallel/checkpoint/reader.h"
 #include "parallel/comm/agree.h"
+#include "parallel/comm/stall_monitor.h"
 #include "parallel/plan/plan.h"
 #include "parallel/train/diverged.h"
 #include "parallel/train/dump.h"
@@ -148,6 +150,8 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
     return c;
   });
   Config& config = start.config;
+  session.stalls().set_report_folder(config.checkpoint.dir);
+  InPhase phase(Phase::Loading);
   const Layout& layout = start.layout;
   set_stop_deadline(config.checkpoint.stop_deadline_s);
   const Backend backend = make_backend(session, config);
@@ -203,6 +207,7 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
 
   run.wall_before = run.trainer.wall_seconds;
   run.start = Clock::now();
+  phase.next(Phase::Between);
   Metrics metrics(session.rank() == 0 ? c.checkpoint.dir : "", *yardstick, c, backend);
   const std::int64_t first = run.trainer.consumed_samples;
   bool done = false;

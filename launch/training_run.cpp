@@ -4,6 +4,7 @@
 
 #include "core/config/check.h"
 #include "core/error.h"
+#include "core/flight_record.h"
 #include "core/log.h"
 #include "core/plain_text.h"
 #include "data/files.h"
@@ -146,6 +147,7 @@ void upcycle_in_place(TrainingRun& run) {
 }
 
 void evaluate_all(TrainingRun& run, Metrics& metrics) {
+  const InPhase phase(Phase::Evaluating);
   const Config& c = run.setup.config;
   for (const auto& [name, set] : run.valid) {
     const EvalWindows windows(set, c.train.seq_length, document_rules(c.data));

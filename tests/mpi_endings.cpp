@@ -4,6 +4,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <future>
 #include <string_view>
 #include <vector>
@@ -14,6 +15,7 @@
 #include "parallel/comm/agree.h"
 #include "parallel/comm/mesh.h"
 #include "parallel/comm/mpi_session.h"
+#include "parallel/comm/stall_monitor.h"
 
 // How a job ends: each mode ends one way while other ranks wait, and ctest (mpi_tests.cmake) checks the exit code. A
 // job that hangs is ended by the alarm, with a code that no mode expects.
@@ -68,7 +70,12 @@ void wait_too_long(const MpiSession& session, const Mesh& mesh, Stream& stream) 
   mesh.world->barrier();
   session.set_timeout(2);
   const std::string_view m = mode;
+  if (m == "report_file") {
+    if (rank == 0) std::filesystem::create_directory(mode);
+    session.stalls().set_report_folder(mode);
+  }
   if ((m == "late_last" && rank == last) || (m == "late_first" && rank == 0) || (m == "late_middle" && rank == 1) ||
+      (m == "report_last" && rank == last) || (m == "report_first" && rank == 0) || (m == "report_file" && rank == 1) ||
       (m == "late_ends" && (rank == 0 || rank == last)) || (m == "abort_hangs" && rank == last))
     never_return();
   if (m == "stopped" && rank == 1) {

@@ -93,6 +93,15 @@ upcycle_mpi_ending(slurm RANKS 1 SAYS "SLURM_NTASKS=2 but MPI has 1 rank" CODE 2
 # Waiting too long: the summary names who did not arrive, whichever rank it is, and where the others wait.
 set(waited "rank [0-9] on [^ ]+ waited 2 s in world barrier #2 \\(0 bytes\\): ")
 upcycle_mpi_ending(late_last RANKS 2 SAYS "${waited}rank 1 on [^ ]+ did not arrive. rank 0 waiting" CODE 1)
+# The report beside it: each rank's state, last collectives and stack, of the missing one too, whose main thread answers
+# although it never waits; and whichever rank writes it.
+set(last_call "last collective: world barrier #1, 0 bytes, started [0-9.]+ s ago, ended after")
+upcycle_mpi_ending(report_last RANKS 3 CODE 1
+  SAYS "rank 2 on [^ ]+: process [0-9]+ running. starting, for [^\n]*${last_call}.*== rank 0.*world barrier #2, 0 bytes, started [0-9.]+ s ago, not ended.*TransferQueue::finish.* in mpi_endings.*== rank 2.*pause[^\n]* in libc.*. report: above")
+upcycle_mpi_ending(report_first RANKS 3 CODE 1
+  SAYS "rank 0 on [^ ]+: process [0-9]+ running. starting, for [^\n]*${last_call}.*== rank 0.*pause[^\n]* in libc.*== rank 2.*TransferQueue::finish.*. report: above")
+upcycle_mpi_ending(report_file RANKS 3 CODE 1 THEN "cat report_file/timeout_report.txt && rm -r report_file"
+  SAYS "upcycle: ${waited}rank 1 on [^ ]+ did not arrive[^\n]*. report: report_file/timeout_report.txt.*rank 1 on [^ ]+: process [0-9]+ running.*pause[^\n]* in libc")
 upcycle_mpi_ending(late_first RANKS 3 SAYS "${waited}rank 0 on [^ ]+ did not arrive. ranks 1-2 waiting" CODE 1)
 upcycle_mpi_ending(late_middle RANKS 3 SAYS "${waited}rank 1 on [^ ]+ did not arrive. ranks 0, 2 waiting" CODE 1)
 upcycle_mpi_ending(late_ends RANKS 4 SAYS "world barrier #2, and neither rank 0 nor rank 3 answers" CODE 1)
@@ -110,8 +119,8 @@ upcycle_mpi_ending(falls_silent RANKS 3 SAYS "waited [3-8] s in world barrier #2
 upcycle_mpi_ending(works_beside_lost RANKS 3 CODE 1
   SAYS "waited [1-9] s in world barrier #2 .0 bytes.: rank 1 on [^ ]+ did not arrive. rank 0 still at work on files")
 # A stopped process does not see that the job ends: the launcher must kill it.
-upcycle_mpi_ending(stopped RANKS 3 SAYS "${waited}rank 1 on [^ ]+ did not arrive.*process is gone" CODE 1
+upcycle_mpi_ending(stopped RANKS 3 SAYS "rank 1 on [^ ]+: process [0-9]+ stopped .state T in /proc/PID/stat.*stack: none.*upcycle: ${waited}rank 1 on [^ ]+ did not arrive.*process is gone" CODE 1
   THEN "kill -0 $(sed -n 's/^process \\([0-9]*\\) stops.*/\\1/p' $OUT) 2>$OUT.kill || grep -q 'No such process' $OUT.kill && echo process is gone")
 # The main thread is stuck inside the library: a thread ends the process. If MPI_Abort hangs, an alarm does.
-upcycle_mpi_ending(inside RANKS 2 SAYS "stands inside MPI for [0-9]+ s .waiting in a collective.. its last collective: dp barrier #1" CODE 1 FULL)
+upcycle_mpi_ending(inside RANKS 2 SAYS "Stuck::poll.*upcycle: rank [01] on [^ ]+: stands inside MPI for [0-9]+ s .waiting in a collective.. its last collective: dp barrier #1" CODE 1 FULL)
 upcycle_mpi_ending(abort_hangs RANKS 2 SAYS "${waited}rank 1 on [^ ]+ did not arrive" CODE 1 FULL)

@@ -40,7 +40,7 @@ class MpiCommunicator final : public Communicator {
 
  private:
   TraceRange begin(Collective collective, std::size_t given) {
-    record_collective(name(), ++sequence_, name_of(collective), given);
+    flight_ = record_collective(name(), ++sequence_, name_of(collective), given);
     collective_ = collective;
     given_ = given;
     return TraceRange(queue_->issue_name(collective), {0, static_cast<double>(given)});
@@ -49,6 +49,7 @@ class MpiCommunicator final : public Communicator {
   Operation& operation(Movement movement) {
     Operation& op = queue_->next(collective_, sequence_, given_);
     op.movement = movement;
+    op.flight = flight_;
     return op;
   }
   Event issue() {
@@ -62,7 +63,7 @@ class MpiCommunicator final : public Communicator {
   std::vector<T> gather_values(T value);
 
   std::shared_ptr<TransferQueue> queue_;
-  std::uint64_t sequence_ = 0;
+  std::uint64_t sequence_ = 0, flight_ = 0;
   Collective collective_{};
   std::size_t given_ = 0;
 };

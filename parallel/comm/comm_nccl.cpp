@@ -8,6 +8,7 @@
 
 #include "core/abort.h"
 #include "core/check.h"
+#include "core/flight_record.h"
 #include "core/trace.h"
 #include "parallel/comm/collective_checks.h"
 #include "parallel/comm/comm_mpi.h"
@@ -144,12 +145,18 @@ template <class Call>
 Event NcclCommunicator::issue(Collective collective, std::size_t given, std::size_t bytes, bool concerns, Call call) {
   if (bytes > 0) meet(collective, bytes);
   NcclGroup* const g = bytes > 0 ? &group() : group_.get();
-  record_collective(name(), ++sequence_, name_of(collective), given);
-  if (g == nullptr) return {};
+  const std::uint64_t flight = record_collective(name(), ++sequence_, name_of(collective), given);
+  if (g == nullptr) {
+    flight_ended(flight);
+    return {};
+  }
   const WorkCost cost{0, static_cast<double>(given)};
   const TraceRange range(g->issue_name(collective), cost);
-  if (bytes == 0 || !concerns) return g->stream().record();  // behind the calls before it
-  g->begin(collective, sequence_, given, context_->compute.record());
+  if (bytes == 0 || !concerns) {
+    flight_ended(flight);
+    return g->stream().record();  // behind the calls before it
+  }
+  g->begin(collective, sequence_, given, flight, context_->compute.record());
   const TraceWork work(g->stream(), g->issue_name(collective), cost);  // from here: not the wait for its inputs
   const StallMonitor::Inside inside(context_->session.stalls(), "starting a collective", "NCCL");
   call(g->comm(), g->native());

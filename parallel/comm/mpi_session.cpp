@@ -13,6 +13,7 @@
 #include "core/abort.h"
 #include "core/check.h"
 #include "core/error.h"
+#include "core/flight_record.h"
 #include "core/log.h"
 #include "parallel/comm/agree.h"
 #include "parallel/comm/mpi_error.h"
@@ -102,6 +103,7 @@ void MpiSession::set_timeout(double seconds) const { stalls_->set_timeout(second
 
 MpiSession::~MpiSession() {
   if (std::uncaught_exceptions() > exceptions_at_start_) return;
+  const InPhase phase(Phase::Ending);
   const StallMonitor::Inside inside(*stalls_, "MPI_Finalize");
   const int code = MPI_Finalize();
   if (code != MPI_SUCCESS) std::fprintf(stderr, "rank %d on %s: MPI_Finalize failed: %d\n", rank_, host_.c_str(), code);

@@ -8,6 +8,8 @@
 
 #include "core/check.h"
 #include "core/cuda_error.h"
+#include "core/flight_record.h"
+#include "core/trace.h"
 #include "parallel/comm/nccl_error.h"
 #include "parallel/comm/nccl_watch.h"
 
@@ -37,7 +39,7 @@ NcclGroup::NcclGroup(std::string name, std::vector<int> world_ranks, int rank, D
       calls_(kLength) {
   for (std::size_t i = 0; i < kCollectiveNames.size(); ++i) issue_names_[i] = name_ + " " + kCollectiveNames[i];
   for (Call& call : calls_)
-    for (cudaEvent_t* e : {&call.ready, &call.done}) UPCYCLE_CUDA(cudaEventCreateWithFlags(e, cudaEventDisableTiming));
+    for (cudaEvent_t* e : {&call.ready, &call.done}) UPCYCLE_CUDA(cudaEventCreate(e));  // they time transfers
 }
 
 NcclGroup::~NcclGroup() = default;
@@ -68,7 +70,8 @@ void NcclGroup::start() {
   stream_->attach(watch_);
 }
 
-void NcclGroup::begin(Collective collective, std::uint64_t sequence, std::size_t given, const Event& after) {
+void NcclGroup::begin(Collective collective, std::uint64_t sequence, std::size_t given, std::uint64_t flight,
+                      const Event& after) {
   if (issued_ - completed_ == kLength) {
     watch_.wait_for(at(completed_).done);
     forget_done();
@@ -78,6 +81,7 @@ void NcclGroup::begin(Collective collective, std::uint64_t sequence, std::size_t
   call.sequence = sequence;
   call.given = given;
   call.order = watch_.next_order();
+  call.flight = flight;
   stream_->wait(after);
   UPCYCLE_CUDA(cudaEventRecord(call.ready, native()));
 }
@@ -90,7 +94,14 @@ Event NcclGroup::end() {
 }
 
 void NcclGroup::forget_done() {
-  while (completed_ != issued_ && is_reached(at(completed_).done)) ++completed_;
+  while (completed_ != issued_ && is_reached(at(completed_).done)) {
+    const Call& call = at(completed_);
+    flight_ended(call.flight);
+    float ms = 0;
+    UPCYCLE_CUDA(cudaEventElapsedTime(&ms, call.ready, call.done));
+    record_transfer(ms / 1e3);
+    ++completed_;
+  }
 }
 
 const NcclGroup::Call* NcclGroup::waiting() const {

@@ -33,6 +33,7 @@ class NcclGroup {
     std::uint64_t sequence = 0;                   // of the group's collectives
     std::size_t given = 0;                        // bytes that this rank gives
     std::uint64_t order = 0;                      // over all groups
+    std::uint64_t flight = 0;                     // its number in the flight record
     cudaEvent_t ready = nullptr, done = nullptr;  // its inputs on this rank are ready; it is done
   };
 
@@ -53,7 +54,8 @@ class NcclGroup {
 
   // Around the NCCL calls of one collective, whose first work comes after `after`. end() returns the event of its
   // completion.
-  void begin(Collective collective, std::uint64_t sequence, std::size_t given, const Event& after);
+  void begin(Collective collective, std::uint64_t sequence, std::size_t given, std::uint64_t flight,
+             const Event& after);
   Event end();
 
   // The oldest call that waits for other ranks; null where there is none. Any thread may ask.

@@ -56,7 +56,8 @@ struct Operation {
   // The call it belongs to, for messages.
   Collective collective{};
   std::uint64_t sequence = 0;
-  std::size_t given = 0;  // bytes that this rank gives
+  std::size_t given = 0;     // bytes that this rank gives
+  std::uint64_t flight = 0;  // its number in the flight record
 };
 
 }  // namespace upcycle

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "core/flight_record.h"
 #include "core/trace.h"
 #include "parallel/comm/collective_checks.h"
 
@@ -77,7 +78,7 @@ class SingleCommunicator final : public Communicator {
     else
       device_->copy(*stream_, CopyKind::OnDevice, to, from, bytes);
   }
-  void record(const char* op, std::size_t bytes) { record_collective(name_, ++sequence_, op, bytes); }
+  void record(const char* op, std::size_t bytes) { flight_ended(record_collective(name_, ++sequence_, op, bytes)); }
 
   std::string name_;
   Device* device_ = nullptr;  // null: host memory

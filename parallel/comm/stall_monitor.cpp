@@ -9,6 +9,7 @@
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <exception>
 #include <map>
 #include <mutex>
@@ -22,8 +23,10 @@
 #include "core/progress.h"
 #include "core/trace.h"
 #include "parallel/comm/heartbeats.h"
+#include "parallel/comm/host_records.h"
 #include "parallel/comm/mpi_error.h"
 #include "parallel/comm/stall_report.h"
+#include "parallel/comm/timeout_report.h"
 
 namespace upcycle {
 namespace {
@@ -31,7 +34,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Seconds = std::chrono::duration<double>;
 
-enum Tag { kReport = 1, kQuestion, kAlarm, kFailed, kGoOn, kBeat };
+enum Tag { kReport = 1, kQuestion, kAlarm, kFailed, kGoOn, kBeat, kDescribe, kSections };
 constexpr Seconds kLookEvery{0.02};
 // A process that did not look for this long was itself stopped (Ctrl-Z, a suspended job): that time is not counted as
 // waiting.
@@ -64,7 +67,13 @@ struct StallMonitor::Impl {
     std::vector<std::byte> bytes;
     MPI_Request request = MPI_REQUEST_NULL;
   };
+  std::vector<RankSection> sections;         // that other ranks have described
   std::vector<std::unique_ptr<Send>> sends;  // of this wait and earlier ones, until they have arrived
+
+  std::mutex report_mutex;  // of what makes a report, which the main thread and the watchdog do
+  std::optional<HostRecords> records;
+  std::string report_folder;
+  const std::time_t started = std::time(nullptr);
 
   std::mutex mutex;
   std::condition_variable ends;
@@ -82,17 +91,23 @@ struct StallMonitor::Impl {
   }
   void send(int to, Tag tag, std::vector<std::byte> bytes = {});
   void answer(const Waiting& w);
+  void answer_describe();
   bool take(Tag tag);
+  std::optional<std::pair<int, std::vector<std::byte>>> next(Tag tag);
   void hear();
   void start_anew(Clock::time_point since);
-  enum class Until : std::uint8_t { TimeIsOver, AllAnswered, ToldToGoOn };
+  enum class Until : std::uint8_t { TimeIsOver, AllAnswered, ToldToGoOn, AllDescribed };
   bool exchange(const Waiting& w, double seconds, Until until);
+  bool described() const;
   std::set<int> working() const;
   std::vector<StallReport> all_reports() const;
   std::string unanswered(const Waiting& w) const;
   std::optional<Clock::time_point> last_sign() const;
   void ask_all(const Waiting& w, double grace);
   void settle(const Waiting& w);
+  std::vector<RankSection> describe_host();
+  std::vector<RankSection> describe_all(const Waiting& w);
+  std::string report(const std::string& line, std::vector<RankSection> all);
   [[noreturn]] void end(const Waiting& w, const std::string& text);
   [[noreturn]] void end_as_reporter(const Waiting& w);
   [[noreturn]] void end_failed(const Waiting& w);
@@ -127,6 +142,16 @@ void StallMonitor::Impl::answer(const Waiting& w) {
   }
 }
 
+void StallMonitor::Impl::answer_describe() {
+  for (int asked = 1; asked != 0;) {
+    MPI_Status status;
+    UPCYCLE_MPI(MPI_Iprobe(MPI_ANY_SOURCE, kDescribe, comm, &asked, &status));
+    if (asked == 0) return;
+    UPCYCLE_MPI(MPI_Recv(nullptr, 0, MPI_BYTE, status.MPI_SOURCE, kDescribe, comm, MPI_STATUS_IGNORE));
+    send(status.MPI_SOURCE, kSections, to_bytes(describe_host()));
+  }
+}
+
 // Receives all messages of that kind that have arrived; true if there were any. Their contents do not matter.
 bool StallMonitor::Impl::take(Tag tag) {
   for (bool taken = false;; taken = true) {
@@ -138,18 +163,23 @@ bool StallMonitor::Impl::take(Tag tag) {
   }
 }
 
-// Receives the reports that have arrived.
+// The next message of that kind and its sender; nullopt where none has come.
+std::optional<std::pair<int, std::vector<std::byte>>> StallMonitor::Impl::next(Tag tag) {
+  int came = 0, bytes = 0;
+  MPI_Status status;
+  UPCYCLE_MPI(MPI_Iprobe(MPI_ANY_SOURCE, tag, comm, &came, &status));
+  if (came == 0) return {};
+  UPCYCLE_MPI(MPI_Get_count(&status, MPI_BYTE, &bytes));
+  std::vector<std::byte> text(static_cast<std::size_t>(bytes));
+  UPCYCLE_MPI(MPI_Recv(text.data(), bytes, MPI_BYTE, status.MPI_SOURCE, tag, comm, MPI_STATUS_IGNORE));
+  return {{status.MPI_SOURCE, std::move(text)}};
+}
+
+// Receives the reports and sections that have arrived.
 void StallMonitor::Impl::hear() {
-  for (;;) {
-    int came = 0, bytes = 0;
-    MPI_Status status;
-    UPCYCLE_MPI(MPI_Iprobe(MPI_ANY_SOURCE, kReport, comm, &came, &status));
-    if (came == 0) return;
-    UPCYCLE_MPI(MPI_Get_count(&status, MPI_BYTE, &bytes));
-    std::vector<std::byte> text(static_cast<std::size_t>(bytes));
-    UPCYCLE_MPI(MPI_Recv(text.data(), bytes, MPI_BYTE, status.MPI_SOURCE, kReport, comm, MPI_STATUS_IGNORE));
-    reports[status.MPI_SOURCE] = report_from_bytes(text);
-  }
+  while (const auto came = next(kReport)) reports[came->first] = report_from_bytes(came->second);
+  while (const auto came = next(kSections))
+    for (RankSection& s : sections_from_bytes(came->second)) sections.push_back(std::move(s));
 }
 
 // At least half a time-out passes before the next inquiry: while ranks ask, their transfers do not move.
@@ -171,8 +201,10 @@ bool StallMonitor::Impl::exchange(const Waiting& w, double seconds, Until until)
   const auto start = Clock::now();
   while (Seconds(Clock::now() - start).count() < seconds) {
     answer(w);
+    answer_describe();
     beats->hear(false);
     hear();
+    if (until == Until::AllDescribed && described()) return true;
     if (until == Until::ToldToGoOn &&
         (take(kGoOn) || (beats->working(0, timeout) && beats->working(size - 1, timeout))))
       return true;
@@ -247,8 +279,11 @@ void StallMonitor::Impl::settle(const Waiting& w) {
 
 void StallMonitor::Impl::end_as_reporter(const Waiting& w) {
   const double grace = grace_of(timeout);
-  // Rank 0 ends the job meanwhile, where it asked too.
-  if (rank != 0 && Seconds(Clock::now() - first_asked).count() < 2 * grace) exchange(w, 2 * grace, Until::TimeIsOver);
+  // Rank 0 ends the job meanwhile, where it answers or asked too: two that report at once would miss each other.
+  if (rank != 0 && (reports.contains(0) || Seconds(Clock::now() - first_asked).count() < 3 * grace)) {
+    send(0, kFailed);
+    exchange(w, 3 * grace, Until::TimeIsOver);
+  }
   end(w, stall_summary(all_reports(), hosts, working()));
 }
 
@@ -256,7 +291,53 @@ void StallMonitor::Impl::end(const Waiting& w, const std::string& text) {
   reports[rank] = own(w);
   const double limit = timeout;
   const bool late = std::any_of(reports.begin(), reports.end(), [&](const auto& r) { return r.second.quiet > limit; });
-  abort_job(late ? fmt::format("{} (parallel.timeout_s = {:g})", text, limit) : text);
+  const std::string line = late ? fmt::format("{} (parallel.timeout_s = {:g})", text, limit) : text;
+  abort_job(line + report(line, describe_all(w)));
+}
+
+// This host's ranks, by this one.
+std::vector<RankSection> StallMonitor::Impl::describe_host() {
+  const std::lock_guard lock(report_mutex);
+  return records->describe(grace_of(timeout) / 2);
+}
+
+// Whether every rank whose host has one that waits, by its report, has a section.
+bool StallMonitor::Impl::described() const {
+  std::set<int> missing;
+  for (const auto& [r, report] : reports) missing.insert(r);
+  for (const RankSection& s : sections) missing.erase(s.rank);
+  return missing.empty();
+}
+
+// All that can be known: of each host, from one of its ranks that wait. Takes half as long again as describe_host.
+std::vector<RankSection> StallMonitor::Impl::describe_all(const Waiting& w) {
+  sections.clear();
+  std::set<std::string> asked = {hosts[static_cast<std::size_t>(rank)]};
+  for (const auto& [r, report] : reports)
+    if (asked.insert(hosts[static_cast<std::size_t>(r)]).second) send(r, kDescribe);
+  for (RankSection& s : describe_host()) sections.push_back(std::move(s));
+  // On a host whose ranks do not see each other (each in its own container) each speaks for itself.
+  hear();
+  std::set<int> known;
+  for (const RankSection& s : sections) known.insert(s.rank);
+  for (const auto& [r, report] : reports)
+    if (hosts[static_cast<std::size_t>(r)] == hosts[static_cast<std::size_t>(rank)] && !known.contains(r))
+      send(r, kDescribe);
+  if (asked.size() > 1 || !described()) exchange(w, grace_of(timeout), Until::AllDescribed);
+  std::map<int, RankSection> by_rank;
+  for (RankSection& s : sections) by_rank.try_emplace(s.rank, std::move(s));
+  std::vector<RankSection> all;
+  for (auto& [r, section] : by_rank) all.push_back(std::move(section));
+  return all;
+}
+
+// Writes it; what the line that ends the run says of it.
+std::string StallMonitor::Impl::report(const std::string& line, std::vector<RankSection> all) {
+  const std::string text = timeout_report(line, std::move(all), hosts);
+  const std::lock_guard lock(report_mutex);
+  const std::string path = report_folder.empty() ? "" : write_report(report_folder, rank, started, text);
+  if (path.empty()) std::fputs(text.c_str(), stderr);
+  return "; report: " + (path.empty() ? "above" : path);
 }
 
 // A transfer has failed, here or on another rank.
@@ -293,10 +374,11 @@ void StallMonitor::Impl::watch() {
     if (what.empty())
       what = fmt::format("stands inside {} for {:.0f} s ({})", inside_library.load(), stuck, inside_what.load());
     const CollectiveRecord c = trace_counters().last;
-    const std::string text = fmt::format("upcycle: rank {} on {}: {}; its last collective: {}\n", rank,
-                                         hosts[static_cast<std::size_t>(rank)], what,
-                                         c.op.empty() ? "none" : fmt::format("{} {} #{}", c.group, c.op, c.sequence));
-    std::fputs(text.c_str(), stderr);
+    const std::string line =
+        fmt::format("rank {} on {}: {}; its last collective: {}", rank, hosts[static_cast<std::size_t>(rank)], what,
+                    c.op.empty() ? "none" : fmt::format("{} {} #{}", c.group, c.op, c.sequence));
+    const std::string where = report(line, describe_host());
+    std::fputs(fmt::format("upcycle: {}{}\n", line, where).c_str(), stderr);
     std::_Exit(1);
   }
 }
@@ -309,6 +391,7 @@ StallMonitor::StallMonitor() : impl_(std::make_unique<Impl>()) {
   UPCYCLE_MPI(MPI_Comm_dup(MPI_COMM_WORLD, &i.comm));
   UPCYCLE_MPI(MPI_Comm_set_errhandler(i.comm, MPI_ERRORS_RETURN));
   i.gather_hosts();
+  i.records.emplace(i.comm, i.hosts);
   i.beats.emplace(i.comm, kBeat);
   set_progress_listener([&i] { i.beats->beat(i.timeout); });
   i.watchdog = std::thread([&i] { i.watch(); });
@@ -326,6 +409,11 @@ StallMonitor::~StallMonitor() {
 }
 
 void StallMonitor::set_timeout(double seconds) { impl_->timeout = seconds; }
+
+void StallMonitor::set_report_folder(const std::string& folder) {
+  const std::lock_guard lock(impl_->report_mutex);
+  impl_->report_folder = folder;
+}
 
 void StallMonitor::set_probe(const void* owner, std::function<std::string(double)> stuck) {
   const std::lock_guard lock(impl_->mutex);
@@ -368,6 +456,7 @@ void StallMonitor::look(const Waiting& waiting) {
   i.last_look = now;
   i.beats->hear(!std::exchange(i.looked, true));
   i.answer(waiting);
+  i.answer_describe();
   if (i.take(kGoOn)) i.start_anew(Clock::now());
   if (i.take(kFailed)) i.end_failed(waiting);
   if (i.take(kAlarm) || i.quiet() > i.timeout) i.settle(waiting);

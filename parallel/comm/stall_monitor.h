@@ -25,7 +25,9 @@ struct Waiting {
 // missing one). A reporter asks all ranks and collects for a few seconds who waits where (ranks answer only while they
 // wait). If all missing ranks are at work it tells the others to go on; otherwise it prints one summary and ends the
 // job, the last rank only if the first is missing. If no reporter answers or is at work itself, each rank reports for
-// itself. If the main thread is stuck inside an MPI call and can do none of this, a watchdog thread ends the process
+// itself. Beside the line it writes a report of all ranks that can be known of: each one's state, place, last
+// collectives and stack (host_records.h). Each host's are described by one of its ranks that waits, on a reporter's
+// demand. If the main thread is stuck inside an MPI call and can do none of this, a watchdog thread ends the process
 // without MPI.
 class StallMonitor {
  public:
@@ -35,6 +37,8 @@ class StallMonitor {
   StallMonitor& operator=(const StallMonitor&) = delete;
 
   void set_timeout(double seconds);
+  // Where reports go, as timeout_report.txt; "": to standard error.
+  void set_report_folder(const std::string& folder);
 
   // The main thread is inside MPI (or another library), or waits for other ranks, for the lifetime of this object. May
   // be nested: the outermost counts.

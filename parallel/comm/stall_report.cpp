@@ -23,15 +23,16 @@ void copy_text(char (&to)[24], const std::string& from) {
   std::memcpy(to, from.data(), std::min(from.size(), sizeof(to) - 1));
 }
 
-std::string size_text(std::uint64_t bytes) {
+std::string place(const StallReport& r) { return fmt::format("{} {} #{}", r.group, r.op, r.sequence); }
+
+}  // namespace
+
+std::string bytes_text(std::uint64_t bytes) {
   if (bytes < 1024) return fmt::format("{} bytes", bytes);
   const double kib = static_cast<double>(bytes) / 1024;
   return kib < 1024 ? fmt::format("{:.3g} KiB", kib) : fmt::format("{:.3g} MiB", kib / 1024);
 }
 
-std::string place(const StallReport& r) { return fmt::format("{} {} #{}", r.group, r.op, r.sequence); }
-
-// "rank 3", "ranks 0-2, 5"
 std::string ranks_text(const std::set<int>& ranks) {
   std::string text = ranks.size() == 1 ? "rank " : "ranks ";
   for (auto at = ranks.begin(); at != ranks.end();) {
@@ -53,8 +54,6 @@ std::string hosts_text(const std::set<int>& ranks, std::span<const std::string> 
   for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
   return text;
 }
-
-}  // namespace
 
 std::vector<std::byte> to_bytes(const StallReport& report) {
   Header h{.rank = report.rank,
@@ -102,7 +101,7 @@ std::string stall_summary(std::span<const StallReport> reports, std::span<const 
 
   std::string text = fmt::format("rank {} on {} waited {:.0f} s in {} ({}): ", longest->rank,
                                  hosts[static_cast<std::size_t>(longest->rank)], longest->seconds, place(*longest),
-                                 size_text(longest->bytes));
+                                 bytes_text(longest->bytes));
   std::map<std::string, std::set<int>> waiting;
   for (const StallReport& r : reports) waiting[place(r)].insert(r.rank);
   if (!missing.empty()) {

@@ -31,4 +31,9 @@ std::string stall_summary(std::span<const StallReport> reports, std::span<const 
 // Ranks that are waited for and reported no wait of their own.
 std::set<int> missing_ranks(std::span<const StallReport> reports);
 
+// Words for lines about ranks: "4 MiB"; "ranks 0-2, 5"; "a, b", or how many hosts where they are many.
+std::string bytes_text(std::uint64_t bytes);
+std::string ranks_text(const std::set<int>& ranks);
+std::string hosts_text(const std::set<int>& ranks, std::span<const std::string> hosts);
+
 }  // namespace upcycle

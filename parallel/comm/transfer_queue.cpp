@@ -4,6 +4,7 @@
 
 #include "core/check.h"
 #include "core/error.h"
+#include "core/flight_record.h"
 #include "core/trace.h"
 
 namespace upcycle {
@@ -60,7 +61,9 @@ void TransferQueue::advance() {
       broken_ = true;
       throw Error(fmt::format("{} in {} #{}", e.what(), issue_name(op.collective), op.sequence));
     }
-    if (!started_) ++completed_;
+    if (started_) continue;
+    flight_ended(op.flight);
+    ++completed_;
   }
 }
 

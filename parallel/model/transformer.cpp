@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/check.h"
+#include "core/flight_record.h"
 #include "core/trace.h"
 #include "kernels/ops.h"
 #include "parallel/model/embedding.h"
@@ -154,6 +155,7 @@ void branch_input_backward(const ModelContext& m, const NormState& norm, const T
 void layer_forward(Transformer& m, std::int64_t layer, const Tensor& out, const Tensor& x, const Tensor& delta,
                    const Batch& batch, double share, const CachedSequences* cached) {
   const TraceRange range("layer_forward");
+  const InLayer place(layer);
   const LayerWeights& w = m.weights.layers[static_cast<std::size_t>(layer)];
   LayerState& a = state_of(m, layer);
   const Scratch& c = m.activations.scratch;
@@ -198,6 +200,7 @@ void show_gradient(const Transformer& m, std::int64_t layer, const char* name, c
 // dx: the gradient of the layer's output -> of its input.
 void layer_backward(Transformer& m, std::int64_t layer, const Tensor& dx, const Batch& batch, double share) {
   const TraceRange range("layer_backward");
+  const InLayer place(layer);
   const LayerWeights& w = m.weights.layers[static_cast<std::size_t>(layer)];
   const LayerWeights& g = m.gradients.layers[static_cast<std::size_t>(layer)];
   LayerState& a = state_of(m, layer);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/flight_record.h"
 #include "parallel/train/faults.h"
 #include "parallel/train/reduction.h"
 
@@ -48,7 +49,9 @@ void run_microbatch(Trainer& t, std::int64_t j, double valid, const GradientsRea
   t.device->copy_from_host(*t.stream, t.batch.targets.data, targets.data(), t.batch.targets.bytes());
   t.documents.put(*t.device, *t.stream, t.batch, j);
   if (t.faults != nullptr && m.observer == nullptr) m.observer = t.faults.get();
+  InPhase phase(Phase::Forward);
   forward(m, t.batch, scale.share());
+  phase.next(Phase::Backward);
   start_backward(t.optimizer, t.memory);
   backward(m, t.batch, scale, [&](std::int64_t layer) {
     if (t.faults != nullptr) t.faults->gradients_complete(t, layer);

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/flight_record.h"
 #include "core/trace.h"
 #include "kernels/ops.h"
 #include "parallel/model/transformer.h"
@@ -36,6 +37,7 @@ double start_gradients(Trainer& t, const SequenceSource& source) {
   if (const Tensor& running = t.model->activations.running) t.ops->fill(*t.stream, running, 0);
   zero_gradients(t.optimizer, t.memory);
   run_microbatches(t, valid);
+  const InPhase phase(Phase::Reducing);
   finish_reduction(t.optimizer, t.memory);
   t.stream->wait(t.mesh->dp->all_reduce(sums));
   t.device->copy_to_host(*t.stream, t.host_sums.data(), sums.data, sums.bytes());
@@ -93,11 +95,13 @@ StepResult compute_gradients(Trainer& t, const SequenceSource& source) {
 StepResult train_step(Trainer& t, const SequenceSource& source) {
   const TraceRange range("step");
   if (t.faults != nullptr) t.faults->begin_step(t);
+  flight_step(t.step + 1);
   if (is_due(t, t.config.train.recompute_check_every)) {
     load_step(t, source);
     check_recompute(t);
   }
   const double valid = start_gradients(t, source);
+  const InPhase phase(Phase::Updating);
   double& sum_squares = t.host_sums[t.host_sums.size() - 1];
   start_norm(t.optimizer, t.memory, sum_squares);
   t.stream->synchronize();  // once a step: nothing may be updated before its numbers are known to be finite

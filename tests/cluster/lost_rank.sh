@@ -1,6 +1,6 @@
 #!/bin/bash
 # lost_rank.sh UPCYCLE: a rank that hangs, one that dies and a link that is cut each end a run of two hosts within the
-# time-out, with a line that names who is missing.
+# time-out, with a line that names who is missing, and a report of every rank that can be known of.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/hosts.sh"
@@ -54,12 +54,31 @@ loses() {  # name pattern command...: the run that the command harms must say th
   echo "$name: ended with $code after $((SECONDS - start)) s: $(grep -E -m 1 "$says" "$log")"
 }
 
+reports() {  # name pattern...: its report has a line for each
+  local report=$world/$1/timeout_report.txt pattern
+  shift
+  for pattern in "$@"; do
+    grep -qE "$pattern" "$report" && continue
+    cat "$report" >&2
+    echo "FAILED: $report has no line /$pattern/"
+    return 1
+  done
+}
+stacks() { grep -cE '^  upcycle::TransferQueue::finish.* in ' "$world/$1/timeout_report.txt"; }
+
 stop_rank() { kill -STOP "$(rank_process 3)"; }
+stop_host() { kill -STOP "$(rank_process 2)" "$(rank_process 3)"; }
 kill_rank() { kill -KILL "$(rank_process 3)"; }
 timeout=5
 loses killed "process rank 3 .* on node vh2 exited on signal 9" kill_rank
 loses stopped "rank 3 on vh2 did not arrive.*parallel.timeout_s = 5" stop_rank
+# Rank 2 speaks for its host: for itself, and for rank 3, whose record it sees.
+reports stopped "^rank 3 on vh2: process [0-9]+ stopped \(state T.*last collective: " "^stack: none, its process stopped"
+[[ $(stacks stopped) == 3 ]] || { echo "FAILED: expected the stacks of ranks 0 to 2"; exit 1; }
+loses stopped_host "ranks? 2.*3 on vh2 did not arrive" stop_host
+reports stopped_host "^rank 1 on vh1: process [0-9]+ running" "^ranks 2-3 on vh2: no rank there answers"
 loses cut "ranks? 2.*3 on vh2 did not arrive.*parallel.timeout_s = 5" cut vh2
+reports cut "^rank 0 on vh1: process [0-9]+ running" "^ranks 2-3 on vh2: no rank there answers"
 join vh2
 # Where mpirun looks after its connections it notices sooner than the ranks, and names the host.
 timeout=600

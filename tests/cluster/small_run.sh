@@ -19,7 +19,7 @@ X
 
 # What two runs of one layout must have in common, to the bit: each step's numbers except its times (the last line of a
 # step counts: steps repeated after a death occur twice), and the sums of the newest checkpoint's files.
-losses() { jq -s -c '[.[] | select(.loss)] | group_by(.step) | .[] | last | del(.tokens_per_s, .mfu, .step_ms)' "$1/metrics.jsonl"; }
+losses() { jq -s -c '[.[] | select(.loss)] | group_by(.step) | .[] | last | del(.tokens_per_s, .mfu, .step_ms, .ranks_ms)' "$1/metrics.jsonl"; }
 sums() { jq -c '.files[] | [.name, .hash]' "$1/$(head -n 1 "$1/latest")/manifest.json"; }
 
 expect_same_run() {  # folder folder steps
