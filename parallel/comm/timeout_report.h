@@ -22,8 +22,9 @@ std::vector<RankSection> sections_from_bytes(std::span<const std::byte> bytes);
 std::string timeout_report(const std::string& line, std::vector<RankSection> sections,
                            std::span<const std::string> hosts);
 
-// Writes a report to FOLDER/timeout_report.txt in place of one from before `since`, and says where; "" where it can not.
-// Another rank's of the same time stays, as when a link is cut and both sides report: then the name has the rank too.
+// Writes a report to FOLDER/timeout_report.txt in place of one from before `since`, and says where; "" where it can
+// not. Another rank's of the same time stays, as when a link is cut and both sides report: then the name has the rank
+// too.
 std::string write_report(const std::string& folder, int rank, std::time_t since, const std::string& text);
 
 }  // namespace upcycle
