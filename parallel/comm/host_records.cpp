@@ -150,7 +150,7 @@ std::vector<RankSection> HostRecords::describe(double seconds) const {
     std::string state = silent_state(asked[i].state);
     if (state.empty())
       state = answered(i) ? "running" : fmt::format("does not answer (state {} in /proc/PID/stat)", asked[i].state);
-    RankSection section{s.rank, {}, {}};
+    RankSection section{s.rank, {}, {}, answered(i) ? "" : state};
     section.line =
         fmt::format("process {} {}; {}, for {:.1f} s; last collective: {}", s.process, state, place_text(place_in(r)),
                     seconds_since(r.phase_since.load()), calls.empty() ? "none yet" : call_text(calls.back()));

@@ -374,10 +374,14 @@ void StallMonitor::Impl::watch() {
     if (what.empty())
       what = fmt::format("stands inside {} for {:.0f} s ({})", inside_library.load(), stuck, inside_what.load());
     const CollectiveRecord c = trace_counters().last;
+    std::vector<RankSection> sections = describe_host();
+    // Inside a library nobody says whom it waits for.
+    for (const RankSection& x : sections)
+      if (!x.silent.empty()) what += fmt::format("; rank {} of this host {}", x.rank, x.silent);
     const std::string line =
         fmt::format("rank {} on {}: {}; its last collective: {}", rank, hosts[static_cast<std::size_t>(rank)], what,
                     c.op.empty() ? "none" : fmt::format("{} {} #{}", c.group, c.op, c.sequence));
-    const std::string where = report(line, describe_host());
+    const std::string where = report(line, std::move(sections));
     std::fputs(fmt::format("upcycle: {}{}\n", line, where).c_str(), stderr);
     std::_Exit(1);
   }

@@ -57,7 +57,7 @@ std::vector<RankSection> sections_from_bytes(std::span<const std::byte> bytes) {
     UPCYCLE_CHECK(bytes.size() >= std::size_t{h.line} + h.text, "a section's {} bytes, expected {} and {}",
                   bytes.size(), h.line, h.text);
     const auto* const text = reinterpret_cast<const char*>(bytes.data());
-    sections.push_back({h.rank, {text, h.line}, {text + h.line, h.text}});
+    sections.push_back({h.rank, {text, h.line}, {text + h.line, h.text}, {}});
     bytes = bytes.subspan(std::size_t{h.line} + h.text);
   }
   return sections;

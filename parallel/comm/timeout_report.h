@@ -12,6 +12,8 @@ struct RankSection {
   int rank = 0;
   std::string line;  // where it stands, in one line
   std::string text;  // its last calls and its stack, lines that end in '\n'
+  // Of a process that does not answer, why: "stopped (state T ...)". Does not travel.
+  std::string silent = {};
 };
 
 std::vector<std::byte> to_bytes(std::span<const RankSection> sections);

@@ -9,21 +9,22 @@ hooked=$(readlink -f "$1")
 world=$(mktemp -d)
 trap 'rm -rf "$world"' EXIT
 make_small_run "$hooked" "$world" 100000
-timeout=3
+timeout=15  # on a busy machine a rank may compute for seconds
 failed=0
 
 stops() {  # ranks rank phase
   local run=$world/$1.$2.$3 code=0 start=$SECONDS report
-  UPCYCLE_TEST_STOP=$2:$3 timeout -k 1 60 mpirun --quiet --oversubscribe --bind-to none -n "$1" "$hooked" train "$world/run.json" \
+  UPCYCLE_TEST_STOP=$2:$3 timeout -k 1 150 mpirun --quiet --oversubscribe --bind-to none -n "$1" "$hooked" train "$world/run.json" \
     --parallel.ep=2 --parallel.timeout_s=$timeout --checkpoint.dir="$run" --checkpoint.every=2 --train.eval_every=3 --train.eval_steps=1 \
     --data.valid="$world/text" >"$run.log" 2>&1 || code=$?
   local took=$((SECONDS - start)) said
-  said=$(grep -m 1 '^upcycle: rank .* waited' "$run.log") || true
+  said=$(grep -m 1 '^upcycle: rank ' "$run.log") || true
   report=$run/timeout_report.txt
   [[ -e $report ]] || report=$run.log  # before there is a folder
-  if ((code == 0 || code == 124 || took > 30)) || ! grep -qE "rank $2 on [^ ]+ did not arrive.*timeout_s = $timeout\)" <<<"$said" ||
+  if ((code == 0 || code == 124 || took > 90)) ||
+    ! grep -qE "rank $2 (on [^ ]+ did not arrive.*timeout_s = $timeout\)|of this host stopped \(state T)" <<<"$said" ||
     ! grep -qE "^rank $2 on [^ ]+: process [0-9]+ stopped \(state T.*[ ;]$3, for " "$report" ||
-    (($(grep -c 'TransferQueue::finish.* in ' "$report") != $1 - 1)); then
+    (($(grep -cE '^  upcycle::(TransferQueue::finish|make_mpi_communicator)\(.* in ' "$report") < $1 - 1)); then
     tail -n 30 "$run.log" >&2
     [[ -e $run/timeout_report.txt ]] && cat "$report" >&2
     echo "FAILED: rank $2 of $1 stopped while $3: exit code $code after $took s"
