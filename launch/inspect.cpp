@@ -1,13 +1,20 @@
 #include <fmt/core.h>
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "core/config/describe.h"
+#include "core/error.h"
 #include "launch/commands.h"
 #include "launch/options.h"
 #include "parallel/checkpoint/open_model.h"
+#include "parallel/checkpoint/publish.h"
+#include "parallel/checkpoint/read_lock.h"
 #include "parallel/checkpoint/reader.h"
 #include "parallel/checkpoint/step_files.h"
+#include "parallel/checkpoint/verify.h"
+#include "parallel/comm/mesh.h"
 
 namespace upcycle {
 namespace {
@@ -62,7 +69,8 @@ void print(const Json& j) {
   fmt::print("{} parameters, {} active per token\n", j["parameters"].get<std::int64_t>(),
              j["active_parameters"].get<std::int64_t>());
   for (const auto& [key, value] : j.items()) {
-    if (key == "tensors" || key == "files" || key == "parameters" || key == "active_parameters") continue;
+    if (key == "tensors" || key == "files" || key == "steps" || key == "parameters" || key == "active_parameters")
+      continue;
     fmt::print("{}: {}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
   }
   if (j.contains("files"))
@@ -75,6 +83,60 @@ void print(const Json& j) {
         t.contains("optimizer_steps") ? fmt::format("{} updates", t["optimizer_steps"].get<std::int64_t>()) : "");
 }
 
+// "": all bytes of a step's folder are those that were written, and hold each element once.
+std::string damage_of(const std::string& folder, Communicator& alone) {
+  try {
+    std::optional<ReadLock> lock;
+    if (std::filesystem::exists(folder + "/" + manifest_name)) lock.emplace(folder);
+    const Verdict v = verify_step(folder, alone);
+    if (!v.intact()) return v.reason;
+    (void)open_checkpoint(folder, false);
+    return "";
+  } catch (const InputError& e) {
+    return e.what();
+  }
+}
+
+// Of a run folder: every step and all weights alone.
+struct RunVerdict {
+  Json steps = Json::array();
+  std::string newest_intact;  // "": none
+  std::string described;      // the step that `latest` names, where it is intact, or the newest intact one
+  bool whole = true;
+};
+
+RunVerdict verify_run(const std::string& dir) {
+  const Mesh mesh = make_single_mesh();
+  RunVerdict run;
+  const auto add = [&](const std::string& name, const std::string& damage) {
+    run.steps.push_back({{"name", name}, {"intact", damage.empty()}, {"reason", damage}});
+    run.whole = run.whole && damage.empty();
+  };
+  const Latest latest = look_at_latest(dir);
+  for (const std::string& step : published_steps(dir)) {
+    const std::string damage = damage_of(dir + "/" + step, *mesh.world);
+    add(step, damage);
+    if (!damage.empty()) continue;
+    run.newest_intact = step;
+    if (run.described != latest.step || latest.step.empty()) run.described = step;
+  }
+  for (const std::string& model : published_models(dir)) add(model, damage_of(dir + "/" + model, *mesh.world));
+  if (!latest.damage.empty()) add(latest_name, latest.damage);
+  if (!latest.step.empty() && !std::filesystem::exists(dir + "/" + latest.step))
+    add(latest_name, fmt::format("{}/{}: found {}, expected a step that is there", dir, latest_name, latest.step));
+  return run;
+}
+
+void print(const RunVerdict& run) {
+  for (const Json& s : run.steps)
+    fmt::print("{}: {}\n", s["name"].get<std::string>(),
+               s["intact"].get<bool>() ? "intact" : "damaged: " + s["reason"].get<std::string>());
+  fmt::print("newest intact step: {}\n", run.newest_intact.empty() ? "none" : run.newest_intact);
+}
+
+// Some file is not as it was written.
+constexpr int kDamaged = 1;
+
 }  // namespace
 
 int run_inspect(const Arguments& arguments) {
@@ -84,13 +146,25 @@ int run_inspect(const Arguments& arguments) {
       "inspect", "What a model is: sizes, tensors, and of a checkpoint its step, layout, config, files and checksums.");
   options.positional("model", dir, "a checkpoint or a Hugging Face directory");
   options.flag("--verify", verify,
-               "read all files of a checkpoint: their checksums, and that they hold each element once");
+               "read all files of a checkpoint, or of every step of a run folder: their checksums, and that they hold "
+               "each element once; exit code 1 where one of a run folder's is damaged");
   options.flag("--json", json, "print one JSON object");
   options.example("upcycle inspect runs/moe --verify",
-                  "what a checkpoint is, and whether all its bytes are as they were written");
+                  "whether all bytes of each checkpoint are as they were written, and which is the newest that is");
   if (!options.parse(arguments)) return 0;
   Json j;
-  if (is_checkpoint(dir)) {
+  std::optional<RunVerdict> run;
+  if (verify && holds_run(dir) && !std::filesystem::exists(dir + "/" + manifest_name)) run = verify_run(dir);
+  if (run) {
+    if (!run->described.empty()) {
+      const StepFolder step = look_at_step(dir + "/" + run->described);
+      j = describe(step.manifest.info.model);
+      add_checkpoint(j, step);
+    }
+    j["verified"] = run->whole;
+    j["steps"] = run->steps;
+    j["newest_intact"] = run->newest_intact;
+  } else if (is_checkpoint(dir)) {
     const StepFolder step = look_at_step(dir);
     if (verify) (void)open_checkpoint(step.path);
     j = describe(step.manifest.info.model);
@@ -104,9 +178,10 @@ int run_inspect(const Arguments& arguments) {
   if (json) {
     fmt::print("{}\n", j.dump());
   } else {
-    print(j);
+    if (run) print(*run);
+    if (j.contains("model")) print(j);
   }
-  return 0;
+  return run && !run->whole ? kDamaged : 0;
 }
 
 }  // namespace upcycle

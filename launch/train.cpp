@@ -96,7 +96,7 @@ bool train_loop(TrainingRun& run, Metrics& metrics) {
   const std::int64_t total = total_steps(run.setup.config.train, {run.trainer.step, run.trainer.tokens});
   const std::int64_t first = run.trainer.step, first_sample = run.trainer.consumed_samples;
   // The data position of the newest save: a skipped step moves it too.
-  std::int64_t saved = run.setup.checkpoint != nullptr ? first_sample : -1;
+  std::int64_t saved = run.resumed ? first_sample : -1;
   bool stop = false;
   ProfileWindow profile(run.backend, run.mesh, run.setup.config.train);
   const TrainConfig& lengths = run.setup.config.train;
@@ -159,7 +159,7 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
   TrainingRun run{mesh, backend};
   // Lock the run folder before reading it: a job that starts while another ends must see its last step.
   const std::string dir = config.checkpoint.dir;
-  const std::int64_t keep = config.checkpoint.keep;
+  const Retention keep(config.checkpoint.keep);
   if (all_stop(*mesh.world)) return stopped_before_training();
   if (mesh.world->max_of(!dir.empty() && holds_run(dir)) > 0)
     run.writer = std::make_unique<CheckpointWriter>(dir, *mesh.world, keep);

@@ -114,10 +114,11 @@ void make_snapshot_arena(TrainingRun& run) {
 
 void start_weights(TrainingRun& run) {
   Trainer& t = run.trainer;
-  const RunSetup& setup = run.setup;
+  RunSetup& setup = run.setup;
   if (setup.checkpoint != nullptr) {
     restore_trainer(t, *setup.checkpoint);
     log_info("resumed {} at step {}", setup.checkpoint->directory(), t.step);
+    run.resumed = true;
   } else if (!setup.config.init.upcycle.empty()) {
     const UpcycleReport report = upcycle_from_checkpoint(t, *setup.source, probe_tokens(run));
     log_info("upcycled {} to {} experts: {}", setup.config.init.upcycle, setup.config.model.num_local_experts,
@@ -129,6 +130,9 @@ void start_weights(TrainingRun& run) {
   } else {
     initialize_trainer(t, static_cast<std::uint64_t>(setup.config.seed));
   }
+  // Open, they could not be removed by the run that they are of, which may be this one.
+  setup.checkpoint.reset();
+  setup.source.reset();
 }
 
 void upcycle_in_place(TrainingRun& run) {

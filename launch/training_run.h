@@ -36,6 +36,7 @@ struct TrainingRun {
     std::int64_t step = -1, failed_step = -1;            // its step; of the last whole state that was not saved
     std::int64_t failed_states = 0, failed_weights = 0;  // in a row
   } saves{};
+  bool resumed = false;
   bool dumps = false;      // debug.dump: a step is still to be dumped
   double wall_before = 0;  // seconds of training before this process
   std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();

@@ -8,6 +8,8 @@
 #include "core/log.h"
 #include "core/plain_text.h"
 #include "data/files.h"
+#include "parallel/checkpoint/read_lock.h"
+#include "parallel/checkpoint/step_files.h"
 
 namespace upcycle {
 namespace {
@@ -37,6 +39,12 @@ void remove_step(const std::string& run_dir, const std::string& name, const char
 
 // By number: past 99999999 names get longer.
 bool is_older(const std::string& a, const std::string& b) { return a.size() != b.size() ? a.size() < b.size() : a < b; }
+
+std::int64_t number_of(const std::string& step) {
+  std::int64_t number = 0;  // of at most 19 digits
+  for (const char c : step.substr(step.find('_') + 1)) number = number * 10 + (c - '0');
+  return number;
+}
 
 // The folder's steps whose names have this ending, oldest first; without the ending.
 std::vector<std::string> steps_in(const std::string& run_dir, std::string_view ending = "",
@@ -93,6 +101,9 @@ void check_visible(const std::string& folder, const Manifest& manifest) {
 }  // namespace
 
 std::vector<std::string> published_steps(const std::string& run_dir) { return steps_in(run_dir); }
+std::vector<std::string> published_models(const std::string& run_dir) {
+  return steps_in(run_dir, "", is_model_folder_name);
+}
 
 std::string set_damaged_aside(const std::string& run_dir, const std::string& step) {
   std::string name = step + ".damaged";
@@ -233,14 +244,31 @@ void publish_model(const std::string& run_dir, const Manifest& manifest) {
   }
 }
 
-void remove_old_steps(const std::string& run_dir, std::int64_t keep) {
-  if (keep <= 0) return;
+void remove_old_steps(const std::string& run_dir, const Retention& keep) {
+  if (keep.newest <= 0) return;
   const std::string latest = read_latest(run_dir);
   std::vector<std::string> steps = steps_in(run_dir);
   std::erase_if(steps, [&](const std::string& step) { return is_older(latest, step); });
   const auto n = static_cast<std::int64_t>(steps.size());
-  for (std::int64_t i = 0; i < n - keep; ++i)
-    if (steps[static_cast<std::size_t>(i)] != latest) remove_step(run_dir, steps[static_cast<std::size_t>(i)]);
+  if (n <= keep.newest) return;
+  steps.resize(static_cast<std::size_t>(n - keep.newest));
+  std::erase_if(steps, [&](const std::string& step) {
+    return step == latest || (keep.every > 0 && number_of(step) % keep.every == 0);
+  });
+  if (steps.empty()) return;
+  try {
+    (void)look_at_step(run_dir + "/" + latest);
+  } catch (const InputError& e) {
+    log_warn("{}; older steps stay, for one of them may be the only one that is whole", e.what());
+    return;
+  }
+  for (const std::string& step : steps) {
+    const auto lock = RemovalLock::try_lock(run_dir + "/" + step);
+    if (lock)
+      remove_step(run_dir, step);
+    else
+      log_warn("{}/{}: another process reads it: it stays until the next save", run_dir, step);
+  }
 }
 
 }  // namespace upcycle

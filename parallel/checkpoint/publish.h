@@ -19,8 +19,9 @@
 // is not what `publishing` says; `latest` always names a whole step.
 namespace upcycle {
 
-// The step folders of RUN, oldest first.
+// The step folders of RUN, oldest first; those of weights alone.
 std::vector<std::string> published_steps(const std::string& run_dir);
+std::vector<std::string> published_models(const std::string& run_dir);
 
 // Renames a step that is damaged, to step_X.damaged (or .damaged2 ...), where nothing takes it for a step: it is never
 // removed. Returns its new name.
@@ -56,8 +57,17 @@ void publish_model(const std::string& run_dir, const Manifest& manifest);
 // latest.
 std::vector<std::string> newer_models(const std::string& run_dir);
 
-// Keeps the last `keep` (0: all) step folders up to the one that latest names and removes older ones; newer ones and
-// weights alone are not counted.
-void remove_old_steps(const std::string& run_dir, std::int64_t keep);
+// Which published steps stay: the `newest` ones (0: all), and all that are multiples of `every` (0: none for that).
+struct Retention {
+  std::int64_t newest = 0, every = 0;
+  Retention(std::int64_t newest_, std::int64_t every_ = 0)  // NOLINT: a number is how many stay
+      : newest(newest_), every(every_) {}
+};
+
+// Removes the other step folders up to the one that latest names, which stays; newer ones and weights alone are not
+// counted. Nothing is removed, with a warning, where the one that latest names lacks a byte, or its manifest is
+// damaged: it may be that only an older one is whole. (Its bytes were read back and hashed when they were written.) A
+// step that another process reads (read_lock.h) stays until the next call, which is said.
+void remove_old_steps(const std::string& run_dir, const Retention& keep);
 
 }  // namespace upcycle

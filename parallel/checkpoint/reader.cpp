@@ -14,6 +14,7 @@
 #include "parallel/checkpoint/hdf5_thread.h"
 #include "parallel/checkpoint/publish.h"
 #include "parallel/checkpoint/rank_files.h"
+#include "parallel/checkpoint/read_lock.h"
 #include "parallel/checkpoint/step_files.h"
 #include "parallel/checkpoint/stored_index.h"
 #include "parallel/comm/agree.h"
@@ -94,8 +95,9 @@ void copy_common(const FileDescriptor& file, const StoredRectangle& stored, cons
 
 class StoredCheckpoint : public Checkpoint {
  public:
-  StoredCheckpoint(std::string folder, Manifest manifest, StoredIndex index)
+  StoredCheckpoint(std::string folder, ReadLock lock, Manifest manifest, StoredIndex index)
       : folder_(std::move(folder)),
+        lock_(std::move(lock)),
         manifest_(std::move(manifest)),
         index_(std::move(index)),
         moments_(index_.moments()) {
@@ -146,6 +148,7 @@ class StoredCheckpoint : public Checkpoint {
 
  private:
   std::string folder_;
+  ReadLock lock_;
   Manifest manifest_;
   StoredIndex index_;
   int moments_;
@@ -180,7 +183,11 @@ std::unique_ptr<Checkpoint> open_checkpoint(const std::string& dir, bool verify,
   });
   if (world != nullptr) folder = world->broadcast_text(folder, 0);
   Manifest manifest;
-  agreed([&] { manifest = read_manifest(folder); });
+  std::optional<ReadLock> lock;
+  agreed([&] {
+    lock.emplace(folder);
+    manifest = read_manifest(folder);
+  });
 
   // Before any rank opens a file: on a damaged one the HDF5 library may do anything.
   const int files = static_cast<int>(manifest.files.size());
@@ -204,7 +211,7 @@ std::unique_ptr<Checkpoint> open_checkpoint(const std::string& dir, bool verify,
   });
   if (size > 1) index.replace_with(world->gather_text(index.text()));
   agreed([&] { index.check_tiling(manifest, folder, weights_only); });
-  return std::make_unique<StoredCheckpoint>(folder, std::move(manifest), std::move(index));
+  return std::make_unique<StoredCheckpoint>(folder, std::move(*lock), std::move(manifest), std::move(index));
 }
 
 }  // namespace upcycle

@@ -12,7 +12,6 @@
 #include "core/plain_text.h"
 #include "data/files.h"
 #include "parallel/checkpoint/hdf5_thread.h"
-#include "parallel/checkpoint/publish.h"
 #include "parallel/checkpoint/step_counts.h"
 #include "parallel/comm/agree.h"
 
@@ -110,7 +109,7 @@ struct Part {
 struct CheckpointWriter::Job {
   std::string run_dir;
   Communicator& world;
-  std::int64_t keep;
+  Retention keep;
   std::optional<FolderLock> lock;
   std::shared_ptr<Part> part;  // set from start() to finish()
   std::future<void> written;
@@ -164,7 +163,7 @@ struct CheckpointWriter::Job {
   }
 };
 
-CheckpointWriter::CheckpointWriter(std::string run_dir, Communicator& world, std::int64_t keep)
+CheckpointWriter::CheckpointWriter(std::string run_dir, Communicator& world, const Retention& keep)
     : job_(new Job{std::move(run_dir), world, keep, {}, nullptr, {}, false}) {
   agree_or_throw(world, [this] {
     if (job_->world.rank() != 0) return;
@@ -220,7 +219,7 @@ void CheckpointWriter::start(const CheckpointInfo& info, SavedState state, const
 bool CheckpointWriter::busy() const { return job_->part != nullptr; }
 bool CheckpointWriter::written() const { return !job_->part || finished(job_->written); }
 
-void CheckpointWriter::keep_all() { job_->keep = 0; }
+void CheckpointWriter::keep_all() { job_->keep.newest = 0; }
 
 void CheckpointWriter::finish() {
   UPCYCLE_CHECK(busy(), "no checkpoint was started");

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "parallel/checkpoint/publish.h"
 #include "parallel/checkpoint/rank_files.h"
 
 namespace upcycle {
@@ -30,9 +31,9 @@ struct SaveFailed : Error {
 // must stay unchanged until finish() returns.
 class CheckpointWriter {
  public:
-  // `keep`: how many newest published steps stay in the run folder, 0 = all. Locks RUN while it lives (rank 0) and
+  // `keep`: which published steps stay in the run folder. Locks RUN while it lives (rank 0) and
   // removes what a killed run left half-written. Collective; a folder in use or not writable is an AgreedError.
-  CheckpointWriter(std::string run_dir, Communicator& world, std::int64_t keep);
+  CheckpointWriter(std::string run_dir, Communicator& world, const Retention& keep);
   ~CheckpointWriter();
   // Starts writing step `info.step`, or its weights alone (info.weights_alone); returns at once, or, where the
   // values come a bucket at a time, once they are written. `travel`: files written
