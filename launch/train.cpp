@@ -159,7 +159,7 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
   TrainingRun run{mesh, backend};
   // Lock the run folder before reading it: a job that starts while another ends must see its last step.
   const std::string dir = config.checkpoint.dir;
-  const Retention keep(config.checkpoint.keep);
+  const Retention keep(config.checkpoint.keep, config.checkpoint.keep_every);
   if (all_stop(*mesh.world)) return stopped_before_training();
   if (mesh.world->max_of(!dir.empty() && holds_run(dir)) > 0)
     run.writer = std::make_unique<CheckpointWriter>(dir, *mesh.world, keep);

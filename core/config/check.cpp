@@ -292,6 +292,9 @@ void check_train(const Config& config, const Trained& done) {
     fail("checkpoint.every", config.checkpoint.every, "checkpoint.dir beside it", "name the run folder");
   if (config.checkpoint.model_every > 0 && config.checkpoint.dir.empty())
     fail("checkpoint.model_every", config.checkpoint.model_every, "checkpoint.dir beside it", "name the run folder");
+  if (config.checkpoint.keep_every > 0 && config.checkpoint.keep == 0)
+    fail("checkpoint.keep_every", config.checkpoint.keep_every, "checkpoint.keep beside it",
+         "without it no step is removed: leave keep_every out");
   if (config.checkpoint.snapshot != "whole" && config.checkpoint.dir.empty())
     fail("checkpoint.snapshot", config.checkpoint.snapshot, "checkpoint.dir beside it",
          "a run that saves nothing has no snapshot");

@@ -160,6 +160,7 @@ struct ParallelConfig {
 struct CheckpointConfig {
   std::string dir;
   std::int64_t every = 0, keep = 0;  // keep 0: all
+  std::int64_t keep_every = 0;       // 0: none
   std::int64_t model_every = 0;      // 0: never
   std::string model_dtype = "fp32";  // fp32 | bf16
   std::string snapshot = "whole";    // whole | bucket

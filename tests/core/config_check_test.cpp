@@ -365,6 +365,15 @@ TEST(CheckTrain, Names) {
   expect_bad_run([](Config& c) { c.device = "tpu"; }, "device: found 'tpu', expected cpu | cuda");
 }
 
+TEST(CheckTrain, StepsThatStay) {
+  expect_bad_run(
+      [](Config& c) {
+        c.checkpoint.dir = "run";
+        c.checkpoint.keep_every = 10;
+      },
+      "checkpoint.keep_every: found 10, expected checkpoint.keep beside it");
+}
+
 TEST(CheckTrain, WeightsAlone) {
   expect_bad_run([](Config& c) { c.checkpoint.model_every = 2; },
                  "checkpoint.model_every: found 2, expected checkpoint.dir beside it");
