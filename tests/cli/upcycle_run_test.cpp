@@ -160,6 +160,31 @@ TEST_F(UpcycleRun, AnExportHasTheFunctionAndACard) {
   EXPECT_FALSE(fs::exists(path("mixtral_hf")));
 }
 
+// No family with experts has Gemma's activation: what it becomes by upcycling is trained and read here only.
+TEST_F(UpcycleRun, AGemmaGoesOutUntilItHasExperts) {
+  Words gemma = model();
+  gemma.insert(gemma.end(), {"--model.hidden_act=gelu_tanh", "--model.norm_unit_offset=true", "--train.steps=2",
+                             "--model.embedding_multiplier=0", "--model.tie_word_embeddings=true"});
+  expect_trained(gemma, "gemma");
+  const Outcome exported = run_upcycle({"export", path("gemma"), path("gemma_hf")});
+  ASSERT_EQ(exported.exit_code, 0) << exported.err;
+  EXPECT_EQ(nlohmann::json::parse(text_of(folder_ / "gemma_hf/config.json"))["model_type"], "gemma");
+
+  Words words = {"--init.upcycle=" + path("gemma_hf"), "--model.num_local_experts=4", "--train.steps=2"};
+  expect_trained(words, "gemma_moe");  // which ends where the logits are not the dense model's
+  const auto steps = metrics(path("gemma_moe"));
+  ASSERT_EQ(steps.size(), 2u);
+  EXPECT_LT(double(steps[1]["loss"]), double(steps[0]["loss"]));
+  for (const Words& reading : {Words{"eval", path("gemma_moe"), "--data", path("set")},
+                               Words{"generate", path("gemma_moe"), "9 bottles", "--tokenizer=bytes"}}) {
+    const Outcome read = run_upcycle(reading);
+    EXPECT_EQ(read.exit_code, 0) << read.err;
+  }
+  expect_parts(one_line_error(run_upcycle({"export", path("gemma_moe"), path("gemma_moe_hf")})),
+               {"model.hidden_act", "gelu_tanh", "silu", "cannot be exported"});
+  EXPECT_FALSE(fs::exists(path("gemma_moe_hf")));
+}
+
 TEST_F(UpcycleRun, ARelativeFolderWithASlashIsTheSameStart) {
   expect_trained(moe(), "same");
   Words words = moe({"--init.upcycle=" + path("./dense/")});
