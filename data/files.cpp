@@ -155,8 +155,9 @@ FileDescriptor create_file(const std::string& path) {
   return {open_checked(path, O_RDWR | O_CREAT | O_TRUNC, "create"), path};
 }
 
-std::string read_text(const std::string& path, std::size_t max_bytes) {
-  const FileDescriptor file(open_checked(path, O_RDONLY, "open"), path);
+namespace {
+std::string read_all(const FileDescriptor& file, std::size_t max_bytes) {
+  const std::string& path = file.path();
   std::string text;
   char block[65536];
   while (true) {
@@ -168,6 +169,20 @@ std::string read_text(const std::string& path, std::size_t max_bytes) {
       input_error("{}: found more than {} bytes, expected at most that; is it the right file?", path, max_bytes);
     text.append(block, static_cast<std::size_t>(n));
   }
+}
+}  // namespace
+
+std::string read_text(const std::string& path, std::size_t max_bytes) {
+  return read_all({open_checked(path, O_RDONLY, "open"), path}, max_bytes);
+}
+
+std::string read_regular_text(const std::string& path, std::size_t max_bytes) {
+  return read_all(open_regular_file(path), max_bytes);
+}
+
+bool is_plain_file_name(const std::string& name) {
+  return !name.empty() && name.size() <= 255 && name != "." && name != ".." &&
+         std::none_of(name.begin(), name.end(), [](unsigned char c) { return c < ' ' || c == 0x7f || c == '/'; });
 }
 
 void write_text_atomic(const std::string& path, const std::string& text) {

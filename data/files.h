@@ -41,8 +41,16 @@ class FileDescriptor {
 FileDescriptor open_regular_file(const std::string& path);  // for reading; anything but a regular file is an InputError
 FileDescriptor create_file(const std::string& path);        // for writing; an existing file is emptied
 
-// The whole file, at most max_bytes of it (checked before more is read). Pipes are read too.
+// The whole file, at most max_bytes of it (checked before more is read). Pipes are read too: for files that the user
+// names. read_regular_text is for the files of a folder, which may come from elsewhere and hold a pipe without a
+// writer: anything but a regular file is an InputError there.
 std::string read_text(const std::string& path, std::size_t max_bytes);
+std::string read_regular_text(const std::string& path, std::size_t max_bytes);
+
+// Whether a name that stands in a file can only mean a file of that file's own folder, and can be printed: no slash,
+// not
+// "." or "..", no control characters, 1 to 255 bytes.
+bool is_plain_file_name(const std::string& name);
 
 // Readers see the old text or the new one, even after a crash: path.tmp, fsync, rename, fsync of the parent. One writer
 // per path at a time.

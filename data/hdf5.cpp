@@ -18,6 +18,8 @@ void prepare_library() {
   // We close every file ourselves; HDF5's cleanup at exit crashes after a failed close (full disk). The call fails,
   // harmlessly, if the program's own use of HDF5 made it before or has initialized the library.
   [[maybe_unused]] static const herr_t once = H5dont_atexit();
+  // No code is loaded because a file asks for it (a filter of its groups; those of datasets are refused).
+  [[maybe_unused]] static const herr_t no_plugins = H5PLset_loading_state(0);
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);  // else HDF5 prints its error stack on standard error
 }
 

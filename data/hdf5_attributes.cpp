@@ -9,7 +9,7 @@
 namespace upcycle {
 namespace {
 
-constexpr std::size_t max_attribute_bytes = std::size_t{64} << 20;
+constexpr std::size_t max_attribute_bytes = std::size_t{1} << 20;  // ours have two numbers
 
 std::vector<std::string> attribute_names(hid_t object, const Where& where) {
   std::vector<std::string> names;
@@ -60,8 +60,7 @@ Hdf5Attributes read_attribute_list(hid_t object, const std::string& of, const Wh
     const H5T_class_t kind = H5Tget_class(type);
     const std::size_t bytes = H5Tget_size(type);
     if (count > max_attribute_bytes / 8 || bytes > max_attribute_bytes)
-      input_error("{}: cannot {}: found {} values of {} bytes, expected at most 64 MiB", where.path, what, count,
-                  bytes);
+      input_error("{}: cannot {}: found {} values of {} bytes, expected at most 1 MiB", where.path, what, count, bytes);
     if (kind == H5T_INTEGER) {
       std::vector<std::int64_t>& values = result.numbers[name];
       values.resize(count);

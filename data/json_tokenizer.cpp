@@ -18,8 +18,11 @@ using Json = nlohmann::json;
 // Says what the tokenizer is, then answers {"encode": text}, {"batch": texts}, {"decode": ids} and {"bytes": null}, one
 // JSON a line; the ids of a batch follow it as bytes, of uint32. The
 // package's own skipping of special tokens misses those that its normalizer changes, so they are left out here.
+// The working folder may be a model's from elsewhere, and Python would look there first for what is imported.
 constexpr const char* kScript = R"py(
-import array, itertools, json, os, re, sys
+import sys
+sys.path[:] = [folder for folder in sys.path if folder]
+import array, itertools, json, os, re
 
 def answer(**fields):
     sys.stdout.write(json.dumps(fields) + "\n")
@@ -200,6 +203,9 @@ class JsonTokenizer final : public Tokenizer {
 std::unique_ptr<Tokenizer> open_json_tokenizer(const std::string& file) {
   if (!std::filesystem::is_regular_file(file))
     input_error("{}: found no such file, expected a tokenizer.json; give its path", file);
+  if (const auto bytes = std::filesystem::file_size(file); bytes > tokenizer_bytes_max)
+    input_error("{}: found {} bytes, expected a tokenizer of at most {}; is it the right file?", file, bytes,
+                tokenizer_bytes_max);
   return std::make_unique<JsonTokenizer>(file);
 }
 

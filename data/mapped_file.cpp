@@ -14,7 +14,8 @@
 namespace upcycle {
 
 MappedFile::MappedFile(std::string path, const std::string& hint) : path_(std::move(path)) {
-  const int fd = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
+  // O_NONBLOCK: opening a pipe must not wait for its writer before we can refuse it.
+  const int fd = ::open(path_.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
   if (fd < 0) input_error("{}: cannot be read ({}); {}", path_, std::strerror(errno), hint);
   struct stat status {};
   if (::fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) {

@@ -5,14 +5,13 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <nlohmann/json.hpp>
 
 #include "core/check.h"
-#include "core/config/strict_json.h"
 #include "core/error.h"
 #include "core/half.h"
 #include "core/suggest.h"
 #include "data/safetensors_header.h"
+#include "data/weight_map.h"
 
 static_assert(std::endian::native == std::endian::little, "safetensors data are little-endian and read as they are");
 
@@ -171,17 +170,8 @@ SafetensorsSet SafetensorsSet::open(const std::string& folder) {
     for (const std::string& name : set.shards_[0].names()) set.shard_of_[name] = 0;
     return set;
   }
-  const nlohmann::json json = parse_strict_json(read_text(index, max_index_bytes), index);
-  if (!json.is_object() || !json.contains("weight_map") || !json["weight_map"].is_object())
-    input_error("{}: weight_map: expected an object of tensor names and file names", index);
   std::map<std::string, std::size_t> opened;
-  for (const auto& [name, value] : json["weight_map"].items()) {
-    if (!value.is_string()) input_error("{}: weight_map: {}: expected a file name", index, quote_text(name));
-    const auto file = value.get<std::string>();
-    // A downloaded model must not make us read outside its folder.
-    if (file.empty() || file == "." || file == ".." || file.find('/') != file.npos || file.find('\0') != file.npos)
-      input_error("{}: weight_map: {}: found {}, expected the name of a file in the same folder", index,
-                  quote_text(name), quote_text(file));
+  for (const auto& [name, file] : parse_weight_map(read_regular_text(index, max_index_bytes), index)) {
     const auto [at, fresh] = opened.emplace(file, set.shards_.size());
     if (fresh) set.shards_.push_back(SafetensorsFile::open(folder + "/" + file));
     if (!set.shards_[at->second].contains(name))

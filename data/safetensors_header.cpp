@@ -109,10 +109,12 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
   bool null() override { wrong("null"); }
   bool boolean(bool value) override { wrong(value ? "true" : "false"); }
   bool number_integer(std::int64_t value) override { wrong(fmt::format("{}", value)); }
-  bool number_float(double, const std::string& text) override { wrong(text); }
+  bool number_float(double, const std::string& text) override { wrong(quote_text(text)); }
   bool binary(nlohmann::json::binary_t&) override { wrong("binary data"); }
   bool parse_error(std::size_t, const std::string&, const nlohmann::json::exception& error) override {
-    input_error("{}: header: not valid JSON: {}", path_, error.what());
+    // The library quotes its last token at full length, of up to 100 MB.
+    const std::string what = error.what();
+    input_error("{}: header: not valid JSON: {}", path_, what.size() > 300 ? what.substr(0, 300) + "..." : what);
   }
 
  private:

@@ -17,7 +17,8 @@ static_assert(std::endian::native == std::endian::little, "token sets are little
 
 constexpr char magic[] = "MMIDIDX\0";  // nine bytes with the terminator
 constexpr std::size_t magic_size = 9, header_size = magic_size + 8 + 1 + 8 + 8;
-constexpr std::int64_t progress_sequences = 1 << 16;  // checked between two calls of made_progress()
+constexpr std::int64_t tokens_max = std::int64_t{1} << 56;  // times eight bytes is below 2^63
+constexpr std::int64_t progress_sequences = 1 << 16;        // checked between two calls of made_progress()
 
 // The arrays of .idx start at byte 34, so nothing in it is aligned.
 template <class T>
@@ -125,6 +126,9 @@ TokenSet TokenSet::open(const std::string& prefix, std::int64_t vocab_size) {
     contiguous = contiguous && pointer == set.tokens_ * set.width_;
     end_of_data = std::max(end_of_data, pointer + bytes);
     set.tokens_ += count;
+    // Sequences may share bytes, so that a file of a terabyte could name more than can be counted.
+    if (set.tokens_ > tokens_max)
+      input_error("{}: the sequences up to {} have more than {} tokens; make the token set again", name, s, tokens_max);
   }
   if (end_of_data != bin_size)
     input_error("{}: has {} bytes, {} describes {}: the two files are of different token sets", set.bin_.path(),

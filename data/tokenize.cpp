@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <string_view>
 
+#include "core/config/strict_json.h"
 #include "core/error.h"
 #include "data/chat.h"
 #include "data/token_pipeline.h"
@@ -49,6 +50,9 @@ std::string place(const TextReader& reader) { return fmt::format("{}:{}", reader
 
 // The JSON value of a line, discarded where only its half surrogate pairs are wrong and such lines are left out.
 Json parse_line(const std::string& line, const TextReader& reader, InvalidUtf8 rule, std::int64_t& invalid) {
+  if (nested_too_deeply(line))
+    input_error("{}: found more than {} lists and objects within each other, expected fewer; mend the line",
+                place(reader), json_depth_max);
   try {
     return Json::parse(line);
   } catch (const Json::exception& error) {

@@ -31,19 +31,7 @@ std::string call_of(const TokenizeOptions& o) {
   return call.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-}  // namespace
-
-TokenizeState::TokenizeState(const TokenizeOptions& options)
-    : path_(options.output + ".resume"), output_(options.output), of_(call_of(options)), mask_(options.chat) {}
-
-std::optional<TokenPipeline::Saved> TokenizeState::read(std::int64_t vocab_size) const {
-  if (!kept() || !std::filesystem::exists(path_)) return {};
-  const Json j = Json::parse(read_text(path_, std::size_t{1} << 26), nullptr, false);
-  if (!j.is_object() || j.value("call", "") != of_) {
-    log_info("{}: is of other inputs or options: starts over", path_);
-    return {};
-  }
-  TokenPipeline::Saved s;
+void take(const Json& j, TokenPipeline::Saved& s) {
   s.at = {j.at("input"),
           j.at("offset"),
           j.at("line"),
@@ -54,6 +42,28 @@ std::optional<TokenPipeline::Saved> TokenizeState::read(std::int64_t vocab_size)
   s.text_bytes = j.at("text_bytes");
   s.targets = j.at("targets");
   s.emptied = j.at("emptied");
+}
+
+}  // namespace
+
+TokenizeState::TokenizeState(const TokenizeOptions& options)
+    : path_(options.output + ".resume"), output_(options.output), of_(call_of(options)), mask_(options.chat) {}
+
+std::optional<TokenPipeline::Saved> TokenizeState::read(std::int64_t vocab_size) const {
+  if (!kept() || !std::filesystem::exists(path_)) return {};
+  const Json j = Json::parse(read_regular_text(path_, std::size_t{1} << 26), nullptr, false);
+  const auto call = j.is_object() ? j.find("call") : j.end();
+  if (call == j.end() || *call != of_) {
+    log_info("{}: is of other inputs or options: starts over", path_);
+    return {};
+  }
+  TokenPipeline::Saved s;
+  try {
+    take(j, s);
+  } catch (const Json::exception&) {
+    log_info("{}: is damaged: starts over", path_);
+    return {};
+  }
   if (!TokenSetWriter::is_there(output_, vocab_size, {mask_, s.written})) {
     log_info("{}: the files that it speaks of are not all there: starts over", path_);
     return {};

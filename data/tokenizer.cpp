@@ -7,9 +7,11 @@
 
 #include "core/check.h"
 #include "core/error.h"
+#include "core/suggest.h"
 #include "data/json_tokenizer.h"
 #include "data/mapped_file.h"
 #include "data/on_threads.h"
+#include "data/sentencepiece_model.h"
 
 namespace upcycle {
 namespace {
@@ -67,9 +69,17 @@ class SentencePieceTokenizer final : public Tokenizer {
  public:
   explicit SentencePieceTokenizer(const std::string& path, std::string_view model) {
     name_ = path;
-    const auto status = processor_.LoadFromSerializedProto({model.data(), model.size()});
+    check_sentencepiece_model(model, path);
+    const auto status = [&] {
+      try {
+        return processor_.LoadFromSerializedProto({model.data(), model.size()});
+      } catch (const std::exception& e) {  // of the library that sorts its pieces
+        input_error("{}: not a sentencepiece model ({}); give a .model file or \"bytes\"", path, quote_text(e.what()));
+      }
+    }();
     if (!status.ok())
-      input_error("{}: not a sentencepiece model ({}); give a .model file or \"bytes\"", path, status.message());
+      input_error("{}: not a sentencepiece model ({}); give a .model file or \"bytes\"", path,
+                  quote_text(status.message()));
     if (processor_.eos_id() < 0)
       input_error("{}: has no end-of-sentence piece (eos), which ends every document; train it without --eos_id=-1",
                   path);

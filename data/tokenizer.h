@@ -9,6 +9,9 @@
 
 namespace upcycle {
 
+// A tokenizer's file is a few megabytes; a larger one is none, and is not read into memory.
+inline constexpr std::size_t tokenizer_bytes_max = std::size_t{256} << 20;
+
 // Text to token ids and back. All members are const and may be called from several threads at once.
 class Tokenizer {
  public:

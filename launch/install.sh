@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing of the named groups: build, test, tidy, quickstart, cluster, container (Debian 12 packages), and, from
+# Installs what is missing of the named groups: build, test, tidy, fuzz, quickstart, cluster, container (Debian 12 packages), and, from
 # Python's package index into build/deps, tokenizer_json (a Python with the package tokenizers, which reads
 # tokenizer.json, and jinja2 for its chat templates), parquet (the same with pyarrow, which reads .parquet and .zst), nvtx (headers of NVIDIA's profiling interface), cuda (if there is no CUDA toolkit: compiler, headers,
 # runtime, cuBLAS and NCCL, 0.8 GB) and cuda_tools (the disassembler of GPU code). Default: build.
@@ -14,12 +14,13 @@ packages() {
         libcurl4-openssl-dev zlib1g-dev libzstd-dev ;;
     test) echo libbenchmark-dev hdf5-tools sentencepiece clang-format python3-venv ;;
     tidy) echo clang-tidy libomp-dev ;;
+    fuzz) echo clang libclang-rt-dev libomp-dev ;;
     quickstart) echo sentencepiece bible-kjv perl-doc jq ;;
     cluster) echo slurmctld slurmd slurm-client munge iproute2 jq ;;
     container) echo mmdebstrap ;;
     tokenizer_json | parquet | nvtx | cuda_tools) echo python3-venv ;;
     cuda) have_cuda || echo python3-venv ;;
-    *) echo "install.sh: unknown group '$1' (known: build, test, tidy, quickstart, cluster, container, tokenizer_json, parquet, nvtx, cuda, cuda_tools)" >&2; return 2 ;;
+    *) echo "install.sh: unknown group '$1' (known: build, test, tidy, fuzz, quickstart, cluster, container, tokenizer_json, parquet, nvtx, cuda, cuda_tools)" >&2; return 2 ;;
   esac
 }
 

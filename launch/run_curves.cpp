@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "core/config/parse.h"
+#include "core/config/strict_json.h"
 #include "core/error.h"
 #include "core/suggest.h"
 #include "launch/file_lines.h"
@@ -33,7 +34,7 @@ struct Lines {
 };
 
 void take(const Json& line, Lines& lines) {
-  const std::int64_t step = line.at("step");
+  const auto step = static_cast<std::int64_t>(line.at("step").get_ref<const Json::number_unsigned_t&>());
   // A loss that is no number is written as null: the run ended there.
   const auto number = [](const Json& v) { return v.is_number() ? v.get<double>() : NAN; };
   if (line.contains("eval")) {
@@ -72,7 +73,7 @@ Lines read_lines(const std::string& run) {
   for_each_line(file, "step", [&](const std::string& where, const std::string& text) {
     if (!wrong.empty()) input_error("{}, expected a line of `upcycle train`: remove it", wrong);
     try {
-      take(Json::parse(text), lines);
+      take(nested_too_deeply(text) ? Json() : Json::parse(text), lines);
     } catch (const Json::exception&) {
       wrong = fmt::format("{}: found {}", where, quote_text(text.substr(0, 40)));
     }

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-all_parts=(sanitized gpus long asan tidy transformers watching container)
+all_parts=(sanitized gpus long asan fuzz tidy transformers watching container)
 parts=()
 list=0
 for arg in "$@"; do
@@ -39,6 +39,7 @@ full tier: launch/test.sh --full, or parts of it: --full=PART,...
   gpus          the preset cuda: the code for every architecture that it names, with nvcc; a GPU bundle in a bare root   $(entries cuda -L '^real_cuda$')
   long          tests labelled full: every layout, more seeds and schedules, each barrier dropped in turn   $(entries release -L '^full$' -LE '^sanitized$')
   asan          the ordinary tests, with everything under the address and undefined-behaviour sanitizers   $(entries asan -LE '^full$')
+  fuzz          100,000 inputs that libFuzzer makes for each parser of files from elsewhere (clang; tests/fuzz/run.sh)   1
   tidy          clang-tidy with the checks of .clang-tidy over all sources but the tests   1
   transformers  exported models against transformers (Python)   1
   watching      event files in the package tensorboard, traces in Perfetto in headless Chromium (Python)   1
@@ -141,6 +142,9 @@ script() {
     *) status=1 failed=$((failed + 1)); note "$1: FAILED" ;;
   esac
 }
+if ((status == 0)) && with fuzz; then
+  script "fuzz" ./tests/fuzz/run.sh
+fi
 if ((status == 0)) && with tidy; then
   script "tidy" ./tests/scripts/tidy.sh
 fi

@@ -50,6 +50,20 @@ def open_bytes(path):
     return open(path, "rb")
 
 
+def load_config(path):
+    """The tokenizer_config.json beside a tokenizer, {} where there is none."""
+    if not os.path.exists(path):
+        return {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            config = json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not JSON ({error}); get it anew")
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: found no object, expected one; get it anew")
+    return config
+
+
 class Reader:
     """Reads documents; counts text that is not UTF-8, or half a surrogate pair, as --invalid-utf8 has it."""
 
@@ -91,7 +105,7 @@ class Reader:
                     continue
                 try:
                     yield json.loads(text), where
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise InputError(f"{where}: is not JSON ({error}); expected one object per line")
 
     def parquet_values(self, path):
@@ -184,17 +198,15 @@ class ChatTemplate:
         self.tokens = {k: v for k, v in contents.items() if isinstance(v, str)}
 
     def find(self, args):
-        config, path = {}, os.path.join(self.folder, "tokenizer_config.json")
-        if os.path.exists(path):
-            with open(path, encoding="utf-8") as file:
-                config = json.load(file)
+        path = os.path.join(self.folder, "tokenizer_config.json")
+        config = load_config(path)
         for file in (args.chat_template, os.path.join(self.folder, "chat_template.jinja")):
             if file and (file == args.chat_template or os.path.exists(file)):
                 with open(file, encoding="utf-8") as opened:
                     return opened.read(), config
         text = config.get("chat_template")
         if isinstance(text, list):  # several, by name
-            text = {t["name"]: t["template"] for t in text}.get("default")
+            text = next((t.get("template") for t in text if isinstance(t, dict) and t.get("name") == "default"), None)
         if not isinstance(text, str):
             raise InputError(f"{path}: names no chat_template; give one with --chat-template FILE")
         return text, config
@@ -203,7 +215,7 @@ class ChatTemplate:
         try:
             return self.template.render(messages=messages, add_generation_prompt=prompt, tools=None, documents=None,
                                         **self.tokens)
-        except (self.error, TypeError, KeyError) as error:
+        except Exception as error:  # a template is a program, which may fail in any way
             raise InputError(f"{where}: the chat template refuses this conversation ({error})")
 
     def __call__(self, value, where):
@@ -255,12 +267,11 @@ def end_of_document(args, tokenizer):
     """The id of --eod, or of the eos_token in the tokenizer_config.json beside the tokenizer."""
     token = args.eod
     config = os.path.join(os.path.dirname(args.tokenizer), "tokenizer_config.json")
-    if token is None and os.path.exists(config):
-        with open(config, encoding="utf-8") as file:
-            token = json.load(file).get("eos_token")
+    if token is None:
+        token = load_config(config).get("eos_token")
         if isinstance(token, dict):
             token = token.get("content")
-    if token is None:
+    if not isinstance(token, str):
         raise InputError(f"{config}: names no eos_token; say which token ends a document with --eod TOKEN")
     found = tokenizer.token_to_id(token)
     if found is None:

@@ -22,7 +22,7 @@ void check_fields(const Config& config, std::string_view prefix, const WhereOf& 
 constexpr double parameters_max = 0x1p50;
 
 // The parameter table has a few rows per layer and expert; numbers above these are typing errors.
-constexpr std::int64_t layers_max = 1 << 16, experts_max = 1 << 22;
+constexpr std::int64_t layers_max = 1 << 16, experts_max = 1 << 18;
 
 double parameters_about(const ModelConfig& m) {
   const double h = static_cast<double>(m.hidden_size), d = static_cast<double>(m.head_size());
@@ -124,6 +124,9 @@ void check_model(const ModelConfig& model, const std::string& where) {
     if (model.mlp_bias)
       field_error(where, "model.mlp_bias", "true", fmt::format("false beside num_local_experts = {}", E),
                   "experts have no biases");
+    if (static_cast<std::int64_t>(model.mlp_only_layers.size()) > model.num_hidden_layers)
+      field_error(where, "model.mlp_only_layers", fmt::format("{} layers", model.mlp_only_layers.size()),
+                  fmt::format("at most num_hidden_layers = {}", model.num_hidden_layers), "name each layer once");
     for (const std::int64_t layer : model.mlp_only_layers)
       if (layer >= model.num_hidden_layers)
         field_error(where, "model.mlp_only_layers", fmt::format("{}", layer),

@@ -43,9 +43,29 @@ std::string line_and_column(const std::string& text, std::size_t byte) {
   return fmt::format("line {}, column {}", line, column);
 }
 
+// Where brackets outside of texts are first nested deeper than allowed; npos: nowhere.
+std::size_t too_deep_at(std::string_view text) {
+  int depth = 0;
+  bool quoted = false;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (quoted && c == '\\') ++i;
+    if (c == '"') quoted = !quoted;
+    if (quoted) continue;
+    if (c == ']' || c == '}') --depth;
+    if ((c == '[' || c == '{') && ++depth > json_depth_max) return i;
+  }
+  return std::string_view::npos;
+}
+
 }  // namespace
 
+bool nested_too_deeply(std::string_view text) { return too_deep_at(text) != std::string_view::npos; }
+
 json parse_strict_json(const std::string& text, const std::string& where) {
+  if (const std::size_t at = too_deep_at(text); at != std::string::npos)
+    input_error("{}: {}: found more than {} lists and objects within each other, expected fewer; mend the file there",
+                where, line_and_column(text, at + 1), json_depth_max);
   std::vector<std::set<std::string>> open;  // keys so far of every open object
   const auto refuse_duplicates = [&](int, json::parse_event_t event, json& parsed) {
     if (event == json::parse_event_t::object_start) open.emplace_back();

@@ -1,13 +1,21 @@
 #pragma once
 #include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <string_view>
 
 namespace upcycle {
 
 inline constexpr std::size_t config_bytes_max = 1 << 20;
 
-// Parses `text`; throws InputError with `where`, line and column for a syntax error, and for duplicate keys, which
-// JSON libraries commonly accept by forgetting the first.
+// Lists and objects within each other. Copying or printing a JSON value takes a stack as deep as it is nested, so a
+// text of brackets alone could end the process.
+inline constexpr int json_depth_max = 256;
+// Whether they are nested deeper; to be asked before a text from elsewhere is parsed by other means than below. Reads
+// the text once, allocates nothing, takes any bytes.
+bool nested_too_deeply(std::string_view text);
+
+// Parses `text`; throws InputError with `where`, line and column for a syntax error, for more than json_depth_max, and
+// for duplicate keys, which JSON libraries commonly accept by forgetting the first.
 nlohmann::json parse_strict_json(const std::string& text, const std::string& where);
 
 // Reads a small text file; throws InputError if it is missing, not a file, or longer than config_bytes_max bytes (the

@@ -11,20 +11,12 @@
 
 #include "core/check.h"
 #include "core/error.h"
-#include "launch/bench/event_stream.h"
+#include "launch/bench/server_answers.h"
 
 namespace upcycle {
 namespace {
 
 using nlohmann::json;
-
-// The beginning of what a server wrote, on one line.
-std::string excerpt(std::string_view text) {
-  std::string line(text.substr(0, 120));
-  for (char& c : line)
-    if (static_cast<unsigned char>(c) < ' ' || static_cast<unsigned char>(c) > '~') c = ' ';
-  return line;
-}
 
 std::string text_of(const std::vector<std::int32_t>& ids) {
   static const char* const words[] = {"the", "of",  "and",  "to",  "in",  "is",   "was", "he",
@@ -57,50 +49,10 @@ struct Transfer {
   std::int64_t id = 0;
   Easy easy;
   std::string body, answer;  // answer: the beginning of one that is no stream
-  EventStream stream;
+  CompletionStream stream;
   std::vector<EmittedToken>* emitted = nullptr;
-  std::int64_t tokens = 0;
-  bool finished = false;  // the stream says so
-  RemoteEnd end;
 
-  void read(std::string_view message) {
-    if (message == "[DONE]") {
-      finished = true;
-      return;
-    }
-    const json j = json::parse(message, nullptr, false);
-    if (!j.is_object()) {
-      end.error = "the stream has a message that is no JSON object: " + excerpt(message);
-    } else if (j.contains("error") && !j["error"].is_null()) {
-      end.error = "the server says: " + excerpt(j["error"].dump());
-    } else {
-      read_completion(j);
-    }
-  }
-
-  void read_completion(const json& j) {
-    if (const auto usage = j.find("usage"); usage != j.end() && usage->is_object()) {
-      end.prompt_tokens = usage->value("prompt_tokens", std::int64_t{-1});
-      end.output_tokens = usage->value("completion_tokens", std::int64_t{-1});
-    }
-    const auto choices = j.find("choices");
-    if (choices == j.end() || !choices->is_array()) {
-      end.error = "the stream has a message without choices: " + excerpt(j.dump());
-      return;
-    }
-    if (choices->empty()) return;
-    const json& choice = (*choices)[0];
-    if (!choice.is_object() || !choice.contains("text") || !choice["text"].is_string()) {
-      end.error = "the stream has a choice without text: " + excerpt(j.dump());
-      return;
-    }
-    const bool last = choice.contains("finish_reason") && !choice["finish_reason"].is_null();
-    finished = finished || last;
-    // A token may add no text yet (a part of a character); a message that only ends the stream is none.
-    if (last && choice["text"].get_ref<const std::string&>().empty()) return;
-    ++tokens;
-    emitted->push_back({id, 0, FinishReason::None});
-  }
+  explicit Transfer(std::int64_t asked) : stream(asked) {}
 };
 
 std::size_t on_bytes(char* bytes, std::size_t size, std::size_t count, void* user) {
@@ -109,22 +61,19 @@ std::size_t on_bytes(char* bytes, std::size_t size, std::size_t count, void* use
   long status = 0;
   curl_easy_getinfo(t.easy.get(), CURLINFO_RESPONSE_CODE, &status);
   if (status != 200) {
-    t.answer += text.substr(0, 1000);
+    if (t.answer.size() < 1000) t.answer += text.substr(0, 1000);
     return text.size();
   }
-  try {
-    const bool is_stream = t.stream.feed(text, [&](std::string_view message) {
-      if (t.end.error.empty()) t.read(message);
-    });
-    if (!is_stream && t.end.error.empty()) t.end.error = "the answer is no stream of events: " + excerpt(text);
-  } catch (const json::exception& e) {  // a value of another type
-    t.end.error = "the stream has a message that is no completion: " + excerpt(e.what());
-  }
-  return t.end.error.empty() ? text.size() : 0;  // 0 ends the transfer
+  const std::int64_t before = t.stream.tokens();
+  const bool good = t.stream.feed(text);
+  for (std::int64_t i = before; i < t.stream.tokens(); ++i) t.emitted->push_back({t.id, 0, FinishReason::None});
+  return good ? text.size() : 0;  // 0 ends the transfer
 }
 
 std::size_t on_text(char* bytes, std::size_t size, std::size_t count, void* user) {
-  static_cast<std::string*>(user)->append(bytes, size * count);
+  std::string& text = *static_cast<std::string*>(user);
+  if (size * count > model_list_bytes_max - text.size()) return 0;  // 0 ends the transfer
+  text.append(bytes, size * count);
   return size * count;
 }
 
@@ -132,6 +81,14 @@ Easy make_easy(const std::string& url) {
   Easy easy(curl_easy_init());
   UPCYCLE_CHECK(easy != nullptr, "curl_easy_init failed");
   curl_easy_setopt(easy.get(), CURLOPT_URL, url.c_str());
+  // What a server answers leads nowhere else: no redirects, so that the key goes to the named host alone, and no
+  // compression (none is asked for), so that an answer is not larger than what came.
+  curl_easy_setopt(easy.get(), CURLOPT_FOLLOWLOCATION, 0L);
+#if LIBCURL_VERSION_NUM >= 0x075500
+  curl_easy_setopt(easy.get(), CURLOPT_PROTOCOLS_STR, "http,https");
+#else
+  curl_easy_setopt(easy.get(), CURLOPT_PROTOCOLS, CURLPROTO_HTTP | CURLPROTO_HTTPS);
+#endif
   curl_easy_setopt(easy.get(), CURLOPT_NOSIGNAL, 1L);
   curl_easy_setopt(easy.get(), CURLOPT_CONNECTTIMEOUT, 10L);
   curl_easy_setopt(easy.get(), CURLOPT_USERAGENT, "upcycle");
@@ -168,7 +125,7 @@ class CurlServer : public RemoteServer {
   CurlServer(const CurlServer&) = delete;
 
   void add(Request request) override {
-    auto t = std::make_unique<Transfer>();
+    auto t = std::make_unique<Transfer>(request.max_tokens);
     t->id = request.id;
     t->emitted = &report_.tokens;
     json body{{"model", options_.model},
@@ -244,21 +201,14 @@ class CurlServer : public RemoteServer {
     curl_easy_setopt(easy.get(), CURLOPT_WRITEDATA, &text);
     curl_easy_setopt(easy.get(), CURLOPT_TIMEOUT, 30L);
     const CURLcode code = curl_easy_perform(easy.get());
+    if (code == CURLE_WRITE_ERROR)
+      input_error("{}: found an answer of more than {} bytes, expected a list of models; correct --url", url,
+                  model_list_bytes_max);
     if (code != CURLE_OK)
       input_error("{}: found no server that answers ({}), expected an OpenAI-compatible one; start it or correct --url",
                   url, curl_easy_strerror(code));
-    model.name = options_.model;
-    const json j = json::parse(text, nullptr, false);
-    const auto list = j.is_object() ? j.find("data") : j.end();
-    if (j.is_object() && list != j.end() && list->is_array())
-      for (const json& m : *list) {
-        if (!m.is_object() || !m.contains("id") || !m["id"].is_string()) continue;
-        if (!model.name.empty() && m["id"] != model.name) continue;
-        model.name = m["id"];
-        if (const auto len = m.find("max_model_len"); len != m.end() && len->is_number_integer())
-          model.max_model_len = *len;
-        return;
-      }
+    model = model_in_list(text, options_.model);
+    if (model.name.empty()) model.name = options_.model;
     if (model.name.empty())
       input_error(
           "{}: found no list of models, expected {{\"data\": [{{\"id\": ...}}]}}; name the model with --model-name",
@@ -279,17 +229,18 @@ class CurlServer : public RemoteServer {
   void end(Transfer& t, CURLcode code) {
     long status = 0;
     curl_easy_getinfo(t.easy.get(), CURLINFO_RESPONSE_CODE, &status);
-    std::string& error = t.end.error;
+    RemoteEnd end{t.stream.error(), t.stream.prompt_tokens(), t.stream.output_tokens()};
+    std::string& error = end.error;
     if (error.empty() && code != CURLE_OK) error = reason_of(code);
     if (error.empty() && status != 200) {
       error = fmt::format("HTTP {}: {}", status, excerpt(t.answer));
       if (!answered_ && !options_.text) error += " (a server that takes no token ids needs --prompt=text)";
     }
-    if (error.empty() && !t.finished) error = "the server closed the stream before its end";
-    if (error.empty() && t.tokens == 0) error = "the stream ended without a token";
+    if (error.empty() && !t.stream.finished()) error = "the server closed the stream before its end";
+    if (error.empty() && t.stream.tokens() == 0) error = "the stream ended without a token";
     answered_ = answered_ || error.empty();
     report_.tokens.push_back({t.id, -1, error.empty() ? FinishReason::Ended : FinishReason::Failed});
-    ends_[t.id] = t.end;
+    ends_[t.id] = end;
     curl_multi_remove_handle(multi_, t.easy.get());
     transfers_.erase(t.id);
   }

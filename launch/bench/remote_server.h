@@ -2,6 +2,7 @@
 #include <memory>
 #include <string>
 
+#include "launch/bench/server_answers.h"
 #include "parallel/serve/server.h"
 
 namespace upcycle {
@@ -29,11 +30,6 @@ struct RemoteOptions {
   std::int64_t timeout = 600;  // seconds that a request may take
   std::string api_key;         // sent as a bearer token, unless the header is Authorization; empty: none
   std::string header;          // "Name: value", sent with every request; empty: none
-};
-
-struct RemoteModel {
-  std::string name;
-  std::int64_t max_model_len = 0;  // 0: the server does not say
 };
 
 // An OpenAI-compatible server (vLLM, SGLang, llama.cpp): POST URL/completions, streamed, greedy, to max_tokens

@@ -311,7 +311,10 @@ void apply(Json& study, const std::string& argument) {
 }  // namespace
 
 Study read_study(const std::string& file, const std::vector<std::string>& overrides) {
-  const std::string text = read_config_file(file);
+  return parse_study(read_config_file(file), file, overrides);
+}
+
+Study parse_study(const std::string& text, const std::string& file, const std::vector<std::string>& overrides) {
   (void)parse_strict_json(text, file);  // names what is wrong; the order of sizes and arms is kept below
   Json json = Json::parse(text);
   for (const std::string& argument : overrides) apply(json, argument);

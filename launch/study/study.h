@@ -107,5 +107,6 @@ bool is_study(const std::string& file);  // rather than the config of one run
 // (read_study.cpp) Reads study.json with overrides "--a.b=value" (dotted paths into it). InputError: file, field,
 // found, expected, what to do, also for arms that can not be compared.
 Study read_study(const std::string& file, const std::vector<std::string>& overrides);
+Study parse_study(const std::string& text, const std::string& file, const std::vector<std::string>& overrides);
 
 }  // namespace upcycle

@@ -20,7 +20,10 @@ std::string named_step_text(const std::string& step) {
 
 Latest look_at_named_step(const std::string& path) {
   if (!std::filesystem::exists(path)) return {};
-  const std::string text = read_text(path, max_bytes);
+  return parse_named_step(read_regular_text(path, max_bytes), path);
+}
+
+Latest parse_named_step(const std::string& text, const std::string& path) {
   const std::string first = text.substr(0, text.find('\n'));
   Latest latest;
   if (!is_step_folder_name(first))

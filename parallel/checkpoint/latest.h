@@ -15,6 +15,7 @@ struct Latest {
 Latest look_at_latest(const std::string& run_dir);
 // The same for the mark RUN/publishing, or another file of this form.
 Latest look_at_named_step(const std::string& path);
+Latest parse_named_step(const std::string& text, const std::string& path);  // of the file's text; `path` for messages
 
 // The step folder that RUN/latest names, "" where there is none. InputError where it is not such a name, or not the one
 // that was written.

@@ -137,17 +137,13 @@ class Section {
   std::string path_, key_;
 };
 
-bool is_plain_name(const std::string& name) {
-  return !name.empty() && name != "." && name != ".." && name != manifest_name &&
-         name.find_first_of(std::string("/\0\n", 3)) == name.npos;
-}
-
 void read_files(const Section& root, Manifest& m) {
   std::set<std::string> seen;
   bool any_model = false;
   for (const Section& s : root.list("files")) {
     Checkpoint::FileEntry file{s.text("name"), s.text("hash"), s.integer("bytes", 0)};
-    if (!is_plain_name(file.name)) s.fail("name", s.at("name"), "the name of a file in the same folder");
+    if (!is_plain_file_name(file.name) || file.name == manifest_name)
+      s.fail("name", s.at("name"), "the name of a file in the same folder");
     if (!seen.insert(file.name).second) s.fail("name", s.at("name"), "each file once");
     if (file.hash.size() != 32 || file.hash.find_first_not_of("0123456789abcdef") != file.hash.npos)
       s.fail("hash", s.at("hash"), "32 hexadecimal digits");
@@ -246,7 +242,7 @@ std::string manifest_text(const Manifest& m) {
 }
 
 std::string read_manifest_text(const std::string& step_folder) {
-  return read_text(step_folder + "/" + manifest_name, max_manifest_bytes);
+  return read_regular_text(step_folder + "/" + manifest_name, max_manifest_bytes);
 }
 
 Manifest read_manifest(const std::string& step_folder) {

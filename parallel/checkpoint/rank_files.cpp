@@ -12,6 +12,7 @@
 #include "data/files.h"
 #include "data/hash.h"
 #include "data/hdf5.h"
+#include "data/tokenizer.h"
 #include "parallel/checkpoint/hdf5_thread.h"
 #include "parallel/checkpoint/manifest.h"
 #include "parallel/models/original_config.h"
@@ -205,6 +206,9 @@ std::vector<TravellingFile> read_travelling(const std::vector<std::string>& path
     const std::string name = travelling_name(path);
     if (!seen.insert(name).second) input_error("{}: two files named {} can not travel into one folder", path, name);
     const FileDescriptor file = open_regular_file(path);
+    if (file.size() > tokenizer_bytes_max)  // it is held in memory
+      input_error("{}: found {} bytes, expected at most {} of a file that goes with a model; remove it, or shorten it",
+                  path, file.size(), tokenizer_bytes_max);
     std::string bytes(with_bytes ? file.size() : 0, '\0');
     file.read_at(0, bytes.data(), bytes.size());
     files.push_back({name, std::move(bytes)});

@@ -1,6 +1,7 @@
 #include "parallel/models/hf_config.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "core/config/check.h"
@@ -144,7 +145,13 @@ bool can_express(const Family& family, const ModelConfig& model) {
 
 HfConfig read_hf_config(const std::string& folder) {
   const std::string path = folder + "/config.json";
-  return parse_hf_config(read_config_file(path), path);
+  return parse_hf_config(read_hf_config_text(path), path);
+}
+
+std::string read_hf_config_text(const std::string& path) {
+  if (std::error_code none; std::filesystem::is_fifo(path, none))
+    input_error("{}: found a pipe, expected a regular file", path);
+  return read_config_file(path);
 }
 
 HfConfig parse_hf_config(const std::string& text, const std::string& source_name) {

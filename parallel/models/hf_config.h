@@ -21,6 +21,8 @@ struct HfConfig {
 // as are missing keys, wrong types and sizes that do not fit together. Where transformers allows several eos ids the
 // first is taken.
 HfConfig read_hf_config(const std::string& folder);
+// The text of such a file. Anything but a regular file is an InputError: a folder from elsewhere may hold a pipe.
+std::string read_hf_config_text(const std::string& path);
 HfConfig parse_hf_config(const std::string& text, const std::string& source_name);
 
 struct OriginalConfig;  // original_config.h

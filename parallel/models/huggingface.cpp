@@ -38,7 +38,9 @@ class HuggingFaceModel : public TensorSource {
     const auto tensors = static_cast<std::int64_t>(names.size());
     std::int64_t most_experts = tensors;
     for (const std::string& name : names)
-      if (stored_.info(name).shape.size() == 3) most_experts = std::max(most_experts, stored_.info(name).shape[0]);
+      if (stored_.info(name).shape.size() == 3 &&
+          stored_.info(name).bytes() > 0)  // else any number of experts of size 0
+        most_experts = std::max(most_experts, stored_.info(name).shape[0]);
     if (model_.num_hidden_layers > tensors || model_.num_local_experts > most_experts)
       input_error(
           "{}/config.json: num_hidden_layers, num_local_experts: found {} and {}, but the safetensors hold {} "

@@ -3,7 +3,6 @@
 #include <filesystem>
 
 #include "core/config/check.h"
-#include "core/config/strict_json.h"
 #include "parallel/models/family.h"
 
 namespace upcycle {
@@ -31,7 +30,7 @@ std::string original_config(const std::vector<std::string>& travel) {
 }
 
 OriginalConfig read_original_config(const std::string& path) {
-  const std::string text = read_config_file(path);
+  const std::string text = read_hf_config_text(path);
   return {parse_hf_config(text, path), Json::parse(text)};
 }
 

@@ -73,7 +73,11 @@ double read_constant(const std::string& file, const Json& machine, const Constan
 Machine read_machine(const std::string& file) {
   if (!std::ifstream(file))
     input_error("{}: can not be read, expected a machine file such as launch/machines/h100.json", file);
-  const Json machine = parse_strict_json(read_config_file(file), file);
+  return parse_machine(read_config_file(file), file);
+}
+
+Machine parse_machine(const std::string& text, const std::string& file) {
+  const Json machine = parse_strict_json(text, file);
   if (!machine.is_object()) input_error("{}: found {}, expected a JSON object", file, shown(machine));
   Machine m;
   const Json name = machine.value("name", Json{});

@@ -25,6 +25,7 @@ struct Machine {
 // A JSON object: "name", and for each constant above {"value": number, "source": where it comes from}. InputError
 // naming file, field, found and expected where one is missing, unknown, out of its range or without a source.
 Machine read_machine(const std::string& file);
+Machine parse_machine(const std::string& text, const std::string& file);  // of the file's text; `file` for messages
 bool possible(const Machine& machine);  // each constant within the range that read_machine accepts
 // The same source for all constants.
 void write_machine(const std::string& file, const Machine& machine, const std::string& source);

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 #include <hdf5.h>
+#include <sys/stat.h>
 
 #include <filesystem>
 #include <functional>
@@ -247,6 +248,46 @@ TEST_F(BadCheckpoint, WrongEntries) {
   edited([](json& j) { j["layout"]["tp"] = 0; }, {"layout.tp", "found 0"});
   edited([](json& j) { j["layout"]["tp"] = 5; }, {"layout", "world = tp * dp"});
   edited([](json& j) { j["tokenizer"] = "t.model"; }, {"tokenizer", "t.model"});
+}
+
+TEST_F(BadCheckpoint, NamesThatLeadElsewhereOrCanNotBePrinted) {
+  const std::string good = bytes("manifest.json");
+  for (const std::string& name : {std::string("/etc/hostname"), std::string(".."), std::string("a/../b"), std::string(),
+                                  std::string("manifest.json"), std::string("x\x1b[2J"), std::string("x\n"),
+                                  std::string("x\0y", 3), std::string(300, 'x')}) {
+    put("manifest.json", good);
+    edit([&](json& j) { j["files"][0]["name"] = name; });
+    refused({"manifest.json", "files[0].name", "same folder"});
+  }
+}
+
+// Opening a pipe without a writer would wait for ever; printing what is nested deeply takes a stack as deep.
+TEST_F(BadCheckpoint, PipesAndDeepNestingAreRefused) {
+  edit([](json& j) {
+    json deep;
+    for (int i = 0; i < 300; ++i) deep = json::array({deep});
+    j["step"] = deep;
+  });
+  refused({"manifest.json", "more than 256 lists"});
+  put("manifest.json", std::string(1 << 20, '['));
+  refused({"manifest.json", "more than 256 lists"});
+  for (const std::string& name : {at("manifest.json"), run + "/latest"}) {
+    fs::remove(name);
+    ASSERT_EQ(::mkfifo(name.c_str(), 0600), 0);
+  }
+  refused({"latest", "found a special file"});
+  expect_input_error([&] { open_checkpoint(step); }, {"manifest.json", "found a special file"});
+}
+
+// It would be read into memory.
+TEST_F(BadCheckpoint, WhatIsTooLargeDoesNotTravel) {
+  put("tokenizer.json", "{}");
+  edit([&](json& j) {
+    j["files"].push_back({{"name", "tokenizer.json"}, {"bytes", 2}, {"hash", std::string(32, '0')}});
+  });
+  fs::resize_file(at("tokenizer.json"), std::uintmax_t{1} << 40);  // takes no room on the disk
+  expect_input_error([&] { (void)read_travelling(travelling_files(step)); },
+                     {"tokenizer.json", "1099511627776", "at most"});
 }
 
 TEST_F(BadCheckpoint, ManifestThatIsNoJson) {

@@ -57,6 +57,23 @@ TEST(Files, RegularFilesOnly) {
                      {"special file"});  // and does not wait for a writer
 }
 
+TEST(Files, TextOfAFolderIsOfRegularFilesOnly) {
+  const TemporaryFolder folder;
+  EXPECT_EQ(read_regular_text(folder.write("a", "text"), 4), "text");
+  expect_input_error([&] { read_regular_text(folder.file("a"), 3); }, {"more than 3 bytes"});
+  ASSERT_EQ(::mkfifo((folder.file("pipe")).c_str(), 0600), 0);  // without a writer: opening it would wait
+  expect_input_error([&] { read_regular_text(folder.file("pipe"), 4); }, {"pipe", "a regular file"});
+}
+
+TEST(Files, PlainNames) {
+  for (const char* name : {"a", "model-00001-of-00002.safetensors", "..a", "a..", "a b", "\xc3\xa4"})
+    EXPECT_TRUE(is_plain_file_name(name)) << name;
+  for (const std::string& name :
+       {std::string(), std::string("."), std::string(".."), std::string("/a"), std::string("a/b"), std::string("../a"),
+        std::string("a\n"), std::string("a\0b", 3), std::string("\x1b[2J"), std::string("\x7f"), std::string(256, 'a')})
+    EXPECT_FALSE(is_plain_file_name(name)) << name;
+}
+
 TEST(Files, SyncsAndRenames) {
   const TemporaryFolder folder;
   folder.write("t", "x");

@@ -173,6 +173,24 @@ TEST_F(JsonTokenizerTest, TokensWithoutTextHaveNoBytes) {
   EXPECT_EQ(t->decoded_bytes(std::vector<std::int32_t>{0, 1, 1}, at_start), 0);
 }
 
+// A model's folder may hold Python files, and be the one that the command is called in. Whether the Python here has the
+// package or not, it imports json.
+TEST(JsonTokenizer, RunsNoCodeOfTheWorkingFolder) {
+  const TemporaryFolder folder;
+  const std::string mark = folder.file("was_run"), here = std::filesystem::current_path();
+  for (const char* module : {"json", "tokenizers", "array", "itertools"})
+    folder.write(std::string(module) + ".py", "open('" + mark + "', 'w')\nraise SystemExit\n");
+  const std::string tokenizer = folder.write("tokenizer.json", byte_level().dump());
+  std::filesystem::current_path(folder.path);
+  try {
+    open_json_tokenizer(tokenizer);
+  } catch (const InputError& e) {
+    EXPECT_TRUE(contains(e.what(), "launch/install.sh tokenizer_json")) << e.what();
+  }
+  std::filesystem::current_path(here);
+  EXPECT_FALSE(std::filesystem::exists(mark));
+}
+
 TEST(JsonTokenizer, WithoutPythonIsOneLine) {
   const TemporaryFolder folder;
   const std::string file = folder.write("tokenizer.json", "{}");

@@ -249,6 +249,14 @@ TEST(SafetensorsHeader, DeepNesting) {
   expect_header_refused(deep, "", {"'a'", "expected an object"});
 }
 
+// The library's own message would quote a token of the header's length.
+TEST(SafetensorsHeader, MessagesAreShort) {
+  for (const std::string& header :
+       {"{\"" + std::string(100000, 'a'), "{\"a\":{\"dtype\":" + std::string(100000, '9') + ".0}}",
+        "{\"a\":{\"" + std::string(100000, 'b') + "\":\"" + std::string(100000, 'c') + "\"}}"})
+    EXPECT_LT(input_error_of([&] { opened(file_of(header, "")); }).size(), 1000u);
+}
+
 TEST(Safetensors, ShrunkSinceOpening) {
   const TemporaryFolder folder;
   const std::string path =

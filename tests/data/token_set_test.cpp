@@ -2,6 +2,8 @@
 #include "core/error.h"
 #include "tests/core/input_error.h"
 
+#include <sys/stat.h>
+
 #include <cstring>
 #include <numeric>
 
@@ -276,6 +278,14 @@ TEST(TokenSetErrors, Arrays) {
     index.documents = documents;
     EXPECT_TRUE(contains(open_error(index), "document ind"));
   }
+}
+
+// Opening a pipe without a writer would wait for ever.
+TEST(TokenSetErrors, Pipes) {
+  const TemporaryFolder folder;
+  folder.write("t.bin", five_ids);
+  ASSERT_EQ(::mkfifo(folder.file("t.idx").c_str(), 0600), 0);
+  EXPECT_TRUE(contains(input_error_of([&] { TokenSet::open(folder.file("t")); }), "not a regular file"));
 }
 
 TEST(TokenSetErrors, IdsOutsideTheVocabulary) {

@@ -4,8 +4,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstring>
+
 #include "data/text_reader.h"
 #include "data/token_set.h"
+#include "data/tokenize_state.h"
 #include "data/tokenizer.h"
 #include "tests/data/small_tokenizer.h"
 #include "tests/data/temporary_folder.h"
@@ -183,6 +186,8 @@ TEST(TokenizeErrors, NameFileAndLineAndLeaveNothing) {
   };
   EXPECT_TRUE(contains(error("a.txt", "fine\n\nbad \xff\n"), "a.txt:3: is not valid UTF-8"));
   EXPECT_TRUE(contains(error("a.jsonl", "{\"text\":\"a\"}\n{\"text\":\n"), "a.jsonl:2: is not JSON (column 9"));
+  EXPECT_TRUE(
+      contains(error("a.jsonl", "{\"text\":\"a\"}\n" + std::string(100000, '[')), "a.jsonl:2: found more than 256"));
   EXPECT_TRUE(contains(error("a.jsonl", "[1]\n"), "a.jsonl:1: found array"));
   EXPECT_TRUE(contains(error("a.jsonl", "\n{\"txt\":\"a\"}"), "a.jsonl:2: found an object without it"));
   EXPECT_TRUE(contains(error("a.jsonl", "{\"text\": 5}"), "a.jsonl:1: found number at it"));
@@ -322,6 +327,28 @@ TEST(Tokenize, WhatAnotherCallLeftIsNotKept) {
   folder.write("out.sizes.tmp", "xxxxxxxx");
   EXPECT_EQ(tokenized(folder, {.inputs = {input}}), (Texts{"new text"}));
   EXPECT_FALSE(std::filesystem::exists(folder.file("out.resume")));
+}
+
+// What a call leaves to go on from, changed in a way that it does not write.
+TEST(Tokenize, WhatIsDamagedIsNotKept) {
+  const TemporaryFolder folder;
+  const std::string input = folder.write("a.txt", "new text");
+  const TokenizeOptions options{.tokenizer = "bytes", .output = folder.file("out"), .inputs = {input}};
+  const TokenizeState state(options);
+  state.write({});
+  const std::string good = folder.read("out.resume");
+  for (const char* key : {"\"tokens\":0", "\"input\":0", "\"offset\":0"})
+    for (const char* other : {"\"tokens\":[]", "\"x\":0"}) {
+      std::string bad = good;
+      const std::size_t at = bad.find(key);
+      ASSERT_NE(at, bad.npos) << key;
+      folder.write("out.resume", bad.replace(at, std::strlen(key), other));
+      EXPECT_FALSE(state.read(258)) << bad;
+    }
+  folder.write("out.resume", "{\"call\": 5}");
+  EXPECT_FALSE(state.read(258));
+  folder.write("out.resume", good);
+  EXPECT_EQ(tokenized(folder, {.inputs = {input}}), (Texts{"new text"}));
 }
 
 // The template is Tulu's; only answers and the tokens that end them count.

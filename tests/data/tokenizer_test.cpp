@@ -1,6 +1,9 @@
 #include "data/tokenizer.h"
 #include "tests/core/input_error.h"
 
+#include <cstring>
+#include <filesystem>
+
 #include "tests/data/small_tokenizer.h"
 #include "tests/data/temporary_folder.h"
 #include "tests/real_models.h"
@@ -129,6 +132,76 @@ TEST(OpenTokenizer, RefusesOtherFiles) {
       contains(error(folder.write("cut.model", whole.substr(0, whole.size() / 2))), "not a sentencepiece model"));
   EXPECT_TRUE(
       contains(error(train_small_tokenizer(folder, "--model_type=bpe --eos_id=-1")), "no end-of-sentence piece"));
+}
+
+// The table of a model's normalizer, and the model with it changed. The protobuf's lengths stay as they are.
+struct Table {
+  std::string model;
+  std::size_t begin = 0, bytes = 0;  // of the double array
+  std::size_t texts_end = 0;
+
+  explicit Table(std::string from) : model(std::move(from)) {
+    // NormalizerSpec begins with its name; its second field is the table, of some 200 KB: a varint of three bytes.
+    const std::size_t name = model.find("nmt_nfkc");
+    const auto* const at = reinterpret_cast<const unsigned char*>(model.data() + name + 8);
+    EXPECT_EQ(at[0], 0x12);
+    const std::size_t size = (at[1] & 127u) | (at[2] & 127u) << 7 | static_cast<std::size_t>(at[3]) << 14;
+    std::uint32_t array = 0;
+    std::memcpy(&array, at + 4, sizeof array);
+    begin = name + 8 + 4 + 4;
+    bytes = array;
+    texts_end = name + 8 + 4 + size;
+  }
+  std::uint32_t unit(std::size_t i) const {
+    std::uint32_t bits = 0;
+    std::memcpy(&bits, model.data() + begin + 4 * i, sizeof bits);
+    return bits;
+  }
+  std::string with(std::size_t i, std::uint32_t bits) const {
+    std::string changed = model;
+    std::memcpy(changed.data() + begin + 4 * i, &bits, sizeof bits);
+    return changed;
+  }
+};
+
+// sentencepiece itself follows such a table out of its memory.
+TEST(OpenTokenizer, RefusesTablesThatLeadOutside) {
+  const TemporaryFolder folder;
+  train_small_tokenizer(folder, small_tokenizer_settings[1]);
+  const Table table(folder.read("small.model"));
+  ASSERT_GT(table.bytes, 1000u);
+  const auto error = [&](const std::string& model) {
+    return input_error_of([&] { open_tokenizer(folder.write("bad.model", model)); });
+  };
+  EXPECT_NO_THROW(open_tokenizer(folder.write("same.model", table.with(0, table.unit(0)))));
+  const std::uint32_t far = 0x003ffu << 22 | 1u << 9;  // an offset of a billion
+  EXPECT_TRUE(contains(error(table.with(0, far)), "leads outside of itself"));
+  const auto has_leaf = [](std::uint32_t bits) { return (bits & 0x100) != 0 && bits >> 31 == 0; };
+  const auto offset = [](std::uint32_t bits) { return bits >> 10 << ((bits & 0x200) >> 6); };
+  bool tried = false;
+  for (std::size_t i = 1; i < table.bytes / 4 && !tried; ++i) {
+    if (!has_leaf(table.unit(i))) continue;
+    const std::size_t leaf = i ^ offset(table.unit(i));
+    if (leaf >= table.bytes / 4 || table.unit(leaf) >> 31 == 0) continue;
+    tried = true;
+    EXPECT_TRUE(contains(error(table.with(leaf, 0xffffffffu)), "a text outside of itself"));
+  }
+  EXPECT_TRUE(tried);
+  std::string endless = table.model;
+  endless[table.texts_end - 1] = 'a';
+  EXPECT_TRUE(contains(error(endless), "a text without an end"));
+  std::string longer = table.model;
+  std::memset(longer.data() + table.begin - 4, 0xff, 4);
+  EXPECT_TRUE(contains(error(longer), "another size than it says"));
+}
+
+TEST(OpenTokenizer, RefusesWhatIsTooLongToBeOne) {
+  const TemporaryFolder folder;
+  for (const char* name : {"large.model", "large.json"}) {
+    std::filesystem::resize_file(folder.write(name, "x"), tokenizer_bytes_max + 1);
+    EXPECT_TRUE(
+        contains(input_error_of([&] { open_tokenizer(folder.file(name)); }), "expected a tokenizer of at most"));
+  }
 }
 
 // Ids from the Python package sentencepiece.

@@ -92,7 +92,12 @@ TEST(RemoteServer, FailuresAreCountedWithTheirReasons) {
       {LoopbackServer::ok("data: {\"choices\": [{\"text\": 5}]}\n\n"), "without text"},
       {LoopbackServer::ok("data: {\"choices\": [], \"usage\": {\"prompt_tokens\": \"x\"}}\n\n"), "no completion"},
       {LoopbackServer::ok("data: {\"error\": {\"message\": \"out of memory\"}}\n\n"), "out of memory"},
+      {LoopbackServer::ok("data: {\"choices\": [], \"usage\": {\"prompt_tokens\": -9}}\n\n"), "no counts of tokens"},
       {LoopbackServer::ok("data: [DONE]\n\n"), "without a token"},
+      // No address that an answer names is read, no compression undone.
+      {"HTTP/1.1 302 Found\r\nLocation: file:///etc/hostname\r\nContent-Length: 0\r\n\r\n", "HTTP 302"},
+      {"HTTP/1.1 307 Away\r\nLocation: /v1/models\r\nContent-Length: 0\r\n\r\n", "HTTP 307"},
+      {"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nConnection: close\r\n\r\n\x1f\x8b\x08", "no stream of events"},
       {LoopbackServer::ok("{\"choices\": [{\"text\": \"not streamed\"}]}\n", "application/json"),
        "no stream of events"},
   };

@@ -1,4 +1,5 @@
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <filesystem>
 #include <functional>
@@ -385,6 +386,32 @@ TEST(OpenHuggingFace, TooManyLayersInTheConfig) {
   m.refused({"model.layers.2.", "found none"});
   m.config["num_hidden_layers"] = 1;
   m.refused({"model.layers.1.", "none of that name"});
+}
+
+// Hugging Face's own cache is made of links; the user named the folder, so they are followed. Names are not.
+TEST(OpenHuggingFace, LinksAreFollowed) {
+  Changed m("llama_gqa_tied");
+  m.open();
+  const TemporaryFolder snapshot;
+  for (const std::string& name : {std::string("config.json"), std::string("model.safetensors")})
+    fs::create_symlink(m.folder.file(name), snapshot.file(name));
+  EXPECT_NO_THROW(open_model(snapshot.path.string()));
+}
+
+TEST(OpenHuggingFace, APipeForAConfigIsRefused) {
+  Changed m("llama_gqa_tied");
+  m.open();
+  fs::remove(m.folder.file("config.json"));
+  ASSERT_EQ(::mkfifo(m.folder.file("config.json").c_str(), 0600), 0);
+  expect_input_error([&] { open_model(m.folder.path.string()); }, {"config.json", "a pipe"});
+}
+
+// A tensor of no elements may be of any shape; it must not stand for a model of that size.
+TEST(OpenHuggingFace, ExpertsOfNoElementsDoNotCount) {
+  Changed m("granitemoe");
+  m.config["num_local_experts"] = 100000;
+  m.tensors["model.none"] = {{100000, 0, 8}, StoredType::F32, {}};
+  m.refused({"num_local_experts", "100000"});
 }
 
 TEST(OpenHuggingFace, OtherTypesOfNumbers) {
