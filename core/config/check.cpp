@@ -301,6 +301,10 @@ void check_train(const Config& config, const Trained& done) {
   if (config.checkpoint.snapshot != "whole" && config.checkpoint.dir.empty())
     fail("checkpoint.snapshot", config.checkpoint.snapshot, "checkpoint.dir beside it",
          "a run that saves nothing has no snapshot");
+  if (config.checkpoint.max_pending > 1 && (config.checkpoint.snapshot != "whole" || !config.checkpoint.background))
+    fail("checkpoint.max_pending", config.checkpoint.max_pending,
+         "checkpoint.snapshot = whole and checkpoint.background = true beside it",
+         "only whole copies wait while training goes on: leave it out");
   if (config.checkpoint.model_every == 0 && config.checkpoint.model_dtype != "fp32")
     fail("checkpoint.model_dtype", config.checkpoint.model_dtype, "checkpoint.model_every beside it",
          "only weights that are saved alone have it");

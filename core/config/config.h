@@ -141,6 +141,8 @@ struct TrainConfig {
   double max_loss_z_score = 0;         // 0: no step is skipped for its loss
   std::int64_t loss_window = 100;      // accepted losses that it is measured by
   std::int64_t check_replicas_every = 100, recompute_check_every = 0;
+  std::int64_t straggler_every = 100;  // steps over which ranks' own times are compared; 0: never
+  double straggler_ratio = 1.5;        // to the median, from which on a rank is named
   std::int64_t profile_step_start = 0, profile_step_end = 0;  // counted from 1, inclusive; 0: none
   std::string profile_trace;                                  // a file; "": none
   std::string tensorboard_dir;                                // "": no event files
@@ -164,6 +166,7 @@ struct CheckpointConfig {
   std::int64_t model_every = 0;      // 0: never
   std::string model_dtype = "fp32";  // fp32 | bf16
   std::string snapshot = "whole";    // whole | bucket
+  std::int64_t max_pending = 1;      // saves that wait in memory for the disk
   std::int64_t stop_deadline_s = 0;  // 0: none
   bool background = true, resume = true;
   bool operator==(const CheckpointConfig&) const = default;

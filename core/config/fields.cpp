@@ -225,6 +225,11 @@ std::vector<Field> make_fields() {
           {}, count),
       FIELD(train.recompute_check_every,
             "steps between checks that a microbatch computed twice gives the same bits; 0: never", {}, count),
+      FIELD(train.straggler_every,
+            "steps over which the times are compared that each rank computes itself, waits not counted; 0: never", {},
+            count),
+      FIELD(train.straggler_ratio, "a rank that takes this many times the median of its peers is named", {},
+            Range{1, 1e9, true}),
       FIELD(train.profile_step_start, "first step, counted from 1, that a profiler records; 0: none", {}, count),
       FIELD(train.profile_step_end, "last step that it records", {}, count),
       FIELD(train.profile_trace, "Chrome trace of these steps, of all ranks, as one file; empty: none"),
@@ -253,6 +258,10 @@ std::vector<Field> make_fields() {
             "what a save copies to host memory: the whole state, which is written while training goes on, or a bucket "
             "at a time through two bounded buffers, while training waits",
             {"whole", "bucket"}),
+      FIELD(checkpoint.max_pending,
+            "saves that may wait in memory for the disk, each with a copy of the state; the next one waits for the "
+            "oldest of them",
+            {}, Range{1, 8}),
       FIELD(checkpoint.stop_deadline_s,
             "seconds after SIGTERM or SIGUSR1 in which the save must have ended, else the process ends without it; 0: "
             "none",

@@ -293,8 +293,8 @@ TEST(ConfigHelp, TableHasEveryMember) {
   EXPECT_EQ(sizeof(UpcycleConfig), 2 * sizeof(std::string) + (fields_of["upcycle"] - 2) * 8);
   EXPECT_EQ(sizeof(TrainConfig),
             8 * sizeof(std::string) + 3 * sizeof(std::vector<std::string>) + (fields_of["train"] - 11) * 8);
-  EXPECT_EQ(sizeof(CheckpointConfig), 3 * sizeof(std::string) + 4 * 8 + 8);  // two flags share the last word
-  EXPECT_EQ(fields_of["checkpoint"], 9u);
+  EXPECT_EQ(sizeof(CheckpointConfig), 3 * sizeof(std::string) + 6 * 8 + 8);  // two flags share the last word
+  EXPECT_EQ(fields_of["checkpoint"], 11u);
   EXPECT_EQ(sizeof(ModelConfig), sizeof(RopeScaling) + 7 * sizeof(std::string) + sizeof(std::vector<std::int64_t>) +
                                      5 * 8 + (fields_of["model"] - 14) * 8);  // two of six flags share a word
 }
