@@ -6,7 +6,8 @@ other file is one document, or several separated by lines with only the separato
 last line is not part of it; documents of only white space are dropped; an end-of-document token follows each document,
 and no other special token is added. A whole document is held in memory: split long files with --doc-separator. Files
 may be compressed (.gz, .zst) or .parquet, of which the column --jsonl-key is read; the last two need
-launch/install.sh parquet.
+launch/install.sh parquet. Killed, the same call goes on where it was (PREFIX.resume): it reads the texts again up to
+there, and tokenizes from there.
 
 --chat: each line of .jsonl (row of .parquet) is a conversation, {"messages": [{"role", "content"}, ...]}, and becomes
 one document by the tokenizer's own chat template. PREFIX.mask has a byte for each token: 1 where it is an answer's. An
@@ -15,6 +16,7 @@ text of those before it and the prompt for an answer.
 """
 import argparse
 import array
+import contextlib
 import gzip
 import io
 import itertools
@@ -23,6 +25,7 @@ import os
 import re
 import struct
 import sys
+import time
 
 BATCH_BYTES = 4 << 20
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -291,12 +294,68 @@ def batches_of(documents, size_of):
         yield batch
 
 
-def write_tokens(out, masks, args, reader, tokenizer, eod, typecode):
+class Progress:
+    """PREFIX.resume: how far a call came, should it be killed, which is of one tokenizer, list of files and options."""
+
+    SECONDS = 20.0  # between two saves
+
+    def __init__(self, args, files):
+        self.path, self.files, self.saved_at = f"{args.output}.resume", files, time.monotonic()
+        about = {name: value for name, value in vars(args).items() if name not in ("output", "files")}
+        inputs = [args.tokenizer, *args.files, *([args.chat_template] if args.chat_template else [])]
+        stats = [os.stat(path) for path in inputs]
+        self.call = json.dumps([about, [(path, s.st_size, s.st_mtime_ns) for path, s in zip(inputs, stats)]])
+
+    def read(self):
+        """(documents read, sizes, tokens that count), with the files cut to them; None: start over."""
+        try:
+            with open(self.path, encoding="utf-8") as file:
+                saved = json.load(file)
+            if saved["call"] != self.call:
+                return None
+            if any(os.path.getsize(self.files[name]) < size for name, size in saved["bytes"].items()):
+                return None
+            for name, size in saved["bytes"].items():
+                os.truncate(self.files[name], size)
+            sizes = array.array("i")
+            with open(self.files["sizes"], "rb") as file:
+                sizes.frombytes(file.read())
+            return saved["read"], sizes, saved["targets"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def save(self, outputs, read, targets):
+        if time.monotonic() - self.saved_at < self.SECONDS:
+            return
+        for file in outputs.values():
+            file.flush()
+            os.fsync(file.fileno())
+        saved = {"call": self.call, "read": read, "targets": targets,
+                 "bytes": {name: file.tell() for name, file in outputs.items()}}
+        with open(f"{self.path}.tmp", "w", encoding="utf-8") as file:
+            json.dump(saved, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(f"{self.path}.tmp", self.path)
+        self.saved_at = time.monotonic()
+
+
+def write_tokens(outputs, begun, progress, args, reader, tokenizer, eod, typecode):
     """Writes .bin and, under --chat, .mask; returns the number of tokens of each document, and of those that count."""
-    sizes, targets = [], 0
+    read, sizes, targets = begun
+    out, masks = outputs["bin"], outputs.get("mask")
+    first = len(sizes)
+
+    def keep():
+        nonlocal first
+        outputs["sizes"].write(sizes[first:].tobytes())
+        first = len(sizes)
+        progress.save(outputs, read, targets)
+
     if args.chat:
         template = ChatTemplate(args)
-        conversations = (template(*document) for document in reader.documents())  # (text, answers)
+        unread = itertools.islice(reader.documents(), read, None)
+        conversations = (template(*document) for document in unread)  # (text, answers)
         for batch in batches_of(conversations, lambda c: len(c[0])):
             encodings = tokenizer.encode_batch([text for text, _ in batch], add_special_tokens=False)
             for encoding, (_, spans) in zip(encodings, batch):
@@ -308,14 +367,18 @@ def write_tokens(out, masks, args, reader, tokenizer, eod, typecode):
                 masks.write(mask)
                 sizes.append(len(ids))
                 targets += sum(mask)
+            read += len(batch)
+            keep()
     else:
         encode = getattr(tokenizer, "encode_batch_fast", tokenizer.encode_batch)  # without offsets
-        for batch in batches_of(reader.documents(), len):
+        for batch in batches_of(itertools.islice(reader.documents(), read, None), len):
             for encoding in encode(batch, add_special_tokens=False):
                 if ids := encoding.ids:
                     ids.append(eod)
                     out.write(array.array(typecode, ids).tobytes())
                     sizes.append(len(ids))
+            read += len(batch)
+            keep()
             if sys.stderr.isatty():
                 print(f"\r{len(sizes)} documents", end="", file=sys.stderr)
         if sys.stderr.isatty():
@@ -327,7 +390,7 @@ def write_index(out, sizes, typecode):
     """The layout of Megatron-LM's indexed_dataset.py."""
     width = 2 if typecode == "H" else 4
     out.write(b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, 8 if typecode == "H" else 4, len(sizes), len(sizes) + 1))
-    out.write(array.array("i", sizes).tobytes())
+    out.write(sizes.tobytes())
     pointer, pointers = 0, array.array("q")
     for size in sizes:
         pointers.append(pointer)
@@ -359,16 +422,23 @@ def run(args):
     typecode = "H" if vocab < 65500 else "i"  # Megatron's rule
 
     names = ("mask", "bin", "idx") if args.chat else ("bin", "idx")
-    temporary = {name: f"{args.output}.{name}.tmp" for name in names}
+    temporary = {name: f"{args.output}.{name}.tmp" for name in (*names, "sizes")}
     folder = os.path.dirname(args.output) or "."
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); the output needs a writable folder") from None
-    reader = Reader(args)
+    reader, progress = Reader(args), Progress(args, temporary)
+    begun = progress.read()
+    if begun is not None:
+        print(f"{args.output}: goes on after {len(begun[1])} documents, {sum(begun[1])} tokens", file=sys.stderr)
+    ended = True
     try:
-        with open(temporary["bin"], "wb") as out, open(temporary["mask"] if args.chat else os.devnull, "wb") as masks:
-            sizes, targets = write_tokens(out, masks, args, reader, tokenizer, eod, typecode)
+        with contextlib.ExitStack() as opened:
+            outputs = {name: opened.enter_context(open(temporary[name], "ab" if begun else "wb"))
+                       for name in ("bin", "sizes", *(("mask",) if args.chat else ()))}
+            sizes, targets = write_tokens(outputs, begun or (0, array.array("i"), 0), progress, args, reader, tokenizer,
+                                          eod, typecode)
         if not sizes:
             raise InputError(f"{args.files[0]}: the {len(args.files)} input files hold no text; nothing was written")
         with open(temporary["idx"], "wb") as out:
@@ -381,10 +451,13 @@ def run(args):
     except OSError as error:
         path = error.filename or args.output
         raise InputError(f"{path}: cannot be written ({error.strerror}); the output needs a writable folder")
+    except KeyboardInterrupt:
+        ended = False  # what is there is gone on from
+        raise
     finally:
-        for name in temporary.values():
-            if os.path.exists(name):
-                os.remove(name)
+        for path in (*temporary.values(), progress.path, f"{progress.path}.tmp") if ended else ():
+            if os.path.exists(path):
+                os.remove(path)
     said = (f", {targets} of the tokens count in the loss" if args.chat else "") + reader.said()
     print(f"{args.output}: {len(sizes)} documents, {sum(sizes)} tokens, vocabulary {vocab}, end of document {eod}{said}")
 

@@ -125,8 +125,8 @@ std::vector<Change> changes_of(const PlannedRun& run) {
               }};
   Config after = c;
   less.make(after);
-  if (after.train.master_dtype != t.master_dtype) less.keys.push_back("train.master_dtype=bf16_remainder");
-  if (after.train.moment_dtype != t.moment_dtype) less.keys.push_back("train.moment_dtype=bf16");
+  if (after.train.master_dtype != t.master_dtype) less.keys.emplace_back("train.master_dtype=bf16_remainder");
+  if (after.train.moment_dtype != t.moment_dtype) less.keys.emplace_back("train.moment_dtype=bf16");
   if (after.train.gradient_dtype != t.gradient_dtype) less.keys.emplace_back("train.gradient_dtype=bf16");
   if (!less.keys.empty()) changes.push_back(less);
 
