@@ -9,7 +9,7 @@ namespace {
 void one(std::string_view input) {
   fuzz::may_refuse([&] {
     const HfConfig c = parse_hf_config(std::string(input), "config.json");
-    (void)parse_hf_config(write_hf_config(c.model, DType::F32, "x"), "again.json");
+    (void)parse_hf_config(write_hf_config(c.model, StoredType::F32, "x"), "again.json");
   });
 }
 
