@@ -106,8 +106,54 @@ def check_chat(path, run, common, tokenizer, eod):
             check_with_transformers(path, conversation, ids, own)
         if mask:
             fail(f"{words}: the mask has {len(mask)} bytes too many")
+    check_resume(path, run, common, ("--chat", path("chat.jsonl", open(lines).read() * 3)), ("bin", "idx", "mask"))
     if run(*common, lines, "--jsonl-key", "none").returncode != 2:
         fail("a conversation without --chat was taken for a text")
+
+
+# Ends as if killed after so many saves.
+KILLED = """
+import os, sys
+sys.path.insert(0, os.path.dirname({script!r}))
+import tokenize_hf as t
+t.Progress.SECONDS, t.BATCH_BYTES, save, saves = 0, 30, t.Progress.save, []
+def killing(self, *arguments):
+    save(self, *arguments)
+    saves.append(0)
+    if len(saves) == {saves}:
+        os._exit(9)
+t.Progress.save = killing
+sys.argv = ["tokenize_hf.py", *sys.argv[1:]]
+sys.exit(t.main())
+"""
+
+
+def check_resume(path, run, common, words, names):
+    def contents():
+        return [open(f"{path('set')}.{name}", "rb").read() for name in names]
+
+    if (done := run(*common, *words)).returncode:
+        fail(f"{words}: {done.stderr.strip()}")
+    whole = contents()
+    for saves in (1, 2):
+        for name in names:
+            os.remove(f"{path('set')}.{name}")
+        script = KILLED.format(script=os.path.abspath(SCRIPT), saves=saves)
+        killed = subprocess.run([sys.executable, "-c", script, *common, *words], capture_output=True, text=True)
+        if killed.returncode != 9 or not os.path.exists(path("set.resume")) or os.path.exists(path("set.idx")):
+            fail(f"the call that is killed ends with {killed.returncode}: {killed.stderr.strip()}")
+        with open(path("set.bin.tmp"), "ab") as file:
+            file.write(b"after the save")
+        done = run(*common, *words)
+        if done.returncode or "goes on after" not in done.stderr or contents() != whole:
+            fail(f"{words}: killed after save {saves} and gone on with, the set is another one: {done.stderr.strip()}")
+        left = [name for name in os.listdir(path("")) if name.startswith("set.") and name.split(".", 1)[1] not in names]
+        if left:
+            fail(f"{words}: {left} were left")
+    subprocess.run([sys.executable, "-c", script, *common, *words], capture_output=True)
+    done = run(*common, *words, "--invalid-utf8=skip")
+    if done.returncode or "goes on after" in done.stderr:
+        fail("a call with other options went on with what is not its own")
 
 
 def check_with_transformers(path, conversation, ids, mask):
@@ -159,6 +205,7 @@ def main(binary):
         check_invalid(path, run, common, texts)
         check_parquet(path, run, common, texts, expected)
         check_chat(path, run, common, tokenizer, eod)
+        check_resume(path, run, common, (path("many.jsonl", open(lines).read() * 4), ), ("bin", "idx"))
         run(*common, lines)
         if os.path.exists(path("set.mask")):
             fail("a set without a loss mask left the mask of the one before")
