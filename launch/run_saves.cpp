@@ -7,7 +7,9 @@
 #include "core/error.h"
 #include "core/flight_record.h"
 #include "core/log.h"
+#include "core/plain_text.h"
 #include "launch/model_files.h"
+#include "parallel/checkpoint/data_position.h"
 #include "parallel/checkpoint/publish.h"
 #include "parallel/checkpoint/rank_files.h"
 #include "parallel/train/wrong_number.h"
@@ -119,7 +121,21 @@ void save(TrainingRun& run, std::optional<DType> weights_alone) {
              std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
 }
 
-// A published step is never changed: what was skipped after it is met again by the run that goes on from it.
+// A published step is never changed: where the data go on, steps having been skipped since, is written beside it.
+// Why it could not be; "": it was.
+std::string move_data_on(const TrainingRun& run) {
+  const Trainer& t = run.trainer;
+  std::string failure;
+  try {
+    if (run.mesh.rank == 0)
+      write_data_position(run.setup.config.checkpoint.dir, step_folder_name(t.step),
+                          {t.consumed_samples, t.skips.total, t.skips.in_a_row});
+  } catch (const std::exception& e) {
+    failure = plain_text(e.what());
+  }
+  return run.mesh.world->broadcast_text(failure, 0);
+}
+
 bool is_published(const TrainingRun& run) {
   const bool here =
       run.mesh.rank == 0 && read_latest(run.setup.config.checkpoint.dir) == step_folder_name(run.trainer.step);
@@ -129,7 +145,10 @@ bool is_published(const TrainingRun& run) {
 // Why the state is not saved, though it was tried; "": it is.
 std::string save_and_wait(TrainingRun& run, bool is_saved) {
   finish_save(run);
-  if ((is_saved || is_published(run)) && run.saves.failed_step != run.trainer.step) return "";
+  if (run.saves.failed_step != run.trainer.step) {
+    if (is_saved) return "";
+    if (is_published(run)) return move_data_on(run);
+  }
   save(run, {});
   return outcome_of_save(run);
 }

@@ -11,6 +11,8 @@
 #include "launch/metrics.h"
 #include "launch/model_files.h"
 #include "launch/predicted_bytes.h"
+#include "parallel/checkpoint/data_position.h"
+#include "parallel/checkpoint/manifest.h"
 #include "parallel/train/evaluate.h"
 #include "parallel/train/param_groups.h"
 #include "parallel/upcycle/from_checkpoint.h"
@@ -112,12 +114,33 @@ void make_snapshot_arena(TrainingRun& run) {
   if (run.writer != nullptr) run.snapshot = std::make_unique<Snapshot>(make_snapshot(run.trainer));
 }
 
+namespace {
+// Steps that were skipped after the newest save have moved the data on.
+void pass_over_skipped(TrainingRun& run) {
+  Trainer& t = run.trainer;
+  const std::string& dir = run.setup.config.checkpoint.dir;
+  std::optional<DataPosition> read;
+  if (run.mesh.rank == 0) read = read_data_position(dir, step_folder_name(t.step));
+  const auto of_rank_0 = [&](std::int64_t number) {
+    return static_cast<std::int64_t>(run.mesh.world->max_of(static_cast<double>(number)));
+  };
+  const DataPosition at = read.value_or(DataPosition{});
+  const std::int64_t samples = of_rank_0(at.consumed_samples), skipped = of_rank_0(at.skipped_steps),
+                     in_a_row = of_rank_0(at.skipped_in_a_row);
+  if (samples <= t.consumed_samples) return;
+  log_info("the data go on after sequence {}, behind {} steps that were skipped after step {}", samples,
+           skipped - t.skips.total, t.step);
+  t.consumed_samples = samples, t.skips.total = skipped, t.skips.in_a_row = in_a_row;
+}
+}  // namespace
+
 void start_weights(TrainingRun& run) {
   Trainer& t = run.trainer;
   RunSetup& setup = run.setup;
   if (setup.checkpoint != nullptr) {
     restore_trainer(t, *setup.checkpoint);
     log_info("resumed {} at step {}", setup.checkpoint->directory(), t.step);
+    pass_over_skipped(run);
     run.resumed = true;
   } else if (!setup.config.init.upcycle.empty()) {
     const UpcycleReport report = upcycle_from_checkpoint(t, *setup.source, probe_tokens(run));

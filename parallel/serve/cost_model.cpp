@@ -49,6 +49,7 @@ CostModel::CostModel(const ModelConfig& model, const Layout& layout, DType dtype
       size_(number(static_cast<std::int64_t>(size_of(dtype)))),
       expert_share_(std::move(expert_share)) {
   for (std::int64_t l = 0; l < sizes_.L; ++l) moe_layers_ += model.is_moe_layer(l);
+  norms_over_tp_ = model.qk_norm == "full";
   const ParamTable table = make_param_table(model, layout, {});
   const Elements mine = elements_of(table, model.tie_word_embeddings);
   per_row_ = mine.per_row, head_ = mine.head, experts_ = mine.experts;
@@ -122,7 +123,10 @@ StepCost CostModel::cost(std::span<const std::span<const ScheduledRows>> replica
       c.transfers += 2 * number(moe_layers_) * transfer(sent);
     }
   }
-  c.transfers += number(all_reduces) * transfer(2 * (layout_.tp - 1.0) / layout_.tp * most_rows * row_bytes);
+  const double share = 2 * (layout_.tp - 1.0) / layout_.tp;  // of the bytes, that an all-reduce sends
+  c.transfers += number(all_reduces) * transfer(share * most_rows * row_bytes);
+  if (norms_over_tp_ && layout_.tp > 1)  // a sum of squares of the queries and one of the keys for each row
+    c.transfers += number(sizes_.L) * transfer(share * most_rows * 2 * sizeof(float));
   return c;
 }
 

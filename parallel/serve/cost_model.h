@@ -45,6 +45,7 @@ class CostModel {
   Sizes sizes_;
   double rate_, size_;  // FLOPs per second and bytes of an element of the model's type
   std::int64_t moe_layers_ = 0;
+  bool norms_over_tp_ = false;  // qk_norm = full: their sums are added up over tp
   // Elements of this rank's matrices, over all layers: those that each row is multiplied with, the head, the experts.
   double per_row_ = 0, head_ = 0, experts_ = 0;
   double cache_row_bytes_ = 0;                             // keys and values of a token

@@ -99,15 +99,27 @@ void stops_after_three(int ranks) {
   EXPECT_EQ(checkpoint_hashes(run), checkpoint_hashes(small.file("without")));
 }
 
-// A step that was saved before them stays as it is; the run that goes on from it meets the data again.
-TEST(Skipped, AfterASaveItStaysAsItIs) {
+// A step that was saved before them stays as it is; where the data go on is written beside it.
+void after_a_save(int ranks) {
   const SmallRun small;
-  const std::string config = small.write_config("run", {{"checkpoint", {{"every", 1}}}}), run = small.file("run");
-  EXPECT_EQ(train(1, {config, nan_in("model.norm.weight", 0, {2, 3, 4})}).exit_code, 2);
+  const std::string without = small.write_config("without", {{"train", {{"schedule", "constant"}}}}),
+                    config = small.write_config(
+                        "run", {{"train", {{"schedule", "constant"}}}, {"checkpoint", {{"every", 1}}}}),
+                    run = small.file("run");
+  ASSERT_EQ(train(ranks, {without, "--train.steps=2"}).exit_code, 0);
+  ASSERT_EQ(train(ranks, {without, "--train.skip_samples=12"}).exit_code, 0);
+  EXPECT_EQ(train(ranks, {config, nan_in("model.norm.weight", 0, {2, 3, 4})}).exit_code, 2);
   EXPECT_EQ(manifest_of(run, "step_00000002")["consumed_samples"], 8);
-  ASSERT_EQ(train(1, {config}).exit_code, 0);
-  EXPECT_EQ(checkpoint_hashes(run), checkpoint_hashes(small.train("quiet")));
+  EXPECT_EQ(run_upcycle({"inspect", run, "--verify"}).exit_code, 0);
+  const Outcome o = train(ranks, {config});
+  ASSERT_EQ(o.exit_code, 0) << o.err;
+  EXPECT_NE(o.err.find("the data go on after sequence 20, behind 3 steps that were skipped after step 2"), o.err.npos)
+      << o.err;
+  EXPECT_EQ(manifest_of(run, "step_00000006")["consumed_samples"], 36);
+  EXPECT_EQ(checkpoint_hashes(run), checkpoint_hashes(small.file("without")));
 }
+TEST(Skipped, AfterASaveTheDataMoveOnToo) { after_a_save(1); }
+TEST(TwoRanks, AfterASaveSkippedDataStayPassedOver) { after_a_save(2); }
 
 TEST(Skipped, ThreeInARowEndTheRun) { stops_after_three(1); }
 TEST(TwoRanks, ThreeSkippedStepsEndTheRun) { stops_after_three(2); }

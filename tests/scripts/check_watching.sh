@@ -22,7 +22,8 @@ for ((i = 0; i < 200; ++i)); do echo "Sentence $i has $((i * i % 17)) words abou
 "$upcycle" tokenize --tokenizer bytes --output "$scratch/set" "$scratch/text.txt" >"$scratch/log"
 "$upcycle" train --dtype=fp32 --model.hidden_size=32 --model.intermediate_size=64 --model.num_hidden_layers=2 \
   --model.num_attention_heads=2 --model.vocab_size=258 --model.num_local_experts=4 --data.train="$scratch/set" \
-  --data.valid="$scratch/set" --train.seq_length=32 --train.global_batch_size=4 --train.steps=5 --train.eval_steps=1 \
+  --data.valid="$scratch/set" --train.seq_length=32 --train.global_batch_size=4 \
+  --train.rampup_batch_size=[2,2,4] --train.steps=5 --train.eval_steps=1 \
   --checkpoint.dir="$scratch/run" --train.tensorboard_dir="$scratch/tb" --train.profile_step_start=2 \
   --train.profile_step_end=3 --train.profile_trace="$scratch/trace.json" 2>>"$scratch/log" || { cat "$scratch/log"; exit 1; }
 
@@ -48,8 +49,11 @@ def check(tag, points):
 for tag, key in {"lm loss": "loss", "learning-rate": "lr", "grad-norm": "grad_norm", "load_balancing_loss": "aux_loss",
                  "z_loss": "z_loss", "tokens-per-second": "tokens_per_s", "mfu": "mfu"}.items():
     check(tag, [(l["step"], l[key]) for l in steps])
-check("lm loss vs samples", [(4 * l["step"], l["loss"]) for l in steps])
-check("batch-size", [(l["step"], 4) for l in steps])
+sizes = [l["batch_size"] for l in steps]
+if sizes != [2, 2, 4, 4, 4]:
+    sys.exit(f"check_watching.sh: batches of {sizes}, expected them to grow from 2 to 4")
+check("lm loss vs samples", [(sum(sizes[:l["step"]]), l["loss"]) for l in steps])
+check("batch-size", [(l["step"], l["batch_size"]) for l in steps])
 check("moe/load_max_over_mean_layer_1", [(l["step"], l["moe_layers"][1]["load_max_over_mean"]) for l in steps])
 check("lm loss validation", [(l["step"], l["eval_loss"]) for l in evaluations])
 for tag in ("iteration-time", "throughput", "mem-allocated-bytes", "grad-norm vs samples", "lm loss validation ppl",

@@ -114,6 +114,15 @@ TEST(CostModel, RanksOfTpShareTheWorkAndExchangeTheRows) {
   EXPECT_NEAR(four.transfers * 1e9, 3 * 2 * 2 * 0.75 * 64 * 64 * 4, 1e-3);
   machine.link_latency = 1;
   EXPECT_NEAR(cost_of({m, make_layout(4, 4, 1, 4), DType::F32, machine}, {{{0, 64}}}).transfers, 6, 0.01);
+  // Norms over all heads add up two numbers of each row and layer more.
+  ModelConfig normed = m;
+  normed.qk_norm = "full";
+  EXPECT_NEAR(cost_of({normed, make_layout(4, 4, 1, 4), DType::F32, machine}, {{{0, 64}}}).transfers, 9, 0.01);
+  machine.link_latency = 0;
+  const StepCost with = cost_of({normed, make_layout(4, 4, 1, 4), DType::F32, machine}, {{{0, 64}}});
+  EXPECT_NEAR((with.transfers - four.transfers) * 1e9, 3 * 2 * 0.75 * 64 * 2 * 4, 1e-3);
+  normed.qk_norm = "head";
+  EXPECT_EQ(cost_of({normed, make_layout(4, 4, 1, 4), DType::F32, machine}, {{{0, 64}}}).transfers, four.transfers);
 }
 
 TEST(CostModel, ReplicasStepTogetherAndShareExperts) {

@@ -16,7 +16,7 @@
 namespace upcycle::test {
 namespace {
 
-enum class Kind { Dense, Moe, SharedExpert, BiasedDense, PostNormMoe, SigmoidMoe };
+enum class Kind { Dense, Moe, SharedExpert, BiasedDense, PostNormMoe, SigmoidMoe, GemmaMoe };
 
 bool is_dense(Kind kind) { return kind == Kind::Dense || kind == Kind::BiasedDense; }
 
@@ -26,6 +26,7 @@ ModelConfig model_of(Kind kind) {
   if (kind == Kind::Dense) return m;
   if (kind == Kind::BiasedDense) return ModelForm{"", "all", "head", "pre", true}.of(m);
   if (kind == Kind::PostNormMoe) m = kPostNorms.of(m);
+  if (kind == Kind::GemmaMoe) m = kGemma.of(m);
   m.num_local_experts = 8;
   m.num_experts_per_tok = 2;
   m.moe_intermediate_size = 12;
@@ -204,12 +205,13 @@ TEST_P(EngineTest, ACacheTooSmallForAllComputesThemAgain) {
 }
 
 std::string kind_name(const ::testing::TestParamInfo<Kind>& info) {
-  constexpr const char* names[] = {"Dense", "Moe", "SharedExpert", "BiasedDense", "PostNormMoe", "SigmoidMoe"};
+  constexpr const char* names[] = {"Dense",       "Moe",        "SharedExpert", "BiasedDense",
+                                   "PostNormMoe", "SigmoidMoe", "GemmaMoe"};
   return names[static_cast<int>(info.param)];
 }
 INSTANTIATE_TEST_SUITE_P(Models, EngineTest,
                          ::testing::Values(Kind::Dense, Kind::Moe, Kind::SharedExpert, Kind::BiasedDense,
-                                           Kind::PostNormMoe, Kind::SigmoidMoe),
+                                           Kind::PostNormMoe, Kind::SigmoidMoe, Kind::GemmaMoe),
                          kind_name);
 
 // A seed's draws do not depend on the batch.
