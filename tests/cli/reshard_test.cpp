@@ -86,7 +86,8 @@ TEST(Reshard, RefusesAndLeavesNothing) {
   bytes[bytes.size() / 2] ^= 1;
   write_bytes(model, bytes);
   refused({run, out}, {"model.rank00000.h5: found hash"});
-  const Outcome looks = run_upcycle({"inspect", run}), reads = run_upcycle({"inspect", run, "--verify"});
+  const Outcome looks = run_upcycle({"inspect", run}),
+                reads = run_upcycle({"inspect", run + "/step_00000002", "--verify"});
   EXPECT_EQ(looks.exit_code, 0) << looks.err;
   EXPECT_NE(one_line_error(reads).find("model.rank00000.h5: found hash"), std::string::npos);
 }
