@@ -81,10 +81,13 @@ void print_table(const std::vector<RankHealth>& ranks) {
       "| rank | host | threads | free GiB | GFLOP/s | sustained | link GB/s | all-to-all GB/s | writes MB/s | clock s "
       "| "
       "verdict |\n|--|--|--|--|--|--|--|--|--|--|--|\n");
+  const auto rate = [&](double bytes_per_s) {  // one rank has no one to send to
+    return ranks.size() > 1 ? fmt::format("{:.2f}", bytes_per_s / 1e9) : "-";
+  };
   for (const RankHealth& r : ranks)
-    fmt::print("| {} | {} | {} | {:.1f} | {:.0f} | {:.0f} % | {:.2f} | {:.2f} | {:.0f} | {:+.3f} | {} |\n", r.rank,
-               r.host, r.threads, r.memory / (1 << 30), r.product_flops / 1e9, 100 * r.sustained, r.link / 1e9,
-               r.all_to_all / 1e9, r.write / 1e6, r.clock_offset, r.verdict);
+    fmt::print("| {} | {} | {} | {:.1f} | {:.0f} | {:.0f} % | {} | {} | {:.0f} | {:+.3f} | {} |\n", r.rank, r.host,
+               r.threads, r.memory / (1 << 30), r.product_flops / 1e9, 100 * r.sustained, rate(r.link),
+               rate(r.all_to_all), r.write / 1e6, r.clock_offset, r.verdict);
 }
 
 int doctor(const MpiSession& session, const std::string& file, const std::vector<std::string>& overrides,

@@ -83,8 +83,10 @@ nlohmann::ordered_json documents_json(const Parts& parts, const std::optional<st
   return list;
 }
 
-nlohmann::ordered_json result_json(const EvalResult& r, const std::optional<std::vector<std::int64_t>>& bytes) {
-  nlohmann::ordered_json result{{"loss", r.loss}, {"tokens", r.tokens}, {"bytes", nullptr}, {"loss_per_byte", nullptr}};
+nlohmann::ordered_json result_json(const EvalResult& r, std::int64_t S,
+                                   const std::optional<std::vector<std::int64_t>>& bytes) {
+  nlohmann::ordered_json result{
+      {"loss", r.loss}, {"tokens", r.tokens}, {"seq_length", S}, {"bytes", nullptr}, {"loss_per_byte", nullptr}};
   if (!bytes) return result;
   const std::int64_t all = std::accumulate(bytes->begin(), bytes->end(), std::int64_t{0});
   result["bytes"] = all;
@@ -93,8 +95,8 @@ nlohmann::ordered_json result_json(const EvalResult& r, const std::optional<std:
 }
 
 void print(const std::string& data, const nlohmann::ordered_json& result) {
-  fmt::print("{}: loss {:.4f} nats per token over {} tokens", data, result["loss"].get<double>(),
-             result["tokens"].get<std::int64_t>());
+  fmt::print("{}: loss {:.4f} nats per token over {} tokens in windows of {}", data, result["loss"].get<double>(),
+             result["tokens"].get<std::int64_t>(), result["seq_length"].get<std::int64_t>());
   if (!result["loss_per_byte"].is_null()) fmt::print(", {:.4f} nats per byte", result["loss_per_byte"].get<double>());
   fmt::print("\n");
 }
@@ -130,7 +132,7 @@ int eval(const MpiSession& session, const Arguments& arguments, const InferenceO
     seen = [&](std::int64_t window, std::span<const std::int32_t> targets, std::span<const float> nll) {
       add_to_parts(parts, cuts, window * o.S + 1, targets, nll);
     };
-  nlohmann::ordered_json result = result_json(evaluate(*pass.model, pass.batch, *windows, 0, seen), bytes);
+  nlohmann::ordered_json result = result_json(evaluate(*pass.model, pass.batch, *windows, 0, seen), o.S, bytes);
   if (o.documents) {
     for (std::vector<double>* sums : {&parts.loss, &parts.predicted})
       sum_over_ranks(*sums, *ranks.mesh.dp, *m.device, *m.stream);
@@ -167,7 +169,7 @@ int run_eval(const Arguments& arguments) {
                "end-of-document token belongs to the document that it ends");
   options.option("--longest-document", o.longest,
                  "documents: longer ones are listed in pieces of so many tokens; 0: whole");
-  options.flag("--json", o.json, "print one JSON object: loss, tokens, bytes, loss_per_byte");
+  options.flag("--json", o.json, "print one JSON object: loss, tokens, seq_length, bytes, loss_per_byte");
   options.example("upcycle eval runs/moe --data tokens/docs_valid", "held-out loss of a run's newest checkpoint");
   if (!options.parse(arguments)) return 0;
   return run_with_ranks([&](const MpiSession& session) { return eval(session, arguments, inference, o); });

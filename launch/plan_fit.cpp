@@ -65,7 +65,8 @@ void print_refused(const Fit& fit) {
 }  // namespace
 
 NamedRates rates_of_h100(double products) {
-  return {{products, 3.35e12, 367e9, kNetworkRate, 6e-6, kHostRate, 1}, "an H100 SXM's, products at --mfu of --peak"};
+  return {
+      {products, 3.35e12, 367e9, kNetworkRate, 6e-6, kHostRate, 1}, "an H100 SXM's, products at --mfu of --peak", true};
 }
 
 NamedRates rates_of(const std::string& machine_file, DType dtype) {
@@ -102,6 +103,10 @@ void print_fit(const PlannedRun& run, const FitLimits& limits, const NamedRates&
       "a step: products at {:.4g} TFLOP/s or {:.4g} GB/s of memory, then collectives at {:.4g} GB/s ({:.4g} where they "
       "leave the machine), then what is offloaded; nothing beside another ({})\n\n",
       rates.products / 1e12, rates.memory / 1e9, rates.link / 1e9, rates.network / 1e9, named.from);
+  if (run.config.device == "cpu" && named.of_h100)
+    fmt::print(
+        "the memory is of device = cpu, the times are not: --device=cuda counts a GPU's memory, --machine=FILE takes "
+        "the rates of a machine (upcycle bench calibrate)\n\n");
   if (!fit.fits.empty()) {
     fmt::print("fits, the fastest first:\n");
     print_head();

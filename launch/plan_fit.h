@@ -13,6 +13,7 @@ constexpr double kNetworkRate = 50e9;
 struct NamedRates {
   StepRates rates;   // with the two above, and one machine
   std::string from;  // for the reader
+  bool of_h100 = false;
 };
 // An H100 SXM's (machines/h100.json), but for the products'; a machine file's.
 NamedRates rates_of_h100(double products);

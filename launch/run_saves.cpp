@@ -23,10 +23,7 @@ std::vector<TravellingFile> travelling(const RunSetup& setup, bool with_bytes) {
                            : init.empty()              ? ""
                                                        : model_folder(init);
   std::vector<std::string> files = from.empty() ? std::vector<std::string>{} : travelling_files(from);
-  if (!c.data.tokenizer.empty() && c.data.tokenizer != "bytes") {
-    files = without_tokenizer(files);
-    files.push_back(c.data.tokenizer);
-  }
+  if (!c.data.tokenizer.empty() && c.data.tokenizer != "bytes") files = with_tokenizer(files, c.data.tokenizer);
   return read_travelling(files, with_bytes);
 }
 

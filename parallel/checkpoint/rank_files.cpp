@@ -191,12 +191,21 @@ std::string travelling_name(const std::string& path) {
   return name == config_name ? imported_config_name : name;
 }
 
-std::vector<std::string> without_tokenizer(const std::vector<std::string>& travel) {
-  std::vector<std::string> rest;
+std::vector<std::string> with_tokenizer(const std::vector<std::string>& travel, const std::string& tokenizer) {
+  const auto is_of_model = [](const std::string& path) {
+    const std::string name = travelling_name(path);
+    return name == imported_config_name || name == generation_name;
+  };
+  std::vector<std::string> files;
   for (const std::string& path : travel)
-    if (const std::string name = travelling_name(path); name == imported_config_name || name == generation_name)
-      rest.push_back(path);
-  return rest;
+    if (is_of_model(path)) files.push_back(path);
+  const fs::path own(tokenizer);
+  const std::string folder = own.has_parent_path() ? own.parent_path().string() : ".";
+  for (const std::string& path : travelling_files(folder))
+    if (!is_of_model(path) && fs::path(path).extension() != ".model" && fs::path(path).filename() != own.filename())
+      files.push_back(path);
+  files.push_back(tokenizer);
+  return files;
 }
 
 std::vector<TravellingFile> read_travelling(const std::vector<std::string>& paths, bool with_bytes) {

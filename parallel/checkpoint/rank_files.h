@@ -59,8 +59,9 @@ Checkpoint::FileEntry file_entry(const std::string& folder, const std::string& n
 // config.json... Paths. Of a checkpoint only what its manifest lists, with a checksum: a symbolic link there may point
 // anywhere.
 std::vector<std::string> travelling_files(const std::string& folder);
-// Those of them that stay with a model whose tokenizer is another file: generation_config.json, config.json.
-std::vector<std::string> without_tokenizer(const std::vector<std::string>& travel);
+// Those of a model whose tokenizer is this file: its generation_config.json and config.json stay, the tokenizer comes
+// with what lies beside it: tokenizer_config.json, special_tokens_map.json, chat_template.jinja...
+std::vector<std::string> with_tokenizer(const std::vector<std::string>& travel, const std::string& tokenizer);
 // What such a file is called in a checkpoint: as it is, but for config.json (models/original_config.h), which would say
 // that the folder is of Hugging Face's form.
 std::string travelling_name(const std::string& path);

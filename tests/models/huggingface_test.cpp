@@ -130,6 +130,27 @@ TEST(RealModel, TokenizerTravels) {
     EXPECT_EQ(folder.read(std::string("hf/") + file), read_text(dir + "/" + file, 1 << 20)) << file;
 }
 
+TEST(TravellingFiles, ATokenizerComesWithWhatLiesBesideIt) {
+  const TemporaryFolder folder;
+  for (const char* file :
+       {"base/config.json", "base/generation_config.json", "base/tokenizer.model", "base/special_tokens_map.json",
+        "own/config.json", "own/generation_config.json", "own/tokenizer.json", "own/tokenizer_config.json",
+        "own/other.model", "own/notes.txt"}) {
+    fs::create_directories(fs::path(folder.file(file)).parent_path());
+    folder.write(file, "{}");
+  }
+  const std::vector<std::string> base = travelling_files(folder.file("base"));
+  const std::string of_model[] = {folder.file("base/config.json"), folder.file("base/generation_config.json")};
+  EXPECT_EQ(with_tokenizer(base, folder.file("own/tokenizer.json")),
+            (std::vector<std::string>{of_model[0], of_model[1], folder.file("own/tokenizer_config.json"),
+                                      folder.file("own/tokenizer.json")}));
+  EXPECT_EQ(with_tokenizer(base, folder.file("own/other.model")),
+            (std::vector<std::string>{of_model[0], of_model[1], folder.file("own/tokenizer.json"),
+                                      folder.file("own/tokenizer_config.json"), folder.file("own/other.model")}));
+  // The base's own file, named again, takes nothing away.
+  EXPECT_EQ(with_tokenizer(base, folder.file("base/tokenizer.model")).size(), base.size());
+}
+
 TEST(Import, CutsEveryMatrixOverTheShards) {
   const TemporaryFolder folder;
   import_model(golden_folder("mixtral_k2"), folder.file("run"), 4);
