@@ -3,18 +3,17 @@
 # give equal logits.
 # UPCYCLE_PYTHON names an interpreter that has them; otherwise a virtual environment is made in build/python
 # (PyTorch's own packages are large; pip's PIP_EXTRA_INDEX_URL can name an index with CPU-only ones).
-# `--without llama_cpp` leaves out what takes long to build.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 python=${UPCYCLE_PYTHON:-build/python/bin/python}
 if [[ -z ${UPCYCLE_PYTHON:-} && ! -e build/python/complete ]]; then
   ./launch/install.sh test
-  echo "run_python_checks.sh: making build/python with torch, transformers, lm-eval and llama.cpp (a few gigabytes, minutes)"
+  echo "run_python_checks.sh: making build/python with torch, transformers, lm-eval and llama.cpp (xllamacpp) (a few gigabytes, minutes)"
   rm -rf build/python
   python3 -m venv build/python
   build/python/bin/pip install --quiet torch 'transformers>=5' safetensors numpy sentencepiece 'lm-eval[hf]' gguf \
-    llama-cpp-python </dev/null
+    xllamacpp </dev/null
   touch build/python/complete
 fi
 
