@@ -3,6 +3,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -11,7 +12,8 @@
 #include "core/flight_record.h"
 
 // Part of the program in tests that stop or delay ranks at a place: upcycle_hooked.
-//   UPCYCLE_TEST_STOP=RANK:PHASE            the rank stops (SIGSTOP) when it enters the phase, after the first step
+//   UPCYCLE_TEST_STOP=RANK:PHASE            the rank stops (SIGSTOP) when it enters the phase, after the first step. It
+//                                           says when it does, in seconds since 1970
 //   UPCYCLE_TEST_DELAY=RANK:PHASE:MS,...    it sleeps so long whenever it enters the phase; rank -1: every rank
 namespace {
 
@@ -48,7 +50,13 @@ void enter(const Place& p) {
   for (const At& d : delays)
     if ((d.rank == -1 || d.rank == rank) && phase == d.phase) usleep(static_cast<useconds_t>(d.ms) * 1000);
   for (const At& s : stops)
-    if (s.rank == rank && phase == s.phase && (p.step >= 2 || p.phase == Phase::Loading)) raise(SIGSTOP);
+    if (s.rank == rank && phase == s.phase && (p.step >= 2 || p.phase == Phase::Loading)) {
+      timespec now{};
+      clock_gettime(CLOCK_REALTIME, &now);
+      std::fprintf(stderr, "place_hooks: rank %d stops at %lld.%03ld\n", rank, static_cast<long long>(now.tv_sec),
+                   now.tv_nsec / 1000000);
+      raise(SIGSTOP);
+    }
 }
 
 const bool hooked = [] {

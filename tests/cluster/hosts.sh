@@ -47,7 +47,7 @@ add_host() {  # number: host vhN
     hostname $name; ip link set lo up; mount -t tmpfs tmpfs /dev/shm
     trap 'exit 0' TERM; : >'$world/$name.ready'; while :; do sleep 1000 & wait; done" </dev/null &
   local outer=$! tries
-  for ((tries = 0; tries < 200; tries++)); do
+  for ((tries = 0; tries < 1200; tries++)); do
     [[ -e $world/$name.ready ]] && break
     sleep 0.05
   done

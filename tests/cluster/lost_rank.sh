@@ -31,18 +31,18 @@ loses() {  # name pattern command...: the run that the command harms must say th
   mpirun -H vh1:2,vh2:2 -n 4 "$upcycle" train "$world/run.json" --parallel.tp=2 --parallel.ep=4 \
     --parallel.timeout_s="$timeout" --checkpoint.dir="$run" >"$log" 2>&1 &
   local job=$!
-  for ((tries = 0; tries < 600; tries++)); do
+  for ((tries = 0; tries < 3000; tries++)); do
     [[ -s $run/metrics.jsonl ]] && break
     sleep 0.1
   done
   start=$SECONDS
   "$@"
-  for ((tries = 0; tries < 900; tries++)); do
+  for ((tries = 0; tries < 1500; tries++)); do
     kill -0 "$job" 2>/dev/null || break
     sleep 0.1
   done
   if kill -9 "$job" 2>/dev/null; then
-    code="none in 90 s"
+    code="none in 150 s"
   else
     wait "$job" || code=$?
   fi
@@ -69,15 +69,15 @@ stacks() { grep -cE '^  upcycle::TransferQueue::finish.* in ' "$world/$1/timeout
 stop_rank() { kill -STOP "$(rank_process 3)"; }
 stop_host() { kill -STOP "$(rank_process 2)" "$(rank_process 3)"; }
 kill_rank() { kill -KILL "$(rank_process 3)"; }
-timeout=5
+timeout=15  # on a busy machine a rank may compute for seconds
 loses killed "process rank 3 .* on node vh2 exited on signal 9" kill_rank
-loses stopped "rank 3 on vh2 did not arrive.*parallel.timeout_s = 5" stop_rank
+loses stopped "rank 3 on vh2 did not arrive.*parallel.timeout_s = 15" stop_rank
 # Rank 2 speaks for its host: for itself, and for rank 3, whose record it sees.
 reports stopped "^rank 3 on vh2: process [0-9]+ stopped \(state T.*last collective: " "^stack: none, its process stopped"
 [[ $(stacks stopped) == 3 ]] || { echo "FAILED: expected the stacks of ranks 0 to 2"; exit 1; }
 loses stopped_host "ranks? 2.*3 on vh2 did not arrive" stop_host
 reports stopped_host "^rank 1 on vh1: process [0-9]+ running" "^ranks 2-3 on vh2: no rank there answers"
-loses cut "ranks? 2.*3 on vh2 did not arrive.*parallel.timeout_s = 5" cut vh2
+loses cut "ranks? 2.*3 on vh2 did not arrive.*parallel.timeout_s = 15" cut vh2
 reports cut "^rank 0 on vh1: process [0-9]+ running" "^ranks 2-3 on vh2: no rank there answers"
 join vh2
 # Where mpirun looks after its connections it notices sooner than the ranks, and names the host.
