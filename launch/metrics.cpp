@@ -82,6 +82,20 @@ void add_step(EventFile& events, const Trainer& t, const StepResult& r, const Pa
       by_step);
 }
 
+Json ranks_object(const RankTimes& times) {
+  Json slow = Json::array();
+  for (const Straggler& s : times.slow) {
+    Json& one =
+        slow.emplace_back(Json{{"rank", s.rank}, {"host", s.host}, {"ms", s.seconds * 1e3}, {"ratio", s.ratio}});
+    if (s.assignments_ratio > 0) one["expert_tokens_ratio"] = s.assignments_ratio;
+    if (s.no_core >= 0) one["no_core_ms"] = s.no_core * 1e3;
+  }
+  return {{"median", times.median * 1e3},
+          {"longest", times.longest * 1e3},
+          {"longest_rank", times.longest_rank},
+          {"slow", slow}};
+}
+
 }  // namespace
 
 Metrics::Metrics(const std::string& run_dir, Yardstick yardstick, const Config& config, const Backend& backend)
@@ -115,7 +129,8 @@ std::size_t Metrics::memory() {
   return memory_;
 }
 
-void Metrics::step(const Trainer& t, const StepResult& r, double seconds, std::int64_t total) {
+void Metrics::step(const Trainer& t, const StepResult& r, double seconds, std::int64_t total,
+                   const std::optional<RankTimes>& ranks) {
   const double tokens_per_s = static_cast<double>(r.tokens) / seconds;
   const double mfu = yardstick_.mfu(t.flops_per_token * tokens_per_s);
   Json layers = Json::array();
@@ -132,6 +147,7 @@ void Metrics::step(const Trainer& t, const StepResult& r, double seconds, std::i
             {"lr", r.lr},     {"grad_norm", r.grad_norm}, {"tokens_per_s", tokens_per_s},
             {"mfu", mfu},     {"step_ms", seconds * 1e3}, {"moe_layers", layers}};
   if (t.config.train.decoupled_lr >= 0) line["decoupled_lr"] = r.decoupled_lr;
+  if (ranks) line["ranks_ms"] = ranks_object(*ranks);
   write(line.dump());
 
   if (events_) add_step(*events_, t, r, {seconds, yardstick_.flops() * mfu, mfu, memory()});

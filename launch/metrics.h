@@ -5,6 +5,7 @@
 
 #include "launch/appended_file.h"
 #include "launch/event_file.h"
+#include "launch/stragglers.h"
 #include "launch/yardstick.h"
 #include "parallel/train/step.h"
 #include "parallel/train/trainer.h"
@@ -21,7 +22,9 @@ class Metrics {
   ~Metrics();
   Metrics(const Metrics&) = delete;
 
-  void step(const Trainer& t, const StepResult& result, double seconds, std::int64_t total_steps);
+  // `ranks`: where they were compared after this step.
+  void step(const Trainer& t, const StepResult& result, double seconds, std::int64_t total_steps,
+            const std::optional<RankTimes>& ranks = {});
   // A step that was skipped, after `culprit` (find_not_finite; "" of a spike).
   void skipped(const Trainer& t, const StepResult& result, const std::string& culprit);
   // `bytes`: to which the predicted tokens decode; 0: not known.

@@ -22,6 +22,7 @@
 #include "launch/run_with_ranks.h"
 #include "launch/skipped_steps.h"
 #include "launch/stop_signals.h"
+#include "launch/stragglers.h"
 #include "launch/training_run.h"
 #include "parallel/checkpoint/latest.h"
 #include "parallel/checkpoint/reader.h"
@@ -91,7 +92,7 @@ int stopped_by_wrong_number(TrainingRun& run, const WrongNumber& e) {
 }
 
 // True when all steps are done, false when a signal ended the run early; the last state is saved either way.
-bool train_loop(TrainingRun& run, Metrics& metrics) {
+bool train_loop(TrainingRun& run, Metrics& metrics, Stragglers& stragglers) {
   const SequenceSource source = sequences(run);
   const std::int64_t total = total_steps(run.setup.config.train, {run.trainer.step, run.trainer.tokens});
   const std::int64_t first = run.trainer.step, first_sample = run.trainer.consumed_samples;
@@ -116,6 +117,7 @@ bool train_loop(TrainingRun& run, Metrics& metrics) {
       log_info("step {}: its activations and gradients are in {}", t.step + 1, c.debug.dump);
     }
     profile.before_step(t.step + 1);
+    stragglers.before_step();
     const auto begin = Clock::now();
     const StepResult result = train_step(t, source);
     if (result.skipped != Skipped::No) {
@@ -124,7 +126,8 @@ bool train_loop(TrainingRun& run, Metrics& metrics) {
       publish_written(run);
       continue;
     }
-    metrics.step(t, result, since(begin), total);
+    const double seconds = since(begin);
+    metrics.step(t, result, seconds, total, stragglers.after_step(t.step, result));
     epochs.after_step(t.step, t.consumed_samples + c.train.skip_samples);
     profile.after_step(t.step);
     if (!run.valid.empty() && (t.step == total || (c.train.eval_every > 0 && t.step % c.train.eval_every == 0)))
@@ -209,10 +212,11 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
   run.start = Clock::now();
   phase.next(Phase::Between);
   Metrics metrics(session.rank() == 0 ? c.checkpoint.dir : "", *yardstick, c, backend);
+  Stragglers stragglers(mesh, session.host(), c.train);
   const std::int64_t first = run.trainer.consumed_samples;
   bool done = false;
   try {
-    done = train_loop(run, metrics);
+    done = train_loop(run, metrics, stragglers);
   } catch (const WrongNumber& e) {
     return stopped_by_wrong_number(run, e);
   } catch (const Diverged& e) {  // thrown on every rank: rank 0 prints it, and all end normally

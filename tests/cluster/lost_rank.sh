@@ -54,13 +54,13 @@ loses() {  # name pattern command...: the run that the command harms must say th
   echo "$name: ended with $code after $((SECONDS - start)) s: $(grep -E -m 1 "$says" "$log")"
 }
 
-reports() {  # name pattern...: its report has a line for each
-  local report=$world/$1/timeout_report.txt pattern
+reports() {  # name pattern...: its report has a line for each; of a cut link each side writes one
+  local run=$world/$1 pattern
   shift
   for pattern in "$@"; do
-    grep -qE "$pattern" "$report" && continue
-    cat "$report" >&2
-    echo "FAILED: $report has no line /$pattern/"
+    cat "$run"/timeout_report*.txt | grep -E "$pattern" >/dev/null && continue
+    cat "$run"/timeout_report*.txt >&2
+    echo "FAILED: no report in $run has a line /$pattern/"
     return 1
   done
 }
