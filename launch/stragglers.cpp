@@ -10,11 +10,15 @@
 #include "core/check.h"
 #include "core/log.h"
 #include "core/trace.h"
+#include "parallel/comm/late_looks.h"
 
 namespace upcycle {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+// Time in waits, but for what others waited for this rank to see that it could go on.
+double waits_for_others() { return waited_seconds() - late_look_seconds(); }
 
 // 0.5: the median, of an even number the lower one in the middle.
 double quantile(std::vector<double> values, double share) {
@@ -93,7 +97,7 @@ Stragglers::Stragglers(const Mesh& mesh, const std::string& host, const TrainCon
 
 void Stragglers::before_step() {
   if (every_ == 0) return;
-  waited_ = waited_seconds();
+  waited_ = waits_for_others();
   no_core_ = no_core_seconds();
   begin_ = Clock::now();
 }
@@ -118,7 +122,7 @@ std::optional<RankTimes> Stragglers::after_step(std::int64_t step, const StepRes
 
 void Stragglers::count(const StepResult& result) {
   const double seconds = std::chrono::duration<double>(Clock::now() - begin_).count();
-  waits_.push_back(waited_seconds() - waited_);
+  waits_.push_back(waits_for_others() - waited_);
   own_.push_back(seconds - waits_.back());
   sum_no_core_ += no_core_seconds() - no_core_;
   for (const RouterMetrics& layer : result.layers) {

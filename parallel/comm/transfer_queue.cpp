@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "core/flight_record.h"
 #include "core/trace.h"
+#include "parallel/comm/late_looks.h"
 
 namespace upcycle {
 
@@ -81,14 +82,20 @@ void TransferQueue::finish(std::uint64_t ticket) {
   const Collective collective = op.collective;
   const Waiting waiting{name_.c_str(), name_of(collective), op.sequence, op.given, group_.world_ranks()};
   const TraceRange range(wait_names_[static_cast<std::size_t>(collective)]);
-  const auto begin = std::chrono::steady_clock::now();
-  while (!done(ticket)) {
+  using Clock = std::chrono::steady_clock;
+  const auto begin = Clock::now();
+  auto looked = begin;
+  while (true) {
     UPCYCLE_CHECK(!broken_, "{}: an earlier call of this group failed", name_);
+    const auto now = Clock::now();
     stream_.poll();
+    if (done(ticket)) break;
+    looked = now;
     monitor_.look(waiting);
   }
-  record_wait(name_, name_of(collective),
-              std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  const auto end = Clock::now();
+  record_wait(name_, name_of(collective), std::chrono::duration<double>(end - begin).count());
+  record_late_look(std::chrono::duration<double>(end - looked).count());
 }
 
 void TransferQueue::close(bool drain) {

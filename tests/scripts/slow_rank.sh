@@ -1,6 +1,7 @@
 #!/bin/bash
-# slow_rank.sh UPCYCLE_HOOKED: a rank that works longer than the others is named, with its host, on the console and in
-# metrics.jsonl; of even ranks none is.
+# slow_rank.sh UPCYCLE_HOOKED: a rank whose steps take longer than the others' is named, with its host, on the console and in
+# metrics.jsonl, whether it works longer or is stopped again and again; of even ranks, and of those that take turns in
+# being interrupted, none is.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/../cluster/small_run.sh"
@@ -31,11 +32,44 @@ expect() {  # run, ranks named at each look, ranks on the console
   echo "$1: $found named, median and longest $(looks "$1" '[.median, .longest] | map(round)') ms; $(grep -m 1 'is slow' "$world/$1.log" || echo "no line")"
 }
 
+pulses() {  # name ranks: they stop in turn, for as long as two steps, and go on for a quarter of one, until the run is over
+  local processes=() process rank tries
+  for ((tries = 0; tries < 3000; tries++)); do
+    [[ -s $world/$1/metrics.jsonl ]] && break
+    sleep 0.1
+  done
+  for rank in $2; do
+    for process in $(pgrep -f "checkpoint.dir=$world/$1( |\$)"); do
+      grep -qz "^OMPI_COMM_WORLD_RANK=$rank$" "/proc/$process/environ" 2>/dev/null && processes+=("$process") && break
+    done
+  done
+  ((${#processes[@]} > 0)) || return 1
+  while true; do
+    for process in "${processes[@]}"; do
+      kill -STOP "$process" 2>/dev/null || return 0
+      sleep "$two"
+      kill -CONT "$process" 2>/dev/null || return 0
+      sleep "$quarter"
+    done
+  done
+}
+
 run even $even
 expect even '[[],[]]' ''
-# Twice what a step takes here, where much else may run.
-more=$(looks even .median | jq 'max * 2 | round')
+# By what a step takes here, where much else may run, later perhaps more.
+step=$(looks even .median | jq 'max')
+more=$(jq -n "$step * 4 | round") two=$(jq -n "$step * 2 / 1000") quarter=$(jq -n "$step / 4000")
 for rank in 0 2; do
   run slow$rank $even,$rank:backward:$more
   expect slow$rank "[[$rank],[$rank]]" "$rank on $(hostname);"
 done
+run stopped $even &
+job=$!
+pulses stopped 1
+wait "$job"
+expect stopped '[[1],[1]]' "1 on $(hostname);"
+run turns $even &
+job=$!
+pulses turns "0 1 2 3"
+wait "$job"
+expect turns '[[],[]]' ''
