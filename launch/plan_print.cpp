@@ -168,6 +168,9 @@ void print(const Plan& p, std::size_t memory, const Config& config, double host_
                size_text(p.model_alone_total));
   if (config.checkpoint.snapshot == "bucket")
     fmt::print("training waits at each save until this rank's bytes are written: checkpoint.snapshot = bucket\n");
+  if (config.checkpoint.max_pending > 1)
+    fmt::print("{} copies of the state: so many saves may wait for the disk (checkpoint.max_pending)\n",
+               config.checkpoint.max_pending);
   if (memory == 0) return;
   if (p.peak_bytes() <= memory) {
     fmt::print("it fits {}\n", size_text(memory));

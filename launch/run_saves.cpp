@@ -1,8 +1,10 @@
 #include "launch/run_saves.h"
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <optional>
+#include <utility>
 
 #include "core/error.h"
 #include "core/flight_record.h"
@@ -53,67 +55,87 @@ void tell_of_newer_models(const std::string& dir) {
 
 namespace {
 
-// Waits for the save in progress, if any, and counts. Why it failed; "": it did not.
-std::string outcome_of_save(TrainingRun& run) {
-  if (run.writer == nullptr || !run.writer->busy()) return "";
+struct Outcome {
+  std::string failure;               // why it was not saved; "": it was
+  std::int64_t failed_in_a_row = 0;  // of its kind, this one included
+};
+
+// Waits for the oldest save in progress, and counts.
+Outcome outcome_of_oldest(TrainingRun& run) {
   const InPhase phase(Phase::Saving);
-  std::int64_t& failed = run.saves.weights_alone ? run.saves.failed_weights : run.saves.failed_states;
+  const bool weights_alone = run.writer->oldest().weights_alone.has_value();
+  const std::int64_t step = run.writer->oldest().step;
+  std::int64_t& failed = weights_alone ? run.saves.failed_weights : run.saves.failed_states;
   try {
     run.writer->finish();
     failed = 0;
-    return "";
+    return {};
   } catch (const SaveFailed& e) {
     ++failed;
-    if (!run.saves.weights_alone) run.saves.failed_step = run.saves.step;
-    return e.what();
+    if (!weights_alone) run.saves.failed_step = step;
+    return {e.what(), failed};
   }
+}
+
+void warn_of_failure(const TrainingRun& run, const Outcome& outcome) {
+  if (outcome.failure.empty() || log_rank() != 0) return;
+  log_warn("{}; training goes on, to the next save (failed in a row: {}, at {} it ends): make room in {}, or mend it",
+           outcome.failure, outcome.failed_in_a_row, kMostFailedSaves, run.setup.config.checkpoint.dir);
+}
+
+// Waits for the oldest save in progress and publishes it.
+void finish_oldest(TrainingRun& run) {
+  Outcome outcome = outcome_of_oldest(run);
+  if (outcome.failed_in_a_row < kMostFailedSaves) return warn_of_failure(run, outcome);
+  // Those that wait behind it lie in memory alone: they are published where the disk takes them again.
+  while (run.writer->busy()) {
+    Outcome next = outcome_of_oldest(run);
+    if (next.failed_in_a_row >= kMostFailedSaves) std::swap(next, outcome);
+    if (!next.failure.empty() && log_rank() == 0) log_warn("{}", next.failure);
+  }
+  if (std::max(run.saves.failed_states, run.saves.failed_weights) < kMostFailedSaves)
+    return warn_of_failure(run, outcome);
+  throw SaveFailed(
+      fmt::format("{}; {} saves in a row failed, and training ends: make room in {}, or mend it, and start the same "
+                  "command again",
+                  outcome.failure, outcome.failed_in_a_row, run.setup.config.checkpoint.dir));
 }
 
 }  // namespace
 
-void finish_save(TrainingRun& run) {
-  const std::string failure = outcome_of_save(run);
-  if (failure.empty()) return;
-  const std::string& dir = run.setup.config.checkpoint.dir;
-  const std::int64_t failed = run.saves.weights_alone ? run.saves.failed_weights : run.saves.failed_states;
-  if (failed >= kMostFailedSaves)
-    throw SaveFailed(
-        fmt::format("{}; {} saves in a row failed, and training ends: make room in {}, or mend it, and start the same "
-                    "command again",
-                    failure, failed, dir));
-  if (log_rank() == 0)
-    log_warn("{}; training goes on, to the next save (failed in a row: {}, at {} it ends): make room in {}, or mend it",
-             failure, failed, kMostFailedSaves, dir);
+void finish_saves(TrainingRun& run) {
+  while (run.writer != nullptr && run.writer->busy()) finish_oldest(run);
 }
 
 void publish_written(TrainingRun& run) {
   if (run.writer == nullptr || !run.writer->busy()) return;
   const InPhase phase(Phase::Saving);
-  // All ranks have the same save in progress, so all get here.
-  if (run.mesh.world->max_of(run.writer->written() ? 0 : 1) == 0) finish_save(run);
+  // All ranks have the same saves in progress, so all get here.
+  while (run.writer->busy() && run.mesh.world->max_of(run.writer->written() ? 0 : 1) == 0) finish_oldest(run);
 }
 
 namespace {
 
 void save(TrainingRun& run, std::optional<DType> weights_alone) {
   const InPhase phase(Phase::Saving);
-  finish_save(run);  // there is one snapshot: the previous save must be published first
+  // Each save in progress holds a snapshot: with the oldest published, that of next_snapshot is free.
+  while (run.writer->pending() >= run.setup.config.checkpoint.max_pending) finish_oldest(run);
   Trainer& t = run.trainer;
   if (t.config.train.check_replicas_every > 0) check_replicas(t.optimizer, t.memory);  // each rank writes its own copy
   t.wall_seconds =
       run.wall_before + std::chrono::duration<double>(std::chrono::steady_clock::now() - run.start).count();
   CheckpointInfo info = checkpoint_info(t);
   info.weights_alone = weights_alone;
-  run.saves.weights_alone = weights_alone.has_value();
-  run.saves.step = t.step;
   if (weights_alone) info.optimizer_steps.clear();
   info.init = run.setup.init;
   info.config = config_text(run.setup);
   for (const auto& [name, bytes] : run.travel)
     if (name.ends_with(".model") || (info.tokenizer.empty() && name == "tokenizer.json")) info.tokenizer = name;
   const auto begin = std::chrono::steady_clock::now();
-  run.writer->start(info, take_snapshot(t, *run.snapshot, weights_alone), run.travel);
-  if (!run.snapshot->buckets.empty())
+  Snapshot& snapshot = run.snapshots[run.next_snapshot];
+  run.next_snapshot = (run.next_snapshot + 1) % run.snapshots.size();
+  run.writer->start(info, take_snapshot(t, snapshot, weights_alone), run.travel);
+  if (!snapshot.buckets.empty())
     log_info("step {}: training waited {:.1f} s while the state was written (checkpoint.snapshot = bucket)", t.step,
              std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
 }
@@ -141,25 +163,25 @@ bool is_published(const TrainingRun& run) {
 
 // Why the state is not saved, though it was tried; "": it is.
 std::string save_and_wait(TrainingRun& run, bool is_saved) {
-  finish_save(run);
+  finish_saves(run);
   if (run.saves.failed_step != run.trainer.step) {
     if (is_saved) return "";
     if (is_published(run)) return move_data_on(run);
   }
   save(run, {});
-  return outcome_of_save(run);
+  return outcome_of_oldest(run).failure;
 }
 
 }  // namespace
 
 void start_save(TrainingRun& run) {
   save(run, {});
-  if (!run.setup.config.checkpoint.background) finish_save(run);
+  if (!run.setup.config.checkpoint.background) finish_saves(run);
 }
 
 void start_model_save(TrainingRun& run) {
   save(run, run.setup.config.checkpoint.model_dtype == "bf16" ? DType::BF16 : DType::F32);
-  if (!run.setup.config.checkpoint.background) finish_save(run);
+  if (!run.setup.config.checkpoint.background) finish_saves(run);
 }
 
 void save_last(TrainingRun& run, bool is_saved) {

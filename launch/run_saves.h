@@ -23,21 +23,21 @@ void tell_of_newer_models(const std::string& dir);
 // throw SaveFailed on all ranks.
 inline constexpr int kMostFailedSaves = 3;
 
-// Starts to save the current state. Publishes the previous save first and, if checkpoint.background is false, this one
-// too.
+// Starts to save the current state. Where checkpoint.max_pending saves are under way already, publishes the oldest of
+// them first; if checkpoint.background is false, this one too.
 void start_save(TrainingRun& run);
 
 // The same of the weights alone, in checkpoint.model_dtype.
 void start_model_save(TrainingRun& run);
 
-// Waits for the save in progress, if any, and publishes it.
-void finish_save(TrainingRun& run);
+// Waits for the saves in progress, if any, and publishes them.
+void finish_saves(TrainingRun& run);
 
-// At the end: waits for the save in progress, and saves the state unless `is_saved`, or where that failed. SaveFailed
+// At the end: waits for the saves in progress, and saves the state unless `is_saved`, or where that failed. SaveFailed
 // where it can not be saved.
 void save_last(TrainingRun& run, bool is_saved);
 
-// Publishes the save in progress if its files are complete on every rank: until `latest` names it, a killed run would
+// Publishes the saves in progress whose files are complete on every rank: until `latest` names it, a killed run would
 // lose it.
 void publish_written(TrainingRun& run);
 

@@ -74,11 +74,11 @@ constexpr int kNotSaved = 1;
 // The same command goes on from the newest checkpoint, perhaps to find the same: people should look at the machine.
 constexpr int kWrongNumber = 5;
 
-// A save under way was checked before it began: it is published. Nothing else is saved, and no older step removed.
+// Saves under way were checked before they began: they are published. Nothing else is saved, and no older step removed.
 int stopped_by_wrong_number(TrainingRun& run, const WrongNumber& e) {
   if (run.writer != nullptr) {
     run.writer->keep_all();
-    finish_save(run);
+    finish_saves(run);
   }
   if (log_rank() != 0) return kWrongNumber;
   const std::string latest = run.writer != nullptr ? read_latest(run.setup.config.checkpoint.dir) : "";
@@ -106,7 +106,7 @@ bool train_loop(TrainingRun& run, Metrics& metrics, Stragglers& stragglers) {
                   passed + samples_in(lengths, run.trainer.consumed_samples, total - first));
   while (run.trainer.step < total && !(stop = all_stop(*run.mesh.world))) {
     if (run.setup.live_moe && run.trainer.step >= run.setup.config.upcycle.at_step) {
-      finish_save(run);
+      finish_saves(run);
       upcycle_in_place(run);
     }
     Trainer& t = run.trainer;
@@ -202,7 +202,7 @@ int train(const MpiSession& session, const std::string& file, const std::vector<
   if (!writes && session.rank() == 0) log_warn("checkpoint.dir is empty: nothing of this run will be kept");
   if (writes && run.writer == nullptr) run.writer = std::make_unique<CheckpointWriter>(dir, *mesh.world, keep);
   start_weights(run);
-  make_snapshot_arena(run);
+  make_snapshots(run);
 
   if (writes && session.rank() == 0) write_for_readers(c.checkpoint.dir + "/run.json", config_text(run.setup) + "\n");
   log_info("{}", run_summary(c, layout, {run.trainer.step, run.trainer.tokens}, plan, yardstick->flops()));

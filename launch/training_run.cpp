@@ -110,8 +110,11 @@ SequenceSource sequences(TrainingRun& run) {
   };
 }
 
-void make_snapshot_arena(TrainingRun& run) {
-  if (run.writer != nullptr) run.snapshot = std::make_unique<Snapshot>(make_snapshot(run.trainer));
+void make_snapshots(TrainingRun& run) {
+  run.next_snapshot = 0;
+  if (run.writer == nullptr) return;
+  for (std::int64_t i = 0; i < run.setup.config.checkpoint.max_pending; ++i)
+    run.snapshots.push_back(make_snapshot(run.trainer));
 }
 
 namespace {
@@ -161,12 +164,12 @@ void start_weights(TrainingRun& run) {
 void upcycle_in_place(TrainingRun& run) {
   Config config = run.setup.config;
   config.model = *run.setup.live_moe;
-  run.snapshot.reset();
+  run.snapshots.clear();
   LiveUpcycle live = upcycle_live(std::move(run.trainer), config, probe_tokens(run));
   run.trainer = std::move(live.trainer);
   run.setup.config = config;
   run.setup.live_moe.reset();
-  make_snapshot_arena(run);
+  make_snapshots(run);
   log_info("step {}: upcycled in place to {} experts: {}", run.trainer.step, config.model.num_local_experts,
            live.report.text());
   for (const std::string& line : describe_param_groups(config)) log_info("{}", line);

@@ -27,13 +27,14 @@ struct TrainingRun {
   std::map<std::string, TokenSet> valid{};
   std::map<std::string, std::int64_t>
       valid_bytes{};  // on rank 0, of what an evaluation predicts; where a tokenizer is known
-  std::unique_ptr<Snapshot>
-      snapshot{};  // declared before its writer, which may still read it when an error ends the run
+  // checkpoint.max_pending of them, taken in turn; declared before their writer, which may still read them when an
+  // error ends the run.
+  std::vector<Snapshot> snapshots{};
+  std::size_t next_snapshot = 0;
   std::unique_ptr<CheckpointWriter> writer{};
   std::vector<TravellingFile> travel{};  // files to write into each checkpoint; bytes on rank 0 only
   struct Saves {
-    bool weights_alone = false;                          // the save in progress, or the last one
-    std::int64_t step = -1, failed_step = -1;            // its step; of the last whole state that was not saved
+    std::int64_t failed_step = -1;                       // of the last whole state that was not saved
     std::int64_t failed_states = 0, failed_weights = 0;  // in a row
   } saves{};
   bool resumed = false;
@@ -49,8 +50,8 @@ void write_for_readers(const std::string& path, const std::string& text);
 void open_data(TrainingRun& run);
 SequenceSource sequences(TrainingRun& run);
 
-// Allocates the snapshot of a run that saves: the copy of the state from which checkpoints are written.
-void make_snapshot_arena(TrainingRun& run);
+// Allocates the snapshots of a run that saves: the copies of the state from which checkpoints are written.
+void make_snapshots(TrainingRun& run);
 
 // Sets the initial weights: a checkpoint of this run, an upcycled or a loaded model, or random weights. Collective.
 void start_weights(TrainingRun& run);

@@ -129,10 +129,11 @@ void check_publishable(const std::string& run_dir, std::int64_t step) {
         run_dir, name, name, run_dir, latest_name);
 }
 
-void clean_run_folder(const std::string& run_dir, const std::string& except) {
+void clean_run_folder(const std::string& run_dir, const std::vector<std::string>& except) {
   for (const auto is_name : {is_step_folder_name, is_model_folder_name})
     for (const std::string& step : steps_in(run_dir, ".tmp", is_name))
-      if (step + ".tmp" != except) remove_tree(run_dir + "/" + step + ".tmp");
+      if (std::find(except.begin(), except.end(), step + ".tmp") == except.end())
+        remove_tree(run_dir + "/" + step + ".tmp");
   // Of write_text_atomic.
   for (const std::string& name : names_in(run_dir))
     if (name == std::string(latest_name) + ".tmp" || name == std::string(publishing_name) + ".tmp" ||

@@ -33,10 +33,10 @@ std::vector<std::string> newer_steps(const std::string& run_dir);
 // InputError where RUN/step_X is there already and is not newer than `latest`: a published step is never changed.
 void check_publishable(const std::string& run_dir, std::int64_t step);
 
-// Removes what a killed run or a failed save left: step_*.tmp and model_*.tmp folders (but not `except`), files that
-// were to replace others, and a step that was being published but that latest does not name. Puts back what it was
+// Removes what a killed run or a failed save left: step_*.tmp and model_*.tmp folders (but none of `except`), files
+// that were to replace others, and a step that was being published but that latest does not name. Puts back what it was
 // about to replace.
-void clean_run_folder(const std::string& run_dir, const std::string& except = "");
+void clean_run_folder(const std::string& run_dir, const std::vector<std::string>& except = {});
 
 // The step is in its place, but it is not known whether it would outlast a power cut.
 struct NotSynced : Error {

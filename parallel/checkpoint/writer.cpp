@@ -1,6 +1,8 @@
 #include "parallel/checkpoint/writer.h"
 
+#include <algorithm>
 #include <chrono>
+#include <deque>
 #include <filesystem>
 #include <optional>
 #include <sstream>
@@ -66,16 +68,8 @@ struct Part {
   std::vector<SavedPiece> pieces;
   std::vector<TravellingFile> travel;
   std::vector<Checkpoint::FileEntry> entries;
-  bool clean_first = false;  // a failed save may have left something
 
   void check() const {
-    if (clean_first) {
-      try {
-        clean_run_folder(parent_folder(folder), fs::path(folder).filename());
-      } catch (const std::exception& e) {
-        log_warn("{}", plain_text(e.what()));
-      }
-    }
     if (rank == 0 && !info.weights_alone) check_publishable(parent_folder(folder), info.step);
   }
 
@@ -107,64 +101,83 @@ struct Part {
 }  // namespace
 
 struct CheckpointWriter::Job {
+  // A save from start() to finish().
+  struct Save {
+    std::shared_ptr<Part> part;
+    std::future<void> written;
+  };
   std::string run_dir;
   Communicator& world;
   Retention keep;
   std::optional<FolderLock> lock;
-  std::shared_ptr<Part> part;  // set from start() to finish()
-  std::future<void> written;
-  bool unclean = false;  // on rank 0: a failed save may have left something
+  std::deque<Save> saves;  // oldest first
+  bool unclean = false;    // on rank 0: a failed save may have left something
 
-  Manifest gather_manifest() {
-    const ParamTable global = make_global_table(part->info.model);
-    Manifest m{part->info, parse_entry_lines(world.gather_text(entry_lines(part->entries))), {}};
+  Part& oldest() {
+    UPCYCLE_CHECK(!saves.empty(), "no checkpoint was started");
+    return *saves.front().part;
+  }
+
+  // On rank 0's main thread, which alone changes what is published. What other saves under way write is left, and that
+  // of `starting`: other ranks may have begun it, and the other kind of that step too.
+  void clean(std::int64_t starting = -1) {
+    std::vector<std::string> spared;
+    for (const Save& save : saves) spared.push_back(fs::path(save.part->folder).filename());
+    if (starting >= 0)
+      for (const auto name : {step_folder_name, model_folder_name}) spared.push_back(name(starting) + ".tmp");
+    clean_run_folder(run_dir, spared);
+  }
+
+  Manifest gather_manifest(const Part& part) {
+    const ParamTable global = make_global_table(part.info.model);
+    Manifest m{part.info, parse_entry_lines(world.gather_text(entry_lines(part.entries))), {}};
     for (const ParamRow& row : global.rows) m.tensors.push_back({row.name, row.rows, row.columns, row.is_vector});
-    decode_step_counts(global, world.gather_text(encode_step_counts(global, part->info.optimizer_steps)),
+    decode_step_counts(global, world.gather_text(encode_step_counts(global, part.info.optimizer_steps)),
                        m.info.optimizer_steps);
     return m;
   }
 
-  std::string what() const {
-    return fmt::format("{} of step {}", part->info.weights_alone ? "weights alone" : "checkpoint", part->info.step);
+  static std::string what(const Part& part) {
+    return fmt::format("{} of step {}", part.info.weights_alone ? "weights alone" : "checkpoint", part.info.step);
   }
 
-  // All ranks have ended writing: they agreed on the message.
+  // Of the oldest. All ranks have ended writing it: they agreed on the message.
   [[noreturn]] void fail(const std::string& message) {
-    part->empty_own_files();
+    oldest().empty_own_files();
+    saves.pop_front();
     world.barrier();
     if (world.rank() == 0) {
       try {
-        clean_run_folder(run_dir);
+        clean();
         unclean = false;
       } catch (const std::exception& e) {
         unclean = true;
         log_warn("{}; the next save tries again", plain_text(e.what()));
       }
     }
-    part.reset();
     world.barrier();  // no rank starts the next save before the folder is gone
     throw SaveFailed(message);
   }
 
-  std::string not_saved(const std::string& why) const {
-    return fmt::format("{} was not saved: {}; {}/{} names what it named before", what(), why, run_dir, latest_name);
+  std::string not_saved(const Part& part, const std::string& why) const {
+    return fmt::format("{} was not saved: {}; {}/{} names what it named before", what(part), why, run_dir, latest_name);
   }
 
   // On rank 0. "": published.
-  std::string publish(const Manifest& manifest) const {
+  std::string publish(const Part& part, const Manifest& manifest) const {
     try {
-      (part->info.weights_alone ? publish_model : publish_step)(run_dir, manifest);
+      (part.info.weights_alone ? publish_model : publish_step)(run_dir, manifest);
       return "";
     } catch (const NotSynced& e) {
-      return fmt::format("{} is there, but may be lost in a power cut: {}", what(), plain_text(e.what()));
+      return fmt::format("{} is there, but may be lost in a power cut: {}", what(part), plain_text(e.what()));
     } catch (const std::exception& e) {
-      return not_saved(plain_text(e.what()));
+      return not_saved(part, plain_text(e.what()));
     }
   }
 };
 
 CheckpointWriter::CheckpointWriter(std::string run_dir, Communicator& world, const Retention& keep)
-    : job_(new Job{std::move(run_dir), world, keep, {}, nullptr, {}, false}) {
+    : job_(new Job{std::move(run_dir), world, keep, {}, {}, false}) {
   agree_or_throw(world, [this] {
     if (job_->world.rank() != 0) return;
     try {
@@ -178,25 +191,34 @@ CheckpointWriter::CheckpointWriter(std::string run_dir, Communicator& world, con
 }
 
 CheckpointWriter::~CheckpointWriter() {
-  if (!job_->part) return;
-  job_->written.wait();  // the snapshot is the caller's memory
-  job_->part->remove_own_files();
+  for (Job::Save& save : job_->saves) {
+    save.written.wait();  // the snapshot is the caller's memory
+    save.part->remove_own_files();
+  }
 }
 
 void CheckpointWriter::start(const CheckpointInfo& info, SavedState state, const std::vector<TravellingFile>& travel) {
-  UPCYCLE_CHECK(!job_->part, "step {} is still being written", job_->part->info.step);
   check_pieces(make_global_table(info.model), state.pieces);
   check_travel(info, travel);
   auto part = std::make_shared<Part>();
   part->folder = job_->run_dir + "/" + (info.weights_alone ? model_folder_name : step_folder_name)(info.step) + ".tmp";
+  for (const Job::Save& save : job_->saves)
+    UPCYCLE_CHECK(save.part->folder != part->folder, "{} is still being written", part->folder);
   part->info = info;
   part->rank = job_->world.rank();
   part->pieces = std::move(state.pieces);
   part->travel = travel;
-  part->clean_first = job_->unclean;
-  job_->part = part;
+  if (job_->unclean) {
+    try {
+      job_->clean(info.step);
+    } catch (const std::exception& e) {
+      log_warn("{}", plain_text(e.what()));
+    }
+  }
+  Job::Save& save = job_->saves.emplace_back();
+  save.part = part;
   if (!state.read) {
-    job_->written = hdf5_thread().submit([part, copied = state.copied] {
+    save.written = hdf5_thread().submit([part, copied = state.copied] {
       upcycle::finish(copied);
       part->check();
       part->finish(write_rank_files(part->folder, part->info.step, part->rank, part->pieces));
@@ -210,36 +232,37 @@ void CheckpointWriter::start(const CheckpointInfo& info, SavedState state, const
   } catch (...) {  // finish() agrees on it with the other ranks
     std::promise<void> failed;
     failed.set_exception(std::current_exception());
-    job_->written = failed.get_future();
+    save.written = failed.get_future();
     return;
   }
-  job_->written = hdf5_thread().submit([part, finish_files] { part->finish(finish_files()); });
+  save.written = hdf5_thread().submit([part, finish_files] { part->finish(finish_files()); });
 }
 
-bool CheckpointWriter::busy() const { return job_->part != nullptr; }
-bool CheckpointWriter::written() const { return !job_->part || finished(job_->written); }
+std::int64_t CheckpointWriter::pending() const { return static_cast<std::int64_t>(job_->saves.size()); }
+const CheckpointInfo& CheckpointWriter::oldest() const { return job_->oldest().info; }
+bool CheckpointWriter::written() const { return !busy() || finished(job_->saves.front().written); }
 
 void CheckpointWriter::keep_all() { job_->keep.newest = 0; }
 
 void CheckpointWriter::finish() {
-  UPCYCLE_CHECK(busy(), "no checkpoint was started");
   Job& job = *job_;
+  const Part& part = job.oldest();
   // Disks are not equally fast. Ranks synchronize repeatedly while some still write, so that none is taken for lost.
   while (job.world.max_of(written() ? 0 : 1) > 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));
   std::optional<std::string> mine;
   try {
-    job.written.get();
+    job.saves.front().written.get();
   } catch (const std::exception& e) {
     const std::string text = plain_text(e.what());
     mine = text.starts_with("rank ") ? text : fmt::format("rank {}: {}", job.world.rank(), text);
   }
-  if (const auto bad = first_failure(job.world, mine)) job.fail(job.not_saved(*bad));
-  const Manifest manifest = job.gather_manifest();
+  if (const auto bad = first_failure(job.world, mine)) job.fail(job.not_saved(part, *bad));
+  const Manifest manifest = job.gather_manifest(part);
   std::optional<std::string> unpublished;
   if (job.world.rank() == 0)
-    if (std::string why = job.publish(manifest); !why.empty()) unpublished = std::move(why);
+    if (std::string why = job.publish(part, manifest); !why.empty()) unpublished = std::move(why);
   if (const auto bad = first_failure(job.world, unpublished)) job.fail(*bad);
-  job.part.reset();
+  job.saves.pop_front();
   if (job.world.rank() != 0) return;
   try {
     remove_old_steps(job.run_dir, job.keep);

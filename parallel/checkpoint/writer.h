@@ -27,8 +27,9 @@ struct SaveFailed : Error {
   using Error::Error;
 };
 
-// Writes one checkpoint of this rank at a time, on the process's one I/O thread, which waits for its copies; the values
-// must stay unchanged until finish() returns.
+// Writes checkpoints of this rank, one after the other, on the process's one I/O thread, which waits for their copies.
+// Several may be under way (pending); they are written and published in the order in which they were started. The
+// values of one must stay unchanged until the finish() that publishes it returns.
 class CheckpointWriter {
  public:
   // `keep`: which published steps stay in the run folder. Locks RUN while it lives (rank 0) and
@@ -39,11 +40,16 @@ class CheckpointWriter {
   // values come a bucket at a time, once they are written. `travel`: files written
   // into the step folder (tokenizer files); only rank 0's bytes count.
   void start(const CheckpointInfo& info, SavedState state, const std::vector<TravellingFile>& travel);
-  bool busy() const;
+  // Saves that were started and not finished: the same number on all ranks.
+  std::int64_t pending() const;
+  bool busy() const { return pending() > 0; }
+  // Of the oldest of them, where there is one.
+  const CheckpointInfo& oldest() const;
   bool written() const;  // this rank's part is done or has failed: finish() will not wait
-  // Waits for this rank's part, agrees with all ranks (collective), publishes. SaveFailed where any rank failed; then
-  // the .tmp folder is removed and `latest` still names the step before. (Where only the last sync failed, the new step
-  // is there and `latest` names it: the text says so.) What can not be removed is tried again by the next save.
+  // Waits for this rank's part of the oldest, agrees with all ranks (collective), publishes. SaveFailed where any rank
+  // failed; then its .tmp folder is removed and `latest` still names the step before, and saves started after it go on.
+  // (Where only the last sync failed, the new step is there and `latest` names it: the text says so.) What can not be
+  // removed is tried again by the next save.
   void finish();
   void keep_all();  // from now on no step is removed, whatever `keep` was
 

@@ -116,13 +116,14 @@ Snapshot make_snapshot(const Trainer& t, std::int64_t bucket) {
 std::size_t plan_snapshot(const ParamTable& table, const Coordinates& at, const Config& config) {
   Arena arena("checkpoint snapshot");
   layout_snapshot(arena, owned_pieces(table, at, false), config, kBucketElements, nullptr);
-  return arena.high_water();
+  return arena.high_water() * static_cast<std::size_t>(config.checkpoint.max_pending);
 }
 
 SavedState take_snapshot(Trainer& t, Snapshot& s, std::optional<DType> weights_alone) {
   SavedState state(std::vector<SavedPiece>{});
   // What this rank owns: parameters still being gathered are other ranks'.
   s.copies->wait(t.stream->record());
+  s.copies->wait(t.state_read);  // a copy into another snapshot: whoever waits for this one has waited for both
   auto copy = s.states.begin();
   for (const OwnedPiece& p : s.pieces)
     for (const StateKind kind : kinds_of(t.memory.form)) {

@@ -26,7 +26,8 @@ struct Snapshot {
 inline constexpr std::int64_t kBucketElements = std::int64_t{16} << 20;  // of a buffer at most, 64 MiB
 
 Snapshot make_snapshot(const Trainer& t, std::int64_t bucket = kBucketElements);  // t's device must outlive it
-std::size_t plan_snapshot(const ParamTable& table, const Coordinates& at, const Config& config);  // bytes
+// Bytes of the checkpoint.max_pending snapshots of a run.
+std::size_t plan_snapshot(const ParamTable& table, const Coordinates& at, const Config& config);
 
 // Starts to copy the trainer's state into the snapshot, as it is now, and lists it for the writer; with `weights_alone`
 // the masters, to be written in that type. What the snapshot held before must have been written. The trainer must stay

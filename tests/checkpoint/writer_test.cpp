@@ -64,6 +64,42 @@ TEST_F(Writer, RoundTrip) {
   EXPECT_EQ(c->info().optimizer_steps, state.steps);
 }
 
+// Several saves under way: each is the state that it was given, published in order, and `keep` counts as ever.
+TEST_F(Writer, SeveralUnderWay) {
+  CheckpointWriter one(folder.file("one"), *mesh.world, 2);
+  for (const std::int64_t step : {1, 2, 3}) save(one, step);
+  CheckpointWriter w(run, *mesh.world, 2);
+  std::vector<RankState> states;
+  for (const std::int64_t step : {1, 2, 3}) {
+    states.push_back(rank_state(model, mesh.layout, 0, 2));
+    w.start(info(step), states.back().pieces, {});
+    EXPECT_EQ(w.pending(), step);
+  }
+  EXPECT_THROW(w.start(info(2), state.pieces, {}), Error);  // that folder is taken
+  for (const std::int64_t step : {1, 2, 3}) {
+    EXPECT_EQ(w.oldest().step, step);
+    w.finish();
+    EXPECT_EQ(folder.read("run/latest"), named_step_text(step_folder_name(step)));
+    states[static_cast<std::size_t>(step - 1)].values.clear();  // from here on its memory is the caller's again
+  }
+  EXPECT_FALSE(w.busy());
+  EXPECT_EQ(names(), (Names{"latest", "step_00000002", "step_00000003"}));
+  for (const char* file : {"model.rank00000.h5", "optimizer.rank00000.h5", "manifest.json"})
+    EXPECT_EQ(folder.read(fmt::format("run/step_00000003/{}", file)),
+              folder.read(fmt::format("one/step_00000003/{}", file)))
+        << file;
+}
+
+// A writer that goes while several are under way waits for them, and leaves nothing of them.
+TEST_F(Writer, SeveralUnderWayAreDropped) {
+  {
+    CheckpointWriter w(run, *mesh.world, 0);
+    save(w, 1);
+    for (const std::int64_t step : {2, 3, 4}) w.start(info(step), state.pieces, {});
+  }
+  EXPECT_EQ(names(), (Names{"latest", "step_00000001"}));
+}
+
 TEST_F(Writer, ReadsWhileItWrites) {
   CheckpointWriter w(run, *mesh.world, 0);
   save(w, 1);

@@ -117,6 +117,32 @@ TEST_F(FailedSaves, ThreeInARowEndTheRun) {
   }
 }
 
+// Where more than one save waits for the disk: those behind the failed one are published, and where all fail the run
+// ends as soon as it knows of three.
+TEST_F(FailedSaves, WhereSeveralWait) {
+  for (const int ranks : {1, 4}) {
+    json changes = saves(ranks);
+    changes["checkpoint"]["max_pending"] = 3;
+    changes["train"]["steps"] = 12;
+    const Outcome one = train(ranks, changes, "rank=0 operation=fsync fault=EIO step_00000003.tmp/model");
+    EXPECT_EQ(one.exit_code, 0) << one.err;
+    EXPECT_EQ(count(one.err, kFailure), 1) << one.err;
+    EXPECT_NE(one.err.find("checkpoint of step 3 was not saved"), one.err.npos) << one.err;
+    expect_names({"step_00000011", "step_00000012"}, one);
+    fs::remove_all(run);
+    const Outcome all = train(ranks, changes, "rank=0 operation=write times=always fault=ENOSPC step_");
+    EXPECT_EQ(all.exit_code, 1) << all.err;
+    EXPECT_GE(count(all.err, kFailure), 3) << all.err;
+    EXPECT_EQ(count(all.err, "\nupcycle: "), 1) << all.err;
+    EXPECT_NE(all.err.find("saves in a row failed, and training ends: make room in "), all.err.npos) << all.err;
+    for (const std::string& name : names()) EXPECT_TRUE(always.contains(name)) << name;
+    const Outcome again = train(ranks, changes, "");
+    EXPECT_EQ(again.exit_code, 0) << again.err;
+    expect_names({"step_00000011", "step_00000012"}, again);
+    fs::remove_all(run);
+  }
+}
+
 TEST_F(FailedSaves, TheLastStateOfARun) {
   json changes = saves(1);
   changes["checkpoint"]["every"] = 0;

@@ -163,6 +163,43 @@ struct SaveFaults : testing::Test {
   }
 };
 
+// The first of three that are under way fails: the others are what they are, whatever rank 0 removes of the first.
+TEST_F(SaveFaults, TheOldestOfThree) {
+  CheckpointWriter w(run, world, 0);
+  ASSERT_EQ(save(w, false, false), "");
+  for (const char* where : {"step_00000002.tmp", "publishing.tmp"}) {
+    SCOPED_TRACE(where);
+    world.barrier();
+    const std::string fault = fmt::format("rank=0 operation={} fault=EIO path={}/{}",
+                                          std::string(where) == "publishing.tmp" ? "create" : "fsync", run, where);
+    upcycle_arm_fault(fault.c_str());
+    const std::int64_t first = step + 1;
+    for (const bool alone : {false, true, false}) {
+      if (!alone) ++step;
+      CheckpointInfo info = some_info(model, step);
+      info.layout = mesh.layout;
+      if (alone)
+        info.weights_alone = DType::F32;
+      else
+        info.optimizer_steps = state.steps;
+      std::vector<SavedPiece> pieces;
+      for (const SavedPiece& p : state.pieces)
+        if (!alone || p.kind == StateKind::Master) pieces.push_back(p);
+      w.start(info, pieces, {});
+    }
+    EXPECT_EQ(w.pending(), 3);
+    EXPECT_THROW(w.finish(), SaveFailed);
+    upcycle_arm_fault("");
+    w.finish();
+    w.finish();
+    EXPECT_FALSE(fs::exists(run + "/" + step_folder_name(first)));
+    EXPECT_EQ(read_latest(run), step_folder_name(step));
+    expect_no_debris(where);
+    expect_whole(*open_checkpoint(run, true, &world));
+    expect_whole(*open_checkpoint(run + "/" + model_folder_name(first), true, &world), 0);
+  }
+}
+
 TEST_F(SaveFaults, OnceInAWholeState) { sweep(false, false, false); }
 TEST_F(SaveFaults, AlwaysInAWholeState) { sweep(true, false, false); }
 TEST_F(SaveFaults, OnceInAStreamedState) { sweep(false, true, false); }

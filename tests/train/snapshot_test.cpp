@@ -101,6 +101,9 @@ TEST(Buckets, AreAsPlannedAndBounded) {
   EXPECT_EQ(planned.name, "checkpoint snapshot");
   EXPECT_EQ(planned.bytes, buckets.arena.capacity());
   EXPECT_LT(planned.bytes, whole / 4);
+  c.checkpoint.snapshot = "whole";
+  c.checkpoint.max_pending = 3;  // each has a copy of its own
+  EXPECT_EQ(plan_trainer(c, mesh, *rig.ops).back().bytes, 3 * whole);
   for (const std::int64_t elements : {24, 100}) {
     const std::size_t each = static_cast<std::size_t>(elements) * sizeof(float);
     EXPECT_LE(make_snapshot(t, elements).arena.capacity(), 2 * Arena::align(each));
