@@ -1,10 +1,10 @@
 #include "parallel/train/snapshot.h"
 
 #include <algorithm>
-#include <cstring>
 #include <map>
 
 #include "core/check.h"
+#include "core/host_copy.h"
 
 namespace upcycle {
 namespace {
@@ -42,21 +42,12 @@ void layout_snapshot(Arena& arena, const std::vector<OwnedPiece>& pieces, const 
     layout_whole(arena, pieces, state_form(config), into);
 }
 
-// With all threads: the training stands meanwhile.
-void copy_on_host(const Tensor& to, const Tensor& from) {
-  const std::int64_t bytes = static_cast<std::int64_t>(from.bytes()), block = std::int64_t{1} << 20;
-#pragma omp parallel for schedule(static) if (bytes > block)
-  for (std::int64_t begin = 0; begin < bytes; begin += block)
-    std::memcpy(static_cast<char*>(to.data) + begin, static_cast<const char*>(from.data) + begin,
-                static_cast<std::size_t>(std::min(block, bytes - begin)));
-}
-
-// As it lies: in the stream's order, or at once where it is in host memory.
+// As it lies: in the stream's order, or at once, while training stands, where it is in host memory.
 void copy_state(const Trainer& t, Stream& stream, const StatePiece& to, const StatePiece& from) {
-  if (t.memory.host_state.allocated())
-    copy_on_host(to.values, from.values);  // split masters never are there
-  else
-    copy_to_host(*t.device, stream, to, from);
+  if (t.device->kind() != DeviceKind::Cpu && !t.memory.host_state.allocated())
+    return copy_to_host(*t.device, stream, to, from);
+  for (const auto& part : {&StatePiece::values, &StatePiece::weight, &StatePiece::ties})
+    if ((from.*part).data != nullptr) copy_past_caches((to.*part).data, (from.*part).data, (to.*part).bytes());
 }
 
 constexpr std::int64_t kPackedBlock = std::int64_t{1} << 18;  // elements
