@@ -7,14 +7,14 @@
 #include "core/check.h"
 #include "core/config/check.h"
 #include "core/config/fields.h"
-#include "core/config/parse.h"
 #include "core/error.h"
 #include "core/log.h"
-#include "core/rng.h"
 #include "core/trace.h"
 #include "launch/agree_on_start.h"
 #include "launch/bench/calibrate.h"
+#include "launch/bench/checkpoint.h"
 #include "launch/bench/collectives.h"
+#include "launch/bench/measured_config.h"
 #include "launch/bench/ops.h"
 #include "launch/bench/predict.h"
 #include "launch/bench/serve.h"
@@ -22,7 +22,6 @@
 #include "launch/commands.h"
 #include "launch/options.h"
 #include "launch/profile_window.h"
-#include "launch/run_setup.h"
 #include "launch/run_with_ranks.h"
 #include "launch/yardstick.h"
 #include "parallel/comm/agree.h"
@@ -42,32 +41,6 @@ void check_window(const Config& c, std::int64_t steps, std::int64_t warmup) {
     field_error(c.where(key), key, fmt::format("{}", c.train.profile_step_end),
                 fmt::format("at most the {} steps of --steps={} and --warmup={}", steps + warmup, steps, warmup),
                 "lower it, or measure more steps");
-}
-
-// Any training config can be measured: what does not affect a step's speed (initial weights, data, length, schedule,
-// checkpoints) is ignored. Model sizes that the config leaves to init.* are inherited from there.
-Config config_to_measure(const std::string& file, const std::vector<std::string>& overrides, std::int64_t steps) {
-  Config c = parse_config(file, overrides);
-  const std::string name = file.empty() ? "the config" : file;
-  c.data = {};
-  c.checkpoint = {};
-  c.debug = {};
-  c.train.steps = std::max(steps, c.upcycle.at_step + 1);
-  c.train.tokens = c.train.warmup_steps = c.train.warmup_tokens = 0;
-  c.train.schedule = "constant";
-  c.train.rampup_batch_size.clear();
-  c.train.eval_every = 0;
-  if (c.model.hidden_size == 0 && !(c.init.load.empty() && c.init.upcycle.empty())) {
-    const Mesh one = make_single_mesh();
-    c = planned_run(set_up_run(std::move(c), name, *one.world, Purpose::Plan)).config;
-  }
-  c.init = {};
-  c.upcycle = {};
-  c.train.steps = steps;
-  check_model(c.model, name);
-  check_train(c);
-  check_kernel_limits(c.device, c.model, name);
-  return c;
 }
 
 // Times whole training steps on random tokens and random weights: forward, backward, clip, update.
@@ -96,14 +69,7 @@ int bench_step(const MpiSession& session, const std::string& file, const std::ve
     t = make_trainer(c, mesh, *backend.device, *backend.stream, *backend.ops, backend.host_ops.get());
   });
   initialize_trainer(t, static_cast<std::uint64_t>(c.seed));
-  const SequenceSource source = [&](std::int64_t index, std::span<std::int32_t> tokens,
-                                    std::span<std::int32_t> targets) {
-    const auto V = static_cast<std::uint64_t>(c.model.vocab_size);
-    for (std::size_t i = 0; i < tokens.size(); ++i) {
-      tokens[i] = static_cast<std::int32_t>(rng::below(V, 1, static_cast<std::uint64_t>(index), i));
-      targets[i] = static_cast<std::int32_t>(rng::below(V, 1, static_cast<std::uint64_t>(index), i + 1));
-    }
-  };
+  const SequenceSource source = random_sequences(c.model.vocab_size);
   std::vector<double> seconds;
   StepResult last;
   ProfileWindow profile(backend, mesh, c.train);
@@ -197,6 +163,8 @@ int run_bench(const Arguments& arguments) {
   if (!arguments.empty() && arguments[0] == "serve") return bench_serve({arguments.begin() + 1, arguments.end()});
   if (!arguments.empty() && arguments[0] == "calibrate")
     return bench_calibrate({arguments.begin() + 1, arguments.end()});
+  if (!arguments.empty() && arguments[0] == "checkpoint")
+    return bench_checkpoint({arguments.begin() + 1, arguments.end()});
   std::string what, file;
   std::int64_t steps = 6, warmup = 2;
   CollectiveBench collectives;
@@ -209,10 +177,10 @@ int run_bench(const Arguments& arguments) {
       "Benchmarks. `bench step CONFIG`: whole training steps on random tokens. `bench ops CONFIG`: each op "
       "by itself against its roof. `bench collectives CONFIG`: those of a step by themselves, over the layout's "
       "groups. `bench serve MODEL`: serving under load; `bench predict CONFIG`: serving predicted "
-      "for the machine of a file; `bench calibrate CONFIG`: measures this machine and writes such a file (each of "
-      "these "
-      "three has its own --help).");
-  options.positional("what", what, "step, ops or collectives; serve, predict and calibrate have a help of their own");
+      "for the machine of a file; `bench calibrate CONFIG`: measures this machine and writes such a file; "
+      "`bench checkpoint CONFIG`: what saving and resuming take (each of these four has its own --help).");
+  options.positional("what", what,
+                     "step, ops or collectives; serve, predict, calibrate and checkpoint have a help of their own");
   options.positional("config", file, "JSON config, as for train: the model, dtype, layout and batch that are measured",
                      Need::Optional);
   options.option("--steps", steps, "step: measured steps");
@@ -229,7 +197,9 @@ int run_bench(const Arguments& arguments) {
                   "what the links of two ranks give");
   if (!options.parse(arguments)) return 0;
   if (what != "step" && what != "ops" && what != "collectives")
-    input_error("command line: bench: found '{}', expected step, ops, collectives, serve, predict or calibrate", what);
+    input_error(
+        "command line: bench: found '{}', expected step, ops, collectives, serve, predict, calibrate or checkpoint",
+        what);
   if (steps < 1 || warmup < 0)
     input_error("command line: --steps, --warmup: found {}, {}, expected at least 1, 0", steps, warmup);
   if (!(seconds > 0)) input_error("command line: --seconds: found {}, expected more than 0", seconds);

@@ -20,7 +20,7 @@ constexpr Command commands[] = {
     {"reshard", run_reshard, Ranks::One, "a checkpoint to the files of another layout"},
     {"export", run_export, Ranks::One, "a model to a Hugging Face directory"},
     {"doctor", run_doctor, Ranks::Many, "is this machine fit to train on? every rank tries products and exchanges"},
-    {"bench", run_bench, Ranks::Many, "measure or predict: training steps, ops, serving"},
+    {"bench", run_bench, Ranks::Many, "measure or predict: training steps, ops, saving, serving"},
 };
 
 }  // namespace
@@ -30,7 +30,8 @@ std::span<const Command> all_commands() { return commands; }
 std::vector<CommandInfo> describe_all() {
   std::vector<CommandInfo> all;
   for (const Command& c : commands) all.push_back(describe_command(c.run));
-  for (const char* name : {"serve", "predict", "calibrate"}) all.push_back(describe_command(run_bench, {name}));
+  for (const char* name : {"serve", "predict", "calibrate", "checkpoint"})
+    all.push_back(describe_command(run_bench, {name}));
   return all;
 }
 

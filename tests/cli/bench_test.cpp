@@ -1,3 +1,4 @@
+#include <filesystem>
 #include <set>
 
 #include "tests/cli/refused.h"
@@ -64,6 +65,49 @@ TEST(Bench, AStepsMemoryIsSaidBesideItsPlan) {
   const json step = measured(SmallRun().write_config("run"));
   EXPECT_GT(step["memory_planned"].get<double>(), 0);
   EXPECT_GT(step["memory_in_use"].get<double>(), step["memory_planned"].get<double>());  // the program itself too
+}
+
+// What saving costs: every figure is there, a copy is no save, and nothing stays in the folder.
+TEST(Bench, Checkpoint) {
+  const SmallRun small;
+  const std::string folder = small.file("disk");
+  std::filesystem::create_directory(folder);
+  const std::string config = small.write_config("run", {{"checkpoint", {{"every", 3}, {"snapshot", "bucket"}}}});
+  const auto check = [&](const json& j, int ranks) {
+    EXPECT_EQ(j["ranks"], ranks);
+    EXPECT_EQ(j["repeats"], 2);
+    EXPECT_GT(j["bytes"].get<double>(), 3 * 4 * 1000);
+    for (const char* key : {"synchronous_s", "raw_s", "stall_s", "publish_s", "restore_s"})
+      EXPECT_GT(j[key].get<double>(), 0) << key;
+    for (const char* of : {"synchronous", "raw", "restore"})
+      EXPECT_NEAR(j[std::string(of) + "_bytes_per_s"].get<double>() * j[std::string(of) + "_s"].get<double>(),
+                  j["bytes"].get<double>(), 1);
+    EXPECT_LT(j["stall_s"], j["synchronous_s"]);
+    EXPECT_DOUBLE_EQ(j["stall_of_synchronous"].get<double>() * j["synchronous_s"].get<double>(),
+                     j["stall_s"].get<double>());
+    EXPECT_LT(j["second_save_stall_s"]["max_pending_2"], j["second_save_stall_s"]["max_pending_1"]);
+    EXPECT_TRUE(std::filesystem::is_empty(folder));
+  };
+  const Words words{"bench", "checkpoint", config, "--folder=" + folder, "--repeats=2"};
+  Words with_json = words;
+  with_json.emplace_back("--json");
+  check(json_of(with_json), 1);
+  with_json.emplace_back("--parallel.tp=2");
+  const Outcome two = run_ranks(2, with_json);
+  ASSERT_EQ(two.exit_code, 0) << two.err;
+  check(json::parse(two.out), 2);
+  const Outcome text = run_upcycle(words);
+  EXPECT_EQ(text.exit_code, 0) << text.err;
+  EXPECT_NE(text.out.find("\nstall of a save in the background "), text.out.npos) << text.out;
+
+  std::filesystem::create_directory(folder + "/upcycle_bench_checkpoint");
+  EXPECT_NE(one_line_error(run_upcycle(words)).find("remove what an earlier one left"), std::string::npos);
+  EXPECT_TRUE(std::filesystem::exists(folder + "/upcycle_bench_checkpoint"));
+  EXPECT_NE(one_line_error(run_upcycle({"bench", "checkpoint", config, "--folder=" + small.file("none")}))
+                .find("--folder: found no folder"),
+            std::string::npos);
+  EXPECT_NE(one_line_error(run_upcycle({"bench", "checkpoint", config, "--repeats=0"})).find("--repeats: found 0"),
+            std::string::npos);
 }
 
 TEST(Bench, CollectivesOfEachGroup) {

@@ -44,7 +44,8 @@ void check_example(const std::string& line) {
   ASSERT_TRUE(std::regex_search(line, m, std::regex("(?:upcycle|run_local.sh -n [0-9]+) ([a-z]+)(?: ([a-z]+))?")))
       << line;
   std::vector<std::string> command{m[1]};
-  if (m[1] == "bench" && (m[2] == "serve" || m[2] == "predict" || m[2] == "calibrate")) command.push_back(m[2]);
+  const std::set<std::string> own{"serve", "predict", "calibrate", "checkpoint"};
+  if (m[1] == "bench" && own.contains(m[2])) command.push_back(m[2]);
   const std::string help = help_of(command);
   const bool keys = help.find("Any config key") != std::string::npos;
   const std::regex options("--([a-z0-9_.-]+)");
@@ -58,7 +59,7 @@ void check_example(const std::string& line) {
 TEST(Tables, EveryCommandHasExamplesOfOptionsThatItHas) {
   std::vector<std::vector<std::string>> all;
   for (const std::string& name : commands()) all.push_back({name});
-  for (const char* name : {"serve", "predict", "calibrate"}) all.push_back({"bench", name});
+  for (const char* name : {"serve", "predict", "calibrate", "checkpoint"}) all.push_back({"bench", name});
   for (const auto& command : all) {
     const std::string help = help_of(command);
     const std::size_t begin = help.find("Examples:");

@@ -31,6 +31,8 @@ SMALL = [
     ("bench step launch/configs/bench_moe.json", "bench step launch/configs/bench_moe.json " + SMALL_STEP),
     ("bench collectives launch/configs/bench_moe.json",
      "bench collectives launch/configs/bench_moe.json --seconds=0.001 " + SMALL_STEP),
+    ("bench checkpoint launch/configs/bench_moe.json --folder=/tmp",
+     "bench checkpoint launch/configs/bench_moe.json --folder=. --repeats=1 " + SMALL_STEP),
     ("bench serve runs/moe", "bench serve runs/moe --seconds=4 --input-len=16 --output-len=8"),
     ("bench calibrate launch/configs/bench_moe.json", "bench calibrate run.json"),
     ("bench calibrate moe.json", "bench calibrate run.json"),
