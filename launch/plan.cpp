@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <utility>
 
 #include "core/config/check.h"
@@ -22,6 +23,7 @@
 #include "launch/size_text.h"
 #include "launch/slow_layout.h"
 #include "launch/study/study_plan.h"
+#include "parallel/plan/fewer_ranks.h"
 #include "parallel/plan/recompute_costs.h"
 #include "parallel/serve/engine.h"
 #include "parallel/serve/engine_buffers.h"
@@ -91,11 +93,25 @@ int plan_serving(const std::string& file, const std::vector<std::string>& overri
   return 0;
 }
 
+// One line, for scripts: how many ranks the run goes on with, and the keys of their layout.
+int print_most_ranks(const PlannedRun& run, std::int64_t most, std::size_t memory) {
+  const std::optional<Layout> found = layout_of_fewer_ranks(run, static_cast<int>(most), memory);
+  if (!found)
+    input_error(
+        "command line: --most-ranks: found {}, expected enough for a layout {} with train.global_batch_size = {} and "
+        "train.micro_batch_size = {}: there is none",
+        most, memory == 0 ? "of this model" : "that --memory holds", run.config.train.global_batch_size,
+        run.config.train.micro_batch_size);
+  fmt::print("{} --parallel.tp={} --parallel.ep={} --parallel.etp={}\n", found->world, found->tp, found->ep,
+             found->etp);
+  return 0;
+}
+
 }  // namespace
 
 int run_plan(const Arguments& arguments) {
   std::string file;
-  std::int64_t world = 1, rank = 0, ranks_per_node = 0;
+  std::int64_t world = 1, rank = 0, ranks_per_node = 0, most_ranks = 0;
   std::string node_bytes;
   bool json = false, row = false, serve = false, fit = false;
   ServingOptions serving;
@@ -109,6 +125,11 @@ int run_plan(const Arguments& arguments) {
       "file sizes; with --serve, the memory that serving its model needs. Starts no MPI and computes nothing.");
   options.positional("config", file, "JSON config, as for train; or a study, as for compare", Need::Optional);
   options.option("--world", world, "ranks of the run");
+  options.option(
+      "--most-ranks", most_ranks,
+      "print with how many of at most so many ranks the run goes on, in the same order of data, and the keys "
+      "of their layout, for scripts: tp, ep and etp stay where that uses more than half of them, else change "
+      "as little as possible; with --memory it fits too");
   options.option("--rank", rank, "the rank that is planned; rank 0 holds the most");
   options.option("--ranks-per-node", ranks_per_node,
                  "ranks that share a machine's host memory; 0: at most 8 on GPUs, else all");
@@ -146,8 +167,8 @@ int run_plan(const Arguments& arguments) {
     input_error("command line: --mfu and --peak: found {:g} and {:g}, expected (0, 1] and above 0", rates.mfu,
                 rates.peak);
   if (!file.empty() && is_study(file)) {
-    for (const char* name : {"--world", "--rank", "--ranks-per-node", "--node-memory", "--serve", "--row",
-                             "--host-rate", "--fit", "--machine", "--network"})
+    for (const char* name : {"--world", "--most-ranks", "--rank", "--ranks-per-node", "--node-memory", "--serve",
+                             "--row", "--host-rate", "--fit", "--machine", "--network"})
       if (options.given(name)) input_error("command line: found {} with a study, expected it absent", name);
     const Study study = read_study(file, overrides);
     print_study_plan(study, planned_runs(study), rates, json);
@@ -159,7 +180,7 @@ int run_plan(const Arguments& arguments) {
   for (const char* name : {"--machine", "--network"})
     if (options.given(name) && !fit) input_error("command line: found {} without --fit, expected both", name);
   if (serve) {
-    for (const char* name : {"--row", "--host-rate", "--ranks-per-node", "--node-memory", "--fit"})
+    for (const char* name : {"--row", "--host-rate", "--ranks-per-node", "--node-memory", "--fit", "--most-ranks"})
       if (options.given(name)) input_error("command line: found {} with --serve, expected one of them", name);
     return plan_serving(file, overrides, serving, static_cast<int>(world), static_cast<int>(rank), json);
   }
@@ -167,7 +188,15 @@ int run_plan(const Arguments& arguments) {
     if (options.given(name))
       input_error("command line: found {} without --serve, expected both: a training run has no use for it", name);
   const std::size_t memory = serving.memory.empty() ? 0 : parse_bytes("--memory", serving.memory);
+  if (options.given("--most-ranks")) {
+    if (most_ranks < 1 || most_ranks > most)
+      input_error("command line: --most-ranks: found {}, expected 1 to {}", most_ranks, most);
+    for (const char* name : {"--world", "--rank", "--ranks-per-node", "--node-memory", "--row", "--host-rate", "--fit",
+                             "--machine", "--network", "--json"})
+      if (options.given(name)) input_error("command line: found {} with --most-ranks, expected one of them", name);
+  }
   const PlannedRun run = resolve(file, overrides);
+  if (options.given("--most-ranks")) return print_most_ranks(run, most_ranks, memory);
   const bool cuda = run.config.device == "cuda";
   if (!(host_rate > 0 && std::isfinite(host_rate)))
     input_error("command line: --host-rate: found {:g}, expected above 0, in bytes/s; e.g. 50e9", host_rate);

@@ -63,15 +63,6 @@ std::vector<int> divisors(int n) {
   return d;
 }
 
-std::vector<Layout> layouts_of(int world, bool moe) {
-  std::vector<Layout> layouts;
-  for (const int tp : divisors(world))
-    for (const int etp : tp == 1 || !moe ? std::vector{1} : std::vector{1, tp})
-      for (const int ep : divisors(moe ? world / etp : 1))
-        layouts.push_back({world, tp, world / tp, ep, etp, world / (ep * etp)});
-  return layouts;
-}
-
 PlannedRun with_layout(PlannedRun run, const Layout& layout) {
   run.config.parallel.tp = layout.tp;
   run.config.parallel.ep = layout.ep;
@@ -81,6 +72,15 @@ PlannedRun with_layout(PlannedRun run, const Layout& layout) {
 }
 
 }  // namespace
+
+std::vector<Layout> layouts_of(int world, bool moe) {
+  std::vector<Layout> layouts;
+  for (const int tp : divisors(world))
+    for (const int etp : tp == 1 || !moe ? std::vector{1} : std::vector{1, tp})
+      for (const int ep : divisors(moe ? world / etp : 1))
+        layouts.push_back({world, tp, world / tp, ep, etp, world / (ep * etp)});
+  return layouts;
+}
 
 Fit fit_layouts(const PlannedRun& given, const FitLimits& limits, const StepRates& rates) {
   Fit fit;

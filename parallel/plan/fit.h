@@ -8,6 +8,9 @@
 // (make_plan), with micro batches from 1 up and as little recomputation as fits.
 namespace upcycle {
 
+// Every layout of so many ranks; of a dense model with ep = etp = 1.
+std::vector<Layout> layouts_of(int world, bool moe);
+
 struct FitLimits {
   int world = 1;
   std::size_t memory = 0;  // bytes of one rank
