@@ -13,6 +13,7 @@
 #include "launch/backend.h"
 #include "parallel/checkpoint/manifest.h"
 #include "parallel/checkpoint/open_model.h"
+#include "parallel/checkpoint/publish.h"
 #include "parallel/checkpoint/reader.h"
 #include "parallel/checkpoint/verify.h"
 #include "parallel/comm/agree.h"
@@ -203,6 +204,27 @@ std::string config_text(const RunSetup& run) {
   return to_json(c);
 }
 
+namespace {
+
+// For a plan, which reads no more than a manifest and changes nothing: where the newest step's is damaged, the newest
+// one that is whole. Training from there sets the damaged ones aside.
+std::unique_ptr<Checkpoint> open_for_plan(const std::string& dir, Communicator& world) {
+  try {
+    return open_checkpoint(dir, false, &world);
+  } catch (const InputError&) {
+    const std::vector<std::string> steps = published_steps(dir);
+    for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
+      try {
+        return open_checkpoint(dir + "/" + *step, false, &world);
+      } catch (const InputError&) {
+      }
+    }
+    throw;
+  }
+}
+
+}  // namespace
+
 RunSetup set_up_run(Config config, const std::string& name, Communicator& world, Purpose purpose) {
   const bool verify = purpose == Purpose::Train;
   RunSetup run;
@@ -226,7 +248,7 @@ RunSetup set_up_run(Config config, const std::string& name, Communicator& world,
     used = !folder.empty();
     if (used) run.checkpoint = open_checkpoint(folder, false, &world);
   } else if (used) {
-    run.checkpoint = open_checkpoint(dir, verify, &world);
+    run.checkpoint = verify ? open_checkpoint(dir, true, &world) : open_for_plan(dir, world);
   }
   if (used) {
     // goes on from run.checkpoint

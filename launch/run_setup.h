@@ -23,7 +23,8 @@ struct RunSetup {
 // init or model is an InputError, as is, for a run that upcycles, another seed or other upcycle keys; changed train and
 // data keys are printed, and rank 0 warns of a router that can not learn. Errors that would occur only at
 // upcycle.at_step are found here. Writes nothing. Collective; InputErrors are agreed (agree.h). Purpose::Plan, on one
-// rank, does not hash a checkpoint's files, and leaves what depends on the number of ranks to make_plan.
+// rank, does not hash a checkpoint's files, takes the newest step whose manifest is whole, and leaves what depends on
+// the number of ranks to make_plan.
 enum class Purpose { Train, Plan };
 RunSetup set_up_run(Config config, const std::string& config_name, Communicator& world,
                     Purpose purpose = Purpose::Train);

@@ -1,6 +1,8 @@
 #include <algorithm>
+#include <fstream>
 
 #include "tests/cli/run_program.h"
+#include "tests/cli/small_run.h"
 
 // `upcycle plan --most-ranks`: with how many ranks a run goes on, and in which layout.
 namespace upcycle {
@@ -67,6 +69,19 @@ TEST(FewerRanks, FitsTheMemory) {
   EXPECT_NE(none.err.find("--most-ranks: found 1, expected enough for a layout that --memory holds"), std::string::npos)
       << none.err;
   EXPECT_EQ(std::count(none.err.begin(), none.err.end(), '\n'), 1) << none.err;
+}
+
+// Training would set the damaged step aside and go on from the one before: so far plan knows the model.
+TEST(FewerRanks, OfARunWhoseNewestStepIsDamaged) {
+  const SmallRun small;
+  const std::string run = small.train("run", {{"train", {{"steps", 4}}}, {"checkpoint", {{"every", 2}}}});
+  const std::vector<std::string> words{"plan", small.file("run.json"), "--most-ranks=1"};
+  EXPECT_EQ(run_upcycle(words).out, "1 --parallel.tp=1 --parallel.ep=1 --parallel.etp=1\n");
+  std::ofstream(run + "/step_00000004/manifest.json", std::ios::app) << " ";
+  const Outcome o = run_upcycle(words);
+  EXPECT_EQ(o.out, "1 --parallel.tp=1 --parallel.ep=1 --parallel.etp=1\n") << o.err;
+  std::ofstream(run + "/step_00000002/manifest.json", std::ios::app) << " ";
+  EXPECT_NE(one_line_error(run_upcycle(words)).find("step_00000004/manifest.json"), std::string::npos);
 }
 
 TEST(FewerRanks, BadInputIsOneLine) {
