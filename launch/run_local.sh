@@ -3,6 +3,8 @@
 #   launch/run_local.sh -n 4 train run.json --train.steps=100
 # UPCYCLE_BINARY names the binary, by default the release preset's; OMP_NUM_THREADS, if set, is kept. In a GPU bundle
 # (launch/gpu_bundle.sh), where it is also called upcycle-run, it uses the bundle's program and Open MPI.
+# UPCYCLE_ELASTIC=6: where a rank of a training run is lost, the run goes on with as many fewer as fit it, at least 6
+# (`upcycle plan --most-ranks`); UPCYCLE_ELASTIC_MEMORY=80GiB: and as fit so much memory of a rank.
 set -euo pipefail
 name=$(basename "$0")
 
@@ -14,6 +16,14 @@ usage() {
 [[ ${1:-} == -n && ${2:-} =~ ^[1-9][0-9]*$ && $# -ge 3 ]] || usage
 ranks=$2
 shift 2
+[[ ${UPCYCLE_ELASTIC:-1} =~ ^[1-9][0-9]{0,7}$ ]] || {
+  echo "$name: UPCYCLE_ELASTIC: found '$UPCYCLE_ELASTIC', expected the fewest ranks to go on with, at least 1" >&2
+  exit 2
+}
+[[ ${UPCYCLE_MAX_RESTARTS:-1} =~ ^(0|[1-9][0-9]{0,7})$ ]] || {
+  echo "$name: UPCYCLE_MAX_RESTARTS: found '$UPCYCLE_MAX_RESTARTS', expected how often to go on" >&2
+  exit 2
+}
 
 root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
 binary=$root/build/release/upcycle
@@ -46,7 +56,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 # The last line is the error "upcycle: ...": it is held back until the job has ended, or has been silent for some
 # seconds, so that lines of other ranks and of mpirun do not bury it.
 ours_last() {
-  local line begun='' kept=() ended
+  local line begun='' kept=() ended waited=0
   trap '' INT TERM HUP USR1
   for ((;;)); do
     ended=0
@@ -63,6 +73,7 @@ ours_last() {
     fi
     if [[ $begun == "upcycle: "* ]]; then
       kept+=("$begun")
+      [[ $begun != *"(parallel.timeout_s = "* ]] || waited=$waited_too_long
     elif [[ -n $begun || $ended == 0 ]]; then
       printf '%s\n' "$begun"
     fi
@@ -70,17 +81,19 @@ ours_last() {
     ((ended == 0)) || break
   done
   ((${#kept[@]} == 0)) || printf '%s\n' "${kept[@]}"
+  return "$waited"
 }
-exec {errors}> >(ours_last >&2)
-reader=$!
+waited_too_long=9 # how ours_last ends where the line says so
 
 # OpenMPI's default binding, one core per rank, would put all of a rank's threads on that core.
-start=(mpirun --quiet --oversubscribe --bind-to none -n "$ranks")
+start=(mpirun --quiet --oversubscribe --bind-to none -n)
 code=0
 if [[ ${1:-} != train ]]; then
-  setpriv --pdeathsig TERM "${start[@]}" "$binary" "$@" 2>&"$errors" {errors}>&- || code=$?
+  exec {errors}> >(ours_last >&2)
+  reader=$!
+  setpriv --pdeathsig TERM "${start[@]}" "$ranks" "$binary" "$@" 2>&"$errors" {errors}>&- || code=$?
   exec {errors}>&-
-  wait "$reader"
+  wait "$reader" || true
   exit "$code"
 fi
 
@@ -105,28 +118,62 @@ ask_to_stop() {
   ) &
   asking=$!
 }
-stop=0
+stop=0 ended=0
 trap 'ask_to_stop TERM' TERM
 trap 'ask_to_stop USR1' USR1
-# A session of its own, so that a signal to this script's whole process group (as from `timeout`) reaches only this
-# script; mpirun still ends with it.
-(
-  trap '' USR1
-  exec setpriv --pdeathsig TERM setsid "${start[@]}" env --ignore-signal=USR1 "$binary" "$@" 2>&"$errors" {errors}>&-
-) &
-mpirun=$!
-exec {errors}>&-
-trap 'kill -INT "$mpirun" 2>/dev/null' INT
-trap 'kill -HUP "$mpirun" 2>/dev/null' HUP
-((stop == 0)) || ask_to_stop USR1
-while kill -0 "$mpirun" 2>/dev/null; do wait "$mpirun" || true; done
-wait "$mpirun" || code=$?
-wait "$reader" || true
-if ((hurried && code != 0)); then
-  echo "$name: a second SIGTERM: ended without saving; the same command goes on from the newest checkpoint" >&2
-  exit 3
-fi
-if ((code > 128)); then
-  echo "$name: a rank died of signal $((code - 128)); the same command goes on from the newest checkpoint" >&2
-fi
+trap 'end_by INT' INT
+trap 'end_by HUP' HUP
+end_by() {
+  ended=1
+  [[ -z $mpirun ]] || kill -"$1" "$mpirun" 2>/dev/null || true
+}
+
+run_ranks() { # ranks argument...: sets code, and lost where a rank is: it died, or others waited for it too long
+  local ranks=$1 errors reader said=0
+  shift
+  exec {errors}> >(ours_last >&2)
+  reader=$!
+  # A session of its own, so that a signal to this script's whole process group (as from `timeout`) reaches only this
+  # script; mpirun still ends with it.
+  (
+    trap '' USR1
+    exec setpriv --pdeathsig TERM setsid "${start[@]}" "$ranks" env --ignore-signal=USR1 "$binary" "$@" 2>&"$errors" {errors}>&-
+  ) &
+  mpirun=$!
+  exec {errors}>&-
+  ((stop == 0)) || ask_to_stop USR1
+  while kill -0 "$mpirun" 2>/dev/null; do wait "$mpirun" || true; done
+  code=0
+  wait "$mpirun" || code=$?
+  mpirun='' asking=''
+  wait "$reader" || said=$?
+  if ((hurried && code != 0)); then
+    echo "$name: a second SIGTERM: ended without saving; the same command goes on from the newest checkpoint" >&2
+    exit 3
+  fi
+  if ((code > 128)); then
+    echo "$name: a rank died of signal $((code - 128)); the same command goes on from the newest checkpoint" >&2
+  fi
+  lost=$((code > 128 || (code != 0 && said == waited_too_long)))
+}
+
+run_ranks "$ranks" "$@"
+restarts=0
+while [[ -n ${UPCYCLE_ELASTIC:-} ]] && ((lost && stop == 0 && ended == 0)); do
+  if ((++restarts > ${UPCYCLE_MAX_RESTARTS:-10})); then
+    echo "$name: went on $((restarts - 1)) times, UPCYCLE_MAX_RESTARTS allows no more" >&2
+    break
+  fi
+  left=0 layout=''
+  ((ranks == 1)) || read -r left layout < <("$binary" plan "${@:2}" --most-ranks=$((ranks - 1)) \
+    ${UPCYCLE_ELASTIC_MEMORY:+--memory="$UPCYCLE_ELASTIC_MEMORY"}) || true
+  ((ended == 0)) || break
+  if ((left < UPCYCLE_ELASTIC)); then
+    echo "$name: $left of the $((ranks - 1)) ranks that are left fit this run, UPCYCLE_ELASTIC asks for $UPCYCLE_ELASTIC at least" >&2
+    break
+  fi
+  echo "$name: going on with $left of $ranks ranks, $layout, from the newest checkpoint" >&2
+  ranks=$left
+  run_ranks "$ranks" "$@" $layout
+done
 exit "$code"

@@ -33,6 +33,14 @@ expect_same_run() {  # folder folder steps
   diff <(sums "$1") <(sums "$2") >&2 || { echo "FAILED: the checkpoints of $1 and $2 differ"; return 1; }
 }
 
+# What two runs of different layouts must have in common: each step's loss but for rounding. Prints by how much one is
+# apart at most, relative; fails above 1e-4, or where one run has a step that the other has not.
+losses_apart() {  # folder folder
+  paste -d' ' <(losses "$1" | jq -r '[.step, .loss] | join(" ")') <(losses "$2" | jq -r '[.step, .loss] | join(" ")') |
+    awk 'NF != 4 || $1 != $3 { bad = 1; exit } { d = ($2 - $4) / $4; if (d < 0) d = -d; if (d > most) most = d }
+         END { printf "%.1e", most; exit bad || most > 1e-4 }'
+}
+
 logged() {  # command...: its output is shown only when it fails
   local log
   log=$(mktemp -p "$world")
