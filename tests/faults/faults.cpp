@@ -18,13 +18,13 @@
 #include <sstream>
 #include <string>
 #include <thread>
+#include <vector>
 
 namespace {
 
 enum class What { Nothing, Fail, KillBefore, KillAfter, KillHalf, KillLater };
 
 struct Fault {
-  bool armed = false;
   std::string operation = "change", path, log;
   int call = 1, code = 0, microseconds = 0;
   bool always = false;
@@ -36,8 +36,8 @@ std::mutex& mutex() {
   static auto* const m = new std::mutex;  // other libraries write after this one's destructors
   return *m;
 }
-Fault& fault() {
-  static auto* const f = new Fault;
+std::vector<Fault>& faults() {
+  static auto* const f = new std::vector<Fault>;
   return *f;
 }
 
@@ -70,10 +70,10 @@ void set_fault(Fault& f, const std::string& value) {
   }
 }
 
-Fault parse(const std::string& words) {
+// Adds the fault of one line, unless it is another rank's.
+void add(std::vector<Fault>& all, const std::string& words) {
   Fault f;
-  if (words.empty()) return f;
-  f.armed = true;
+  bool own = true;
   const std::size_t path = words.find("path=");
   if (path == words.npos) refuse(words);
   f.path = words.substr(path + 5);
@@ -82,7 +82,7 @@ Fault parse(const std::string& words) {
     const std::size_t sign = word.find('=');
     const std::string name = word.substr(0, sign), value = sign == word.npos ? "" : word.substr(sign + 1);
     if (name == "rank") {
-      f.armed = f.armed && std::atoi(value.c_str()) == own_rank();
+      own = std::atoi(value.c_str()) == own_rank();
     } else if (name == "operation") {
       f.operation = value;
     } else if (name == "call") {
@@ -97,7 +97,7 @@ Fault parse(const std::string& words) {
       refuse(word);
     }
   }
-  return f;
+  if (own) all.push_back(f);
 }
 
 struct AtStart {
@@ -131,13 +131,10 @@ std::string path_at(int folder, const char* name) {
   return ::getcwd(text, sizeof text) == nullptr ? name : std::string(text) + "/" + name;
 }
 
-// What is to happen to this call; it is counted.
-What meet(const char* operation, const std::string& path, int& code) {
-  const int kept = errno;
-  const std::lock_guard lock(mutex());
-  Fault& f = fault();
+// What this fault does to the call; it is counted.
+What meet(Fault& f, const char* operation, const std::string& path) {
   const bool change = std::strcmp(operation, "open") != 0 && std::strcmp(operation, "close") != 0;
-  if (!f.armed || !path.starts_with(f.path) || !(f.operation == operation || (f.operation == "change" && change)))
+  if (!path.starts_with(f.path) || !(f.operation == operation || (f.operation == "change" && change)))
     return What::Nothing;
   ++f.calls;
   if (!f.log.empty()) {
@@ -146,16 +143,29 @@ What meet(const char* operation, const std::string& path, int& code) {
     ::syscall(SYS_write, out, line.data(), line.size());
     ::syscall(SYS_close, out);
   }
-  errno = kept;
   if (f.what == What::Nothing || (f.always ? f.calls < f.call : f.calls != f.call)) return What::Nothing;
   ++f.done;
-  code = f.code;
   if (f.what == What::KillLater)
     std::thread([microseconds = f.microseconds] {
       ::usleep(static_cast<useconds_t>(microseconds));
       die();
     }).detach();
   return f.what;
+}
+
+// What is to happen to this call: what the first fault says that has something to say.
+What meet(const char* operation, const std::string& path, int& code) {
+  const int kept = errno;
+  What what = What::Nothing;
+  const std::lock_guard lock(mutex());
+  for (Fault& f : faults()) {
+    const What one = meet(f, operation, path);
+    if (what != What::Nothing || one == What::Nothing) continue;
+    what = one;
+    code = f.code;
+  }
+  errno = kept;
+  return what;
 }
 
 // Makes the call, or fails, or dies. `half`: the call with half its bytes, where it has any.
@@ -183,7 +193,7 @@ auto pass(const char* operation, const std::string& path, const Call& call) -> d
 
 bool quiet() {
   const std::lock_guard lock(mutex());
-  return !fault().armed;
+  return faults().empty();
 }
 
 int open_as(const char* symbol, const char* path, int flags, mode_t mode) {
@@ -213,17 +223,23 @@ mode_t mode_of(int flags, va_list list) { return (flags & (O_CREAT | O_TMPFILE))
 }  // namespace
 
 void upcycle_arm_fault(const char* words) {
-  Fault f = parse(words);
+  std::vector<Fault> all;
+  std::istringstream in(words);
+  for (std::string line; std::getline(in, line);) add(all, line);
   const std::lock_guard lock(mutex());
-  fault() = std::move(f);
+  faults() = std::move(all);
 }
 int upcycle_faults_done() {
   const std::lock_guard lock(mutex());
-  return fault().done;
+  int n = 0;
+  for (const Fault& f : faults()) n += f.done;
+  return n;
 }
 int upcycle_fault_calls() {
   const std::lock_guard lock(mutex());
-  return fault().calls;
+  int n = 0;
+  for (const Fault& f : faults()) n += f.calls;
+  return n;
 }
 
 extern "C" {

@@ -1,7 +1,7 @@
 #pragma once
 
 // Faults of files, for tests: a library that stands before libc's calls that change files. Linked, or preloaded
-// (LD_PRELOAD) with a fault in $UPCYCLE_FAULT. A fault is words, the path last:
+// (LD_PRELOAD) with faults in $UPCYCLE_FAULT, one a line. A fault is words, the path last:
 //
 //   rank=1             only in the process of this rank ($OMPI_COMM_WORLD_RANK, 0 without); default: in every one
 //   operation=write    create (open for writing), open (for reading; folders too), write, fsync, close, rename, unlink,
@@ -17,7 +17,7 @@
 // While a fault is armed nothing is really synced: a killed process needs no disk, and disks are slow.
 // What libc does inside itself (stdio's writes) is not seen.
 extern "C" {
-void upcycle_arm_fault(const char* words);  // counts from 0 again; "": none
+void upcycle_arm_fault(const char* words);  // of all lines; counts from 0 again; "": none
 int upcycle_faults_done(void);              // since it was armed
 int upcycle_fault_calls(void);              // calls that matched since
 }
