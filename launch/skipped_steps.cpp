@@ -25,9 +25,10 @@ void after_skipped_step(TrainingRun& run, Metrics& metrics, const StepResult& re
              : ": " + culprit);
   metrics.skipped(t, result, culprit);
   if (t.skips.in_a_row < c.max_skipped_steps) {
-    log_warn("{}; the step is skipped, sequences {} to {} are passed over ({} in a row, {} in all)", what,
-             t.consumed_samples - result.samples + c.skip_samples, t.consumed_samples - 1 + c.skip_samples,
-             t.skips.in_a_row, t.skips.total);
+    if (log_rank() == 0)
+      log_warn("{}; the step is skipped, sequences {} to {} are passed over ({} in a row, {} in all)", what,
+               t.consumed_samples - result.samples + c.skip_samples, t.consumed_samples - 1 + c.skip_samples,
+               t.skips.in_a_row, t.skips.total);
     return;
   }
   const std::int64_t in_a_row = t.skips.in_a_row;

@@ -57,6 +57,8 @@ void as_if_the_data_skipped_it(int ranks) {
                     ranks - 1),
         std::string("sequences 12 to 15 are passed over (1 in a row, 1 in all)")})
     EXPECT_NE(o.err.find(part), o.err.npos) << part << " in " << o.err;
+  const std::string once = "the step is skipped";  // whatever the number of ranks
+  EXPECT_EQ(o.err.find(once), o.err.rfind(once)) << o.err;
   const std::vector<json> skipped = skipped_lines(small.file("run"));
   ASSERT_EQ(skipped.size(), 1u);
   EXPECT_EQ(skipped[0]["step"], 4);
