@@ -9,6 +9,7 @@ numbers and the last checkpoint's hashes must be equal, bit for bit, and in long
 may have grown. Exit code 1: a promise is broken; the folder with all logs is kept and named."""
 import argparse
 import collections
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -100,6 +101,7 @@ class Run:
         self.options, self.work, self.faults = options, work, faults
         self.folder, self.mark = work / name, f"{work}/{name}"
         self.hold = work / f"{name}.hold"  # while it exists no save ends
+        self.log = work / f"{name}.1.log"
         self.process, self.starts, self.lives = None, 0, []
 
     def start(self):
@@ -125,7 +127,7 @@ class Run:
         return path.stat().st_size if path.exists() else 0
 
     def said(self):
-        return self.log.read_text(errors="replace")
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def step(self):
         """The last step of this process; 0: none yet."""
@@ -462,6 +464,15 @@ def expect_flat(name, life):
           f"descriptors, {max(k[2] for k in kept)} threads a rank; memory grew by {grown:.2f} MiB, descriptors and threads by none")
 
 
+def train_quietly(run):
+    """Returns the seconds that it takes."""
+    began = time.monotonic()
+    run.start()
+    run.reach(run.options.steps)
+    expect(run.ended() == 0, "the quiet run did not end with 0")
+    return time.monotonic() - began
+
+
 def soak(options, work):
     make_text(options, work)
     began = time.monotonic()
@@ -469,15 +480,13 @@ def soak(options, work):
     faults = plan(options, broken_folder)
     quiet = Run(options, work, "quiet", [f for f in faults if lasting(f)])
     broken = Run(options, work, "broken", faults)
-    runs = [quiet, broken]
+    pool = concurrent.futures.ThreadPoolExecutor()
     try:
-        quiet.start()
-        quiet.reach(options.steps)
-        expect(quiet.ended() == 0, "the quiet run did not end with 0")
-        print(f"quiet run: {options.steps} steps on {options.ranks} ranks in {time.monotonic() - began:.0f} s", flush=True)
-        began = time.monotonic()
+        quietly = pool.submit(train_quietly, quiet)  # beside the other: ranks mostly wait
         broken.start()
         for fault in faults:
+            if quietly.done():
+                quietly.result()
             seen, ended = CAUSE[fault.kind](broken, fault)
             if not lasting(fault):
                 fault.inject = fault.library = ""  # it was, and is not caused again
@@ -488,17 +497,21 @@ def soak(options, work):
             broken.reach(fault.end)
             print(f"steps {fault.begin + 1} to {fault.end}: {fault.kind}: {seen}", flush=True)
         expect(broken.ended() == 0, f"ended with {broken.process.returncode}, expected 0")
-        print(f"{len(faults)} faults of {len({f.kind for f in faults})} kinds, {broken.starts} starts in {time.monotonic() - began:.0f} s")
+        print(f"{len(faults)} faults of {len({f.kind for f in faults})} kinds, {options.steps} steps on {options.ranks} ranks, "
+              f"{broken.starts} starts: {time.monotonic() - began:.0f} s")
+        print(f"quiet run beside it: {quietly.result():.0f} s")
         expect_equal(options, quiet, broken)
         if options.flat:
             expect_flat("quiet run", quiet.samples)
             expect_flat("longest life of a process under faults", max(broken.lives, key=lambda l: len(l.get(0, []))))
     except Broken:
-        print(f"last start's end:\n{chr(10).join(runs[broken.starts > 0].said().splitlines()[-20:])}", file=sys.stderr)
+        for run in (quiet, broken):
+            print(f"end of {run.log}:\n" + "\n".join(run.said().splitlines()[-12:]), file=sys.stderr)
         raise
     finally:
-        for run in runs:
+        for run in (quiet, broken):
             run.end_all()
+        pool.shutdown()
 
 
 def main():
@@ -509,7 +522,7 @@ def main():
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--window", type=int, default=0, help="steps with one fault; default: as many windows as kinds")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--timeout", type=float, default=30, help="parallel.timeout_s")
+    parser.add_argument("--timeout", type=float, default=120, help="parallel.timeout_s")
     parser.add_argument("--kinds", type=lambda text: text.split(","), default=KINDS, help=", ".join(KINDS))
     options = parser.parse_args()
     if [os.path.basename(l) for l in options.libraries] != ["libheld_fsync.so", "libupcycle_faults.so", "libsleeping_yield.so"]:
