@@ -12,6 +12,21 @@ enter_cluster() {
   export UPCYCLE_BINARY
 }
 
+start_controller() {
+  slurmctld -D </dev/null >>"$world/slurmctld.out" 2>&1 &
+  controller=$!
+}
+restart_controller() {  # a step or two without one in between
+  kill -9 "$controller"
+  wait "$controller" 2>/dev/null || true
+  wait_for 60 "steps without a controller" steps_done $(($(lines) + 2))
+  start_controller
+}
+start_node() {  # number of its host
+  mkdir -p "$world/spool.vh$1" "$world/tmp.vh$1"
+  on "vh$1" slurmd -D -N "vh$1" </dev/null >>"$world/slurmd.vh$1.out" 2>&1 &
+}
+
 start_slurm() {  # number of hosts
   local n tries
   (umask 077 && head -c 128 /dev/urandom >"$world/munge.key")
@@ -58,11 +73,8 @@ X
   mkdir -p "$world/state"
   munged --force -S "$world/munge.sock" --key-file="$world/munge.key" --pid-file="$world/munge.pid" \
     --log-file="$world/munge.log" --seed-file="$world/munge.seed" 2>"$world/munged.log"
-  slurmctld -D </dev/null >"$world/slurmctld.out" 2>&1 &
-  for ((n = 1; n <= $1; n++)); do
-    mkdir -p "$world/spool.vh$n" "$world/tmp.vh$n"
-    on "vh$n" slurmd -D -N "vh$n" </dev/null >"$world/slurmd.vh$n.out" 2>&1 &
-  done
+  start_controller
+  for ((n = 1; n <= $1; n++)); do start_node "$n"; done
   for ((tries = 0; tries < 300; tries++)); do
     [[ $(sinfo -h -p low -t idle -o %D 2>/dev/null) == "$1" ]] && return
     sleep 0.1
@@ -87,29 +99,34 @@ wait_for() {  # seconds what command...: polls until the command succeeds
 }
 
 # The small run (small_run.sh) on two nodes, with four ranks: $whole is the folder of one that nothing interrupts, $cut
-# that of job $id, which is running when this returns. Its link is slow, so that its steps take 0.1 s on any machine and
-# the run is met before it ends.
+# that of job $id, which is submitted when this returns, with the options $job_options and overrides $job_train. Its link is slow, so
+# that its steps take 0.1 s (20mbit) on any machine and the run is met before it ends.
+job_options=() job_train=() job_link=20mbit
+fewer_exchanges=(--model.num_hidden_layers=1 --train.global_batch_size=4)  # in a step: with 5mbit it takes 0.1 s too
 start_job() {  # steps override...
   local steps=$1
   shift
-  local -a train=("$world/run.json" --parallel.tp=2 --parallel.ep=4 "$@")
+  train=("$world/run.json" --parallel.tp=2 --parallel.ep=4 "$@")
   whole=$world/whole cut=$world/cut
   make_small_run "$UPCYCLE_BINARY" "$world" "$steps"
   mpi_environment
   add_host 1
   add_host 2
-  rate vh2 20mbit
+  rate vh2 "$job_link"
   start_slurm 2
   logged mpirun -H head:4 -n 4 "$UPCYCLE_BINARY" train "${train[@]}" --checkpoint.dir="$whole"
-  id=$(sbatch --parsable --partition=low --nodes=2 --ntasks-per-node=2 --output="$world/job.out" \
-    "$here/../../launch/train.sbatch" "${train[@]}" --checkpoint.dir="$cut")
+  submit
+}
+submit() {
+  id=$(sbatch --parsable --partition=low --nodes=2 --ntasks-per-node=2 --output="$world/job.out" "${job_options[@]}" \
+    "$here/../../launch/train.sbatch" "${train[@]}" --checkpoint.dir="$cut" "${job_train[@]}")
 }
 lines() { wc -l <"$cut/metrics.jsonl"; }
 steps_done() { [[ -e $cut/metrics.jsonl ]] && (($(lines) >= $1)); }
 restarted() { [[ $(job "$id" Restarts) == "$1" && $(job "$id" JobState) == RUNNING ]]; }
 ended() { [[ $(job "$id" JobState) =~ ^(COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL)$ ]]; }
 expect_completed() {
-  wait_for 90 "end of the job" ended
+  wait_for 150 "end of the job" ended
   [[ $(job "$id" JobState) == COMPLETED ]] || { echo "FAILED: the job is $(job "$id" JobState)"; return 1; }
 }
 show_logs() { tail -n 40 "$world"/job.out "$world"/slurm*.log >&2; }

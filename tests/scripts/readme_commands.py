@@ -60,6 +60,8 @@ ELSEWHERE = [
     ("build/release/upcycle bench serve --url", "tests/cli/bench_serve_test.cpp", "--url"),
     ("mpirun --quiet -H", "tests/cluster/two_hosts.sh", "mpirun"),
     ("sbatch -N 2", "tests/cluster/slurm.sh", "train.sbatch"),
+    ("UPCYCLE_ELASTIC=6 launch/run_local.sh", "tests/scripts/elastic.sh", "UPCYCLE_ELASTIC"),
+    ("UPCYCLE_ELASTIC=8 sbatch", "tests/cluster/slurm_elastic.sh", "UPCYCLE_ELASTIC"),
     ("sbatch --signal", "tests/cluster/slurm_requeue.sh", "train.sbatch"),
     ("srun --mpi=pmix upcycle_gpu", "tests/cluster/slurm_bundle.sh", "srun"),
     ("launch/gpu_check.sh", "tests/cuda_host/cli/gpu_check_test.cpp", "gpu_check.sh"),
