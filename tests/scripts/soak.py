@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """A long run in which something breaks in each window of steps, beside one in which nothing does: soak.py UPCYCLE LIBRARY...
 
-The libraries, which are preloaded: tests/held_fsync.cpp, tests/faults, tests/sleeping_yield.cpp. A small MoE on --ranks ranks (tp 2, ep 2, the
-rest dp) is trained twice, with a save four times a window. The first run is quiet, but for gradients that are not finite, which
+The libraries, which are preloaded: tests/held_fsync.cpp, tests/faults, tests/sleeping_yield.cpp. A small MoE on --ranks ranks
+(tp 2, ep 2, the rest dp) is trained twice, with a save four times a window. The first run is quiet, but for gradients that are not finite, which
 it has too: a skipped step moves the data. The second has one fault a window, drawn with its place and rank by --seed, and after
 each end the same command starts again, as launch/train.sbatch would. One line a fault says what came of it. Then every step's
 numbers and the last checkpoint's hashes must be equal, bit for bit, and in long stretches no rank's memory, descriptors or threads
@@ -64,7 +64,8 @@ class Fault:
         once = lambda what, step, value: f"{what} {self.rank} {sample(step)} {sample(step)} {value}"
         folder, pick, rank = f"{run}/step_{self.save:08}.tmp", self.draw.choice, f"rank={self.rank}"
         layer = self.draw.randrange(LAYERS)
-        tensor = f"model.layers.{layer}." + pick(["self_attn.q_proj.weight", "input_layernorm.weight", "block_sparse_moe.gate.weight"])
+        part = pick(["self_attn.q_proj", "input_layernorm", "block_sparse_moe.gate"])
+        tensor = f"model.layers.{layer}.{part}.weight"
         if self.kind in ("nan", "inf"):
             self.inject = once(f"gradient {tensor}", self.step, self.kind)
         elif self.kind == "wrong_gradient":
@@ -262,7 +263,8 @@ def kill(run, fault):
         run.end_all()
     code = run.ended()
     expect(code not in (0, 2, 3, 5), f"ended with {code}")
-    return f"SIGKILL of {f'rank {fault.rank}' if fault.kind == 'kill_one' else 'all'} in step {fault.step + 1}: ended with {code}", True
+    killed = f"rank {fault.rank}" if fault.kind == "kill_one" else "all"
+    return f"SIGKILL of {killed} in step {fault.step + 1}: ended with {code}", True
 
 
 def kill_in_save(run, fault):
@@ -277,7 +279,7 @@ def failed_save(run, fault):
     expect(run.wait(lambda: f"step {fault.save} was not saved" in run.said()), "the failed save was not said")
     expect(not list(run.folder.glob(f"step_{fault.save:08}*")), "something of the failed save is left")
     run.reach(fault.end)
-    said = re.search(rf"step {fault.save} was not saved: .*?: ([A-Z][A-Za-z/ ]+); .*training goes on", run.said())
+    said = re.search(rf"step {fault.save} was not saved: .*?: ([A-Z][^:;]*); .*training goes on", run.said())
     expect(said, "training goes on: was not said")
     return f"{re.sub(r'path=.*', '', fault.library)}at the save of step {fault.save}: said ({said.group(1)}), went on", False
 
@@ -356,7 +358,8 @@ def stopped_rank(run, fault):
     took = time.monotonic() - since
     report = (run.folder / "timeout_report.txt").read_text()
     expect(code not in (0, 2, 3, 5), f"ended with {code}")
-    expect(re.search(rf"^upcycle: .*rank {fault.rank} (on \S+ did not arrive|of this host stopped)", run.said(), re.M), f"rank {fault.rank} is not named")
+    named = re.search(rf"^upcycle: .*rank {fault.rank} (on \S+ did not arrive|of this host stopped)", run.said(), re.M)
+    expect(named, f"rank {fault.rank} is not named")
     expect(re.search(rf"^rank {fault.rank} on \S+: process \d+ stopped", report, re.M), "the report does not say that it stopped")
     expect(took < 4 * run.options.timeout + 60, f"took {took:.0f} s")
     return f"SIGSTOP of rank {fault.rank} after step {fault.step}: named after {took:.0f} s, ended with {code}", True
@@ -438,8 +441,8 @@ def expect_equal(options, quiet, broken):
             r"step_\d+|latest|metrics\.jsonl|run\.json|\.lock|timeout_report\.txt", p.name)]
         expect(not names, f"left in {run.folder}: {names}")
         subprocess.run([options.upcycle, "inspect", run.folder, "--verify"], check=True, stdout=subprocess.DEVNULL)
-    print(f"{options.steps} losses and the last checkpoint ({len(a['files'])} files, loss {numbers_of(quiet)[options.steps]['loss']:.6f}) "
-          "are the quiet run's, bit for bit")
+    loss = numbers_of(quiet)[options.steps]["loss"]
+    print(f"{options.steps} losses and the last checkpoint ({len(a['files'])} files, loss {loss:.6f}) are the quiet run's, bit for bit")
 
 
 def expect_flat(name, life):
@@ -460,8 +463,9 @@ def expect_flat(name, life):
             expect(least[1] <= least[0], f"{name}: rank {rank} had {least[0]} {what}, then {least[1]}")
         kept.append((middle[1], min(s[2] for s in late), min(s[3] for s in late)))
     expect(grown <= MOST_GROWTH_MIB, f"{name}: a rank grew by {grown:.2f} MiB")
-    print(f"{name}, steps {first} to {last}, {len(samples)} samples: at most {max(k[0] for k in kept):.1f} MiB, {max(k[1] for k in kept)} "
-          f"descriptors, {max(k[2] for k in kept)} threads a rank; memory grew by {grown:.2f} MiB, descriptors and threads by none")
+    most = [max(values) for values in zip(*kept)]
+    print(f"{name}, steps {first} to {last}, {len(samples)} samples: at most {most[0]:.1f} MiB, {most[1]} descriptors, {most[2]} threads "
+          f"a rank; memory grew by {grown:.2f} MiB, descriptors and threads by none")
 
 
 def train_quietly(run):
