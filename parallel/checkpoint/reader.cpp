@@ -10,7 +10,7 @@
 #include "core/error.h"
 #include "core/suggest.h"
 #include "data/files.h"
-#include "data/hdf5.h"
+#include "data/hdf5_listing.h"
 #include "parallel/checkpoint/hdf5_thread.h"
 #include "parallel/checkpoint/publish.h"
 #include "parallel/checkpoint/rank_files.h"
@@ -205,7 +205,7 @@ std::unique_ptr<Checkpoint> open_checkpoint(const std::string& dir, bool verify,
       for (int i = rank; i < files; i += size) {
         const std::string& name = manifest.files[static_cast<std::size_t>(i)].name;
         if (!wanted(i) || (rank_of_model_file(name) < 0 && rank_of_optimizer_file(name) < 0)) continue;
-        index.add_file(manifest, i, Hdf5File::open_read(folder + "/" + name));
+        index.add_file(manifest, i, list_hdf5(folder + "/" + name));
       }
     });
   });

@@ -8,7 +8,7 @@
 #include "core/check.h"
 #include "core/error.h"
 #include "core/suggest.h"
-#include "data/hdf5.h"
+#include "data/hdf5_listing.h"
 #include "parallel/checkpoint/rank_files.h"
 
 namespace upcycle {
@@ -18,17 +18,17 @@ std::string shown(const Rectangle& r) {
   return fmt::format("rows {} + {}, columns {} + {}", r.row, r.rows, r.column, r.columns);
 }
 
-void require_number(const Hdf5File& file, const std::map<std::string, std::vector<std::int64_t>>& numbers,
-                    const char* key, std::int64_t expected) {
+void require_number(const Hdf5Listing& file, const char* key, std::int64_t expected) {
+  const auto& numbers = file.attributes.numbers;
   const auto found = numbers.find(key);
   if (found == numbers.end() || found->second.size() != 1)
-    input_error("{}: attribute {}: found none, expected {}; it is no file of this checkpoint", file.path(), key,
+    input_error("{}: attribute {}: found none, expected {}; it is no file of this checkpoint", file.path, key,
                 expected);
   if (found->second[0] != expected)
     input_error(
         "{}: attribute {}: found {}, expected {}; it is a file of another checkpoint or rank: put the right one "
         "in its place",
-        file.path(), key, found->second[0], expected);
+        file.path, key, found->second[0], expected);
 }
 
 // "exp_avg/NAME/7" -> kind, NAME, 7
@@ -73,30 +73,31 @@ std::pair<const StoredRectangle*, const StoredRectangle*> find_overlap(std::vect
 
 }  // namespace
 
-void StoredIndex::add_file(const Manifest& manifest, int file, const Hdf5File& open) {
+void StoredIndex::add_file(const Manifest& manifest, int file, const Hdf5Listing& open) {
   const std::string& name = manifest.files[static_cast<std::size_t>(file)].name;
   const bool optimizer = rank_of_optimizer_file(name) >= 0;
-  const auto numbers = open.attributes().numbers;
+  const auto& numbers = open.attributes.numbers;
   if (const auto v = numbers.find("format_version");
       v != numbers.end() && v->second.size() == 1 && v->second[0] > rank_file_version)
     input_error("{}: format_version: found {}, expected at most {}; it was written by a newer upcycle: update this one",
-                open.path(), v->second[0], rank_file_version);
-  require_number(open, numbers, "format_version", rank_file_version);
-  require_number(open, numbers, "step", manifest.info.step);
-  require_number(open, numbers, "rank", optimizer ? rank_of_optimizer_file(name) : rank_of_model_file(name));
+                open.path, v->second[0], rank_file_version);
+  require_number(open, "format_version", rank_file_version);
+  require_number(open, "step", manifest.info.step);
+  require_number(open, "rank", optimizer ? rank_of_optimizer_file(name) : rank_of_model_file(name));
 
   std::map<std::string_view, std::size_t> tensors;
   for (std::size_t i = 0; i < manifest.tensors.size(); ++i) tensors[manifest.tensors[i].name] = i;
-  for (const Hdf5Dataset& d : open.list()) {
+  for (const Hdf5Listing::Dataset& d : open.datasets) {
     const DatasetName parsed = parse_dataset_name(d.name);
     const auto tensor = tensors.find(parsed.tensor);
     if (parsed.number < 0 || tensor == tensors.end() || (parsed.kind != StateKind::Master) != optimizer)
       input_error("{}: dataset {}: found it, expected rectangles of the manifest's tensors alone; the file is damaged",
-                  open.path(), quote_text(d.name));
+                  open.path, quote_text(d.name));
     const Checkpoint::TensorShape& t = manifest.tensors[tensor->second];
     const auto offset = d.attributes.numbers.find("offset");
     if (offset == d.attributes.numbers.end() || offset->second.size() != 2)
-      input_error("{}: dataset {}: offset: found none, expected two numbers; the file is damaged", open.path(), d.name);
+      input_error("{}: dataset {}: offset: found none, expected two numbers; the file is damaged", open.path,
+                  quote_text(d.name));
     const Rectangle part{offset->second[0], offset->second[1], d.rows, d.columns};
     const auto expected = rectangle_attributes(t.rows, t.columns, t.is_vector, part);
     const auto shape = d.attributes.numbers.find("global_shape");
@@ -104,9 +105,9 @@ void StoredIndex::add_file(const Manifest& manifest, int file, const Hdf5File& o
         part.column < 0 || part.rows < 1 || part.columns < 1 || part.rows > t.rows - part.row ||
         part.columns > t.columns - part.column)
       input_error("{}: dataset {}: found {} of another shape, expected a part of {} x {}; the file is damaged",
-                  open.path(), d.name, shown(part), t.rows, t.columns);
+                  open.path, quote_text(d.name), shown(part), t.rows, t.columns);
     by_tensor_[static_cast<std::size_t>(parsed.kind) * manifest.tensors.size() + tensor->second].push_back(
-        {file, parsed.number, part, open.offset_of(d), d.type});
+        {file, parsed.number, part, d.offset, d.type});
   }
 }
 

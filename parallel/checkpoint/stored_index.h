@@ -6,7 +6,7 @@
 
 namespace upcycle {
 
-class Hdf5File;
+struct Hdf5Listing;
 
 // One stored rectangle: dataset "NAME/`number`" of file `file` (index into Manifest::files), its values row-major in
 // one piece from byte `offset` on.
@@ -27,7 +27,7 @@ class StoredIndex {
     return by_tensor_[static_cast<std::size_t>(kind) * (by_tensor_.size() / 3) + tensor];
   }
   // Lists the datasets of an open rank file and checks each against the manifest. InputError. On the HDF5 thread.
-  void add_file(const Manifest& manifest, int file, const Hdf5File& open);
+  void add_file(const Manifest& manifest, int file, const Hdf5Listing& open);
   // All that add_file found, as text, for other ranks.
   std::string text() const;
   void replace_with(const std::string& text);
