@@ -29,7 +29,8 @@ void write_data_position(const std::string& run_dir, const std::string& step, co
 std::optional<DataPosition> read_data_position(const std::string& run_dir, const std::string& step) {
   const std::string path = path_in(run_dir);
   if (!std::filesystem::exists(path)) return {};
-  const std::string text = read_regular_text(path, max_bytes);
+  const bool long_one = open_regular_file(path).size() > max_bytes;  // damaged too
+  const std::string text = long_one ? "" : read_regular_text(path, max_bytes);
   std::istringstream words(text);
   std::string of, name;
   DataPosition p;

@@ -20,6 +20,11 @@ std::string named_step_text(const std::string& step) {
 
 Latest look_at_named_step(const std::string& path) {
   if (!std::filesystem::exists(path)) return {};
+  if (const std::uint64_t bytes = open_regular_file(path).size(); bytes > max_bytes)
+    return {"", false,
+            fmt::format("{}: found {} bytes, expected the name of a step folder; write the newest one's name there, as "
+                        "in {}",
+                        path, bytes, step_folder_name(100))};
   return parse_named_step(read_regular_text(path, max_bytes), path);
 }
 

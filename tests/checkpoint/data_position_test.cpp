@@ -30,6 +30,12 @@ TEST(DataPosition, NoByteOfItChangesUnnoticed) {
     write_text_atomic(path, whole.substr(0, i));
     EXPECT_EQ(read_data_position(folder.path.string(), "step_00000004"), std::nullopt) << i;
   }
+  for (const std::size_t n : {std::size_t{0}, whole.size() - 1, whole.size() + 1, std::size_t{1} << 20}) {
+    std::string other = whole;
+    other.resize(n, 'x');
+    folder.write("data_position", other);
+    EXPECT_EQ(read_data_position(folder.path.string(), "step_00000004"), std::nullopt) << n;
+  }
 }
 
 }  // namespace

@@ -43,11 +43,13 @@ struct Injuries : testing::Test {
 
 using Random = std::mt19937_64;
 
-// One of the things that happen to files. `other`: a file of the same name of another step.
-std::optional<std::string> injure(const std::string& good, const std::string& other, Random& random) {
+// One of the things that happen to files. `other`: the file of the same name of another step; `neighbour`: another file
+// of the same step.
+std::optional<std::string> injure(const std::string& good, const std::string& other, const std::string& neighbour,
+                                  Random& random) {
   const auto below = [&](std::size_t n) { return static_cast<std::size_t>(random() % n); };
   std::string bad = good;
-  switch (below(8)) {
+  switch (below(11)) {
     case 0:  // a flipped bit
       bad[below(bad.size())] ^= static_cast<char>(1 << below(8));
       return bad;
@@ -67,16 +69,29 @@ std::optional<std::string> injure(const std::string& good, const std::string& ot
       return "";
     case 6:
       return other;
+    case 7:
+      return neighbour;
+    case 8: {  // longer, by zeros or by its own bytes
+      const std::size_t n = 1 + below(8192);
+      return below(2) == 0 ? good + std::string(n, '\0') : good + good.substr(0, n);
+    }
+    case 9: {  // a page of zeros, as a file system leaves it that lost power
+      const std::size_t at = below((bad.size() + 4095) / 4096) * 4096;
+      return bad.replace(at, std::min<std::size_t>(4096, bad.size() - at), std::min<std::size_t>(4096, bad.size() - at),
+                         '\0');
+    }
     default:
       return std::nullopt;  // no such file
   }
 }
 
-// Flipped, cut, emptied, missing or stale, in any file: noticed, said, and the newest intact step is used.
+// Flipped, zeroed, cut, emptied, longer, missing, stale or swapped, any file: noticed and said, by whoever is given the
+// step's path too; the newest intact step is used, the damaged one set aside.
 TEST_F(Injuries, AreAllNoticed) {
   const char* given = std::getenv("UPCYCLE_INJURIES");
   const int wanted = given != nullptr ? std::atoi(given) : 150;
-  Random random(20261);
+  constexpr int seed = 20261;
+  Random random(seed);
   std::vector<std::string> files{"latest"};
   for (const auto& entry : fs::directory_iterator(run + "/" + newest)) files.push_back(entry.path().filename());
   std::sort(files.begin(), files.end());
@@ -89,14 +104,19 @@ TEST_F(Injuries, AreAllNoticed) {
     const bool of_latest = file == "latest";
     const std::string name = of_latest ? "run/latest" : path(newest, file);
     const std::string good = folder.read(name),
-                      other = of_latest ? named_step_text(before) : folder.read(path(before, file));
-    const std::optional<std::string> bad = injure(good, of_latest ? other.substr(0, 40) : other, random);
+                      other = of_latest ? named_step_text(before).substr(0, 40) : folder.read(path(before, file));
+    const std::string& beside = files[random() % files.size()];
+    const std::string neighbour = folder.read(beside == "latest" ? "run/latest" : path(newest, beside));
+    const std::optional<std::string> bad = injure(good, other, neighbour, random);
     if (bad == good) continue;
     ++injuries;
     if (bad)
       folder.write(name, *bad);
     else
       fs::remove(folder.file(name));
+    if (!of_latest) {
+      ASSERT_THROW(open_checkpoint(run + "/" + newest), InputError) << injuries << ": " << file;
+    }
     std::string said;
     const std::string step = used(&said);
     const bool right = step == (of_latest ? newest : before) && contains(said, of_latest ? "latest" : newest + "/") &&
@@ -116,7 +136,16 @@ TEST_F(Injuries, AreAllNoticed) {
   expect_whole(*open_checkpoint(run));
   std::string each;
   for (const auto& [file, n] : noticed) each += fmt::format(", {} in {}", n, file);
-  std::printf("%d random injuries, all noticed%s\n", injuries, each.c_str());
+  std::printf("%d random injuries (seed %d), all noticed%s\n", injuries, seed, each.c_str());
+}
+
+// Longer than such a file ever is: it is damaged, as one of other contents is, and no reason to end the run.
+TEST_F(Injuries, ALatestOfAnyLength) {
+  folder.write("run/latest", std::string(1 << 20, 's'));
+  std::string said;
+  EXPECT_EQ(used(&said), newest);
+  EXPECT_TRUE(contains(said, "run/latest: found 1048576 bytes, expected"));
+  EXPECT_EQ(read_latest(run), newest);
 }
 
 TEST_F(Injuries, SeveralDamagedStepsAreSetAside) {
