@@ -12,6 +12,7 @@
 #include "data/files.h"
 #include "data/hash.h"
 #include "data/hdf5.h"
+#include "data/links.h"
 #include "data/tokenizer.h"
 #include "parallel/checkpoint/hdf5_thread.h"
 #include "parallel/checkpoint/manifest.h"
@@ -250,7 +251,10 @@ std::vector<std::string> travelling_files(const std::string& folder) {
     const std::string name = entry.path().filename().string();
     const bool known = std::find(names.begin(), names.end(), name) != names.end() ||
                        entry.path().extension() == ".model" || name == (ours ? imported_config_name : config_name);
-    if (known && entry.is_regular_file() && (!ours || listed.count(name) != 0)) found.push_back(entry.path().string());
+    if (!known || !entry.is_regular_file() || (ours && listed.count(name) == 0)) continue;
+    // What a checkpoint lists has a checksum, and config.json is read before it is copied.
+    if (!ours && name != config_name) refuse_link_outside(folder, name);
+    found.push_back(entry.path().string());
   }
   if (code) input_error("{}: cannot list the folder: {}", folder, code.message());
   std::sort(found.begin(), found.end());

@@ -57,7 +57,8 @@ FinishFiles stream_values(const std::string& folder, std::int64_t step, int rank
 Checkpoint::FileEntry file_entry(const std::string& folder, const std::string& name);
 // The files of a model's folder that travel with its weights: tokenizer.json, *.model, generation_config.json,
 // config.json... Paths. Of a checkpoint only what its manifest lists, with a checksum: a symbolic link there may point
-// anywhere.
+// anywhere. Of another folder a link that leads outside is an InputError (refuse_link_outside): its file would be
+// copied.
 std::vector<std::string> travelling_files(const std::string& folder);
 // Those of a model whose tokenizer is this file: its generation_config.json and config.json stay, the tokenizer comes
 // with what lies beside it: tokenizer_config.json, special_tokens_map.json, chat_template.jinja...

@@ -419,6 +419,22 @@ TEST(OpenHuggingFace, LinksAreFollowed) {
   EXPECT_NO_THROW(open_model(snapshot.path.string()));
 }
 
+// What would be copied into a checkpoint, and from there into an export, for others to see.
+TEST(OpenHuggingFace, LinksToFilesOfOthersDoNotTravel) {
+  Changed m("llama_gqa_tied");
+  m.open();
+  const TemporaryFolder other;
+  const std::string secret = other.write("secret.txt", "not for everyone's eyes"), model = m.folder.path.string();
+  m.folder.write("vocab.json", "{}");
+  fs::create_symlink("vocab.json", m.folder.file("merges.txt"));
+  EXPECT_EQ(travelling_files(model).size(), 3u);
+  for (const char* name : {"tokenizer.json", "generation_config.json", "x.model", "special_tokens_map.json"}) {
+    fs::create_symlink(secret, m.folder.file(name));
+    expect_input_error([&] { (void)travelling_files(model); }, {name, "secret.txt", "outside of the folder"});
+    fs::remove(m.folder.file(name));
+  }
+}
+
 TEST(OpenHuggingFace, APipeForAConfigIsRefused) {
   Changed m("llama_gqa_tied");
   m.open();
