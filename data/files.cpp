@@ -188,7 +188,8 @@ bool is_plain_file_name(const std::string& name) {
 void write_text_atomic(const std::string& path, const std::string& text) {
   const std::string aside = path + ".tmp";
   try {
-    FileDescriptor file = create_file(aside);
+    // Not through a link that a folder from elsewhere holds under that name: its file would be emptied.
+    FileDescriptor file(open_checked(aside, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW, "create"), aside);
     file.write_at(0, text.data(), text.size());
     file.sync();
     file.close_checked();
@@ -274,7 +275,7 @@ std::optional<FolderLock> FolderLock::try_lock(const std::string& folder) {
 
 std::string FolderLock::take(const std::string& folder) {
   const std::string path = folder + "/.lock";
-  FileDescriptor file(open_checked(path, O_RDWR | O_CREAT, "open the lock"), path);
+  FileDescriptor file(open_checked(path, O_RDWR | O_CREAT | O_NOFOLLOW, "open the lock"), path);  // it is emptied
   int result = 0;
   do {
     result = ::flock(file.get(), LOCK_EX | LOCK_NB);

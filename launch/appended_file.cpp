@@ -22,7 +22,8 @@ AppendedFile::~AppendedFile() {
 
 int AppendedFile::open() {
   if (descriptor_ >= 0) return 0;
-  descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  // A run folder from elsewhere may hold a link to a file of ours under that name, or a pipe.
+  descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0666);
   struct stat status {};
   if (descriptor_ < 0 || ::fstat(descriptor_, &status) != 0) return errno;
   end_ = status.st_size;

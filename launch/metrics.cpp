@@ -27,7 +27,7 @@ namespace {
 // A process that was killed while writing may have left an incomplete line.
 void drop_half_line(const std::string& path) {
   std::error_code none;
-  if (!std::filesystem::is_regular_file(path, none)) return;
+  if (!std::filesystem::is_regular_file(std::filesystem::symlink_status(path, none))) return;
   std::string text(4096, '\0');
   std::uint64_t end = std::filesystem::file_size(path);
   const FileDescriptor file = open_regular_file(path);

@@ -82,6 +82,7 @@ std::string timeout_report(const std::string& line, std::vector<RankSection> sec
 
 std::string write_report(const std::string& folder, int rank, std::time_t since, const std::string& text) {
   const std::string part = fmt::format("{}/timeout_report.{}.part", folder, rank);
+  unlink(part.c_str());  // where a run folder from elsewhere holds a link under this name, its file would be emptied
   std::FILE* const file = std::fopen(part.c_str(), "w");
   if (file == nullptr) return "";
   bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();

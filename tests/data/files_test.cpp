@@ -121,6 +121,18 @@ TEST(FolderLock, IsHeldOnceAndNamesItsHolder) {
   expect_input_error([&] { FolderLock lock(folder.file("none")); }, {"none"});
 }
 
+// A run folder from elsewhere must not have us empty or write a file of ours.
+TEST(Files, WhatWeWriteBesideOthersFollowsNoLinks) {
+  const TemporaryFolder folder, run;
+  const std::string precious = folder.write("precious", "kept");
+  for (const char* name : {"latest.tmp", ".lock"}) std::filesystem::create_symlink(precious, run.file(name));
+  EXPECT_ANY_THROW(write_text_atomic(run.file("latest"), "step_00000001"));
+  expect_input_error([&] { FolderLock lock(run.path.string()); }, {".lock", "symbolic links"});
+  EXPECT_EQ(folder.read("precious"), "kept");
+  write_text_atomic(run.file("latest"), "step_00000001");  // the link went with the failure
+  EXPECT_EQ(run.read("latest"), "step_00000001");
+}
+
 TEST(FolderLock, TryingSaysWhetherItIsFree) {
   TemporaryFolder folder;
   const std::string path = folder.path.string();
