@@ -8,6 +8,7 @@
 
 #include "core/config/batch_ramp.h"
 #include "core/config/parse.h"
+#include "core/config/strict_json.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "data/files.h"
@@ -66,7 +67,8 @@ std::string recipe(const Config& c, const std::string& run) {
                         u.scale, u.noise_std, u.drop_ratio, u.router_std, c.seed);
     const std::string file = run + "/upcycled.json";
     if (fs::is_regular_file(file)) {
-      const Json report = Json::parse(read_text(file, 1 << 16), nullptr, false);
+      const std::string said = read_regular_text(file, 1 << 16);
+      const Json report = nested_too_deeply(said) ? Json() : Json::parse(said, nullptr, false);
       if (report.is_object() && report.value("logit_change", Json()).is_number())
         text += fmt::format("- logits of a batch changed by {:.3g} (relative L2) by that\n",
                             report["logit_change"].get<double>());

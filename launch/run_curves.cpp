@@ -10,6 +10,7 @@
 #include "core/config/strict_json.h"
 #include "core/error.h"
 #include "core/suggest.h"
+#include "data/files.h"
 #include "launch/file_lines.h"
 #include "parallel/model/params.h"
 
@@ -33,15 +34,20 @@ struct Lines {
   std::map<std::string, std::map<std::int64_t, Evaluation>> held_out;
 };
 
-void take(const Json& line, Lines& lines) {
-  const auto step = static_cast<std::int64_t>(line.at("step").get_ref<const Json::number_unsigned_t&>());
+// False, or a Json::exception, where it is no line of ours.
+bool take(const Json& line, Lines& lines) {
+  const Json::number_unsigned_t given = line.at("step").get_ref<const Json::number_unsigned_t&>();
+  const auto step = static_cast<std::int64_t>(given);
+  if (step < 0) return false;  // too large
   // A loss that is no number is written as null: the run ended there.
   const auto number = [](const Json& v) { return v.is_number() ? v.get<double>() : NAN; };
   if (line.contains("eval")) {
-    lines.held_out[line.at("eval")][step] = {line.at("tokens"), number(line.at("eval_loss"))};
-    return;
+    const auto& set = line.at("eval").get_ref<const std::string&>();
+    if (std::any_of(set.begin(), set.end(), [](unsigned char c) { return c < ' ' || c == 0x7f; })) return false;
+    lines.held_out[set][step] = {line.at("tokens"), number(line.at("eval_loss"))};
+    return true;
   }
-  if (line.contains("skipped")) return;
+  if (line.contains("skipped")) return true;
   Step s{line.at("tokens"),
          number(line.at("loss")),
          line.value("step_ms", 0.0) / 1e3,
@@ -59,6 +65,7 @@ void take(const Json& line, Lines& lines) {
   lines.steps.erase(lines.steps.lower_bound(step), lines.steps.end());
   for (auto& [set, evaluations] : lines.held_out) evaluations.erase(evaluations.lower_bound(step), evaluations.end());
   lines.steps.emplace(step, std::move(s));
+  return true;
 }
 
 Lines read_lines(const std::string& run) {
@@ -72,11 +79,12 @@ Lines read_lines(const std::string& run) {
   std::string wrong;  // of the last line it is forgiven: a run that goes on, or was killed, is just writing it
   for_each_line(file, "step", [&](const std::string& where, const std::string& text) {
     if (!wrong.empty()) input_error("{}, expected a line of `upcycle train`: remove it", wrong);
+    bool good = false;
     try {
-      take(nested_too_deeply(text) ? Json() : Json::parse(text), lines);
-    } catch (const Json::exception&) {
-      wrong = fmt::format("{}: found {}", where, quote_text(text.substr(0, 40)));
+      good = !nested_too_deeply(text) && take(Json::parse(text), lines);
+    } catch (const Json::exception&) {  // said below
     }
+    if (!good) wrong = fmt::format("{}: found {}", where, quote_text(text.substr(0, 40)));
   });
   if (lines.steps.empty()) input_error("{}: found no step, expected one per line: train first", file);
   return lines;
@@ -157,7 +165,7 @@ RunCurves read_run_curves(const std::string& run, std::size_t most) {
   const bool has_flops = std::filesystem::exists(config_file);
   double dense = 0, moe = 0;  // FLOPs of a token
   if (has_flops) {
-    Config c = parse_config(config_file, {});
+    Config c = parse_config_text(read_regular_text(config_file, config_bytes_max), config_file, {});
     moe = training_flops_per_token(c.model, c.train.seq_length);
     c.model.num_local_experts = 0;
     dense = training_flops_per_token(c.model, c.train.seq_length);

@@ -1,5 +1,6 @@
 #include <nlohmann/json.hpp>
 
+#include "core/config/strict_json.h"
 #include "core/error.h"
 #include "data/files.h"
 #include "launch/check_fits.h"
@@ -15,7 +16,8 @@ using Json = nlohmann::ordered_json;
 
 std::vector<std::int32_t> read_ids(const std::string& file, const ModelConfig& model) {
   constexpr std::size_t kMaxBytes = std::size_t{64} << 20;
-  const Json j = Json::parse(read_text(file, kMaxBytes), nullptr, false);
+  const std::string text = read_text(file, kMaxBytes);
+  const Json j = nested_too_deeply(text) ? Json(Json::value_t::discarded) : Json::parse(text, nullptr, false);
   if (j.is_discarded() || !j.is_object() || !j.contains("ids") || !j["ids"].is_array())
     input_error("{}: found {}, expected {{\"ids\": [...]}} with a list of token ids; write it so", file,
                 j.is_discarded() ? "no JSON"

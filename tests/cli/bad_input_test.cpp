@@ -129,6 +129,7 @@ TEST_F(BadInput, TokenIds) {
            {R"({"ids":[1]})", "at least 2"},
            {R"({"ids":3})", "no list"},
            {R"({"ids":[1,2)", "no JSON"},
+           {R"({"ids":[)" + std::string(1 << 20, '[') + std::string(1 << 20, ']') + "]}", "no JSON"},
            {"", "no JSON"},
            {json{{"ids", std::vector<int>(100000, 1)}}.dump(), "max_position_embeddings"}}) {
     small.folder.write("ids.json", text);

@@ -1,12 +1,13 @@
 #include "launch/run_curves.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <filesystem>
 #include <fstream>
 
 #include "launch/study/run_metrics.h"
-#include "tests/data/temporary_folder.h"
+#include "tests/data/expect_input_error.h"
 
 namespace upcycle {
 namespace {
@@ -71,6 +72,28 @@ TEST(RunEnd, OfARepeatedStepTheLastLineCounts) {
   const RunEnd end = read_run_end(folder.path, 50);
   EXPECT_DOUBLE_EQ(end.loss, 35.5);
   EXPECT_DOUBLE_EQ(end.tokens_per_s, 31);
+}
+
+// A run's folder may be anyone's.
+TEST(RunEnd, LinesThatCanNotBeOursAreRefused) {
+  const TemporaryFolder folder;
+  const std::string good = R"({"step": 1, "tokens": 8, "loss": 3})"
+                           "\n";
+  for (const std::string& line :
+       {std::string(R"({"step": 18446744073709551615, "tokens": 8, "eval": "x", "eval_loss": 5})"),
+        std::string(R"({"step": -1, "tokens": 8, "loss": 3})"),
+        std::string(R"({"step": 1, "tokens": 8, "eval": "a\u001b[2J", "eval_loss": 5})"),
+        std::string(R"({"step": 1, "tokens": 8, "eval": ["x"], "eval_loss": 5})"),
+        R"({"step": 1, "tokens": 8, "loss": 3, "x": )" + std::string(100000, '[')}) {
+    folder.write("metrics.jsonl", good + line + "\n" + good);
+    expect_input_error([&] { (void)read_run_curves(folder.path, 5); }, {"metrics.jsonl:2: found", "remove it"});
+  }
+  folder.write("metrics.jsonl", std::string((std::size_t{64} << 20) + 1, 'x'));
+  expect_input_error([&] { (void)read_run_curves(folder.path, 5); },
+                     {"metrics.jsonl:1: found more than 67108864 bytes"});
+  folder.write("metrics.jsonl", good);
+  ASSERT_EQ(::mkfifo(folder.file("run.json").c_str(), 0600), 0);
+  expect_input_error([&] { (void)read_run_curves(folder.path, 5); }, {"run.json", "a special file"});
 }
 
 }  // namespace
