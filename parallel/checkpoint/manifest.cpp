@@ -289,6 +289,8 @@ Manifest parse_manifest(const std::string& text, const std::string& path) {
     info.losses = skipped.numbers("losses");
   }
   info.init = root.text("init");
+  if (std::any_of(info.init.begin(), info.init.end(), [](unsigned char c) { return c < ' ' || c == 0x7f; }))
+    root.fail("init", root.at("init"), "a text without control characters");  // it is printed
   info.tokenizer = root.text("tokenizer");
   if (json.contains("weights_alone")) {
     const std::string type = root.text("weights_alone");

@@ -41,6 +41,12 @@ constexpr std::array<Constant, 14> kConstants = {{
     {"host_token_time", &Machine::host_token_time, 0, kMinute},
 }};
 
+bool plain(const std::string& text) {
+  return text.size() <= 60 &&
+         std::none_of(text.begin(), text.end(), [](unsigned char c) { return c < ' ' || c == 0x7f; });
+}
+std::string shown_key(const std::string& key) { return plain(key) ? key : quote_text(key); }
+
 std::string shown(const Json& value) {
   const std::string text = value.is_string() ? quote_text(value.get_ref<const std::string&>()) : value.dump();
   return text.size() > 60 ? text.substr(0, 60) + "..." : text;
@@ -55,7 +61,7 @@ double read_constant(const std::string& file, const Json& machine, const Constan
   if (!at->is_object()) refuse(c.key, shown(*at), "{\"value\": a number, \"source\": where it comes from}");
   for (const auto& [key, value] : at->items())
     if (key != "value" && key != "source")
-      refuse(fmt::format("{}.{}", c.key, key), shown(value), "value and source only");
+      refuse(fmt::format("{}.{}", c.key, shown_key(key)), shown(value), "value and source only");
   const Json value = at->value("value", Json{}), source = at->value("source", Json{});
   const std::string range = fmt::format("a number from {:g} to {:g}", c.least, c.most);
   const std::string field = fmt::format("{}.value", c.key);
@@ -84,6 +90,8 @@ Machine parse_machine(const std::string& text, const std::string& file) {
   if (!name.is_string())
     input_error("{}: name: found {}, expected text", file, name.is_null() ? "nothing" : shown(name));
   m.name = name.get<std::string>();
+  if (!plain(m.name))
+    input_error("{}: name: found {}, expected 60 printable characters at most", file, quote_text(m.name));
   std::vector<std::string> known = {"name"};
   for (const Constant& c : kConstants) {
     m.*c.member = read_constant(file, machine, c);
@@ -92,7 +100,7 @@ Machine parse_machine(const std::string& text, const std::string& file) {
   for (const auto& [key, value] : machine.items()) {
     if (std::find(known.begin(), known.end(), key) != known.end()) continue;
     const std::string near = nearest(key, known);
-    input_error("{}: {}: no such constant{}", file, key,
+    input_error("{}: {}: no such constant{}", file, shown_key(key),
                 near.empty() ? "" : ", did you mean " + quote_text(near) + "?");
   }
   return m;

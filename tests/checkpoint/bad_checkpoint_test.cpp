@@ -248,6 +248,7 @@ TEST_F(BadCheckpoint, WrongEntries) {
   edited([](json& j) { j["layout"]["tp"] = 0; }, {"layout.tp", "found 0"});
   edited([](json& j) { j["layout"]["tp"] = 5; }, {"layout", "world = tp * dp"});
   edited([](json& j) { j["tokenizer"] = "t.model"; }, {"tokenizer", "t.model"});
+  edited([](json& j) { j["init"] = "x\x1b[2J"; }, {"init", "\\u001b[2J", "control characters"});
 }
 
 TEST_F(BadCheckpoint, NamesThatLeadElsewhereOrCanNotBePrinted) {

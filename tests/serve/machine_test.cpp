@@ -54,6 +54,11 @@ TEST(Machine, AMissingOrImpossibleValueIsNamed) {
   EXPECT_EQ(refused([](Json& m) { m["layer_time"]["unit"] = "s"; }),
             "layer_time.unit: found 's', expected value and source only");
   EXPECT_EQ(refused([](Json& m) { m["layer_tine"] = 1; }), "layer_tine: no such constant, did you mean 'layer_time'?");
+  EXPECT_EQ(refused([](Json& m) { m["a\nb\x1b[2J"] = 1; }), "'a\\x0ab\\x1b[2J': no such constant");
+  EXPECT_EQ(refused([](Json& m) { m["layer_time"]["a\nb"] = 1; }),
+            "layer_time.'a\\x0ab': found 1, expected value and source only");
+  EXPECT_EQ(refused([](Json& m) { m["name"] = "a\x1b[2J"; }),
+            "name: found 'a\\x1b[2J', expected 60 printable characters at most");
   EXPECT_EQ(refused([](Json& m) { m.erase("name"); }), "name: found nothing, expected text");
   EXPECT_EQ(refused([](Json& m) { m = Json::array(); }), "found [], expected a JSON object");
 }
