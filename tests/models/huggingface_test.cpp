@@ -132,10 +132,9 @@ TEST(RealModel, TokenizerTravels) {
 
 TEST(TravellingFiles, ATokenizerComesWithWhatLiesBesideIt) {
   const TemporaryFolder folder;
-  for (const char* file :
-       {"base/config.json", "base/generation_config.json", "base/tokenizer.model", "base/special_tokens_map.json",
-        "own/config.json", "own/generation_config.json", "own/tokenizer.json", "own/tokenizer_config.json",
-        "own/other.model", "own/notes.txt"}) {
+  for (const char* file : {"base/config.json", "base/generation_config.json", "base/tokenizer.model",
+                           "base/special_tokens_map.json", "own/config.json", "own/generation_config.json",
+                           "own/tokenizer.json", "own/tokenizer_config.json", "own/other.model", "own/notes.txt"}) {
     fs::create_directories(fs::path(folder.file(file)).parent_path());
     folder.write(file, "{}");
   }
