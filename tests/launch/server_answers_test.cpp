@@ -41,7 +41,7 @@ TEST(CompletionStream, CountsThatAreNoneAreRefused) {
 
 TEST(CompletionStream, WhatIsNoStreamOfCompletionsIsRefused) {
   EXPECT_NE(error_of("data: " + std::string((1 << 20) + 1, 'a')).find("no stream"), std::string::npos);  // no end
-  EXPECT_NE(error_of("\x1f\x8b\x08 zipped").find("no stream"), std::string::npos);
+  EXPECT_NE(error_of("\x1f\x8b\x08 zipped\n").find("no stream"), std::string::npos);
   EXPECT_NE(error_of(data(std::string(100000, '['))).find("no JSON object"), std::string::npos);
   EXPECT_NE(
       error_of(data("{\"error\": " + std::string(1000, '[') + std::string(1000, ']') + "}")).find("no JSON object"),
