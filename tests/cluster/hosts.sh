@@ -42,7 +42,8 @@ enter_world() {
 
 add_host() {  # number: host vhN
   local n=$1 name=vh$1
-  echo "$(address_of "$n") $name" >>"$world/hosts"
+  grep -q " $name\$" "$world/hosts" || echo "$(address_of "$n") $name" >>"$world/hosts"
+  rm -f "$world/$name.ready"  # of one that was killed
   unshare --net --uts --ipc --pid --mount --fork --kill-child --mount-proc --propagation private bash -c "
     hostname $name; ip link set lo up; mount -t tmpfs tmpfs /dev/shm
     trap 'exit 0' TERM; : >'$world/$name.ready'; while :; do sleep 1000 & wait; done" </dev/null &
