@@ -111,7 +111,7 @@ TEST(PlanCommand, AddsUpTheHostMemoryOfANode) {
 
 // Saves that may wait for the disk have a copy of the state each.
 TEST(PlanCommand, CountsTheCopiesOfSavesThatWait) {
-  const std::vector<std::string> words{"--world=2", "--parallel.ep=2"};
+  const std::vector<std::string> words{"--world=2", "--parallel.ep=2", "--checkpoint.every=5"};
   std::vector<std::string> more = words;
   more.emplace_back("--checkpoint.max_pending=3");
   const json one = plan_of("tiny_moe.json", words), three = plan_of("tiny_moe.json", more);
@@ -120,7 +120,8 @@ TEST(PlanCommand, CountsTheCopiesOfSavesThatWait) {
   EXPECT_EQ(copies(three), 3 * copies(one));
   EXPECT_EQ(three["host_memory"]["per_rank"].get<std::int64_t>() - one["host_memory"]["per_rank"].get<std::int64_t>(),
             2 * copies(one));
-  const Outcome o = run_upcycle({"plan", kConfigs + "tiny_moe.json", "--checkpoint.max_pending=3"});
+  const Outcome o =
+      run_upcycle({"plan", kConfigs + "tiny_moe.json", "--checkpoint.every=5", "--checkpoint.max_pending=3"});
   EXPECT_NE(o.out.find("3 copies of the state"), std::string::npos) << o.out << o.err;
 }
 
