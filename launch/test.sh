@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-all_parts=(sanitized gpus long asan fuzz tidy transformers watching container)
+all_parts=(sanitized gpus long asan tsan fuzz tidy transformers watching container)
 parts=()
 list=0
 for arg in "$@"; do
@@ -39,6 +39,7 @@ full tier: launch/test.sh --full, or parts of it: --full=PART,...
   gpus          the preset cuda: the code for every architecture that it names, with nvcc; a GPU bundle in a bare root   $(entries cuda -L '^real_cuda$')
   long          tests labelled full: every layout, more seeds and schedules, each barrier dropped in turn   $(entries release -L '^full$' -LE '^sanitized$')
   asan          the ordinary tests, with everything under the address and undefined-behaviour sanitizers   $(entries asan -LE '^full$')
+  tsan          what has threads under the thread sanitizer: checkpoint writer, transfers, readers of data, serving   $(entries tsan)
   fuzz          100,000 inputs that libFuzzer makes for each parser of files from elsewhere (clang; tests/fuzz/run.sh)   1
   tidy          clang-tidy with the checks of .clang-tidy over all sources but the tests   1
   transformers  exported models against transformers (Python)   1
@@ -130,6 +131,12 @@ if ((status == 0)) && with asan; then
   ./launch/build.sh --preset asan --werror
   # Open MPI and its plugins deliberately do not free some memory.
   ASAN_OPTIONS=detect_leaks=0 stage "asan" asan -LE '^full$'
+fi
+if ((status == 0)) && with tsan; then
+  ./launch/build.sh --preset tsan --werror thread_tests
+  # One OpenMP thread, and nothing of libraries that are not built for the sanitizer: tests/CMakeLists.txt says why.
+  OMP_NUM_THREADS=1 TSAN_OPTIONS="ignore_noninstrumented_modules=1 second_deadlock_stack=1" \
+    stage "tsan" tsan
 fi
 # script NAME SCRIPT: a part that is a script, which counts as one test; 77 says that it could not run.
 script() {

@@ -74,6 +74,6 @@ EOF
 expect 8 "0 passed, 1 failed, 0 skipped" </dev/null
 BUILD_CODE=3 expect 3 "0 passed, 1 failed, 0 skipped" <<<'add_test(NAME plain COMMAND true)'
 INSTALL_CODE=4 expect 4 "0 passed, 1 failed, 0 skipped" <<<'add_test(NAME plain COMMAND true)'
-expect 2 "test.sh: --full: found 'everything', known parts: sanitized gpus long asan fuzz tidy transformers watching container" --full=everything </dev/null
+expect 2 "test.sh: --full: found 'everything', known parts: sanitized gpus long asan tsan fuzz tidy transformers watching container" --full=everything </dev/null
 expect 2 "test.sh: unknown option --fast (known: --full[=PART,...], --list)" --fast </dev/null
 expect 0 "  container     the steps of the Dockerfile in a bare Debian 12 of its own   1" --list </dev/null
