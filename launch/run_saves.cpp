@@ -164,9 +164,9 @@ bool is_published(const TrainingRun& run) {
 // Why the state is not saved, though it was tried; "": it is.
 std::string save_and_wait(TrainingRun& run, bool is_saved) {
   finish_saves(run);
-  if (run.saves.failed_step != run.trainer.step) {
-    if (is_saved) return "";
-    if (is_published(run)) return move_data_on(run);
+  if (run.saves.failed_step != run.trainer.step && (is_saved || is_published(run))) {
+    run.writer->remove_old();
+    return is_saved ? "" : move_data_on(run);
   }
   save(run, {});
   return outcome_of_oldest(run).failure;

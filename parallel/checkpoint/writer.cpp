@@ -263,6 +263,11 @@ void CheckpointWriter::finish() {
     if (std::string why = job.publish(part, manifest); !why.empty()) unpublished = std::move(why);
   if (const auto bad = first_failure(job.world, unpublished)) job.fail(*bad);
   job.saves.pop_front();
+  remove_old();
+}
+
+void CheckpointWriter::remove_old() {
+  Job& job = *job_;
   if (job.world.rank() != 0) return;
   try {
     remove_old_steps(job.run_dir, job.keep);

@@ -51,6 +51,9 @@ class CheckpointWriter {
   // (Where only the last sync failed, the new step is there and `latest` names it: the text says so.) What can not be
   // removed is tried again by the next save.
   void finish();
+  // Removes the steps that `keep` leaves out, as finish() does after each save: a run that was killed before it came to
+  // that, and has nothing more to save, does it so.
+  void remove_old();
   void keep_all();  // from now on no step is removed, whatever `keep` was
 
  private:

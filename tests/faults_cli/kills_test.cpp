@@ -137,6 +137,7 @@ struct Kills {
   void kill(const std::string& fault, bool at_call) {
     for (int attempt = 0; attempt < 2; ++attempt) {
       const bool anew = !fs::exists(run());
+      const auto begin = std::chrono::steady_clock::now();
       const Outcome o = start(fault);
       if (o.exit_code != 0) {
         history += "\nafter " + fault;
@@ -147,6 +148,11 @@ struct Kills {
         expect_whole_steps(history);
         return;
       }
+      // It was faster than the kill, as where the machine was busier before: the next ones come in time.
+      const auto took = std::chrono::steady_clock::now() - begin;
+      if (anew)
+        microseconds =
+            std::min(microseconds, std::int64_t{std::chrono::duration_cast<std::chrono::microseconds>(took).count()});
       end_the_run(o);
       if (anew || testing::Test::HasFailure()) break;
     }
