@@ -20,10 +20,7 @@ double distance(const Layout& l, const ParallelConfig& from) {
 bool works(const PlannedRun& given, const Layout& l, std::size_t memory) {
   const TrainConfig& t = given.config.train;
   if (t.global_batch_size % (t.micro_batch_size * l.dp) != 0) return false;  // before the model is laid out for it
-  PlannedRun run = given;
-  run.config.parallel.tp = l.tp;
-  run.config.parallel.ep = l.ep;
-  run.config.parallel.etp = l.etp;
+  const PlannedRun run = with_layout(given, l);
   return layout_problem(run, l).empty() && (memory == 0 || make_plan(run, l, 0).peak_bytes() <= memory);
 }
 

@@ -63,14 +63,6 @@ std::vector<int> divisors(int n) {
   return d;
 }
 
-PlannedRun with_layout(PlannedRun run, const Layout& layout) {
-  run.config.parallel.tp = layout.tp;
-  run.config.parallel.ep = layout.ep;
-  run.config.parallel.etp = layout.etp;
-  run.config.train.micro_batch_size = 1;
-  return run;
-}
-
 }  // namespace
 
 std::vector<Layout> layouts_of(int world, bool moe) {
@@ -82,11 +74,19 @@ std::vector<Layout> layouts_of(int world, bool moe) {
   return layouts;
 }
 
+PlannedRun with_layout(PlannedRun run, const Layout& layout) {
+  run.config.parallel.tp = layout.tp;
+  run.config.parallel.ep = layout.ep;
+  run.config.parallel.etp = layout.etp;
+  return run;
+}
+
 Fit fit_layouts(const PlannedRun& given, const FitLimits& limits, const StepRates& rates) {
   Fit fit;
   std::map<std::string, std::vector<Layout>> refused;
   for (const Layout& layout : layouts_of(limits.world, given.config.model.is_moe())) {
-    const PlannedRun run = with_layout(given, layout);
+    PlannedRun run = with_layout(given, layout);
+    run.config.train.micro_batch_size = 1;
     if (const std::string problem = layout_problem(run, layout); !problem.empty()) {
       refused[problem].push_back(layout);
       continue;

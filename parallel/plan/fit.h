@@ -10,6 +10,8 @@ namespace upcycle {
 
 // Every layout of so many ranks; of a dense model with ep = etp = 1.
 std::vector<Layout> layouts_of(int world, bool moe);
+// The run with this layout's tp, ep and etp.
+PlannedRun with_layout(PlannedRun run, const Layout& layout);
 
 struct FitLimits {
   int world = 1;
