@@ -16,7 +16,13 @@ start_controller() {
   slurmctld -D </dev/null >>"$world/slurmctld.out" 2>&1 &
   controller=$!
 }
+# SLURM's controller writes what it knows of jobs some seconds later: one that is killed before knows this start no more,
+# starts the job a second time and finds it running.
+start_is_kept() {
+  (($(stat -c %Y "$world/state/job_state" 2>/dev/null || echo 0) > $(date -d "$(job "$id" StartTime)" +%s)))
+}
 restart_controller() {  # a step or two without one in between
+  wait_for 60 "record of the job's start" start_is_kept
   kill -9 "$controller"
   wait "$controller" 2>/dev/null || true
   wait_for 60 "steps without a controller" steps_done $(($(lines) + 2))

@@ -7,7 +7,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/slurm.sh"
 enter_cluster "$@"
 
-steps=24 job_link=1mbit  # steps of half a second
+steps=40 job_link=1mbit  # steps of half a second
 start_job "$steps" "${fewer_exchanges[@]}"
 wait_for 60 "first steps" steps_done 3
 restart_controller
