@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "core/config/strict_json.h"
 #include "core/error.h"
 #include "core/suggest.h"
 
@@ -112,9 +113,7 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
   bool number_float(double, const std::string& text) override { wrong(quote_text(text)); }
   bool binary(nlohmann::json::binary_t&) override { wrong("binary data"); }
   bool parse_error(std::size_t, const std::string&, const nlohmann::json::exception& error) override {
-    // The library quotes its last token at full length, of up to 100 MB.
-    const std::string what = error.what();
-    input_error("{}: header: not valid JSON: {}", path_, what.size() > 300 ? what.substr(0, 300) + "..." : what);
+    input_error("{}: header: not valid JSON: {}", path_, json_error_reason(error.what()));
   }
 
  private:

@@ -1,5 +1,6 @@
 #include "core/config/strict_json.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -15,24 +16,6 @@ namespace upcycle {
 namespace {
 
 using nlohmann::json;
-
-// The library's text reads "[json.exception.parse_error.101] parse error at line 1, column 5: what; last read: '...'".
-std::string reason_of(const std::string& what) {
-  std::size_t begin = what.find("] ");
-  begin = begin == std::string::npos ? 0 : begin + 2;
-  const std::size_t colon = what.find(": ", begin);
-  if (what.compare(begin, 11, "parse error") == 0 && colon != std::string::npos) begin = colon + 2;
-  std::string reason = what.substr(begin);
-  const std::size_t last_read = reason.find("; last read: ");
-  if (last_read != std::string::npos) {
-    const std::string expected = reason.find("; expected ", last_read) == std::string::npos
-                                     ? ""
-                                     : reason.substr(reason.find("; expected ", last_read));
-    const std::string read = reason.substr(last_read + 13, reason.size() - last_read - 13 - expected.size());
-    reason = reason.substr(0, last_read) + " at " + quote_text(read) + expected;
-  }
-  return reason.size() > 300 ? reason.substr(0, 300) + "..." : reason;
-}
 
 std::string line_and_column(const std::string& text, std::size_t byte) {
   std::size_t line = 1, column = 1;
@@ -60,6 +43,26 @@ std::size_t too_deep_at(std::string_view text) {
 
 }  // namespace
 
+// The library's text reads "[json.exception.parse_error.101] parse error at line 1, column 5: what; last read: '...'".
+std::string json_error_reason(const std::string& what) {
+  std::size_t begin = what.find("] ");
+  begin = begin == std::string::npos ? 0 : begin + 2;
+  const std::size_t colon = what.find(": ", begin);
+  if (what.compare(begin, 11, "parse error") == 0 && colon != std::string::npos) begin = colon + 2;
+  std::string reason = what.substr(begin);
+  // The token is the file's, and may hold the library's own words.
+  const std::size_t last_read = reason.find("; last read: "), expected = reason.rfind("'; expected ");
+  if (last_read != std::string::npos) {
+    const std::size_t begins = last_read + 13,
+                      ends = expected == std::string::npos || expected < begins ? reason.size() : expected + 1;
+    reason = reason.substr(0, last_read) + " at " + quote_text(std::string_view(reason).substr(begins, ends - begins)) +
+             reason.substr(ends);
+  }
+  std::replace_if(
+      reason.begin(), reason.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
+  return reason.size() > 300 ? reason.substr(0, 300) + "..." : reason;
+}
+
 bool nested_too_deeply(std::string_view text) { return too_deep_at(text) != std::string_view::npos; }
 
 json parse_strict_json(const std::string& text, const std::string& where) {
@@ -78,9 +81,10 @@ json parse_strict_json(const std::string& text, const std::string& where) {
   try {
     return json::parse(text, refuse_duplicates);
   } catch (const json::parse_error& e) {
-    input_error("{}: {}: not JSON: {}; mend the file there", where, line_and_column(text, e.byte), reason_of(e.what()));
+    input_error("{}: {}: not JSON: {}; mend the file there", where, line_and_column(text, e.byte),
+                json_error_reason(e.what()));
   } catch (const json::exception& e) {
-    input_error("{}: not JSON that can be held: {}; mend the file", where, reason_of(e.what()));
+    input_error("{}: not JSON that can be held: {}; mend the file", where, json_error_reason(e.what()));
   }
 }
 

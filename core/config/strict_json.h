@@ -18,6 +18,10 @@ bool nested_too_deeply(std::string_view text);
 // for duplicate keys, which JSON libraries commonly accept by forgetting the first.
 nlohmann::json parse_strict_json(const std::string& text, const std::string& where);
 
+// What such a library says of a text that is not JSON, in one line of at most some 300 bytes, without control
+// characters.
+std::string json_error_reason(const std::string& what);
+
 // Reads a small text file; throws InputError if it is missing, not a file, or longer than config_bytes_max bytes (the
 // rest is not read).
 std::string read_config_file(const std::string& path);

@@ -13,6 +13,7 @@
 #include "core/config/parse.h"
 #include "core/config/strict_json.h"
 #include "core/error.h"
+#include "core/suggest.h"
 #include "data/files.h"
 #include "data/hash.h"
 
@@ -47,7 +48,7 @@ std::string broken_seal(const std::string& text, const std::string& path) {
   const std::string found = hash_without_seal(text, seal), expected = text.substr(seal, no_seal.size());
   if (found == expected) return "";
   return fmt::format("{}: found hash {}, expected {}; the manifest is damaged: use another step's folder", path, found,
-                     expected);
+                     quote_text(expected));
 }
 
 struct NewerFormat : InputError {

@@ -25,7 +25,9 @@ upcycle_fuzz(safetensors_header LINKS data)
 upcycle_fuzz(sentencepiece_table LINKS data)
 upcycle_fuzz(server_answers LINKS core WITH launch/bench/server_answers.cpp launch/bench/event_stream.cpp)
 upcycle_fuzz(study LINKS checkpoint
-  WITH parallel/serve/machine.cpp launch/study/read_study.cpp launch/study/json_fields.cpp launch/study/grid.cpp)
+  WITH parallel/serve/machine.cpp launch/study/read_study.cpp launch/study/json_fields.cpp launch/study/grid.cpp
+  launch/study/study.cpp launch/study/arm_model.cpp
+  parallel/upcycle/rules.cpp)
 upcycle_fuzz(token_index LINKS data)
 upcycle_fuzz(tokenizer LINKS data WITH ${in_memory})
 upcycle_fuzz(weight_map LINKS data)
