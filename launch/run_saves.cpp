@@ -60,22 +60,28 @@ struct Outcome {
   std::int64_t failed_in_a_row = 0;  // of its kind, this one included
 };
 
-// Waits for the oldest save in progress, and counts.
-Outcome outcome_of_oldest(TrainingRun& run) {
+// Does what is left of the oldest save in progress, or its next stage alone, and counts how it ended; nothing: it has
+// not ended.
+std::optional<Outcome> go_on_with_oldest(TrainingRun& run, bool to_its_end) {
   const InPhase phase(Phase::Saving);
   const bool weights_alone = run.writer->oldest().weights_alone.has_value();
   const std::int64_t step = run.writer->oldest().step;
   std::int64_t& failed = weights_alone ? run.saves.failed_weights : run.saves.failed_states;
   try {
-    run.writer->finish();
+    if (to_its_end)
+      run.writer->finish();
+    else if (!run.writer->advance())
+      return std::nullopt;
     failed = 0;
-    return {};
+    return Outcome{};
   } catch (const SaveFailed& e) {
     ++failed;
     if (!weights_alone) run.saves.failed_step = step;
-    return {e.what(), failed};
+    return Outcome{e.what(), failed};
   }
 }
+
+Outcome outcome_of_oldest(TrainingRun& run) { return *go_on_with_oldest(run, true); }
 
 void warn_of_failure(const TrainingRun& run, const Outcome& outcome) {
   if (outcome.failure.empty() || log_rank() != 0) return;
@@ -83,9 +89,8 @@ void warn_of_failure(const TrainingRun& run, const Outcome& outcome) {
            outcome.failure, outcome.failed_in_a_row, kMostFailedSaves, run.setup.config.checkpoint.dir);
 }
 
-// Waits for the oldest save in progress and publishes it.
-void finish_oldest(TrainingRun& run) {
-  Outcome outcome = outcome_of_oldest(run);
+// The oldest save has ended so. SaveFailed where too many failed in a row.
+void take_outcome(TrainingRun& run, Outcome outcome) {
   if (outcome.failed_in_a_row < kMostFailedSaves) return warn_of_failure(run, outcome);
   // Those that wait behind it lie in memory alone: they are published where the disk takes them again.
   while (run.writer->busy()) {
@@ -101,6 +106,9 @@ void finish_oldest(TrainingRun& run) {
                   outcome.failure, outcome.failed_in_a_row, run.setup.config.checkpoint.dir));
 }
 
+// Waits for the oldest save in progress and publishes it.
+void finish_oldest(TrainingRun& run) { take_outcome(run, outcome_of_oldest(run)); }
+
 }  // namespace
 
 void finish_saves(TrainingRun& run) {
@@ -111,7 +119,8 @@ void publish_written(TrainingRun& run) {
   if (run.writer == nullptr || !run.writer->busy()) return;
   const InPhase phase(Phase::Saving);
   // All ranks have the same saves in progress, so all get here.
-  while (run.writer->busy() && run.mesh.world->max_of(run.writer->written() ? 0 : 1) == 0) finish_oldest(run);
+  while (run.writer->busy() && run.mesh.world->max_of(run.writer->ready() ? 0 : 1) == 0)
+    if (std::optional<Outcome> outcome = go_on_with_oldest(run, false)) take_outcome(run, *std::move(outcome));
 }
 
 namespace {

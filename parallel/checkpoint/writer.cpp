@@ -1,6 +1,7 @@
 #include "parallel/checkpoint/writer.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <deque>
 #include <filesystem>
@@ -101,28 +102,45 @@ struct Part {
 }  // namespace
 
 struct CheckpointWriter::Job {
-  // A save from start() to finish().
+  // On rank 0, of the thread that publishes.
+  struct Published {
+    std::string failure;   // "": it is published
+    bool unclean = false;  // an older step may be half removed
+  };
+  // A save from start() to its end: it is written, all ranks agree that it is, it is published.
   struct Save {
     std::shared_ptr<Part> part;
     std::future<void> written;
+    bool agreed = false;
+    std::shared_ptr<Published> published;
+    std::future<void> publishing;  // on rank 0, once agreed
+
+    bool is_publishing() const { return publishing.valid(); }
   };
   std::string run_dir;
   Communicator& world;
-  Retention keep;
+  const Retention keep;
+  std::atomic<bool> keeps_all = false;
   std::optional<FolderLock> lock;
   std::deque<Save> saves;  // oldest first
   bool unclean = false;    // on rank 0: a failed save may have left something
+  // On rank 0: each publishing is some seven calls that wait for the disk, and removing an old step many. Not the I/O
+  // thread, which may be writing the next save. Last: it uses all other members.
+  std::optional<IoThread> publisher;
 
   Part& oldest() {
     UPCYCLE_CHECK(!saves.empty(), "no checkpoint was started");
     return *saves.front().part;
   }
 
-  // On rank 0's main thread, which alone changes what is published. What other saves under way write is left, and that
-  // of `starting`: other ranks may have begun it, and the other kind of that step too.
+  // On rank 0, while nothing is being published. What other saves under way write is left, and that of `starting`:
+  // other ranks may have begun it, and the other kind of that step too.
   void clean(std::int64_t starting = -1) {
     std::vector<std::string> spared;
-    for (const Save& save : saves) spared.push_back(fs::path(save.part->folder).filename());
+    for (const Save& save : saves) {
+      if (save.is_publishing()) save.publishing.wait();
+      spared.push_back(fs::path(save.part->folder).filename());
+    }
     if (starting >= 0)
       for (const auto name : {step_folder_name, model_folder_name}) spared.push_back(name(starting) + ".tmp");
     clean_run_folder(run_dir, spared);
@@ -163,7 +181,7 @@ struct CheckpointWriter::Job {
     return fmt::format("{} was not saved: {}; {}/{} names what it named before", what(part), why, run_dir, latest_name);
   }
 
-  // On rank 0. "": published.
+  // On the thread that publishes. "": it is.
   std::string publish(const Part& part, const Manifest& manifest) const {
     try {
       (part.info.weights_alone ? publish_model : publish_step)(run_dir, manifest);
@@ -174,10 +192,57 @@ struct CheckpointWriter::Job {
       return not_saved(part, plain_text(e.what()));
     }
   }
+
+  // False where something may be left half removed. On the thread that publishes, or while nothing is published.
+  bool remove_old() const {
+    try {
+      if (!keeps_all) remove_old_steps(run_dir, keep);
+      return true;
+    } catch (const std::exception& e) {
+      log_warn("{}; the new checkpoint is saved, old ones stay", plain_text(e.what()));
+      return false;
+    }
+  }
+
+  // The oldest, which this rank has written, or failed to. Collective.
+  void agree_on_written() {
+    Save& save = saves.front();
+    std::optional<std::string> mine;
+    try {
+      save.written.get();
+    } catch (const std::exception& e) {
+      const std::string text = plain_text(e.what());
+      mine = text.starts_with("rank ") ? text : fmt::format("rank {}: {}", world.rank(), text);
+    }
+    if (const auto bad = first_failure(world, mine)) fail(not_saved(*save.part, *bad));
+    Manifest manifest = gather_manifest(*save.part);
+    save.agreed = true;
+    if (world.rank() != 0) return;
+    save.published = std::make_shared<Published>();
+    save.publishing =
+        publisher->submit([this, part = save.part, result = save.published, manifest = std::move(manifest)] {
+          result->failure = publish(*part, manifest);
+          if (result->failure.empty()) result->unclean = !remove_old();
+        });
+  }
+
+  // The oldest, which rank 0 has published, or failed to. Collective.
+  void agree_on_published() {
+    Save& save = saves.front();
+    std::optional<std::string> failure;
+    if (world.rank() == 0) {
+      save.publishing.get();
+      unclean = unclean || save.published->unclean;
+      if (!save.published->failure.empty()) failure = save.published->failure;
+    }
+    if (const auto bad = first_failure(world, failure)) fail(*bad);
+    saves.pop_front();
+  }
 };
 
 CheckpointWriter::CheckpointWriter(std::string run_dir, Communicator& world, const Retention& keep)
-    : job_(new Job{std::move(run_dir), world, keep, {}, {}, false}) {
+    : job_(new Job{std::move(run_dir), world, keep, false, {}, {}, false, {}}) {
+  if (world.rank() == 0) job_->publisher.emplace();
   agree_or_throw(world, [this] {
     if (job_->world.rank() != 0) return;
     try {
@@ -192,7 +257,8 @@ CheckpointWriter::CheckpointWriter(std::string run_dir, Communicator& world, con
 
 CheckpointWriter::~CheckpointWriter() {
   for (Job::Save& save : job_->saves) {
-    save.written.wait();  // the snapshot is the caller's memory
+    if (save.written.valid()) save.written.wait();  // the snapshot is the caller's memory
+    if (save.is_publishing()) save.publishing.wait();
     save.part->remove_own_files();
   }
 }
@@ -240,41 +306,34 @@ void CheckpointWriter::start(const CheckpointInfo& info, SavedState state, const
 
 std::int64_t CheckpointWriter::pending() const { return static_cast<std::int64_t>(job_->saves.size()); }
 const CheckpointInfo& CheckpointWriter::oldest() const { return job_->oldest().info; }
-bool CheckpointWriter::written() const { return !busy() || finished(job_->saves.front().written); }
 
-void CheckpointWriter::keep_all() { job_->keep.newest = 0; }
+bool CheckpointWriter::ready() const {
+  if (!busy()) return true;
+  const Job::Save& save = job_->saves.front();
+  return save.agreed ? !save.is_publishing() || finished(save.publishing) : finished(save.written);
+}
+
+void CheckpointWriter::keep_all() { job_->keeps_all = true; }
+
+bool CheckpointWriter::advance() {
+  (void)job_->oldest();
+  if (!job_->saves.front().agreed) {
+    job_->agree_on_written();
+    return false;
+  }
+  job_->agree_on_published();
+  return true;
+}
 
 void CheckpointWriter::finish() {
-  Job& job = *job_;
-  const Part& part = job.oldest();
-  // Disks are not equally fast. Ranks synchronize repeatedly while some still write, so that none is taken for lost.
-  while (job.world.max_of(written() ? 0 : 1) > 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  std::optional<std::string> mine;
-  try {
-    job.saves.front().written.get();
-  } catch (const std::exception& e) {
-    const std::string text = plain_text(e.what());
-    mine = text.starts_with("rank ") ? text : fmt::format("rank {}: {}", job.world.rank(), text);
-  }
-  if (const auto bad = first_failure(job.world, mine)) job.fail(job.not_saved(part, *bad));
-  const Manifest manifest = job.gather_manifest(part);
-  std::optional<std::string> unpublished;
-  if (job.world.rank() == 0)
-    if (std::string why = job.publish(part, manifest); !why.empty()) unpublished = std::move(why);
-  if (const auto bad = first_failure(job.world, unpublished)) job.fail(*bad);
-  job.saves.pop_front();
-  remove_old();
+  do {
+    // Disks are not equally fast. Ranks synchronize repeatedly while some still write, so that none is taken for lost.
+    while (job_->world.max_of(ready() ? 0 : 1) > 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  } while (!advance());
 }
 
 void CheckpointWriter::remove_old() {
-  Job& job = *job_;
-  if (job.world.rank() != 0) return;
-  try {
-    remove_old_steps(job.run_dir, job.keep);
-  } catch (const std::exception& e) {
-    job.unclean = true;  // one may be half removed
-    log_warn("{}; the new checkpoint is saved, old ones stay", plain_text(e.what()));
-  }
+  if (job_->world.rank() == 0 && !job_->remove_old()) job_->unclean = true;
 }
 
 }  // namespace upcycle

@@ -27,9 +27,10 @@ struct SaveFailed : Error {
   using Error::Error;
 };
 
-// Writes checkpoints of this rank, one after the other, on the process's one I/O thread, which waits for their copies.
+// Writes checkpoints of this rank, one after the other, on the process's one I/O thread, which waits for their copies;
+// rank 0 publishes them on a thread of its own.
 // Several may be under way (pending); they are written and published in the order in which they were started. The
-// values of one must stay unchanged until the finish() that publishes it returns.
+// values of one must stay unchanged until the advance() or finish() that ends it returns.
 class CheckpointWriter {
  public:
   // `keep`: which published steps stay in the run folder. Locks RUN while it lives (rank 0) and
@@ -45,14 +46,19 @@ class CheckpointWriter {
   bool busy() const { return pending() > 0; }
   // Of the oldest of them, where there is one.
   const CheckpointInfo& oldest() const;
-  bool written() const;  // this rank's part is done or has failed: finish() will not wait
-  // Waits for this rank's part of the oldest, agrees with all ranks (collective), publishes. SaveFailed where any rank
-  // failed; then its .tmp folder is removed and `latest` still names the step before, and saves started after it go on.
-  // (Where only the last sync failed, the new step is there and `latest` names it: the text says so.) What can not be
-  // removed is tried again by the next save.
+  // What this rank does for the oldest is done, or has failed: it is written or, once all ranks agreed on that,
+  // published, by a thread of rank 0. advance() will not wait for this rank.
+  bool ready() const;
+  // Collective; one of the two stages of the oldest: all ranks agree that it is written, and its publishing begins
+  // (false); they agree that it is published (true). SaveFailed where any rank failed; then its .tmp folder is removed
+  // and `latest` still names the step before, and saves started after it go on. (Where only the last sync failed, the
+  // new step is there and `latest` names it: the text says so.) What can not be removed is tried again by the next
+  // save.
+  bool advance();
+  // Waits for all ranks and advances, until the oldest is published.
   void finish();
-  // Removes the steps that `keep` leaves out, as finish() does after each save: a run that was killed before it came to
-  // that, and has nothing more to save, does it so.
+  // Removes the steps that `keep` leaves out, as is done after each publishing: a run that was killed before it came to
+  // that, and has nothing more to save, does it so. While nothing is pending.
   void remove_old();
   void keep_all();  // from now on no step is removed, whatever `keep` was
 

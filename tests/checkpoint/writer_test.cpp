@@ -2,8 +2,10 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <filesystem>
+#include <thread>
 
 #include "core/error.h"
 #include "parallel/checkpoint/reader.h"
@@ -88,6 +90,41 @@ TEST_F(Writer, SeveralUnderWay) {
     EXPECT_EQ(folder.read(fmt::format("run/step_00000003/{}", file)),
               folder.read(fmt::format("one/step_00000003/{}", file)))
         << file;
+}
+
+// What a training loop does: it asks at each step, and goes on where advance() would wait.
+TEST_F(Writer, AdvancesInTwoStages) {
+  CheckpointWriter w(run, *mesh.world, 0);
+  EXPECT_TRUE(w.ready());
+  EXPECT_THROW(w.advance(), Error);  // nothing was started
+  const auto wait = [&] {
+    while (!w.ready()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  };
+  for (const std::int64_t step : {1, 2}) {
+    w.start(info(step), state.pieces, {});
+    wait();
+    EXPECT_FALSE(w.advance());
+    EXPECT_EQ(w.pending(), 1);
+    wait();
+    EXPECT_EQ(folder.read("run/latest"), named_step_text(step_folder_name(step)));
+    EXPECT_TRUE(w.advance());
+    EXPECT_FALSE(w.busy());
+  }
+  // One whose publishing fails, and one that is dropped while it is published.
+  w.start(info(3), state.pieces, {});
+  wait();
+  fs::remove(run + "/step_00000003.tmp/model.rank00000.h5");
+  EXPECT_FALSE(w.advance());
+  wait();
+  EXPECT_THROW(w.advance(), SaveFailed);
+  EXPECT_EQ(names(), (Names{"latest", "step_00000001", "step_00000002"}));
+  {
+    CheckpointWriter other(folder.file("other"), *mesh.world, 0);
+    other.start(info(1), state.pieces, {});
+    while (!other.ready()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    EXPECT_FALSE(other.advance());
+  }
+  EXPECT_EQ(folder.read("other/latest"), named_step_text("step_00000001"));
 }
 
 // A writer that goes while several are under way waits for them, and leaves nothing of them.
