@@ -141,7 +141,8 @@ bool train_loop(TrainingRun& run, Metrics& metrics, Stragglers& stragglers) {
     }
   }
   profile.finish(run.trainer.step);
-  if (run.dumps) log_warn("debug.dump: this run did not come to the step to dump: nothing is in the folder");
+  if (run.dumps && log_rank() == 0)
+    log_warn("debug.dump: this run did not come to the step to dump: nothing is in the folder");
   save_last(run, saved == run.trainer.consumed_samples || run.trainer.consumed_samples == first_sample);
   return !stop;
 }
