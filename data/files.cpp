@@ -206,8 +206,12 @@ void fsync_directory(const std::string& path) { sync_path(path, O_DIRECTORY); }
 void rename_durable(const std::string& from, const std::string& to) {
   if (std::rename(from.c_str(), to.c_str()) != 0) fail(to, "rename a finished file into place", errno);
   const std::string folder = parent_folder(to), other = parent_folder(from);
-  fsync_directory(folder);
-  if (other != folder) fsync_directory(other);
+  try {
+    fsync_directory(folder);
+    if (other != folder) fsync_directory(other);
+  } catch (const Error& e) {
+    throw RenamedNotSynced(e.what());
+  }
 }
 
 std::string parent_folder(const std::string& path) {

@@ -4,6 +4,8 @@
 #include <optional>
 #include <string>
 
+#include "core/error.h"
+
 namespace upcycle {
 
 // Files and folders, with every system call checked. What the user can mend (a missing file, no permission, a folder
@@ -58,7 +60,12 @@ void write_text_atomic(const std::string& path, const std::string& text);
 
 void fsync_file(const std::string& path);
 void fsync_directory(const std::string& path);
-// rename(2), replacing a file at `to`, then fsync of `to`'s folder (and of `from`'s, if different).
+// The new name is there, but a folder could not be synced: it may be lost in a power cut.
+struct RenamedNotSynced : Error {
+  using Error::Error;
+};
+// rename(2), replacing a file at `to`, then fsync of `to`'s folder (and of `from`'s, if different): RenamedNotSynced
+// where that fails, also by write_text_atomic.
 void rename_durable(const std::string& from, const std::string& to);
 std::string parent_folder(const std::string& path);  // "." for a bare name
 

@@ -186,7 +186,7 @@ void undo(const F& f) {
 void publish_step(const std::string& run_dir, const Manifest& manifest) {
   const std::string name = step_folder_name(manifest.info.step);
   const std::string folder = run_dir + "/" + name, aside = folder + ".tmp", mark = run_dir + "/" + publishing_name;
-  bool renamed = false;
+  bool renamed = false, named = false;
   try {
     check_publishable(run_dir, manifest.info.step);
     check_visible(aside, manifest);
@@ -197,10 +197,15 @@ void publish_step(const std::string& run_dir, const Manifest& manifest) {
     write_text_atomic(mark, named_step_text(name));
     renamed = true;  // also where only the fsync after it fails
     rename_durable(aside, folder);
-    write_latest(run_dir, name);
+    try {
+      write_latest(run_dir, name);
+    } catch (const RenamedNotSynced&) {  // a disk that fails from now on could not be asked what latest names
+      named = true;
+      throw;
+    }
     drop_replaced(run_dir);
   } catch (const std::exception& e) {
-    if (is_published(run_dir, name)) throw NotSynced(e.what());
+    if (named || is_published(run_dir, name)) throw NotSynced(e.what());
     undo([&] {
       if (renamed && fs::exists(folder)) remove_step(run_dir, name);
       remove_tree(aside);
