@@ -11,12 +11,17 @@
 #include "core/log.h"
 
 namespace upcycle {
+namespace {
+constexpr std::size_t kMostWaiting = std::size_t{16} << 20;  // bytes
+}
 
 AppendedFile::AppendedFile(std::string path, std::string records)
     : path_(std::move(path)), records_(std::move(records)) {}
 
 AppendedFile::~AppendedFile() {
-  if (missing_ > 0) log_warn("{}: {} {} are missing at its end", path_, missing_, records_);
+  if (write_waiting() != 0)
+    log_warn("{}: {} {} are missing at its end", path_, missing_ + static_cast<std::int64_t>(waiting_.size()),
+             records_);
   if (descriptor_ >= 0) ::close(descriptor_);
 }
 
@@ -48,15 +53,29 @@ int AppendedFile::try_append(std::string_view record) {
   return 0;
 }
 
+int AppendedFile::write_waiting() {
+  for (; !waiting_.empty(); waiting_.pop_front()) {
+    if (const int code = try_append(waiting_.front()); code != 0) return code;
+    waiting_bytes_ -= waiting_.front().size();
+  }
+  return 0;
+}
+
 void AppendedFile::append(std::string_view record) {
-  if (const int code = try_append(record); code != 0) {
-    if (missing_++ == 0)
-      log_warn("{}: cannot write: {}; training goes on, and {} are missing there until it can be written again", path_,
+  waiting_.emplace_back(record);
+  waiting_bytes_ += record.size();
+  if (const int code = write_waiting(); code != 0) {
+    if (!std::exchange(failing_, true))
+      log_warn("{}: cannot write: {}; training goes on, and {} wait in memory until it can be written again", path_,
                std::strerror(code), records_);
+    for (; waiting_bytes_ > kMostWaiting; ++missing_) {
+      waiting_bytes_ -= waiting_.front().size();
+      waiting_.pop_front();
+    }
     return;
   }
-  if (missing_ == 0) return;
-  log_warn("{}: is written again; {} {} before the last are missing", path_, missing_, records_);
+  if (!std::exchange(failing_, false)) return;
+  log_warn("{}: is written again; {} {} are missing", path_, missing_ == 0 ? "no" : std::to_string(missing_), records_);
   missing_ = 0;
 }
 
